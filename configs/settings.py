@@ -1,0 +1,249 @@
+"""Settings: one frozen, typed object, built once in each ``__main__`` and handed down.
+
+Order, the later winning: defaults in this file, a TOML file, ``SORTLINE_*`` in the environment, flags.
+This is the only module that reads TOML or the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENV_PREFIX = "SORTLINE_"
+CONFIGS_FOLDER = Path(__file__).parent
+
+
+class SettingsError(Exception):
+    """A setting is unknown, of the wrong type or out of range. The message names the file or variable."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AugmentationSettings(_Table):
+    """Random changes of training images. Validation images are never changed."""
+
+    rotate_degrees: float = Field(0.0, ge=0, le=180, description="largest turn either way, degrees")
+    shift: float = Field(0.0, ge=0, le=0.5, description="largest shift either way, as a part of the side")
+    zoom: float = Field(0.0, ge=0, le=0.9, description="largest change of size either way, as a part")
+    flip: bool = Field(False, description="mirror half of the images left to right")
+
+
+class TrainingSettings(_Table):
+    """The recipe of one training job. Travels in the job's message."""
+
+    network: Literal["lenet5", "mobilenet_v2"] = "mobilenet_v2"
+    backbone: str | None = Field(
+        None, description="model-store reference of the pretrained, frozen backbone; none trains from scratch"
+    )
+    height_px: int = Field(224, ge=8, le=1024)
+    width_px: int = Field(224, ge=8, le=1024)
+    fit: Literal["stretch", "crop", "pad"] = Field("crop", description="how an image is brought to height and width")
+    pooling: Literal["mean", "max"] = Field("mean", description="of the last feature map, before the head")
+    dropout: float = Field(0.0, ge=0, lt=1, description="part of the features dropped in training")
+    epochs: int = Field(40, ge=1, le=10_000)
+    batch_size: int = Field(32, ge=1, le=4096, description="images in one training step")
+    optimizer: Literal["momentum", "adam", "adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    lr_schedule: Literal["constant", "square", "cosine"] = "cosine"
+    lr_init: float = Field(0.0, ge=0, le=10, description="learning rate at the first step of the warm-up")
+    lr_max: float = Field(0.001, gt=0, le=10, description="learning rate after the warm-up")
+    lr_end: float = Field(0.0, ge=0, le=10, description="learning rate at the last step")
+    warmup_steps: int = Field(0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=0.9, description="part of the families held out when there is no val/"
+    )
+    seed: int = Field(0, ge=0, lt=2**31)
+    augmentation: AugmentationSettings = AugmentationSettings()
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> TrainingSettings:
+        if self.lr_init > self.lr_max or self.lr_end > self.lr_max:
+            raise ValueError("lr_init and lr_end must not be above lr_max")
+        return self
+
+
+def default_home() -> Path:
+    """Where Sortline keeps its state when nothing says otherwise: the XDG data folder."""
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "sortline"
+
+
+class Settings(_Table):
+    """Everything a Sortline process can be told. Units stand in each description."""
+
+    home: Path = Field(default_factory=default_home, description="store, runs, caches, sockets and the private Redis")
+    broker: str | None = Field(
+        None, description="redis://, rediss:// or unix:// URL; none starts a private Redis", repr=False
+    )
+    broker_ca: Path | None = Field(None, description="certificate authority (PEM) that a rediss:// server must prove")
+    data_root: Path | None = Field(
+        None,
+        description="folder that holds all images; messages carry paths below it. Needed with a broker of your own",
+    )
+    store: Path | None = Field(None, description="model store; none is HOME/store")
+    key_prefix: str = Field("sortline:", pattern=r"^[A-Za-z0-9:_-]{1,64}$", description="of every key in Redis")
+
+    chunk_images: int = Field(128, ge=1, le=4096, description="images in one queue message")
+    window_chunks: int = Field(16, ge=1, le=100_000, description="chunks of a run that may wait in Redis at once")
+    stale_s: float = Field(90.0, gt=0, description="seconds without rows after which a lost chunk is sent again")
+    visibility_timeout_s: int = Field(
+        60, ge=3, le=86_400, description="seconds after which Redis gives the work of a silent worker to another"
+    )
+
+    device: Literal["auto", "cpu", "cuda", "ascend"] = "auto"
+    engine: Literal["auto", "openvino", "onnxruntime", "mindspore"] = "auto"
+    precision: Literal["auto", "f32", "bf16"] = "auto"
+    decode_threads: int = Field(0, ge=0, le=256, description="threads that read and decode; 0 is one a core")
+    max_image_bytes: int = Field(100_000_000, ge=1, description="larger files become error rows, unread")
+    max_image_pixels: int = Field(100_000_000, ge=1, description="larger images become error rows, undecoded")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    training: TrainingSettings = TrainingSettings()
+
+    @field_validator("broker")
+    @classmethod
+    def _check_broker(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("a broker is a redis://, rediss:// or unix:// URL")
+        return url
+
+    @field_validator("home", "store", "data_root", "broker_ca")
+    @classmethod
+    def _make_absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps links
+
+    @property
+    def store_root(self) -> Path:
+        """Root folder of the model store."""
+        return self.store or self.home / "store"
+
+
+def load_settings(
+    config_file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings of this process.
+
+    Args:
+        config_file: TOML file, or the bare name of one that ships in ``configs/``.
+        flags: settings from the command line, nested like the TOML file; ``None`` values are ignored.
+        environment: ``os.environ`` unless given. ``SORTLINE_TRAINING__EPOCHS`` sets ``training.epochs``.
+
+    Raises:
+        SettingsError: the file can't be read, or a key is unknown (the nearest known one is named) or has a bad value.
+    """
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        _merge(values, _read_toml(find_config(config_file)))
+    _merge(values, _from_environment(os.environ if environment is None else environment))
+    _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(item) for item in error.errors())) from error
+
+
+def training_settings(values: Mapping[str, Any]) -> TrainingSettings:
+    """Return the recipe in ``values`` (from a message); a bad or unknown key raises SettingsError."""
+    try:
+        return TrainingSettings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(item, ("training",)) for item in error.errors())) from error
+
+
+def find_config(path: Path) -> Path:
+    """Return the TOML file that ``path`` means: itself, or the one of that name that ships with Sortline."""
+    shipped = CONFIGS_FOLDER / path.with_suffix(".toml").name
+    for candidate in (path, shipped):
+        if candidate.is_file():
+            return candidate
+    names = ", ".join(sorted(file.name for file in CONFIGS_FOLDER.glob("*.toml")))
+    raise SettingsError(f"no configuration file {path}; pass a TOML file, or one of these: {names}")
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Return ``["epochs=5", "augmentation.flip=true"]`` as a nested table; values are TOML, else text."""
+    table: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--set takes KEY=VALUE, not {assignment!r}")
+        _merge(table, _nest(key.strip().split("."), _parse_value(text.strip())))
+    return table
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, text in environment.items():
+        if name.startswith(ENV_PREFIX) and text != "":
+            _merge(table, _nest(name[len(ENV_PREFIX) :].lower().split("__"), text))
+    return table
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(item: Any, prefix: tuple[str, ...] = ()) -> str:
+    """Turn one of pydantic's errors into a line for the person who wrote the setting."""
+    where = (*prefix, *(str(part) for part in item["loc"]))
+    key = ".".join(where) or "settings"
+    if item["type"] != "extra_forbidden":
+        shown = "" if where[-1:] == ("broker",) else f" (got {item['input']!r})"
+        return f"setting {key}: {item['msg'].removeprefix('Value error, ')}{shown}"
+    known = _known_keys()
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
+        candidate for candidate in known if candidate.split(".")[-1] == where[-1]
+    ]
+    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+    return f"unknown setting {key}{hint}"
+
+
+def _known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

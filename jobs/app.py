@@ -1,0 +1,59 @@
+"""The Celery app that producer and workers share: queues, task names, delivery rules.
+
+Why each rule stands here is in docs/decisions/delivery.md.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from celery import Celery
+
+from configs.settings import Settings
+from jobs.broker import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, celery_broker_url, tls_options
+
+LABEL_QUEUE = "label"
+TRAIN_QUEUE = "train"
+LABEL_CHUNK = "sortline.label_chunk"
+TRAIN_MODEL = "sortline.train_model"
+
+
+AnyApp = TypeVar("AnyApp", bound=Celery)
+
+
+def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
+    """Return an app bound to the settings' broker. Nothing is connected yet."""
+    app = kind("sortline", set_as_current=False)
+    app.conf.update(
+        broker_url=celery_broker_url(settings),
+        broker_use_ssl=tls_options(settings),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a worker waits for Redis as long as it takes
+        broker_transport_options={
+            "global_keyprefix": settings.key_prefix,
+            # One value for label and training workers: the shortest of all connected workers rules.
+            "visibility_timeout": settings.visibility_timeout_s,
+            # The sweep runs every interval x throttle seconds; the defaults make that 100.
+            "unacked_restore_interval": max(1, min(5, settings.visibility_timeout_s // 4)),
+            "unacked_restore_throttle": 1,
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        task_serializer="json",
+        accept_content=["json"],
+        task_compression="zstd",
+        task_ignore_result=True,  # rows travel on a stream of the run, not through a result backend
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,  # else a killed child's job is acknowledged, and lost
+        task_acks_on_failure_or_timeout=True,
+        worker_prefetch_multiplier=1,  # one chunk at risk
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        task_default_queue=LABEL_QUEUE,
+        task_create_missing_queues=True,
+    )
+    return app

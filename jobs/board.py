@@ -1,0 +1,84 @@
+"""What is known of each job, kept in Redis for ``sortline jobs``: a convenience that may be lost without losing work."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import redis
+
+from jobs.broker import Keys
+
+KEPT_S = 30 * 24 * 3600
+ENDED = frozenset({"done", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobState:
+    """One job as people see it. Times are seconds since 1970."""
+
+    job: str
+    kind: str  # "label" or "train"
+    title: str
+    state: str = "queued"  # queued, running, done, failed, cancelled
+    text: str = ""
+    model: str = ""
+    created: float = 0.0
+    updated: float = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ENDED
+
+
+class JobBoard:
+    """The jobs of one broker, the newest first."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    def add(self, job: str, *, kind: str, title: str, model: str = "") -> None:
+        """Put a queued job on the board."""
+        now = time.time()
+        state = JobState(job=job, kind=kind, title=title, model=model, created=now, updated=now)
+        pipeline = self._client.pipeline()
+        pipeline.hset(self._keys.job(job), mapping=asdict(state))
+        pipeline.expire(self._keys.job(job), KEPT_S)
+        pipeline.zadd(self._keys.jobs, {job: now})
+        pipeline.zremrangebyscore(self._keys.jobs, 0, now - KEPT_S)
+        pipeline.execute()
+
+    def update(self, job: str, **values: str) -> None:
+        """Change fields of a job. A job that Redis forgot stays forgotten."""
+        if self._client.exists(self._keys.job(job)):
+            self._client.hset(self._keys.job(job), mapping={**values, "updated": time.time()})
+
+    def get(self, job: str) -> JobState | None:
+        """Return one job, or None when Redis doesn't know it."""
+        values: dict[str, Any] = self._client.hgetall(self._keys.job(job))
+        if not values:
+            return None
+        known = {field.name for field in fields(JobState)}
+        values = {name: value for name, value in values.items() if name in known}
+        values |= {name: float(values.get(name) or 0) for name in ("created", "updated")}
+        return JobState(**values)
+
+    def jobs(self) -> list[JobState]:
+        """Return all jobs, the newest first."""
+        names: list[str] = self._client.zrevrange(self._keys.jobs, 0, -1)
+        return [state for name in names if (state := self.get(name)) is not None]
+
+    def count_attempt(self, job: str) -> int:
+        """Count one more start of ``job``; return which one it is. Forgotten together with the job."""
+        return int(self._client.hincrby(self._keys.job(job), "attempts", 1))
+
+    def ask_to_cancel(self, job: str) -> None:
+        """Leave word for whoever works on ``job`` to stop."""
+        self._client.hset(self._keys.job(job), "cancel", "1")
+
+    def is_cancelled(self, job: str) -> bool:
+        """Whether somebody asked to stop ``job``."""
+        return bool(self._client.hget(self._keys.job(job), "cancel"))

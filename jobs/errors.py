@@ -1,0 +1,17 @@
+"""What can be wrong with a job, sorted by who must act."""
+
+
+class JobError(Exception):
+    """Base of this package's errors."""
+
+
+class MessageError(JobError):
+    """A message is not one of ours, or breaks the contract. Trying again would not help."""
+
+
+class BrokerError(JobError):
+    """Redis can't be used as configured. The message says what to change."""
+
+
+class UnavailableError(JobError):
+    """Redis, a share or a disk is away for now. Trying again later may help."""

@@ -1,0 +1,126 @@
+"""The contract between producer and worker: frozen records that travel as JSON.
+
+Every message carries the version of its form; a worker refuses one that it doesn't know. Messages carry paths below the
+data root and pinned model versions, never pixels, weights or anything executable.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from jobs.errors import MessageError
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_CHUNK_IMAGES = 4096
+
+RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+# A path below the data root, written by jobs.paths.path_to_text. The worker checks that it stays below.
+PathText = Annotated[str, StringConstraints(min_length=1, max_length=3 * 4096)]
+Index = Annotated[int, Field(ge=0, lt=2**53)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Message(BaseModel):
+    """Base of all messages: strict, frozen, no unknown field, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    form: Literal[1] = 1  # raised when a field changes its meaning
+
+
+class ModelPin(BaseModel):
+    """One version of a model, and the sha256 of its manifest: what all rows of a run come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ModelName
+    version: Annotated[int, Field(ge=1, lt=10**9)]
+    digest: Digest
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+class LabelChunk(Message):
+    """Label these images. Chunks of a run are known by the index of their first image."""
+
+    run: RunId
+    first: Index
+    paths: Annotated[tuple[PathText, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES)]
+    model: ModelPin
+    top_k: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Row(BaseModel):
+    """What became of one image.
+
+    ``top`` holds (class index, probability) pairs, the most probable first; empty for an error. ``error`` is a short
+    reason code, ``detail`` a sentence. Sizes are those of the image as a person sees it, in pixels; 0 when unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    top: tuple[tuple[Index, Probability], ...] = ()
+    error: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")] | None = None
+    detail: Annotated[str, StringConstraints(max_length=1000)] = ""
+    width: Annotated[int, Field(ge=0, le=2**31)] = 0
+    height: Annotated[int, Field(ge=0, le=2**31)] = 0
+
+
+class ChunkResult(Message):
+    """The rows of one chunk, in the order of its paths; or, in ``refused``, why no worker will ever label it."""
+
+    run: RunId
+    first: Index
+    rows: Annotated[tuple[Row, ...], Field(max_length=MAX_CHUNK_IMAGES)] = ()
+    refused: str | None = None
+    worker: str = ""
+    seconds: dict[str, float] = Field(default_factory=dict)  # by stage
+
+
+class TrainModel(Message):
+    """Train a network on a labelled folder and publish it as a new version of ``name``."""
+
+    job: RunId
+    dataset: PathText
+    name: ModelName
+    recipe: dict[str, Any]  # configs.settings.TrainingSettings, validated by the worker
+    backbone: ModelPin | None = None
+    promote: Literal["always", "never"] = "always"
+
+
+class JobEvent(Message):
+    """One step in the life of a training job, on the job's stream."""
+
+    job: RunId
+    state: Literal["started", "progress", "done", "failed", "cancelled"]
+    text: str
+    epoch: dict[str, float] | None = None
+    model: ModelPin | None = None
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+def to_json(message: Message) -> str:
+    """Return ``message`` as JSON text."""
+    return message.model_dump_json(exclude_defaults=False)
+
+
+def from_json(kind: type[AnyMessage], text: object) -> AnyMessage:
+    """Return the ``kind`` of message in ``text``; anything else raises MessageError with the first few faults."""
+    if not isinstance(text, str | bytes):
+        raise MessageError(f"a {kind.__name__} message is JSON text, not {type(text).__name__}")
+    if len(text) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"a {kind.__name__} message of {len(text)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    try:
+        return kind.model_validate_json(text, strict=False)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:3]
+        )
+        raise MessageError(f"not a valid {kind.__name__} message: {faults}") from error

@@ -1,0 +1,154 @@
+"""The manifest of a model version: all that is known of it, and the checksum of every file beside it.
+
+On disk it is canonical JSON (UTF-8, keys sorted, indented by two), so that equal manifests are equal bytes and
+`Manifest.digest` names one version's content for good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from model_store.errors import ManifestError
+
+MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
+SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json")
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
+FILE_NAME_PATTERN = (
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(" + "|".join(suffix.replace(".", r"\.") for suffix in SUFFIXES) + ")"
+)
+
+Name = Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}\z")]
+FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME_PATTERN}\z")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    # strict: "7" is no version and 1 is no truth value; a manifest is written by us, so nothing needs guessing
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ClassEntry(_Record):
+    """One class: label of reports, names by language, group it counts to, folder of its training images."""
+
+    label: Text
+    names: dict[str, Text] = {}
+    group: Text | None = None
+    folder: Text
+
+
+class FileEntry(_Record):
+    """What the bytes of a file must be."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Golden(_Record):
+    """How far engines may differ from the training framework on the golden inputs, and how far they did.
+
+    ``agreement`` holds the largest absolute difference of a probability for each "engine/precision".
+    """
+
+    inputs_sha256: Sha256
+    tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    agreement: dict[str, Number]
+
+
+class ManifestDraft(_Record):
+    """What whoever trained the model knows; the store adds name, version, time and checksums.
+
+    ``network`` and ``preprocessing`` are opaque here. ``training`` holds configuration, data fingerprint, counts and
+    seconds a phase. ``parent`` is the "name:version" of the backbone the model grew on.
+    """
+
+    kind: Literal["classifier", "backbone"]
+    network: dict[str, JsonValue]
+    preprocessing: dict[str, JsonValue]
+    classes: list[ClassEntry] = []
+    training: dict[str, JsonValue] = {}
+    scores: dict[str, Number] = {}
+    golden: Golden | None = None
+    parent: Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}:[1-9][0-9]{{0,8}}\z")] | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _labels_differ(cls, classes: list[ClassEntry]) -> list[ClassEntry]:
+        twice = [label for label, count in Counter(entry.label for entry in classes).items() if count > 1]
+        if twice:
+            raise ValueError(f"several classes are called {', '.join(twice)}")
+        return classes
+
+    @model_validator(mode="after")
+    def _a_classifier_has_classes(self) -> ManifestDraft:
+        if self.kind == "classifier" and len(self.classes) < 2:
+            raise ValueError("a classifier needs at least two classes")
+        return self
+
+
+class Manifest(ManifestDraft):
+    """A published model version. ``created`` is UTC, such as "2026-03-01T12:30:00Z"."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    created: str
+    files: dict[FileName, FileEntry]
+
+    @field_validator("created")
+    @classmethod
+    def _is_utc(cls, created: str) -> str:
+        moment = datetime.fromisoformat(created.replace("Z", "+00:00"))  # Python 3.10 does not know the Z
+        if moment.utcoffset() != timedelta(0):
+            raise ValueError("must be a time in UTC, such as 2026-03-01T12:30:00Z")
+        return created
+
+    @property
+    def reference(self) -> str:
+        """ "name:version", which means this content for good."""
+        return f"{self.name}:{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the manifest's bytes on disk, and through its checksums of every file of the version."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical bytes, as they lie on disk."""
+        record = self.model_dump(mode="json")
+        text = json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        return (text + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Manifest:
+        """Return the manifest these bytes hold; ``where`` names them in messages.
+
+        Raises:
+            ManifestError: they are too many, no JSON, no manifest, or not canonical: edited by hand.
+        """
+        if len(data) > MAX_BYTES:
+            raise ManifestError(f"{where} has {len(data):,} bytes; a manifest has at most {MAX_BYTES:,}")
+        try:
+            manifest = cls.model_validate_json(data)
+            canonical = manifest.to_bytes()
+        except (ValidationError, ValueError) as error:
+            raise ManifestError(f"{where} is not a manifest: {error}; publish the model again") from error
+        if canonical != data:
+            raise ManifestError(f"{where} was changed after it was published; restore it or publish the model again")
+        return manifest

@@ -1,0 +1,79 @@
+"""The ``sortline`` command. Each command is a function in ``producer/commands``; this file only joins them."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from producer.commands import jobs, models
+from producer.commands.label import label
+from producer.commands.stack import doctor, up, worker
+from producer.commands.train import train
+from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE, ProducerError
+
+app = typer.Typer(
+    name="sortline",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Label folders of images with your own trained network, on the machines you have.
+
+    sortline train photos/ --config waste26    # queue a training job; publishes a model version
+
+    sortline label inbox/ -o report.csv        # one CSV row an image
+
+    sortline up                                # keep Redis, workers and Flower running here
+
+    Exit codes: 0 ok, 1 failure, 2 usage, 4 more failed images than --max-failures, 69 broker unreachable, 130 interrupted.
+    """,
+)
+for command in (label, train, worker, up, doctor):
+    app.command()(command)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code. What went wrong is one message on stderr, not a traceback."""
+    try:
+        code = app(arguments, prog_name="sortline", standalone_mode=False)
+        return int(code or OK)
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        print(f"sortline: {error}", file=sys.stderr)
+        return code
+
+
+def _code_of(error: Exception) -> int | None:
+    """Return the exit code of an error that is ours to explain, else None."""
+    if isinstance(error, ProducerError):
+        return error.exit_code
+    from configs.settings import SettingsError
+    from jobs.errors import BrokerError
+    from model_store.errors import StoreError
+
+    if isinstance(error, SettingsError):
+        return USAGE
+    if isinstance(error, BrokerError):
+        return UNREACHABLE
+    if isinstance(error, StoreError | OSError):
+        return FAILURE
+    return None
+
+
+if __name__ == "__main__":
+    main()

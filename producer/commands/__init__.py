@@ -1,0 +1,1 @@
+"""The commands of ``sortline``, one module a noun. Heavy imports stay inside functions: ``--help`` must be quick."""

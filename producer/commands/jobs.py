@@ -1,0 +1,124 @@
+"""``sortline jobs``: what is queued, running and done."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from producer.errors import UsageError
+from producer.options import Broker, Home, settings_of
+
+app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and gather jobs.")
+
+Job = Annotated[
+    str, typer.Argument(metavar="JOB", help="The name that the command printed, or `sortline jobs list` shows.")
+]
+
+
+@app.command("list")
+def list_jobs(broker: Broker = None, home: Home = None) -> None:
+    """Show all jobs of the broker, the newest first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from producer.session import open_session
+
+    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+        jobs = session.board.jobs()
+        if not jobs:
+            print("no jobs yet: sortline label SOURCE --detach, or sortline train DATASET --config NAME --detach")
+            return
+        table = Table("job", "what", "state", "last word", "model", "age", box=None, pad_edge=False)
+        for job in jobs:
+            table.add_row(job.job, job.title, job.state, job.text, job.model, _age(job.created))
+        Console(highlight=False).print(table)
+
+
+@app.command()
+def show(job: Job, broker: Broker = None, home: Home = None) -> None:
+    """Show one job."""
+    from producer.session import open_session
+
+    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+        found = session.board.get(job)
+        if found is None:
+            raise UsageError(f"no job {job} on this broker; `sortline jobs list` shows what there is")
+        for name in ("job", "kind", "title", "state", "text", "model"):
+            print(f"{name:7} {getattr(found, name)}")
+        for name in ("created", "updated"):
+            print(f"{name:7} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(getattr(found, name)))}")
+
+
+@app.command()
+def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
+    """Follow a training job to its end, from its first event on."""
+    from rich.console import Console
+
+    from producer.commands.train import watch as watch_training
+    from producer.session import open_session
+
+    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+        found = session.board.get(job)
+        if found is None:
+            raise UsageError(f"no job {job} on this broker; `sortline jobs list` shows what there is")
+        if found.kind == "label":
+            raise UsageError(f"{job} labels a folder: sortline jobs gather {job} -o report.csv shows its progress")
+        print(watch_training(session, job, Console(stderr=True, highlight=False, soft_wrap=True)))
+
+
+@app.command()
+def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
+    """Ask the workers to stop a job. Rows that it has stay; a training job publishes nothing."""
+    from producer.session import open_session
+
+    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+        found = session.board.get(job)
+        if found is None or found.ended:
+            raise UsageError(f"job {job} is {found.state}" if found else f"no job {job} on this broker")
+        session.board.ask_to_cancel(job)
+        if found.kind == "label":
+            session.board.update(job, state="cancelled")
+        print(f"asked to cancel {job}")
+
+
+@app.command()
+def gather(
+    job: Job,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The report to write.")] = Path("report.csv"),
+    max_failures: Annotated[int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    broker: Broker = None,
+    home: Home = None,
+) -> None:
+    """Collect the rows of a detached run into a report, on the host that sent it or on another."""
+    from producer.commands.label import finish
+    from producer.detached import download
+    from producer.progress import RunView
+    from producer.run_file import RunFile
+    from producer.session import open_session
+
+    settings = settings_of(home=home, broker=broker)
+    with RunView(quiet=quiet) as view, open_session(settings, start=False) as session:
+        run = None
+        for path in sorted((settings.home / "runs").glob("*.run")):
+            if job.startswith(path.stem):
+                run = RunFile(path)
+                if run.plan.run == job:
+                    break
+                run.close()
+                run = None
+        if run is None:
+            run = download(session.client, session.keys, job, settings.home / "runs" / f"{job}.run")
+        try:
+            finish(session, run, view, output, max_failures)
+        finally:
+            run.close()
+
+
+def _age(since: float) -> str:
+    from producer.progress import duration
+
+    return duration(max(0, round(time.time() - since)))

@@ -1,0 +1,185 @@
+"""``sortline label``: a folder becomes a report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from producer.errors import OK, TOO_MANY_FAILURES
+from producer.options import Broker, Config, DataRoot, Home, Store, settings_of
+
+if TYPE_CHECKING:
+    from producer.progress import RunView
+    from producer.run_file import RunFile
+    from producer.session import Session
+
+NO_WORKER_AFTER_S = 4.0  # without a row, ask whether anybody is there to label
+
+
+class OnExisting(str, Enum):
+    """What to do when the same command has run before."""
+
+    resume = "resume"
+    overwrite = "overwrite"
+    error = "error"
+
+
+def label(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder (searched recursively), an image, a .txt list of paths, or - to read the list.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The report to write.")] = Path("report.csv"),
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, max=1000, help="Labels in each row.")] = 5,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
+    ] = None,
+    on_existing: Annotated[
+        OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
+    ] = OnExisting.resume,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Only enqueue; `sortline jobs gather JOB` collects the report.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    config: Config = None,
+    broker: Broker = None,
+    data_root: DataRoot = None,
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Label images with a trained network, through the queue; write one CSV row an image.
+
+    With no broker, everything that is needed (a private Redis, a worker) is started and taken down again.
+    An image that can't be read is a row with status "error" and the reason; the others are labelled all the same.
+    Interrupted? The same command goes on where it stopped.
+
+    Examples:
+
+      sortline label photos/                                     # report.csv, with the model in production
+
+      sortline label photos/ -o monday.csv --model waste26:3     # exactly version 3
+
+      find /mnt -name '*.jpg' | sortline label - -o found.csv    # a list
+
+      sortline label photos/ --broker redis://queue:6379/0 --data-root /mnt/photos
+    """
+    from model_store.store import ModelStore
+    from producer.images import open_source
+    from producer.progress import RunView
+    from producer.runs import find_model, open_run, run_path
+    from producer.session import open_session
+
+    settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
+    images = open_source(source)
+    models = ModelStore(settings.store_root)
+    version = find_model(models, model)
+    path = run_path(settings, images, source, model, top_k, output.absolute())
+    listed = list(images.paths()) if images.is_read_once else None
+    resume = f"to go on: {_command_line()}"
+    with RunView(quiet=quiet) as view, open_session(settings, ["label"], start=not detach) as session:
+        opened = open_run(path, session.settings, images, listed, version, top_k=top_k, on_existing=on_existing.value)
+        run = opened.run
+        try:
+            for line in [opened.note, *images.unreadable]:
+                if line:
+                    view.say(line)
+            if images.skipped:
+                view.say(f"{images.skipped} files without an image suffix skipped")
+            if run.done < run.total:
+                session.board.add(
+                    run.plan.run,
+                    kind="label",
+                    title=f"{run.plan.source}, {run.total} images",
+                    model=str(run.plan.model),
+                )
+            if detach:
+                enqueue_all(session, run)
+                print(run.plan.run)
+                view.say(f"{run.total} images enqueued; collect with: sortline jobs gather {run.plan.run} -o {output}")
+                return
+            finish(session, run, view, output, max_failures)
+        except KeyboardInterrupt:
+            view.say(f"interrupted after {run.done} of {run.total} images; {resume}")
+            raise
+        except Exception:
+            view.say(f"stopped after {run.done} of {run.total} images; {resume}")
+            raise
+        finally:
+            run.close()
+
+
+def finish(session: Session, run: RunFile, view: RunView, output: Path, max_failures: int | None) -> None:
+    """Bring a run to its end, write the report, say what became of it; exit with 4 when too many images failed."""
+    from producer.enqueue import ChunkSender
+    from producer.gather import Gatherer
+    from producer.reports.csv import write_csv
+
+    settings = session.settings
+    sender = ChunkSender(session.app, run.plan)
+    gatherer = Gatherer(
+        run, sender, session.client, session.keys, settings.window_chunks, settings.stale_s, session.watch
+    )
+    started, asked, hint = time.monotonic(), False, ""
+    at_start = run.done
+    if run.done < run.total:
+        session.board.update(run.plan.run, state="running")
+    for progress in gatherer.gather():
+        if progress.done > at_start:
+            hint = ""
+        elif not asked and session.stack is None and time.monotonic() - started > NO_WORKER_AFTER_S:
+            asked = True
+            if not session.workers("label"):
+                hint = "no label worker answers; start one: sortline worker --queues label"
+                view.say(hint)
+        view.show(progress, hint)
+    sender.close()
+    seconds = time.monotonic() - started
+    write_csv(run, output)
+    text = f"{run.total} rows, {run.failed} failed"
+    session.board.update(run.plan.run, state="done", text=text)
+    view.say(summary(run, run.done - at_start, seconds, output))
+    allowed = run.total if max_failures is None else max_failures
+    raise typer.Exit(TOO_MANY_FAILURES if run.failed > allowed else OK)
+
+
+def summary(run: RunFile, labelled: int, seconds: float, output: Path) -> str:
+    """Return the closing lines: how many, how fast, what failed and why, where the report lies."""
+    reasons = Counter(row.error for row in run.rows() if row.error)
+    why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    rate = f" in {seconds:.1f} s, {labelled / max(seconds, 1e-9):.0f} img/s" if labelled else ""
+    failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
+    return f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}\nreport: {output}"
+
+
+def enqueue_all(session: Session, run: RunFile) -> None:
+    """Put every chunk without rows on the queue, and the list of inputs beside it for whoever gathers."""
+    from producer.detached import upload
+    from producer.enqueue import ChunkSender
+
+    upload(session.client, session.keys, run)
+    sender = ChunkSender(session.app, run.plan)
+    waiting = {first for first, _ in run.sent()}
+    for first, paths in run.missing_chunks():
+        if first not in waiting:
+            sender.send(first, paths)
+            run.note_sent(first, len(paths))
+    sender.close()
+
+
+def _command_line() -> str:
+    import shlex
+
+    return shlex.join(["sortline", *sys.argv[1:]])

@@ -1,0 +1,143 @@
+"""``sortline models``: the versions in the store, and which of them labels."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from producer.options import Home, Store, settings_of
+
+if TYPE_CHECKING:
+    from model_store.store import ModelStore
+
+app = typer.Typer(no_args_is_help=True, help="List, show, import, promote and roll back models.")
+
+Reference = Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")]
+Why = Annotated[str, typer.Option("--why", help="A reason, kept in the history.")]
+
+
+@app.command("list")
+def list_models(store: Store = None, home: Home = None) -> None:
+    """Show every model and version, with its score and aliases."""
+    from rich.console import Console
+    from rich.table import Table
+
+    models = _store(store, home)
+    names = models.names()
+    if not names:
+        print(f"no models in {models.root} yet: sortline train DATASET --config NAME")
+        return
+    table = Table("model", "kind", "classes", "val top-1", "made", "aliases", box=None, pad_edge=False)
+    for name in names:
+        aliases = models.aliases(name)
+        for number in models.versions(name):
+            manifest = models.resolve(f"{name}:{number}").manifest
+            held = ", ".join(sorted(alias for alias, version in aliases.items() if version == number))
+            score = manifest.scores.get("val_top1")
+            shown = f"{score:.1%}" if score is not None else ""
+            table.add_row(
+                f"{name}:{number}", manifest.kind, str(len(manifest.classes) or ""), shown, manifest.created[:19], held
+            )
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def show(reference: Reference, store: Store = None, home: Home = None) -> None:
+    """Print the manifest of one version, and the history of its model's aliases."""
+    models = _store(store, home)
+    version = models.resolve(reference)
+    print(version.manifest.model_dump_json(indent=2))
+    for change in models.history(version.manifest.name):
+        print(
+            f"{change.when} {change.alias}: {change.previous} -> {change.new} by {change.who}, {change.why}",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def promote(reference: Reference, why: Why = "promoted by hand", store: Store = None, home: Home = None) -> None:
+    """Make a version the one in production. Running jobs keep theirs."""
+    models = _store(store, home)
+    version = models.resolve(reference)
+    name, number = version.manifest.name, version.manifest.version
+    previous = models.set_alias(name, "production", number, who=_who(), why=why)
+    print(f"{name}@production is {number}" + (f", was {previous}" if previous else ""))
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    why: Why = "rolled back by hand",
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Put the version that was in production before back."""
+    number = _store(store, home).rollback(name, who=_who(), why=why)
+    print(f"{name}@production is {number} again")
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="MobileNetV2 weights: .safetensors with torchvision, timm, Keras or TF-Slim names, or a MindSpore .ckpt.",
+        ),
+    ],
+    name: Annotated[str, typer.Option("--name", help="Model name in the store.")] = "mobilenetv2-imagenet",
+    convention: Annotated[
+        str,
+        typer.Option(
+            help="Padding and scaling that the weights were trained with: tf, torch, or auto to read it from the file."
+        ),
+    ] = "auto",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Text file with the label of each output, one a line, for weights with a classifier."),
+    ] = None,
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Bring pretrained weights into the store, as a backbone to train heads on.
+
+    Needs MindSpore on this machine (pip install "sortline[train]"), which exports and proves the new version.
+
+    Example:
+
+      sortline models import mobilenetv2_100_imagenet_bn.safetensors
+    """
+    settings = settings_of(home=home, store=store)
+    command = [
+        sys.executable,
+        "-m",
+        "worker.importing",
+        str(file.absolute()),
+        "--name",
+        name,
+        "--convention",
+        convention,
+    ]
+    if labels is not None:
+        command += ["--labels", str(labels.absolute())]
+    # A process of its own: this one imports no deep-learning library. It starts in our folder, since `python -m` would
+    # import from whatever folder the user stands in.
+    settings.home.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "SORTLINE_HOME": str(settings.home), "SORTLINE_STORE": str(settings.store_root)}
+    raise typer.Exit(subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode)
+
+
+def _store(store: Path | None, home: Path | None) -> ModelStore:
+    from model_store.store import ModelStore
+
+    return ModelStore(settings_of(home=home, store=store).store_root)
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{os.uname().nodename}"

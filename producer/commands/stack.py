@@ -1,0 +1,123 @@
+"""``sortline worker``, ``sortline up``, ``sortline doctor``: the machinery."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from producer.errors import FAILURE, OK, UNREACHABLE, UsageError
+from producer.options import Broker, Config, DataRoot, Home, Store, settings_of
+
+if TYPE_CHECKING:
+    from configs.settings import Settings
+
+
+class Queue(str, Enum):
+    """What a worker does."""
+
+    label = "label"
+    train = "train"
+
+
+def worker(
+    queues: Annotated[Queue, typer.Option("--queues", help="label: consume images; train: consume training jobs.")],
+    name: Annotated[str | None, typer.Option(help="Shown in Flower before @host.")] = None,
+    config: Config = None,
+    broker: Broker = None,
+    data_root: DataRoot = None,
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Run one worker in the foreground: one a GPU, or one a CPU host. SIGTERM or Ctrl-C finishes the work at hand.
+
+    Examples:
+
+      SORTLINE_BROKER=redis://queue:6379/0 sortline worker --queues label --data-root /mnt/photos --store /mnt/models
+
+      sortline worker --queues train --broker redis://queue:6379/0 --data-root /mnt/photos
+    """
+    from configs.settings import find_config
+
+    settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
+    if settings.broker is None:
+        raise UsageError(
+            "a worker needs a broker: --broker or SORTLINE_BROKER; `sortline up` runs everything on one machine"
+        )
+    environment = {**os.environ, "SORTLINE_HOME": str(settings.home), "SORTLINE_STORE": str(settings.store_root)}
+    environment["SORTLINE_BROKER"] = settings.broker
+    if settings.data_root is not None:
+        environment["SORTLINE_DATA_ROOT"] = str(settings.data_root)
+    command = [sys.executable, "-m", "worker", "--queues", queues.value]
+    if config is not None:
+        command += ["--config", str(find_config(config).absolute())]
+    if name is not None:
+        command += ["--name", name]
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.chdir(settings.home)  # `python -m` imports from the working folder first
+    os.execve(sys.executable, command, environment)
+
+
+def up(
+    train: Annotated[bool, typer.Option("--train/--no-train", help="Also run a training worker.")] = True,
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Keep a local stack running in the foreground: Redis, a label worker, a training worker, and Flower if installed.
+
+    While it runs, `sortline label` and `sortline train` without a broker use it, and start in a moment. Ctrl-C stops all.
+    """
+    from rich.console import Console
+
+    from producer.monitor import start_flower
+    from producer.session import Session  # noqa: F401 - a missing broker library shows before anything starts
+    from producer.stack import LocalStack, is_answering, shared_stack_socket
+
+    console = Console(highlight=False, soft_wrap=True)
+    settings = settings_of(home=home, store=store)
+    if is_answering(shared_stack_socket(settings)):
+        raise UsageError(f"a stack is up already ({shared_stack_socket(settings)})")
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    with LocalStack(settings, folder="up", persistent=True) as stack:
+        stack.start_worker("label")
+        if train:
+            stack.start_worker("train")
+        flower = start_flower(stack)
+        console.print(f"up: Redis at {stack.socket}, logs in {settings.home / 'logs'}", markup=False)
+        console.print(flower, markup=False)
+        console.print(
+            "now, in another terminal: sortline label SOURCE, or sortline train DATASET --config NAME. Ctrl-C stops."
+        )
+        try:
+            while True:
+                stack.check()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            console.print("stopping: workers finish the work at hand")
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = None, home: Home = None) -> None:
+    """Check what Sortline needs on this machine: Redis and its settings, workers, devices, engines, store.
+
+    Exit codes: 0 all well (warnings allowed), 1 something is wrong, 69 the broker can't be used.
+    """
+    from producer.doctor import check_all
+
+    code = OK
+    for finding in check_all(settings_of(home=home, broker=broker, data_root=data_root, store=store)):
+        print(f"{finding.mark:4} {finding.text}")
+        if finding.mark == "bad":
+            code = max(code, UNREACHABLE if finding.is_broker else FAILURE)
+    raise typer.Exit(code)
+
+
+def _as_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,63 @@
+"""Send the chunks of a run to the label queue."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from jobs.app import LABEL_CHUNK, LABEL_QUEUE
+from jobs.errors import UnavailableError
+from jobs.messages import LabelChunk, to_json
+from jobs.paths import path_to_text, text_to_path
+from producer.run_file import Plan
+
+
+class ChunkSender:
+    """Turns stretches of inputs into queue messages."""
+
+    def __init__(self, app: Celery, plan: Plan) -> None:
+        self._plan = plan
+        self._app = app
+        self._producer = app.amqp.producer_pool.acquire(block=True)
+        base = path_to_text(self._below_root(""))
+        self._below = "" if base == "." else base + "/"
+
+    def send(self, first: int, paths: list[str]) -> None:
+        """Enqueue the images from index ``first`` on; UnavailableError when Redis takes nothing now."""
+        plan = self._plan
+        chunk = LabelChunk(
+            run=plan.run,
+            first=first,
+            paths=tuple(self._below_root_text(path) for path in paths),
+            model=plan.model,
+            top_k=plan.top_k,
+        )
+        number, of = first // plan.chunk_images + 1, -(-plan.total // plan.chunk_images)
+        try:
+            self._app.send_task(
+                LABEL_CHUNK,
+                args=[to_json(chunk)],
+                queue=LABEL_QUEUE,
+                producer=self._producer,
+                # What Flower shows. The arguments themselves would repeat every path in clear.
+                argsrepr=f"{plan.source} chunk {number}/{of}, {len(paths)} images",
+                kwargsrepr=plan.run,
+                retry=False,  # the caller waits, and tells the person why
+            )
+        except OperationalError as error:
+            raise UnavailableError(f"Redis takes no messages: {error}") from error
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._producer.release()
+
+    def _below_root_text(self, path: str) -> str:
+        if self._plan.walked:  # found below base: no "..", nothing absolute, and a million of them
+            return self._below + path
+        return path_to_text(self._below_root(text_to_path(path)))
+
+    def _below_root(self, path: str) -> str:
+        # Textual, so a link stays a link; the worker resolves it and refuses what leaves its root.
+        return os.path.relpath(os.path.join(self._plan.base, path), self._plan.data_root)  # noqa: PTH118

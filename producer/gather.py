@@ -1,0 +1,186 @@
+"""Result stream -> run file: keep a window of chunks on the queue, journal what comes back, send again what was lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import redis
+
+from jobs.app import LABEL_QUEUE
+from jobs.board import JobBoard
+from jobs.broker import Keys
+from jobs.errors import MessageError, UnavailableError
+from jobs.messages import ChunkResult, from_json
+from producer.enqueue import ChunkSender
+from producer.errors import BrokerUnreachable, ProducerError, RunRefused
+from producer.run_file import RunFile
+
+READ_S = 0.25  # longest wait for rows before the screen and the lost chunks are looked at again
+SURE_LOST_S = 3.0  # a chunk that Redis neither queues nor lends out is lost once it is this old
+CANCEL_LOOK_S = 2.0
+PATIENCE_S = 120.0  # how long Redis may be away
+AWAY = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
+
+
+class RunCancelled(ProducerError):
+    """Somebody cancelled the run; what was labelled stays in the run file."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    images: int
+    at: float  # monotonic seconds
+    order: int  # of sending: answers that overtake an older chunk hint that it was lost
+    resends: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. ``waiting`` says what it waits for when it does."""
+
+    done: int
+    failed: int
+    total: int
+    waiting: str = ""
+
+
+@dataclass(slots=True)
+class Gatherer:
+    """One producer's work on one run. ``watch`` is called at each look and may raise to end the run."""
+
+    run: RunFile
+    sender: ChunkSender
+    client: redis.Redis
+    keys: Keys
+    window_chunks: int
+    stale_s: float
+    watch: Callable[[], None] = lambda: None
+    _sent: dict[int, _Sent] = field(default_factory=dict)
+    _order: int = 0
+    _newest_answered: int = 0
+    _cancel_looked: float = 0.0
+
+    def gather(self) -> Iterator[Progress]:
+        """Label what has no row yet; yield progress several times a second until every input has one.
+
+        Raises:
+            RunRefused: a worker says that this run can never be done, and why.
+            RunCancelled: somebody cancelled it.
+            BrokerUnreachable: Redis was away for two minutes.
+        """
+        todo = self.run.missing_chunks()
+        held: tuple[int, list[str]] | None = None  # a chunk that Redis would not take yet
+        away_since, pause_s, started = 0.0, 0.1, False
+        yield self._progress()
+        while True:
+            try:
+                if not started:
+                    self._pick_up()
+                    started = True
+                while len(self._sent) < self.window_chunks and (held := held or next(todo, None)) is not None:
+                    if held[0] not in self._sent:
+                        self._send(*held)
+                    held = None
+                if not self._sent:
+                    break
+                self._journal(READ_S)
+                self._send_lost_again()
+                self._look_for_cancel()
+                away_since, pause_s = 0.0, 0.1
+                yield self._progress()
+            except (*AWAY, UnavailableError) as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > PATIENCE_S:
+                    raise BrokerUnreachable(f"Redis has been away for {PATIENCE_S:.0f} s: {error}") from error
+                pause_s = min(pause_s * 2, 5.0)
+                yield self._progress(f"Redis is away, trying again ({error})")
+                time.sleep(pause_s)
+            self.watch()
+        self.client.delete(self.keys.results(self.run.plan.run), self.keys.inputs(self.run.plan.run))
+        yield self._progress()
+
+    def _pick_up(self) -> None:
+        """Take in what came while no producer was there, and wait for what an earlier one left on the queue."""
+        while self._journal(0):
+            pass
+        if self._nothing_queued_or_lent():
+            return
+        for first, images in self.run.sent():
+            self._note(first, images)
+
+    def _send(self, first: int, paths: list[str]) -> None:
+        self.sender.send(first, paths)
+        self.run.note_sent(first, len(paths))
+        self._note(first, len(paths))
+
+    def _note(self, first: int, images: int) -> None:
+        self._order += 1
+        earlier = self._sent.get(first)
+        self._sent[first] = _Sent(images, time.monotonic(), self._order, earlier.resends + 1 if earlier else 0)
+
+    def _journal(self, wait_s: float) -> int:
+        """Move rows from Redis into the run file, first the file, then the deletion; return how many chunks came."""
+        stream = self.keys.results(self.run.plan.run)
+        answers = self.client.xread({stream: "0"}, count=64, block=int(wait_s * 1000) or None)
+        entries = [entry for _, found in answers or () for entry in found]
+        for _, values in entries:
+            self._record(values.get("json"))
+        if entries:
+            self.client.xdel(stream, *(name for name, _ in entries))
+        return len(entries)
+
+    def _record(self, text: object) -> None:
+        try:
+            result = from_json(ChunkResult, text)
+        except MessageError:
+            return  # not from a worker of this version; the chunk is sent again once it is stale
+        if result.run != self.run.plan.run:
+            return
+        if result.refused is not None:
+            raise RunRefused(f"{result.worker or 'a worker'} refuses this run: {result.refused}")
+        sent = self._sent.get(result.first)
+        if sent is not None and sent.images != len(result.rows):
+            return
+        self.run.record(result)
+        if sent is not None:
+            self._newest_answered = max(self._newest_answered, sent.order)
+            del self._sent[result.first]
+
+    def _send_lost_again(self) -> None:
+        """Send chunks again that no worker will answer.
+
+        A broker can lose a message for good: a worker that dies between taking it and noting that it did, or Redis losing
+        its memory. A chunk sent twice costs time, never a row.
+        """
+        now = time.monotonic()
+        old = [first for first, sent in self._sent.items() if now - sent.at > SURE_LOST_S * 2**sent.resends]
+        if not old:
+            return
+        queue_empty = self.client.llen(self.keys.queue(LABEL_QUEUE)) == 0
+        nothing_lent = queue_empty and self._nothing_queued_or_lent()
+        for first in old:
+            sent = self._sent[first]
+            stale = now - sent.at > self.stale_s * 2**sent.resends
+            overtaken = sent.order < self._newest_answered
+            if nothing_lent or (stale and (queue_empty or overtaken)):
+                self._send(first, self.run.paths(first, sent.images))
+
+    def _nothing_queued_or_lent(self) -> bool:
+        pipeline = self.client.pipeline()
+        pipeline.llen(self.keys.queue(LABEL_QUEUE))
+        pipeline.hlen(self.keys.unacked)
+        return not any(pipeline.execute())
+
+    def _look_for_cancel(self) -> None:
+        now = time.monotonic()
+        if now - self._cancel_looked > CANCEL_LOOK_S:
+            self._cancel_looked = now
+            if JobBoard(self.client, self.keys).is_cancelled(self.run.plan.run):
+                raise RunCancelled(
+                    f"run {self.run.plan.run} was cancelled after {self.run.done} of {self.run.total} images"
+                )
+
+    def _progress(self, waiting: str = "") -> Progress:
+        return Progress(self.run.done, self.run.failed, self.run.total, waiting)

@@ -1,0 +1,77 @@
+"""Options that several commands share, and the settings they make."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from producer.errors import UsageError
+
+if TYPE_CHECKING:  # pydantic is slow to import, and --help needs none of it
+    from configs.settings import Settings
+
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--home", help="Where Sortline keeps its state: store, runs, logs. Also SORTLINE_HOME.", rich_help_panel="Where"
+    ),
+]
+Broker = Annotated[
+    str | None,
+    typer.Option(
+        "--broker",
+        metavar="URL",
+        help="Redis that the workers consume from; none uses `sortline up`, or a private Redis. "
+        "A URL with a password belongs into SORTLINE_BROKER.",
+        rich_help_panel="Where",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder shared with the workers that all images are below. Also SORTLINE_DATA_ROOT.",
+        rich_help_panel="Where",
+    ),
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="Model store; the default is HOME/store. Also SORTLINE_STORE.", rich_help_panel="Where"
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file with settings, or the name of one that ships."),
+]
+
+
+def settings_of(
+    config: Path | None = None,
+    *,
+    home: Path | None = None,
+    broker: str | None = None,
+    data_root: Path | None = None,
+    store: Path | None = None,
+    training: dict[str, Any] | None = None,
+) -> Settings:
+    """Return the settings of a command."""
+    from configs.settings import load_settings
+
+    if broker is not None and urlsplit(broker).password:
+        # Every user of this machine can read command lines.
+        raise UsageError(
+            "a password on the command line can be read by everybody here; put the URL into SORTLINE_BROKER"
+        )
+    flags: dict[str, Any] = {
+        "home": home,
+        "broker": broker,
+        "data_root": data_root,
+        "store": store,
+        "training": training,
+    }
+    return load_settings(config, {key: value for key, value in flags.items() if value is not None}, os.environ)

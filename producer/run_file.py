@@ -1,0 +1,248 @@
+"""The run file: what a run was asked, and every row it has got. Resume and reports read nothing else.
+
+One SQLite file a run. Inputs are frozen when it is made. Rows are keyed by the index of their input and the first writer
+wins, so a chunk that two workers answered still gives one row an image. It may lose the newest rows when the machine loses
+power (never its form); those images are then simply labelled again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobs.messages import ChunkResult, ModelPin
+from jobs.paths import path_to_text
+from producer.errors import ProducerError
+
+SCHEMA = """
+CREATE TABLE plan (json TEXT NOT NULL);
+CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL);
+CREATE TABLE rows (
+    idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
+);
+CREATE TABLE sent (first INTEGER PRIMARY KEY, images INTEGER NOT NULL);
+"""
+
+
+class RunFileError(ProducerError):
+    """The run file can't be read, or another producer holds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run was asked; never changes once the run file exists."""
+
+    run: str
+    source: str  # as people know it
+    base: str  # absolute folder that relative input paths start from
+    data_root: str
+    walked: bool  # inputs were found in a folder; else they stand as somebody wrote them
+    model: ModelPin
+    labels: list[str]
+    groups: list[str | None]
+    top_k: int
+    chunk_images: int
+    total: int = 0
+    inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps({**asdict(self), "model": self.model.model_dump()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return the plan in ``text``."""
+        values: dict[str, Any] = json.loads(text)
+        return cls(**{**values, "model": ModelPin.model_validate(values["model"])})
+
+
+class StoredRow(NamedTuple):
+    """One input with its row; ``top`` and ``error`` are both empty while it has none."""
+
+    index: int
+    path: str
+    top: list[tuple[int, float]]
+    error: str | None
+    detail: str
+    width: int
+    height: int
+
+
+class RunFile:
+    """An open run file, held against other producers until closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and lock the run file at ``path``; RunFileError when it's not one or is held."""
+        self.path = path
+        self._lock = _lock(path)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
+            self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
+        except (sqlite3.Error, TypeError, ValueError) as error:
+            self._lock.close()
+            raise RunFileError(f"{path} is not a run file ({error}); delete it to start anew") from error
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, paths: Iterable[str]) -> RunFile:
+        """Freeze the inputs of a new run, and open it. An existing run file is replaced.
+
+        The file appears by a rename once all inputs are in it: a crash leaves no half list to resume from.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = _lock(path)
+        beside = path.with_suffix(".new")
+        _remove(beside)
+        database = sqlite3.connect(beside, isolation_level=None)
+        database.executescript(SCHEMA)
+        counted = _Counted(paths)
+        with database:
+            database.execute("BEGIN")
+            database.executemany("INSERT INTO inputs VALUES (?, ?)", enumerate(counted))
+            filled = {**asdict(plan), "model": plan.model, "total": counted.total, "inputs_digest": counted.digest()}
+            database.execute("INSERT INTO plan VALUES (?)", (Plan(**filled).to_json(),))
+        database.close()
+        _remove(path)
+        beside.replace(path)
+        held.close()
+        return cls(path)
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._db.close()
+        self._lock.close()
+
+    @property
+    def total(self) -> int:
+        """Number of inputs."""
+        return self.plan.total
+
+    def missing_chunks(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield (index of the first image, paths) of each stretch of inputs that has no rows, chunk by chunk."""
+        size = self.plan.chunk_images
+        for start in range(0, self.total, size):
+            stop = min(start + size, self.total)
+            if self._rows_between(start, stop) == stop - start:
+                continue
+            missing = self._db.execute(
+                "SELECT inputs.idx, path FROM inputs LEFT JOIN rows USING (idx)"
+                " WHERE inputs.idx >= ? AND inputs.idx < ? AND rows.idx IS NULL ORDER BY inputs.idx",
+                (start, stop),
+            ).fetchall()
+            yield from _stretches(missing)
+
+    def paths(self, first: int, count: int) -> list[str]:
+        """Return the paths of ``count`` inputs from index ``first`` on."""
+        found = self._db.execute(
+            "SELECT path FROM inputs WHERE idx >= ? AND idx < ? ORDER BY idx", (first, first + count)
+        )
+        return [path for (path,) in found]
+
+    def record(self, result: ChunkResult) -> int:
+        """Journal the rows of a chunk; return how many of them are new. Durable against a crash of this process."""
+        if result.first + len(result.rows) > self.total:
+            raise RunFileError(f"worker {result.worker} sent rows past the end of run {self.plan.run}")
+        before = self._db.total_changes
+        failed = 0
+        with self._db:
+            self._db.execute("BEGIN")
+            for index, row in enumerate(result.rows, start=result.first):
+                cursor = self._db.execute(
+                    "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?, ?)",
+                    (index, json.dumps(row.top), row.error, row.detail, row.width, row.height),
+                )
+                failed += cursor.rowcount == 1 and row.error is not None
+            new = self._db.total_changes - before
+            self._db.execute("DELETE FROM sent WHERE first = ?", (result.first,))
+        self.done += new
+        self.failed += failed
+        return new
+
+    def note_sent(self, first: int, images: int) -> None:
+        """Remember that a chunk is on the queue, so that a resumed run waits for it instead of sending it again."""
+        self._db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?)", (first, images))
+
+    def sent(self) -> list[tuple[int, int]]:
+        """Return (index of the first image, images) of each chunk that was sent and has no rows yet."""
+        return list(self._db.execute("SELECT first, images FROM sent ORDER BY first"))
+
+    def rows(self) -> Iterator[StoredRow]:
+        """Yield every input in order, with its row."""
+        found = self._db.execute(
+            "SELECT inputs.idx, path, top, error, detail, width, height FROM inputs LEFT JOIN rows USING (idx)"
+            " ORDER BY inputs.idx"
+        )
+        for index, path, top, error, detail, width, height in found:
+            pairs = [(int(label), float(probability)) for label, probability in json.loads(top or "[]")]
+            yield StoredRow(index, path, pairs, error, detail or "", width or 0, height or 0)
+
+    def _rows_between(self, start: int, stop: int) -> int:
+        return int(
+            self._db.execute("SELECT count(*) FROM rows WHERE idx >= ? AND idx < ?", (start, stop)).fetchone()[0]
+        )
+
+
+def digest_of(paths: Iterable[str]) -> tuple[int, str]:
+    """Return how many paths there are, and the digest that a run file of them would have."""
+    counted = _Counted(paths)
+    for _ in counted:
+        pass
+    return counted.total, counted.digest()
+
+
+class _Counted:
+    """The texts of paths, counted and hashed while they pass."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = paths
+        self._hash = sha256()
+        self.total = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self._paths:
+            text = path_to_text(path)
+            self.total += 1
+            self._hash.update(text.encode() + b"\n")
+            yield text
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _stretches(missing: list[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    start = 0
+    for position in range(1, len(missing) + 1):
+        if position == len(missing) or missing[position][0] != missing[position - 1][0] + 1:
+            yield missing[start][0], [path for _, path in missing[start:position]]
+            start = position
+
+
+def _remove(path: Path) -> None:
+    for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        name.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> Any:
+    """Return an open, locked file beside ``path``; the lock goes with the process, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = path.with_name(path.name + ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise RunFileError(f"{path} is in use by {holder}; wait for it or stop it") from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.flush()
+    return lock

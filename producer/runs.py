@@ -1,0 +1,121 @@
+"""Start a run, or find the one that the same command left unfinished."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from configs.settings import Settings
+from jobs.messages import ModelPin
+from model_store.errors import ModelNotFound
+from model_store.store import ModelStore, ModelVersion
+from producer.errors import UsageError
+from producer.images import Source
+from producer.run_file import Plan, RunFile, digest_of
+
+OnExisting = Literal["resume", "overwrite", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run ready to go on, and what a person should know about it."""
+
+    run: RunFile
+    note: str
+
+
+def find_model(store: ModelStore, reference: str | None) -> ModelVersion:
+    """Return the version that ``reference`` means; without one, the only model that is in production."""
+    if reference is not None:
+        return store.resolve(reference)
+    names = [name for name in store.names() if "production" in store.aliases(name)]
+    if len(names) == 1:
+        return store.resolve(names[0])
+    known = ", ".join(names) or "none"
+    raise ModelNotFound(
+        f"say which model labels: pass --model NAME (in production in {store.root}: {known}); "
+        "`sortline models list` shows all, `sortline train` makes one"
+    )
+
+
+def run_path(settings: Settings, source: Source, origin: str, model: str | None, top_k: int, report: Path) -> Path:
+    """Return the run file that this very command has: same source, model, labels a row and report."""
+    key = "\0".join([source.base, origin, model or "", str(top_k), str(report)])
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[:40] or "run"
+    return settings.home / "runs" / f"{slug}-{sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.run"
+
+
+def open_run(
+    path: Path,
+    settings: Settings,
+    source: Source,
+    paths: list[str] | None,
+    version: ModelVersion,
+    *,
+    top_k: int,
+    on_existing: OnExisting,
+) -> OpenedRun:
+    """Return the run of ``path``: the unfinished one goes on, with its images and its model version; else a new one.
+
+    Args:
+        paths: the inputs, when they can be read only once (standard input); else None and ``source`` is walked.
+
+    Raises:
+        UsageError: there is one already and ``on_existing`` is "error"; or there is nothing to label.
+    """
+    if path.exists() and on_existing == "error":
+        raise UsageError(f"this command has run before ({path}); pass --on-existing resume or overwrite")
+    if path.exists() and on_existing == "resume":
+        found = RunFile(path)
+        if found.done < found.total:
+            model = found.plan.model
+            note = f"resuming {found.plan.run}: {found.done} of {found.total} images have their row, model {model}"
+            return OpenedRun(found, note)
+        same_model = found.plan.model.digest == version.manifest.digest
+        if same_model and digest_of(paths if paths is not None else source.paths()) == (
+            found.total,
+            found.plan.inputs_digest,
+        ):
+            return OpenedRun(
+                found, f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
+            )
+        found.close()
+    return OpenedRun(_new_run(path, settings, source, paths, version, top_k), "")
+
+
+def _new_run(
+    path: Path, settings: Settings, source: Source, paths: list[str] | None, version: ModelVersion, top_k: int
+) -> RunFile:
+    if settings.data_root is None:
+        raise UsageError(
+            "with a broker of your own, say where the workers' images begin: --data-root DIR or SORTLINE_DATA_ROOT, "
+            "the folder that this machine and the workers share"
+        )
+    manifest = version.manifest
+    if manifest.kind != "classifier":
+        raise UsageError(f"{manifest.name} is a backbone, not a classifier: train a model on it with `sortline train`")
+    plan = Plan(
+        run=f"{path.stem}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}",
+        source=source.name,
+        base=source.base,
+        data_root=str(settings.data_root),
+        walked=source.is_folder,
+        model=ModelPin(name=manifest.name, version=manifest.version, digest=version.manifest.digest),
+        labels=[entry.label for entry in manifest.classes],
+        groups=[entry.group for entry in manifest.classes],
+        top_k=min(top_k, len(manifest.classes)),
+        chunk_images=settings.chunk_images,
+    )
+    run = RunFile.create(path, plan, paths if paths is not None else source.paths())
+    if run.total == 0:
+        run.close()
+        path.unlink()
+        raise UsageError(
+            f"no images in {source.base}" + (f" ({source.skipped} other files skipped)" if source.skipped else "")
+        )
+    return run

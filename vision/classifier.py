@@ -1,0 +1,164 @@
+"""A trained network ready to label: engine, labels, preprocessing; decoding and inference side by side."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.engines import Engine
+from vision.errors import EngineError, ImageError
+from vision.decode import DEFAULT_LIMITS, ImageLimits
+from vision.preprocess import LoadedImage, Preprocessing, load_image
+
+
+LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224
+
+Source = Callable[[], bytes]  # returns the bytes of an image file, or raises ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image: (class index, probability) pairs, the most probable first, or an error."""
+
+    top: list[tuple[int, float]] = field(default_factory=list)
+    width_px: int = 0
+    height_px: int = 0
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What the engine said of a list of images.
+
+    Attributes:
+        outputs: float32 (R, outputs), a row for each image that could be read.
+        positions: the place in the list of each row.
+        images: for every place, the loaded image's (width, height) in pixels, or why there is none.
+        seconds: by stage; decode seconds are summed over threads.
+    """
+
+    outputs: NDArray[np.float32]
+    positions: list[int]
+    images: list[tuple[int, int] | ImageError]
+    seconds: dict[str, float]
+
+
+class Classifier:
+    """Labels images with one network. Holds threads and the engine until closed; one chunk at a time.
+
+    Args:
+        engine: uint8 (N, H, W, 3) -> probabilities (N, classes), or features.
+        preprocessing: with the height and width that the engine expects.
+        decode_threads: 0 is one a core.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        preprocessing: Preprocessing,
+        *,
+        limits: ImageLimits = DEFAULT_LIMITS,
+        decode_threads: int = 0,
+    ) -> None:
+        self.engine = engine
+        self.preprocessing = preprocessing
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(decode_threads or os.cpu_count() or 1, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """End the threads and free the engine."""
+        self._pool.shutdown(cancel_futures=True)
+        self.engine.close()
+
+    def classify(self, sources: Sequence[Source], top_k: int) -> tuple[list[Outcome], dict[str, float]]:
+        """Return one outcome a source, in order, and the seconds of each stage; ``top_k`` labels each at most."""
+        inference = self.infer(sources)
+        outcomes = [
+            Outcome(error=image) if isinstance(image, ImageError) else Outcome([], *image) for image in inference.images
+        ]
+        for position, top in zip(inference.positions, top_labels(inference.outputs, top_k), strict=True):
+            known = outcomes[position]
+            outcomes[position] = Outcome(top, known.width_px, known.height_px)
+        return outcomes, inference.seconds
+
+    def infer(self, sources: Sequence[Source]) -> Inference:
+        """Return what the engine says of each image; labels and training features both come from here.
+
+        Decoding runs on all cores ahead of inference. Micro-batches are cut in input order from the images that could be
+        read, so the same chunk always makes the same batches, and the same bytes in a report.
+        """
+        started = time.perf_counter()
+        images: list[tuple[int, int] | ImageError] = []
+        positions: list[int] = []
+        batch: list[NDArray[np.uint8]] = []
+        running: list[Future[NDArray[np.float32]]] = []
+        decode_s = 0.0
+        waiting = iter(sources)
+        loads = deque(self._pool.submit(self._load, source) for source in islice(waiting, LOADED_AHEAD))
+        while loads:
+            loaded, seconds = loads.popleft().result()
+            loads.extend(self._pool.submit(self._load, source) for source in islice(waiting, 1))
+            decode_s += seconds
+            if isinstance(loaded, ImageError):
+                images.append(loaded)
+                continue
+            positions.append(len(images))
+            images.append((loaded.width_px, loaded.height_px))
+            batch.append(loaded.pixels)
+            if len(batch) == self.engine.micro_batch:
+                running.append(self.engine.submit(np.stack(batch)))
+                batch = []
+        if batch:
+            running.append(self.engine.submit(np.stack(batch)))
+        outputs = [inference.result() for inference in running]
+        return Inference(
+            np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32),
+            positions,
+            images,
+            {"decode_s": round(decode_s, 4), "chunk_s": round(time.perf_counter() - started, 4)},
+        )
+
+    def replay(self, images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float) -> float:
+        """Run the golden images that the version was published with; return the largest difference.
+
+        This proves channel order, scaling, padding and weights on the very machine that serves, and warms the engine up.
+
+        Raises:
+            EngineError: a probability is further than ``tolerance`` from the published one.
+        """
+        difference = float(np.abs(self.engine.predict(images) - expected).max(initial=0.0))
+        if not difference <= tolerance:  # also catches NaN
+            raise EngineError(
+                f"{self.engine.describe()} answers the golden images with a difference of {difference:.2g}, allowed are "
+                f"{tolerance:.2g}; the model would be served wrongly here. Try another SORTLINE_ENGINE or SORTLINE_PRECISION"
+            )
+        return difference
+
+    def _load(self, source: Source) -> tuple[LoadedImage | ImageError, float]:
+        started = time.perf_counter()
+        loaded: LoadedImage | ImageError
+        try:
+            loaded = load_image(source(), self.preprocessing, self._limits)
+        except ImageError as error:
+            loaded = error
+        except Exception as error:  # noqa: BLE001 - whatever a decoder does to one image must not cost its neighbours
+            loaded = ImageError("corrupt", f"{type(error).__name__}: {error}")
+        return loaded, time.perf_counter() - started
+
+
+def top_labels(probabilities: NDArray[np.float32], top_k: int) -> list[list[tuple[int, float]]]:
+    """Return the ``top_k`` most probable classes of each row; equal ones in the order of their index."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    values = np.take_along_axis(probabilities, order, axis=1)
+    return [
+        [(int(index), min(1.0, max(0.0, float(value)))) for index, value in zip(row, row_values, strict=True)]
+        for row, row_values in zip(order, values, strict=True)
+    ]

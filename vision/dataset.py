@@ -1,0 +1,195 @@
+"""A folder of labelled images: its classes, its files, its fingerprint.
+
+The folder holds one folder a class, or ``train/`` and maybe ``val/`` that do. A ``classes.csv`` beside them names the
+classes: ``class`` (the folder) is required, ``index`` gives the order, ``name_en``, ``name_zh`` and so on the names,
+``group`` or ``group_en`` the group. Without it a class is called like its folder, and folders count in sorted order.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vision.errors import VisionError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+LABELS_FILE = "classes.csv"
+TRAIN_FOLDER, VALIDATION_FOLDER = "train", "val"
+
+
+class DatasetError(VisionError):
+    """A folder is not a usable set of labelled images; the message says what is wrong, where, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassInfo:
+    """One class: the folder of its images, the label of reports, its names by language, and the group it counts to."""
+
+    folder: str
+    label: str
+    names: Mapping[str, str]
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LabelledImage:
+    """A file and the index of its class in `Dataset.classes`."""
+
+    path: Path
+    class_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """Images in the order of class, then path. ``validation`` is None where the folder holds no split of its own."""
+
+    root: Path
+    classes: tuple[ClassInfo, ...]
+    train: tuple[LabelledImage, ...]
+    validation: tuple[LabelledImage, ...] | None = None
+
+
+def read_dataset(root: Path, *, labels: Path | None = None) -> Dataset:
+    """Return the classes and files of a folder; ``labels`` replaces its own ``classes.csv``. No image is opened.
+
+    Hidden files and what has no image suffix are passed over; folders below a class folder belong to the class.
+
+    Raises:
+        DatasetError: fewer than two class folders, a class without images, validation of an unknown class, or a
+            labels file that does not fit.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder; pass the folder that holds one folder of images a class")
+    # Only folders in "train" make it a split: next to "car" and "plane" it is a class.
+    split = root / TRAIN_FOLDER if _folders(root / TRAIN_FOLDER) else root
+    folders = _folders(split)
+    if len(folders) < 2:
+        found = f"only the class folder {folders[0]!r}" if folders else "no class folders"
+        raise DatasetError(f"{split} has {found}; put the images of each class into a folder named after the class")
+    classes = _classes(folders, labels or root / LABELS_FILE, required=labels is not None)
+
+    train = _images(split, classes)
+    filled = {image.class_index for image in train}
+    empty = [info.folder for index, info in enumerate(classes) if index not in filled]
+    if empty:
+        raise DatasetError(
+            f"no images in {', '.join(str(split / name) for name in empty)}; add some or remove the folder"
+        )
+    validation_root = root / VALIDATION_FOLDER
+    if split == root or not validation_root.is_dir():
+        return Dataset(root=root, classes=classes, train=train)
+    unknown = sorted(set(_folders(validation_root)) - set(folders))
+    if unknown:
+        raise DatasetError(
+            f"{validation_root} has the classes {', '.join(unknown)}, which {split} has not; add them there"
+        )
+    validation = _images(validation_root, classes)
+    if not validation:
+        raise DatasetError(f"{validation_root} has no images in its class folders; add some or remove it")
+    return Dataset(root=root, classes=classes, train=train, validation=validation)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return 64 hex digits that change with any file's content, place or class, and with nothing else.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    images = [*dataset.train, *(dataset.validation or ())]
+    lines = sorted(
+        f"{image.path.relative_to(dataset.root).as_posix()}\0{dataset.classes[image.class_index].folder}\0{digest}\n"
+        for image, digest in zip(images, file_digests(image.path for image in images), strict=True)
+    )
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def file_digests(paths: Iterable[Path]) -> list[str]:
+    """Return the sha256 of each file, in order.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_file_digest, paths))
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _folders(root: Path) -> list[str]:
+    if not root.is_dir():
+        return []
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _images(root: Path, classes: tuple[ClassInfo, ...]) -> tuple[LabelledImage, ...]:
+    found: list[LabelledImage] = []
+    for index, info in enumerate(classes):
+        paths: list[Path] = []
+        for folder, below, names in os.walk(root / info.folder):
+            below[:] = [name for name in below if not name.startswith(".")]
+            paths += [Path(folder, name) for name in names if _is_image(name)]
+        found += [LabelledImage(path, index) for path in sorted(paths)]
+    return tuple(found)
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _classes(folders: list[str], labels: Path, *, required: bool) -> tuple[ClassInfo, ...]:
+    """Return the classes of these folders; rows of the labels file for other folders are passed over."""
+    if not required and not labels.is_file():
+        return tuple(ClassInfo(folder=folder, label=folder, names={}) for folder in folders)
+    rows = _read_labels(labels)
+    missing = [folder for folder in folders if folder not in rows]
+    if missing:
+        raise DatasetError(f"{labels} has no row for {', '.join(missing)}; add it, or remove the folder")
+    if all("index" in rows[folder] for folder in folders):
+        try:
+            folders = sorted(folders, key=lambda folder: int(rows[folder]["index"]))
+        except ValueError as error:
+            raise DatasetError(f"{labels}: the column index must hold whole numbers: {error}") from error
+    classes = tuple(_class_info(folder, rows[folder]) for folder in folders)
+    seen: dict[str, str] = {}
+    for info in classes:
+        if info.label in seen:
+            raise DatasetError(f"{labels} calls both {seen[info.label]} and {info.folder} {info.label!r}; rename one")
+        seen[info.label] = info.folder
+    return classes
+
+
+def _read_labels(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a labels file by folder, without empty cells."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte order mark there
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} can't be read as a UTF-8 CSV file: {error}") from error
+    found: dict[str, dict[str, str]] = {}
+    for number, row in enumerate(rows, start=2):
+        cells = {str(key): value.strip() for key, value in row.items() if isinstance(value, str) and value.strip()}
+        folder = cells.get("class")
+        if folder is None:
+            raise DatasetError(f'{path}, line {number}: the column "class" must name the folder')
+        if folder in found:
+            raise DatasetError(f"{path}, line {number}: a second row for {folder}; keep one")
+        found[folder] = cells
+    return found
+
+
+def _class_info(folder: str, row: Mapping[str, str]) -> ClassInfo:
+    names = {key.removeprefix("name_"): value for key, value in row.items() if key.startswith("name_")}
+    return ClassInfo(
+        folder=folder, label=names.get("en", folder), names=names, group=row.get("group_en") or row.get("group")
+    )

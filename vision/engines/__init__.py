@@ -1,0 +1,93 @@
+"""Engines run an exported network: uint8 (N, H, W, 3) RGB -> float32 (N, outputs).
+
+One engine a process: two thread pools ruin each other (ONNX Runtime fell from 240 to 50 images a second beside an idle
+OpenVINO). Importing this package loads no runtime; opening an engine loads the one it needs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Final
+
+from vision.engines.protocol import Engine, Images, ModelFiles, Outputs
+from vision.errors import EngineError
+
+__all__ = ["Engine", "Images", "ModelFiles", "Outputs", "open_engine"]
+
+ENGINES: Final = ("openvino", "onnxruntime", "mindspore")
+DEVICES: Final = ("cpu", "cuda", "ascend")
+
+log = logging.getLogger("sortline.engine")
+
+
+def open_engine(
+    files: ModelFiles, *, engine: str = "auto", device: str = "auto", precision: str = "auto", threads: int = 0
+) -> Engine:
+    """Return the network loaded and ready; the choice and its reason are one log line.
+
+    Args:
+        files: the model version's bytes.
+        engine: "openvino", "onnxruntime", "mindspore" or "auto", the fastest for the device.
+        device: "cpu", "cuda", "ascend" or "auto": cuda if ONNX Runtime can use it, else cpu.
+        precision: "f32", "bf16" or "auto", the fastest that the device computes in.
+        threads: cores to use on a CPU; 0 = all that this process may use.
+
+    Raises:
+        EngineError: the engine or device can't be used; the message says what is missing and what to install.
+    """
+    _known("engine", engine, ENGINES)
+    _known("device", device, DEVICES)
+    if threads < 0:
+        raise EngineError(f"threads is {threads}; it must be 0 (all cores) or more")
+    if device == "auto" and engine in ("auto", "onnxruntime"):
+        try:
+            opened = _open(files, "onnxruntime", "cuda", precision, threads)
+        except EngineError as error:
+            device, reason = "cpu", f"no cuda: {error}"
+        else:
+            return _logged(opened, "cuda is there")
+    else:
+        device = "cpu" if device == "auto" else device
+        reason = f"device {device}" if engine == "auto" else f"engine {engine} asked for"
+    if engine == "auto":
+        engine = {"cpu": "openvino", "cuda": "onnxruntime", "ascend": "mindspore"}[device]
+    return _logged(_open(files, engine, device, precision, threads), reason)
+
+
+def _open(files: ModelFiles, engine: str, device: str, precision: str, threads: int) -> Engine:
+    # Imported here: each module loads its runtime, and a label worker must load one only.
+    if engine == "openvino":
+        if device != "cpu":
+            raise EngineError(f"the openvino engine runs on the CPU, not on {device}; use engine onnxruntime for cuda")
+        from vision.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(files, precision=precision, threads=threads)
+    if engine == "onnxruntime":
+        # Importing it costs 0.2 s, so a host without it, the usual CPU worker, does not even try.
+        if importlib.util.find_spec("onnxruntime") is None:
+            package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
+            raise EngineError(f"ONNX Runtime is not installed; run: pip install {package}")
+        from vision.engines.onnx_runtime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(files, device=device, precision=precision, threads=threads)
+    from vision.engines.mindspore import MindSporeEngine
+
+    return MindSporeEngine(files, device=device, precision=precision)
+
+
+def _logged(engine: Engine, reason: str) -> Engine:
+    log.info(
+        "engine=%s device=%s precision=%s micro_batch=%d reason=%r",
+        engine.name,
+        engine.device,
+        engine.precision,
+        engine.micro_batch,
+        reason,
+    )
+    return engine
+
+
+def _known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in ("auto", *known):
+        raise EngineError(f"{what} {value!r} is unknown; use auto or one of {', '.join(known)}")

@@ -1,0 +1,75 @@
+"""What every engine does, whichever runtime is behind it. Importing this loads no runtime."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.networks.spec import NetworkSpec
+
+Images = NDArray[np.uint8]  # (N, H, W, 3), RGB, values 0 to 255
+Outputs = NDArray[np.float32]  # (N, outputs): probabilities, or features for a spec of 0 classes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """One model version as the very bytes that its checksums were taken of; engines never open a path again.
+
+    Attributes:
+        onnx: the exported graph; may be empty for the mindspore engine.
+        weights: a safetensors file under our names; only the mindspore engine needs it.
+        spec: the network that both hold.
+    """
+
+    onnx: bytes
+    weights: bytes | None
+    spec: NetworkSpec
+
+
+class Engine(Protocol):
+    """A network loaded on a device. May be called from several threads; holds threads and memory until closed.
+
+    Attributes:
+        name: "openvino", "onnxruntime" or "mindspore".
+        device: "cpu", "cuda" or "ascend".
+        precision: of the convolutions, "f32" or "bf16"; inputs are uint8 and outputs float32 either way.
+        micro_batch: images of one forward pass. Smaller batches are filled up, so that an image's result does not
+            depend on its neighbours or on how a chunk was cut.
+    """
+
+    name: str
+    device: str
+    precision: str
+    micro_batch: int
+
+    def describe(self) -> str:
+        """Return engine, device, precision and batching in one line for logs and reports."""
+        ...
+
+    def submit(self, images: Images) -> Future[Outputs]:
+        """Start one forward pass of up to ``micro_batch`` images and return its outputs' future.
+
+        Waits while enough passes are under way already. ``images`` may be changed once the future is done.
+
+        Raises:
+            ShapeError: not uint8, not (n, H, W, 3) with the network's H and W, or more than ``micro_batch`` images.
+            EngineError: the engine is closed. (A failed pass raises it from the future.)
+        """
+        ...
+
+    def predict(self, images: Images) -> Outputs:
+        """Return the outputs of any number of images, in order; float32 (N, outputs), also for N = 0.
+
+        Raises:
+            ShapeError: not uint8, or not (N, H, W, 3) with the network's H and W.
+            EngineError: the engine is closed or a pass failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish the passes under way and free the engine; a second call does nothing."""
+        ...

@@ -1,0 +1,93 @@
+"""The header of an ordinary JPEG file, read without a decoder.
+
+Opening a file with Pillow holds Python's lock for 0.1 ms, a quarter of the whole work on a 224-pixel JPEG. Reading the
+few bytes that matter lets OpenCV decode ordinary JPEGs on all cores. Whatever is not ordinary is left to Pillow.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4, C8 and CC are tables, not frames
+_HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
+_ORIENTATION_TAG = 0x0112
+_SHORT = 3  # the TIFF field type: 16 bits, unsigned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JpegHeader:
+    """Size as stored, before the EXIF orientation (1 to 8) is applied."""
+
+    width_px: int
+    height_px: int
+    orientation: int
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader | None:
+    """Return the header of an 8-bit grey or colour JPEG, or None when anything about it is unusual.
+
+    None is no verdict: CMYK, Adobe colour transforms, orientation given in XMP, odd EXIF and damaged headers all
+    give it, and Pillow then reads the file or names the defect.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    orientation: int | None = 1
+    exif_segments = 0
+    for marker, segment in _segments(data):
+        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            exif_segments += 1
+            orientation = _orientation(segment[6:])
+        elif marker == 0xEE and segment.startswith(b"Adobe"):
+            if len(segment) < 12 or segment[11] != 1:  # 1: YCbCr, as without the segment
+                return None
+        elif marker == 0xE1 and b"Orientation" in segment:
+            return None
+        elif marker in _START_OF_FRAME:
+            if marker not in _HUFFMAN_FRAMES or len(segment) < 6 or orientation is None or exif_segments > 1:
+                return None
+            precision, height, width, components = struct.unpack(">BHHB", segment[:6])
+            if precision != 8 or components not in (1, 3) or not height or not width:
+                return None
+            return JpegHeader(width_px=width, height_px=height, orientation=orientation)
+    return None
+
+
+def _segments(data: bytes) -> list[tuple[int, bytes]]:
+    """Return marker and content of the segments up to the first frame; fewer when the header is damaged."""
+    found: list[tuple[int, bytes]] = []
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in _WITHOUT_LENGTH:
+            at += 2
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if length < 2 or at + 2 + length > len(data) or marker in (0xD9, 0xDA):
+            break
+        found.append((marker, data[at + 4 : at + 2 + length]))
+        if marker in _START_OF_FRAME:
+            break
+        at += 2 + length
+    return found
+
+
+def _orientation(tiff: bytes) -> int | None:
+    """Return the orientation of an EXIF block, 1 where it has none, None where the block is odd."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return None
+    try:
+        (directory,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
+            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            if tag == _ORIENTATION_TAG:
+                return value if kind == _SHORT and count == 1 and 1 <= value <= 8 else None
+    except struct.error:
+        return None
+    return 1

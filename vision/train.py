@@ -1,0 +1,228 @@
+"""Fit a network, or the head of one, to labelled arrays; and measure it.
+
+Metrics are sums divided by counts, so a short last batch weighs what it holds. Validation data is never augmented.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
+
+from vision.errors import VisionError
+from vision.networks.served import Scaling
+
+log = logging.getLogger("sortline.train")
+
+# Takes a batch uint8 (N, H, W, 3) and a random generator; returns a changed batch of the same shape and dtype.
+Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+
+
+class TrainingStopped(VisionError):
+    """Training can't go on: the loss is no number any more, or somebody cancelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitOptions:
+    """The recipe of ``fit``. Rates and decay as in the optimisers' papers; steps are batches."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Literal["momentum", "adam", "adamw", "sgd"]
+    momentum: float
+    weight_decay: float
+    lr_schedule: Literal["constant", "square", "cosine"]
+    lr_init: float
+    lr_max: float
+    lr_end: float
+    warmup_steps: int
+    label_smoothing: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Network inputs (N, ...), and the class index (N,) of each."""
+
+    inputs: NDArray[Any]
+    targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """Figures of one pass over the training data; ``val_`` figures are those after it. Rates in [0, 1]."""
+
+    epoch: int  # from 1
+    train_loss: float  # with label smoothing and augmentation, as it was minimised
+    val_loss: float  # cross-entropy in nats, no smoothing
+    val_top1: float
+    val_top5: float
+    lr: float  # of the last step
+    seconds: float
+
+
+class WholeNetwork(nn.Cell):
+    """uint8 (N, H, W, 3) RGB -> logits (N, classes), all weights trainable."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__()
+        self.scaling = Scaling(network.spec)
+        self.backbone = network.backbone
+        self.head = network.head
+
+    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
+        return self.head(self.backbone(self.scaling(images)))
+
+
+def learning_rates(options: FitOptions, steps: int) -> NDArray[np.float32]:
+    """Return the learning rate of each of ``steps`` steps.
+
+    Linear from ``lr_init`` to ``lr_max`` over the warm-up, then, with t from 0 (first step after the warm-up) to 1 (last):
+    constant ``lr_max``; square ``lr_end + (lr_max - lr_end) (1 - t)^2``; cosine
+    ``lr_end + (lr_max - lr_end) (1 + cos(pi t)) / 2`` (Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5).
+    """
+    warm = min(options.warmup_steps, steps)
+    rates = np.empty(steps, np.float64)
+    rates[:warm] = options.lr_init + (options.lr_max - options.lr_init) * np.arange(warm) / max(warm, 1)
+    t = np.arange(steps - warm) / max(steps - warm - 1, 1)
+    part = {"constant": np.ones_like(t), "square": (1 - t) ** 2, "cosine": (1 + np.cos(np.pi * t)) / 2}[
+        options.lr_schedule
+    ]
+    end = options.lr_max if options.lr_schedule == "constant" else options.lr_end
+    rates[warm:] = end + (options.lr_max - end) * part
+    return rates.astype(np.float32)
+
+
+def fit(
+    model: nn.Cell,
+    training: Samples,
+    validation: Samples,
+    classes: int,
+    options: FitOptions,
+    *,
+    augment: Augment | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[list[Epoch], Epoch]:
+    """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and the best one, whose weights it keeps.
+
+    Best is the highest validation top-1, among equals the lowest validation loss.
+
+    Raises:
+        TrainingStopped: the loss became infinite or no number (the message names the step), or ``cancelled()`` was true.
+    """
+    random = np.random.default_rng(options.seed)
+    steps = options.epochs * -(-len(training) // options.batch_size)
+    rates = learning_rates(options, steps)
+    step_cell = nn.TrainOneStepCell(_WithLoss(model), _optimizer(model, options, rates))
+    step_cell.set_train(True)
+    history: list[Epoch] = []
+    best: Epoch | None = None
+    best_weights: dict[str, NDArray[Any]] = {}
+    step = 0
+    for number in range(1, options.epochs + 1):
+        started, loss_sum = time.perf_counter(), 0.0
+        order = random.permutation(len(training))
+        for start in range(0, len(order), options.batch_size):
+            if cancelled():
+                raise TrainingStopped(f"cancelled in epoch {number} of {options.epochs}")
+            chosen = order[start : start + options.batch_size]
+            inputs = training.inputs[chosen]
+            if augment is not None:
+                inputs = augment(inputs, random)
+            goals = soft_targets(training.targets[chosen], classes, options.label_smoothing)
+            loss = float(step_cell(Tensor(inputs), Tensor(goals)).asnumpy())
+            step += 1
+            if not math.isfinite(loss):
+                raise TrainingStopped(
+                    f"the loss is {loss} at step {step} (epoch {number}); try a lower lr_max than {options.lr_max:g}"
+                )
+            loss_sum += loss * len(chosen)
+        loss, top1, top5 = evaluate(model, validation, options.batch_size)
+        step_cell.set_train(True)
+        epoch = Epoch(
+            epoch=number,
+            train_loss=loss_sum / len(training),
+            val_loss=loss,
+            val_top1=top1,
+            val_top5=top5,
+            lr=float(rates[step - 1]),
+            seconds=time.perf_counter() - started,
+        )
+        history.append(epoch)
+        if best is None or (epoch.val_top1, -epoch.val_loss) > (best.val_top1, -best.val_loss):
+            best, best_weights = epoch, {p.name: p.asnumpy().copy() for p in model.get_parameters()}
+        on_epoch(epoch)
+    assert best is not None  # noqa: S101 - epochs is at least 1
+    for parameter in model.get_parameters():
+        parameter.set_data(Tensor(best_weights[parameter.name]))
+    model.set_train(False)
+    return history, best
+
+
+def predict_logits(model: nn.Cell, inputs: NDArray[Any], batch_size: int) -> NDArray[np.float64]:
+    """Return logits float64 (N, classes). The last batch is filled up, so one graph serves all."""
+    model.set_train(False)
+    parts = []
+    for start in range(0, len(inputs), batch_size):
+        part = inputs[start : start + batch_size]
+        filled = np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])
+        parts.append(model(Tensor(filled)).asnumpy()[: len(part)])
+    return np.concatenate(parts).astype(np.float64)
+
+
+def evaluate(model: nn.Cell, samples: Samples, batch_size: int) -> tuple[float, float, float]:
+    """Return (mean cross-entropy in nats, top-1 rate, top-5 rate) of ``model`` on ``samples``."""
+    logits = predict_logits(model, samples.inputs, batch_size)
+    largest = logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+    own = logits[np.arange(len(samples)), samples.targets]
+    better = (logits > own[:, None]).sum(axis=1)  # classes that rank above the true one
+    return float((log_sum - own).mean()), float((better < 1).mean()), float((better < 5).mean())
+
+
+def soft_targets(targets: NDArray[np.int64], classes: int, smoothing: float) -> NDArray[np.float32]:
+    """Return float32 (N, classes): 1 - smoothing on the true class, and smoothing spread over all of them."""
+    goals = np.full((len(targets), classes), smoothing / classes, np.float32)
+    goals[np.arange(len(targets)), targets] += 1 - smoothing
+    return goals
+
+
+class _WithLoss(nn.Cell):
+    def __init__(self, model: nn.Cell) -> None:
+        super().__init__()
+        self.model = model
+        # Takes logits: a softmax before it would be a second one.
+        self.loss = nn.SoftmaxCrossEntropyWithLogits(sparse=False, reduction="mean")
+
+    def construct(self, inputs: mindspore.Tensor, goals: mindspore.Tensor) -> mindspore.Tensor:
+        return self.loss(self.model(inputs), goals)
+
+
+def _optimizer(model: nn.Cell, options: FitOptions, rates: NDArray[np.float32]) -> nn.Cell:
+    """Return the optimiser of ``options``; weight decay spares biases and batch norm, which have one dimension."""
+    parameters = model.trainable_params()
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    rate = [float(value) for value in rates]
+    if options.optimizer == "adam":
+        return nn.Adam(groups, learning_rate=rate)
+    if options.optimizer == "adamw":
+        return nn.AdamWeightDecay(groups, learning_rate=rate)
+    if options.optimizer == "sgd":
+        return nn.SGD(groups, learning_rate=rate, momentum=0.0)
+    return nn.Momentum(groups, learning_rate=rate, momentum=options.momentum)

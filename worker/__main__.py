@@ -1,0 +1,81 @@
+"""``python -m worker --queues label|train``: builds settings, runtime and app, and consumes until stopped.
+
+SIGTERM finishes the work at hand and leaves the rest to others. Exit codes: 0 stopped, 1 failed, 2 usage,
+69 the broker can't be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+from configs.settings import Settings, SettingsError, load_settings
+from jobs.app import LABEL_QUEUE, TRAIN_QUEUE
+from jobs.broker import check, connect
+from jobs.errors import BrokerError
+
+# A spawned child imports its modules before it can answer; Celery's 4 s would kill it again and again.
+CHILD_START_LIMIT_S = 60.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description="A Sortline worker.")
+    parser.add_argument("--queues", choices=[LABEL_QUEUE, TRAIN_QUEUE], required=True, help="what it works on")
+    parser.add_argument("--config", type=Path, help="TOML file with settings")
+    parser.add_argument("--name", help="shown in Flower; the default is label or train and the process number")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(options.config)
+        if settings.data_root is None:
+            raise SettingsError(
+                "a worker needs SORTLINE_DATA_ROOT: the folder that all images are below; it reads nothing outside it"
+            )
+        client = connect(settings)
+        check(client, settings)  # a wrong password would be retried for ever by Celery
+        client.close()
+    except SettingsError as error:
+        return _fail(str(error), 2)
+    except BrokerError as error:
+        return _fail(str(error), 69)
+    return run(settings, options.queues, options.name or f"{options.queues}-{os.getpid()}")
+
+
+def run(settings: Settings, queue: str, name: str) -> int:
+    """Consume ``queue`` until stopped by a signal; return the exit code."""
+    from worker.child import set_up_logging
+    from worker.tasks import worker_app
+
+    set_up_logging(settings)
+    app = worker_app(settings)
+    if queue == LABEL_QUEUE:
+        # Parallelism is inside a chunk; one chunk is at risk, and one engine owns the device.
+        pool = {"pool": "threads", "concurrency": 1}
+    else:
+        # A child that may crash, be killed and give its memory back. Spawned: MindSpore hangs in a forked child once
+        # the parent ran a network.
+        pool = {"pool": "prefork", "concurrency": 1, "pool_start_method": "spawn", "max_tasks_per_child": 1}
+        app.conf.worker_proc_alive_timeout = CHILD_START_LIMIT_S
+    worker = app.Worker(
+        hostname=f"{name}@{socket.gethostname()}",
+        queues=[queue],
+        loglevel=settings.log_level.upper(),
+        without_mingle=True,  # a second of waiting at each start, for revoked lists that we don't use
+        without_gossip=True,
+        quiet=True,
+        **pool,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"sortline worker: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""What a process does before it works for a worker: logging, and dying with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+from celery.signals import setup_logging
+
+from configs.settings import Settings
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Write one line an event to stderr; Celery keeps its hands off."""
+    setup_logging.connect(_keep_ours, weak=False)
+    logging.basicConfig(level=settings.log_level.upper(), format=FORMAT, stream=sys.stderr, force=True)
+    # Celery repeats every result at level info, and kombu every reconnect attempt.
+    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+    logging.getLogger("amqp").setLevel(logging.WARNING)
+
+
+def prepare_child(settings: Settings) -> None:
+    """Set up a spawned pool child: without its parent nobody would take its result."""
+    set_up_logging(settings)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() == 1:  # the parent died before the line above
+            os._exit(1)
+
+
+def _keep_ours(**_: object) -> None:
+    pass

@@ -1,0 +1,49 @@
+"""One chunk of images -> its rows."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from jobs.errors import UnavailableError
+from jobs.messages import ChunkResult, LabelChunk, Row
+from jobs.paths import path_to_text, text_to_path
+from vision.classifier import Classifier, Outcome
+from vision.errors import ImageError
+from vision.decode import DEFAULT_LIMITS, ImageLimits, read_file
+
+
+def label_chunk(
+    chunk: LabelChunk, classifier: Classifier, data_root: Path, limits: ImageLimits = DEFAULT_LIMITS, worker: str = ""
+) -> ChunkResult:
+    """Return one row for each path of ``chunk``, in order; what can't be read becomes an error row.
+
+    Raises:
+        UnavailableError: the data root itself is away: a share that isn't mounted, say.
+    """
+    if not data_root.is_dir():
+        raise UnavailableError(f"the data root {data_root} is not there; is the share mounted?")
+    root = os.path.realpath(data_root)
+    sources = [partial(read_below, root, path, limits.max_bytes) for path in chunk.paths]
+    outcomes, seconds = classifier.classify(sources, chunk.top_k)
+    rows = tuple(_row(outcome) for outcome in outcomes)
+    return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, seconds=seconds)
+
+
+def read_below(root: str, path_text: str, max_bytes: int) -> bytes:
+    """Return the bytes of a file below ``root`` (already resolved). ImageError says why it can't be had.
+
+    Links are followed as long as they stay below ``root``.
+    """
+    path = os.path.realpath(os.path.join(root, text_to_path(path_text)))  # noqa: PTH118 - absolute parts are refused below
+    if os.path.commonpath([root, path]) != root:
+        raise ImageError("outside_data_root", f"{path_text} is not below the worker's data root")
+    return read_file(Path(path), max_bytes)
+
+
+def _row(outcome: Outcome) -> Row:
+    if outcome.error is not None:
+        detail = path_to_text(outcome.error.detail)[:1000]
+        return Row(error=outcome.error.reason, detail=detail, width=outcome.width_px, height=outcome.height_px)
+    return Row(top=tuple(outcome.top), width=outcome.width_px, height=outcome.height_px)

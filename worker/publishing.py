@@ -1,0 +1,106 @@
+"""A trained or imported network -> a version in the store, proven equal on every engine that may serve it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+from numpy.typing import NDArray
+
+from jobs.messages import ModelPin
+from model_store.manifest import ClassEntry, Golden, ManifestDraft
+from model_store.store import ModelStore, ModelVersion
+from vision.engines import ModelFiles, open_engine
+from vision.errors import EngineError
+from vision.export import export_onnx
+from vision.foreign_spec import spec_metadata
+from vision.networks.served import build_served
+from vision.preprocess import Preprocessing
+from vision.weights import get_weights, write_safetensors
+
+log = logging.getLogger("sortline.publishing")
+
+GOLDEN_TOLERANCE = 1e-3  # largest difference of a probability that another float32 engine may show
+FEATURE_TOLERANCE = 1e-2  # of a backbone's features, which reach about 6
+COMPARED_ENGINES = ("openvino", "onnxruntime")
+
+
+def publish_network(
+    store: ModelStore,
+    name: str,
+    network: Any,
+    preprocessing: Preprocessing,
+    *,
+    golden_images: NDArray[np.uint8],
+    classes: list[ClassEntry],
+    training: Mapping[str, Any],
+    scores: Mapping[str, float],
+    parent: ModelPin | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> ModelVersion:
+    """Export ``network``, compare every engine here with MindSpore on ``golden_images``, and publish the version.
+
+    Args:
+        golden_images: uint8 (K, H, W, 3) RGB, real inputs of the network; a worker replays them before it serves.
+        files: more files of the version, by name.
+
+    Raises:
+        EngineError: an engine answers differently than MindSpore; nothing is published.
+    """
+    spec = network.spec
+    served = build_served(network)
+
+    def write(folder: Path) -> ManifestDraft:
+        weights, onnx = folder / "weights.safetensors", folder / "serving.onnx"
+        write_safetensors(weights, get_weights(network), spec_metadata(spec))
+        export_onnx(served, onnx, height_px=spec.height_px, width_px=spec.width_px)
+        expected = served(Tensor(golden_images)).asnumpy().astype(np.float32)
+        np.savez_compressed(folder / "golden.npz", images=golden_images, outputs=expected)
+        model = ModelFiles(onnx=onnx.read_bytes(), weights=weights.read_bytes(), spec=spec)
+        tolerance = GOLDEN_TOLERANCE if spec.classes else FEATURE_TOLERANCE
+        for file_name, data in (files or {}).items():
+            (folder / file_name).write_bytes(data)
+        return ManifestDraft(
+            kind="classifier" if spec.classes else "backbone",
+            network=spec.to_json(),
+            preprocessing=preprocessing.to_json(),
+            classes=classes,
+            training=dict(training),
+            scores={key: float(value) for key, value in scores.items()},
+            golden=Golden(
+                inputs_sha256=hashlib.sha256(golden_images.tobytes()).hexdigest(),
+                tolerance=tolerance,
+                agreement=_agreement(model, golden_images, expected, tolerance),
+            ),
+            parent=str(parent) if parent else None,
+        )
+
+    return store.publish(name, write)
+
+
+def _agreement(
+    model: ModelFiles, images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float
+) -> dict[str, float]:
+    """Return the largest difference from ``expected`` of each engine that is installed here."""
+    differences: dict[str, float] = {}
+    for name in COMPARED_ENGINES:
+        try:
+            engine = open_engine(model, engine=name, device="cpu", precision="f32")
+        except EngineError as error:
+            log.info("not compared engine=%s: %s", name, error)
+            continue
+        try:
+            difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
+        finally:
+            engine.close()
+        if not difference <= tolerance:
+            raise EngineError(
+                f"{name} differs from MindSpore by {difference:.2g} on the golden images (allowed {tolerance:g})"
+            )
+        differences[f"{name}/f32"] = difference
+    return differences

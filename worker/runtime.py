@@ -1,0 +1,127 @@
+"""What one worker process holds: settings, connections, and the classifiers it has loaded."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import redis
+
+from configs.settings import Settings
+from jobs.board import JobBoard
+from jobs.broker import Keys, connect
+from jobs.messages import ChunkResult, JobEvent, ModelPin, to_json
+from model_store.errors import ChecksumError, ManifestError, ModelNotFound
+from model_store.store import ModelStore
+from vision.classifier import Classifier
+from vision.engines import ModelFiles, open_engine
+from vision.errors import VisionError
+from vision.networks.spec import NetworkSpec
+from vision.decode import ImageLimits
+from vision.preprocess import Preprocessing
+from worker.errors import JobRefused
+
+log = logging.getLogger("sortline.worker")
+
+LOADED_VERSIONS = 2  # a run on the old version may end while one on the new version starts
+PUBLISH_PATIENCE_S = 60.0
+STREAM_KEPT_S = 7 * 24 * 3600  # rows that nobody gathers don't stay for ever
+
+
+class Runtime:
+    """One process's state. Created before the first job, never shared between processes."""
+
+    def __init__(self, settings: Settings, name: str = "") -> None:
+        self.settings = settings
+        self.name = name
+        self.keys = Keys(settings.key_prefix)
+        self.limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+        self.store = ModelStore(settings.store_root)
+        self._classifiers: OrderedDict[str, Classifier] = OrderedDict()
+
+    @cached_property
+    def client(self) -> redis.Redis:
+        """The connection for results and leases; kombu has its own."""
+        return connect(self.settings)
+
+    @cached_property
+    def board(self) -> JobBoard:
+        """Where people look for the state of jobs."""
+        return JobBoard(self.client, self.keys)
+
+    @property
+    def data_root(self) -> Path:
+        """Folder that every image path of a message is below."""
+        return self.settings.data_root or Path("/")
+
+    def classifier(self, pin: ModelPin) -> Classifier:
+        """Return the classifier of exactly this version, loaded and proven on its golden images.
+
+        Raises:
+            JobRefused: the version is not in the store, is not what the producer saw, or answers differently here.
+        """
+        if (found := self._classifiers.get(pin.digest)) is not None:
+            self._classifiers.move_to_end(pin.digest)
+            return found
+        while len(self._classifiers) >= LOADED_VERSIONS:
+            self._classifiers.popitem(last=False)[1].close()
+        try:
+            loaded = self._load(pin)
+        except (ModelNotFound, ManifestError, ChecksumError, VisionError) as error:
+            raise JobRefused(f"model {pin}: {error}") from error
+        self._classifiers[pin.digest] = loaded
+        return loaded
+
+    def _load(self, pin: ModelPin) -> Classifier:
+        started = time.perf_counter()
+        version = self.store.resolve(str(pin))
+        manifest = version.manifest
+        if version.manifest.digest != pin.digest:
+            raise ManifestError(
+                f"{self.settings.store_root} holds another {pin} than the producer saw; use one store for both"
+            )
+        spec = NetworkSpec.from_json(manifest.network)
+        preprocessing = Preprocessing.from_json(manifest.preprocessing)
+        files = ModelFiles(
+            onnx=self.store.open_file(pin.name, pin.version, "serving.onnx"),
+            weights=self.store.open_file(pin.name, pin.version, "weights.safetensors"),
+            spec=spec,
+        )
+        engine = open_engine(
+            files, engine=self.settings.engine, device=self.settings.device, precision=self.settings.precision
+        )
+        classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=self.settings.decode_threads)
+        difference = 0.0
+        if manifest.golden is not None:
+            with np.load(
+                io.BytesIO(self.store.open_file(pin.name, pin.version, "golden.npz")), allow_pickle=False
+            ) as golden:
+                difference = classifier.replay(golden["images"], golden["outputs"], manifest.golden.tolerance)
+        log.info(
+            "model loaded model=%s engine=%s golden_difference=%.1e load_s=%.2f",
+            pin, engine.describe(), difference, time.perf_counter() - started,
+        )  # fmt: skip
+        return classifier
+
+    def publish(self, job: str, message: ChunkResult | JobEvent) -> None:
+        """Put a message on the job's stream; wait up to a minute for a Redis that is away, then raise its error."""
+        deadline, pause_s = time.monotonic() + PUBLISH_PATIENCE_S, 0.2
+        text = to_json(message)
+        while True:
+            try:
+                pipeline = self.client.pipeline(transaction=False)
+                pipeline.xadd(self.keys.results(job), {"json": text})
+                pipeline.expire(self.keys.results(job), STREAM_KEPT_S)
+                pipeline.execute()
+                return
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("results wait for Redis job=%s: %s", job, error)
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 5.0)

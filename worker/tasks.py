@@ -1,0 +1,131 @@
+"""The Celery tasks: decode a message, call a plain function, send what it returns, decide about trying again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from celery import Celery, Task
+
+from configs.settings import Settings, training_settings
+from jobs.app import LABEL_CHUNK, TRAIN_MODEL, make_app
+from jobs.errors import UnavailableError
+from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, TrainModel, from_json
+from model_store.errors import StoreUnavailable
+from worker.errors import JobCancelled, JobRefused
+from worker.label import label_chunk
+from worker.lease import Lease
+from worker.runtime import Runtime
+
+log = logging.getLogger("sortline.worker")
+
+TRIES = 6  # of a job whose surroundings are away
+ATTEMPTS = 3  # of a training job whose process dies
+LONGEST_WAIT_S = 15  # a waiting retry is held unacknowledged: stay well below the visibility timeout
+
+
+class WorkerApp(Celery):
+    """The app with its tasks. A spawned child gets the settings and builds its own, since closures don't travel."""
+
+    settings: Settings
+
+    def __reduce__(self) -> Any:
+        return worker_app, (self.settings, True)
+
+
+def worker_app(settings: Settings, is_child: bool = False) -> WorkerApp:
+    """Return the worker's app with both tasks registered. Loads no model."""
+    app = make_app(settings, WorkerApp)
+    app.settings = settings
+    register(app, Runtime(settings))
+    if is_child:
+        from worker.child import prepare_child
+
+        prepare_child(settings)
+    return app
+
+
+def register(app: Celery, runtime: Runtime) -> None:
+    """Register the tasks of both queues; which one a worker does is decided by the queues it consumes."""
+
+    # shared=False: a second app in this process (every test) must not inherit these closures.
+    @app.task(name=LABEL_CHUNK, bind=True, shared=False, max_retries=TRIES)
+    def label_chunk_task(task: Task, payload: object) -> str:
+        chunk = from_json(LabelChunk, payload)
+        with _lease(task, runtime):
+            if runtime.board.is_cancelled(chunk.run):
+                return "cancelled"
+            try:
+                classifier = runtime.classifier(chunk.model)
+                result = label_chunk(chunk, classifier, runtime.data_root, runtime.limits, task.request.hostname or "")
+            except JobRefused as error:
+                runtime.publish(chunk.run, _refusal(task, chunk, str(error)))
+                raise
+            except (UnavailableError, StoreUnavailable) as error:
+                if task.request.retries >= TRIES:
+                    runtime.publish(chunk.run, _refusal(task, chunk, str(error)))
+                raise task.retry(exc=error, countdown=min(2**task.request.retries, LONGEST_WAIT_S)) from error
+            runtime.publish(chunk.run, result)
+        failed = sum(row.error is not None for row in result.rows)
+        rate = len(result.rows) / max(result.seconds.get("chunk_s", 0.0), 1e-9)
+        return f"{len(result.rows)} images, {failed} failed, {rate:.0f} img/s, {chunk.model}"
+
+    @app.task(name=TRAIN_MODEL, bind=True, shared=False, max_retries=TRIES)
+    def train_model_task(task: Task, payload: object) -> str:
+        job = from_json(TrainModel, payload)
+
+        def report(event: JobEvent) -> None:
+            runtime.publish(job.job, event)
+            runtime.board.update(job.job, state="running", text=event.text)
+            task.send_event("task-progress", result=event.text)
+
+        def end(state: Literal["done", "failed", "cancelled"], text: str, model: ModelPin | None = None) -> str:
+            runtime.publish(job.job, JobEvent(job=job.job, state=state, text=text, model=model))
+            runtime.board.update(job.job, state=state, text=text, model=str(model or ""))
+            return text
+
+        known = runtime.board.get(job.job)
+        if known is not None and known.ended:
+            return f"already {known.state}"  # delivered twice: its first worker was only slow to say so
+        try:
+            if runtime.board.count_attempt(job.job) > ATTEMPTS:
+                raise JobRefused(f"{ATTEMPTS} training processes died on this job; see the training worker's log")
+            from worker.training import train_model  # MindSpore: never in a label worker
+
+            recipe = training_settings(job.recipe)
+            with _lease(task, runtime, job.job) as cancelled:
+                pin = train_model(job, recipe, runtime, report=report, cancelled=cancelled.is_set)
+        except JobCancelled:
+            return end("cancelled", "cancelled before a version was published")
+        except (UnavailableError, StoreUnavailable) as error:
+            if task.request.retries >= TRIES:
+                end("failed", str(error))
+                raise
+            report(JobEvent(job=job.job, state="progress", text=f"waiting: {error}"))
+            raise task.retry(exc=error, countdown=min(2**task.request.retries, LONGEST_WAIT_S)) from error
+        except Exception as error:
+            end("failed", str(error) or type(error).__name__)
+            raise
+        return end("done", f"published {pin}", pin)
+
+
+@contextmanager
+def _lease(task: Task, runtime: Runtime, job: str | None = None) -> Iterator[threading.Event]:
+    """Renew the lease of the task's message inside the block; the event is set when somebody cancels ``job``."""
+    cancelled = threading.Event()
+
+    def beat() -> None:
+        if job is not None and runtime.board.is_cancelled(job):
+            cancelled.set()
+
+    tag = (task.request.properties or {}).get("delivery_tag")
+    timeout_s = runtime.settings.visibility_timeout_s
+    with Lease(runtime.client, runtime.keys, tag, visibility_timeout_s=timeout_s, beat=beat):
+        yield cancelled
+
+
+def _refusal(task: Task, chunk: LabelChunk, why: str) -> ChunkResult:
+    return ChunkResult(run=chunk.run, first=chunk.first, refused=why, worker=task.request.hostname or "")
