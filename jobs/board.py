@@ -1,4 +1,4 @@
-"""What is known of each job, kept in Redis for ``sortline jobs``: a convenience that may be lost without losing work."""
+"""What is known of each job, kept in Redis for ``sortline jobs``. It may be lost without losing work."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ class StoreError(Exception):
     """Base of every error of this package; itself raised for names and requests that could never be right."""
 
 
-class ModelNotFound(StoreError):  # noqa: N818  (says what happened, as FileNotFoundError would)
+class ModelNotFound(StoreError):
     """No such model, version, alias or file; the message lists those there are. Trying again would not help."""
 
 
@@ -19,5 +19,5 @@ class ChecksumError(StoreError):
     """Bytes on disk are not those that were published; the message says which file."""
 
 
-class StoreUnavailable(StoreError):  # noqa: N818
+class StoreUnavailable(StoreError):
     """The disk or share with the store can't be read or written now; trying again may help."""

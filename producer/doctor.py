@@ -13,7 +13,8 @@ from typing import Literal
 import redis
 
 from configs.settings import Settings
-from jobs.broker import BrokerError, check, connect, mask
+from jobs.broker import check, connect, mask
+from jobs.errors import BrokerError
 from model_store.errors import StoreError
 from model_store.store import ModelStore
 from producer.errors import ProducerError

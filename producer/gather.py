@@ -1,4 +1,4 @@
-"""Result stream -> run file: keep a window of chunks on the queue, journal what comes back, send again what was lost."""
+"""Result stream -> run file: keep a window of chunks queued, journal what comes back, send again what was lost."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Gatherer:
     def _send_lost_again(self) -> None:
         """Send chunks again that no worker will answer.
 
-        A broker can lose a message for good: a worker that dies between taking it and noting that it did, or Redis losing
+        A broker can lose a message for good: its worker dies between taking it and noting that it did, or Redis loses
         its memory. A chunk sent twice costs time, never a row.
         """
         now = time.monotonic()

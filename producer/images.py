@@ -77,7 +77,7 @@ class Source:
 
 
 def open_source(argument: str) -> Source:
-    """Return the source that ``argument`` names: a folder, an image file, a ``.txt`` list, or ``-`` for a list on stdin."""
+    """Return the source of ``argument``: a folder, an image file, a ``.txt`` list, or ``-`` for a list on stdin."""
     if argument == "-":
         return Source("stdin", os.getcwd(), None, "stdin")  # noqa: PTH109
     path = Path(os.path.abspath(argument))  # noqa: PTH100 - links stay as the user wrote them

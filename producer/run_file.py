@@ -1,8 +1,8 @@
 """The run file: what a run was asked, and every row it has got. Resume and reports read nothing else.
 
-One SQLite file a run. Inputs are frozen when it is made. Rows are keyed by the index of their input and the first writer
-wins, so a chunk that two workers answered still gives one row an image. It may lose the newest rows when the machine loses
-power (never its form); those images are then simply labelled again.
+One SQLite file a run. Inputs are frozen when it is made. Rows are keyed by the index of their input, and the first
+writer wins: a chunk that two workers answered still gives one row an image. It may lose the newest rows when power
+fails (never its form); those images are then simply labelled again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Plan:
 class StoredRow(NamedTuple):
     """One input with its row; ``top`` and ``error`` are both empty while it has none."""
 
-    index: int
+    input_index: int
     path: str
     top: list[tuple[int, float]]
     error: str | None

@@ -14,7 +14,8 @@ from celery import Celery
 from configs.settings import Settings
 from jobs.app import make_app
 from jobs.board import JobBoard
-from jobs.broker import BrokerError, Keys, check, connect, mask
+from jobs.broker import Keys, check, connect, mask
+from jobs.errors import BrokerError
 from producer.errors import BrokerUnreachable, UsageError
 from producer.stack import LocalStack, is_answering, shared_stack_socket
 

@@ -25,6 +25,7 @@ import redis
 from configs.settings import Settings
 from producer.errors import ProducerError
 
+REDIS = "redis"
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
 SOCKET_NOTE = "socket"  # file that says where the socket is; a long SORTLINE_HOME can't hold it itself
 START_LIMIT_S = 20.0
@@ -65,8 +66,9 @@ class LocalStack:
 
     def __exit__(self, *_: object) -> None:
         """Stop workers first, warm, then Redis."""
-        for wanted in (lambda name: name != "redis", lambda name: name == "redis"):
-            group = [process for name, process in self._processes.items() if wanted(name)]
+        workers = [process for name, process in self._processes.items() if name != REDIS]
+        servers = [process for name, process in self._processes.items() if name == REDIS]
+        for group in (workers, servers):
             for process in group:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
@@ -93,7 +95,7 @@ class LocalStack:
                 cwd=self.folder,  # `python -m` looks here first: not into whatever folder the user stands in
                 env={**os.environ, **self.environment(), **(environment or {})},
                 start_new_session=True,  # Ctrl-C goes to the owner alone, which then stops the rest in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call, no locks taken
+                preexec_fn=_die_with_parent,
             )
 
     def environment(self) -> dict[str, str]:
@@ -125,7 +127,7 @@ class LocalStack:
         )
         self.socket.unlink(missing_ok=True)
         self.start(
-            "redis",
+            REDIS,
             [
                 str(find_redis_server()),
                 *("--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"),
@@ -139,7 +141,7 @@ class LocalStack:
             if is_answering(self.socket):
                 return
             time.sleep(0.01)
-        raise StackError(f"the private Redis did not answer within {START_LIMIT_S:.0f} s; see {self.log_file('redis')}")
+        raise StackError(f"the private Redis did not answer within {START_LIMIT_S:.0f} s; see {self.log_file(REDIS)}")
 
     def _tail(self, name: str, lines: int = 12) -> str:
         with self.log_file(name).open(encoding="utf-8", errors="replace") as log:

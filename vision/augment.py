@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Random affine changes: the largest turn in degrees, shift as a part of the side, zoom as a part; mirrored or not."""
+    """Random affine changes: largest turn in degrees, shift as a part of the side, zoom as a part; mirrored or not."""
 
     rotate_degrees: float = 0.0
     shift: float = 0.0

@@ -13,11 +13,10 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from vision.decode import DEFAULT_LIMITS, ImageLimits
 from vision.engines import Engine
 from vision.errors import EngineError, ImageError
-from vision.decode import DEFAULT_LIMITS, ImageLimits
 from vision.preprocess import LoadedImage, Preprocessing, load_image
-
 
 LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224
 
@@ -92,8 +91,8 @@ class Classifier:
     def infer(self, sources: Sequence[Source]) -> Inference:
         """Return what the engine says of each image; labels and training features both come from here.
 
-        Decoding runs on all cores ahead of inference. Micro-batches are cut in input order from the images that could be
-        read, so the same chunk always makes the same batches, and the same bytes in a report.
+        Decoding runs on all cores ahead of inference. Micro-batches are cut in input order from the images that could
+        be read, so the same chunk always makes the same batches, and the same bytes in a report.
         """
         started = time.perf_counter()
         images: list[tuple[int, int] | ImageError] = []
@@ -129,7 +128,7 @@ class Classifier:
     def replay(self, images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float) -> float:
         """Run the golden images that the version was published with; return the largest difference.
 
-        This proves channel order, scaling, padding and weights on the very machine that serves, and warms the engine up.
+        Proves channel order, scaling, padding and weights on the very machine that serves, and warms the engine up.
 
         Raises:
             EngineError: a probability is further than ``tolerance`` from the published one.
@@ -137,8 +136,8 @@ class Classifier:
         difference = float(np.abs(self.engine.predict(images) - expected).max(initial=0.0))
         if not difference <= tolerance:  # also catches NaN
             raise EngineError(
-                f"{self.engine.describe()} answers the golden images with a difference of {difference:.2g}, allowed are "
-                f"{tolerance:.2g}; the model would be served wrongly here. Try another SORTLINE_ENGINE or SORTLINE_PRECISION"
+                f"{self.engine.describe()} answers the golden images with a difference of {difference:.2g} (allowed: "
+                f"{tolerance:.2g}) and would serve this model wrongly; try another SORTLINE_ENGINE or _PRECISION"
             )
         return difference
 
@@ -149,7 +148,7 @@ class Classifier:
             loaded = load_image(source(), self.preprocessing, self._limits)
         except ImageError as error:
             loaded = error
-        except Exception as error:  # noqa: BLE001 - whatever a decoder does to one image must not cost its neighbours
+        except Exception as error:
             loaded = ImageError("corrupt", f"{type(error).__name__}: {error}")
         return loaded, time.perf_counter() - started
 

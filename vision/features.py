@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.classifier import Classifier
+from vision.decode import ImageLimits, read_file
 from vision.engines import Engine
 from vision.errors import ImageError
-from vision.decode import ImageLimits, read_file
 from vision.preprocess import Preprocessing, load_image
 
 # Paths -> (features float32 (R, F), the position of each row's path, a line for each image that can't be read).

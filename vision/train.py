@@ -88,7 +88,7 @@ class WholeNetwork(nn.Cell):
 def learning_rates(options: FitOptions, steps: int) -> NDArray[np.float32]:
     """Return the learning rate of each of ``steps`` steps.
 
-    Linear from ``lr_init`` to ``lr_max`` over the warm-up, then, with t from 0 (first step after the warm-up) to 1 (last):
+    Linear from ``lr_init`` to ``lr_max`` over the warm-up. Then, with t from 0 (first step after it) to 1 (last):
     constant ``lr_max``; square ``lr_end + (lr_max - lr_end) (1 - t)^2``; cosine
     ``lr_end + (lr_max - lr_end) (1 + cos(pi t)) / 2`` (Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5).
     """
@@ -115,12 +115,12 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Epoch], Epoch]:
-    """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and the best one, whose weights it keeps.
+    """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and the best, whose weights it keeps.
 
     Best is the highest validation top-1, among equals the lowest validation loss.
 
     Raises:
-        TrainingStopped: the loss became infinite or no number (the message names the step), or ``cancelled()`` was true.
+        TrainingStopped: the loss is infinite or no number (the message names the step), or ``cancelled()`` was true.
     """
     random = np.random.default_rng(options.seed)
     steps = options.epochs * -(-len(training) // options.batch_size)

@@ -96,7 +96,7 @@ def _classes(labels: Path | None, outputs: int) -> list[ClassEntry]:
 
 
 def _structured_images(height_px: int, width_px: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return uint8 (K, H, W, 3): smooth colour ramps with noise, unlike when mirrored, turned or with swapped channels."""
+    """Return uint8 (K, H, W, 3): noisy colour ramps that change when mirrored, turned or given other channel order."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[0 : 1 : height_px * 1j, 0 : 1 : width_px * 1j]
     images = []

@@ -10,8 +10,8 @@ from jobs.errors import UnavailableError
 from jobs.messages import ChunkResult, LabelChunk, Row
 from jobs.paths import path_to_text, text_to_path
 from vision.classifier import Classifier, Outcome
-from vision.errors import ImageError
 from vision.decode import DEFAULT_LIMITS, ImageLimits, read_file
+from vision.errors import ImageError
 
 
 def label_chunk(

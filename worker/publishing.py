@@ -68,7 +68,7 @@ def publish_network(
         return ManifestDraft(
             kind="classifier" if spec.classes else "backbone",
             network=spec.to_json(),
-            preprocessing=preprocessing.to_json(),
+            preprocessing=dict(preprocessing.to_json()),
             classes=classes,
             training=dict(training),
             scores={key: float(value) for key, value in scores.items()},

@@ -19,10 +19,10 @@ from jobs.messages import ChunkResult, JobEvent, ModelPin, to_json
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound
 from model_store.store import ModelStore
 from vision.classifier import Classifier
+from vision.decode import ImageLimits
 from vision.engines import ModelFiles, open_engine
 from vision.errors import VisionError
 from vision.networks.spec import NetworkSpec
-from vision.decode import ImageLimits
 from vision.preprocess import Preprocessing
 from worker.errors import JobRefused
 

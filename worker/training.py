@@ -227,13 +227,14 @@ class _Training:
             )
         skipped = f", {len(self.skipped)} unreadable skipped" if self.skipped else ""
         self.say(
-            f"training on {len(split.training.images)} images, validating with {len(split.validation.images)}{skipped}; {split.note}"
+            f"training on {len(split.training.images)} images, validating with {len(split.validation.images)}"
+            f"{skipped}; {split.note}"
         )
         return split
 
     @contextmanager
     def _reader(self, network: Any) -> Iterator[Reader]:
-        """Give the function that turns paths into inputs of the trained part: the frozen part runs on the fast engine."""
+        """Give the function from paths to what the trained part sees; the frozen part runs on the fast engine."""
         if not self.frozen:
             yield partial(load_all, preprocessing=self.preprocessing, limits=self.runtime.limits)
             return

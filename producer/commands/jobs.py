@@ -113,9 +113,10 @@ def gather(
         if run is None:
             run = download(session.client, session.keys, job, settings.home / "runs" / f"{job}.run")
         try:
-            finish(session, run, view, output, max_failures)
+            code = finish(session, run, view, output, max_failures)
         finally:
             run.close()
+    raise typer.Exit(code)
 
 
 def _age(since: float) -> str:

@@ -110,7 +110,7 @@ def label(
                 print(run.plan.run)
                 view.say(f"{run.total} images enqueued; collect with: sortline jobs gather {run.plan.run} -o {output}")
                 return
-            finish(session, run, view, output, max_failures)
+            code = finish(session, run, view, output, max_failures)
         except KeyboardInterrupt:
             view.say(f"interrupted after {run.done} of {run.total} images; {resume}")
             raise
@@ -119,10 +119,11 @@ def label(
             raise
         finally:
             run.close()
+    raise typer.Exit(code)
 
 
-def finish(session: Session, run: RunFile, view: RunView, output: Path, max_failures: int | None) -> None:
-    """Bring a run to its end, write the report, say what became of it; exit with 4 when too many images failed."""
+def finish(session: Session, run: RunFile, view: RunView, output: Path, max_failures: int | None) -> int:
+    """Bring a run to its end, write the report, say what became of it; return the exit code."""
     from producer.enqueue import ChunkSender
     from producer.gather import Gatherer
     from producer.reports.csv import write_csv
@@ -152,7 +153,7 @@ def finish(session: Session, run: RunFile, view: RunView, output: Path, max_fail
     session.board.update(run.plan.run, state="done", text=text)
     view.say(summary(run, run.done - at_start, seconds, output))
     allowed = run.total if max_failures is None else max_failures
-    raise typer.Exit(TOO_MANY_FAILURES if run.failed > allowed else OK)
+    return TOO_MANY_FAILURES if run.failed > allowed else OK
 
 
 def summary(run: RunFile, labelled: int, seconds: float, output: Path) -> str:
@@ -161,7 +162,8 @@ def summary(run: RunFile, labelled: int, seconds: float, output: Path) -> str:
     why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     rate = f" in {seconds:.1f} s, {labelled / max(seconds, 1e-9):.0f} img/s" if labelled else ""
     failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
-    return f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}\nreport: {output}"
+    labels = f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"
+    return f"{labels}\nreport: {output}"
 
 
 def enqueue_all(session: Session, run: RunFile) -> None:

@@ -88,7 +88,7 @@ def import_weights(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="MobileNetV2 weights: .safetensors with torchvision, timm, Keras or TF-Slim names, or a MindSpore .ckpt.",
+            help="MobileNetV2: .safetensors with torchvision, timm, Keras or TF-Slim names, or a MindSpore .ckpt.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Model name in the store.")] = "mobilenetv2-imagenet",

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
 from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from producer.errors import FAILURE, OK, UNREACHABLE, UsageError
 from producer.options import Broker, Config, DataRoot, Home, Store, settings_of
-
-if TYPE_CHECKING:
-    from configs.settings import Settings
 
 
 class Queue(str, Enum):
@@ -62,7 +57,7 @@ def worker(
         command += ["--name", name]
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chdir(settings.home)  # `python -m` imports from the working folder first
-    os.execve(sys.executable, command, environment)
+    os.execve(sys.executable, command, environment)  # noqa: S606 - a fixed program, no shell wanted
 
 
 def up(
@@ -72,7 +67,7 @@ def up(
 ) -> None:
     """Keep a local stack running in the foreground: Redis, a label worker, a training worker, and Flower if installed.
 
-    While it runs, `sortline label` and `sortline train` without a broker use it, and start in a moment. Ctrl-C stops all.
+    While it runs, `sortline label` and `sortline train` without a broker use it and start at once. Ctrl-C stops all.
     """
     from rich.console import Console
 

@@ -1,0 +1,40 @@
+# `make demo` and `make test` need Python 3.10-3.12 and the package registries, nothing else. `make help` lists targets.
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint unit clean lock
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Sortline needs Python 3.10, 3.11 or 3.12: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+setup: .venv/ready ## Make .venv with everything pinned; leaves .venv/bin/sortline
+
+demo: .venv/ready ## Train on real digits, label 360 unseen ones through the queue, report
+	$(BIN)/python examples/digits_demo.py demo-run
+
+lint: .venv/ready ## Formatting, lint rules, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy .
+
+test: lint ## Lint, and all tests
+	$(BIN)/python -m pytest
+
+unit: .venv/ready ## Only the quick tests
+	$(BIN)/python -m pytest -m "not slow" tests/unit
+
+lock: ## Pin all dependencies anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+		--extra train --extra monitor --extra demo --extra dev pyproject.toml -o requirements.lock
+
+clean: ## Remove what make made
+	rm -rf .venv demo-run build dist .mypy_cache .ruff_cache .pytest_cache
