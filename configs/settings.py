@@ -29,7 +29,8 @@ class SettingsError(Exception):
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # An error's own text, and so a traceback, must not show the broker's password.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class AugmentationSettings(_Table):
@@ -169,8 +170,10 @@ def training_settings(values: Mapping[str, Any]) -> TrainingSettings:
 
 def find_config(path: Path) -> Path:
     """Return the TOML file that ``path`` means: itself, or the one of that name that ships with Sortline."""
-    shipped = CONFIGS_FOLDER / path.with_suffix(".toml").name
-    for candidate in (path, shipped):
+    shipped = CONFIGS_FOLDER / f"{path.stem}.toml"
+    # Only a bare name or configs/NAME can mean a shipped file: ./my/waste26.toml that is missing must be an error.
+    may_ship = path.parent in (Path(), Path("configs"))
+    for candidate in (path, shipped) if may_ship else (path,):
         if candidate.is_file():
             return candidate
     names = ", ".join(sorted(file.name for file in CONFIGS_FOLDER.glob("*.toml")))

@@ -118,7 +118,7 @@ def from_json(kind: type[AnyMessage], text: object) -> AnyMessage:
     if len(text) > MAX_MESSAGE_BYTES:
         raise MessageError(f"a {kind.__name__} message of {len(text)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     try:
-        return kind.model_validate_json(text, strict=False)
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:3]

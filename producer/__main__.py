@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from producer.commands import jobs, models
 from producer.commands.label import label
 from producer.commands.stack import doctor, up, worker
 from producer.commands.train import train
-from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE, ProducerError
+from producer.errors import FAILURE, OK, UNREACHABLE, USAGE, ProducerError
 
 app = typer.Typer(
     name="sortline",
@@ -44,13 +43,10 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code. What went wrong is one message on stderr, not a traceback."""
     try:
-        code = app(arguments, prog_name="sortline", standalone_mode=False)
-        return int(code or OK)
-    except click.ClickException as error:
-        error.show()
-        return USAGE
-    except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+        app(arguments, prog_name="sortline")
+        return OK
+    except SystemExit as ended:  # Typer's word for every end: 2 after a usage error that it has shown, 130 after Ctrl-C
+        return int(ended.code or OK)
     except Exception as error:
         code = _code_of(error)
         if code is None:

@@ -58,8 +58,11 @@ def _check_broker(settings: Settings) -> Iterator[Finding]:
     try:
         client = connect(settings)
         version = check(client, settings)
-    except (BrokerError, ValueError) as error:
+    except BrokerError as error:
         yield Finding("bad", f"broker: {error}", is_broker=True)
+        return
+    except ValueError:  # its words may quote the password
+        yield Finding("bad", f"broker: {mask(settings.broker)} is not a Redis URL", is_broker=True)
         return
     yield Finding("ok", f"broker {mask(settings.broker)}: Redis {version}")
     yield from _check_policies(client)

@@ -125,10 +125,12 @@ class Gatherer:
         stream = self.keys.results(self.run.plan.run)
         answers = self.client.xread({stream: "0"}, count=64, block=int(wait_s * 1000) or None)
         entries = [entry for _, found in answers or () for entry in found]
-        for _, values in entries:
-            self._record(values.get("json"))
-        if entries:
-            self.client.xdel(stream, *(name for name, _ in entries))
+        try:
+            for _, values in entries:
+                self._record(values.get("json"))
+        finally:  # what this run can't use would stop every later try as well
+            if entries:
+                self.client.xdel(stream, *(name for name, _ in entries))
         return len(entries)
 
     def _record(self, text: object) -> None:

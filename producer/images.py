@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from jobs.paths import path_to_text
 from producer.errors import UsageError
 
 IMAGE_SUFFIXES = frozenset(
@@ -52,10 +54,13 @@ class Source:
             yield self._origin.name
         elif self._kind == "list":
             assert self._origin is not None  # noqa: S101
-            with self._origin.open(encoding="utf-8", errors="surrogateescape") as lines:
+            with self._origin.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 yield from _lines(lines)
         else:
-            yield from _lines(standard_input or sys.stdin)
+            given = standard_input or sys.stdin
+            if isinstance(given, io.TextIOWrapper):  # most locales would refuse names that are not UTF-8
+                given.reconfigure(encoding="utf-8", errors="surrogateescape")
+            yield from _lines(given)
 
     def _walk(self, folder: str, below: str) -> Iterator[str]:
         # Own walk: os.walk lists files before folders of a level; one sorted order is easier to follow in a report.
@@ -82,11 +87,11 @@ def open_source(argument: str) -> Source:
         return Source("stdin", os.getcwd(), None, "stdin")  # noqa: PTH109
     path = Path(os.path.abspath(argument))  # noqa: PTH100 - links stay as the user wrote them
     if path.is_dir():
-        return Source(path.name or "root", str(path), path, "folder")
+        return Source(path_to_text(path.name) or "root", str(path), path, "folder")
     if path.suffix.lower() == ".txt" and path.is_file():
-        return Source(path.stem, os.getcwd(), path, "list")  # noqa: PTH109
+        return Source(path_to_text(path.stem), os.getcwd(), path, "list")  # noqa: PTH109
     if path.exists():
-        return Source(path.stem, str(path.parent), path, "file")
+        return Source(path_to_text(path.stem), str(path.parent), path, "file")
     raise UsageError(f"no such folder or file: {argument}. SOURCE is a folder, an image, a .txt list of paths, or -")
 
 

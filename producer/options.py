@@ -62,7 +62,7 @@ def settings_of(
     """Return the settings of a command."""
     from configs.settings import load_settings
 
-    if broker is not None and urlsplit(broker).password:
+    if broker is not None and (urlsplit(broker).password or "password=" in urlsplit(broker).query):
         # Every user of this machine can read command lines.
         raise UsageError(
             "a password on the command line can be read by everybody here; put the URL into SORTLINE_BROKER"

@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -88,7 +89,7 @@ class RunFile:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
             self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
-        except (sqlite3.Error, TypeError, ValueError) as error:
+        except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
             self._lock.close()
             raise RunFileError(f"{path} is not a run file ({error}); delete it to start anew") from error
 
@@ -98,22 +99,19 @@ class RunFile:
 
         The file appears by a rename once all inputs are in it: a crash leaves no half list to resume from.
         """
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        held = _lock(path)
-        beside = path.with_suffix(".new")
-        _remove(beside)
-        database = sqlite3.connect(beside, isolation_level=None)
-        database.executescript(SCHEMA)
-        counted = _Counted(paths)
-        with database:
-            database.execute("BEGIN")
-            database.executemany("INSERT INTO inputs VALUES (?, ?)", enumerate(counted))
-            filled = {**asdict(plan), "model": plan.model, "total": counted.total, "inputs_digest": counted.digest()}
-            database.execute("INSERT INTO plan VALUES (?)", (Plan(**filled).to_json(),))
-        database.close()
-        _remove(path)
-        beside.replace(path)
-        held.close()
+        with _lock(path):
+            beside = path.with_suffix(".new")
+            _remove(beside)
+            with closing(sqlite3.connect(beside, isolation_level=None)) as database, database:
+                database.executescript(SCHEMA)
+                database.execute("BEGIN")
+                counted = _Counted(paths)
+                database.executemany("INSERT INTO inputs VALUES (?, ?)", enumerate(counted))
+                filled = {**asdict(plan), "model": plan.model, "total": counted.total}
+                filled["inputs_digest"] = counted.digest()
+                database.execute("INSERT INTO plan VALUES (?)", (Plan(**filled).to_json(),))
+            _remove(path)
+            beside.replace(path)
         return cls(path)
 
     def close(self) -> None:
@@ -151,6 +149,11 @@ class RunFile:
         """Journal the rows of a chunk; return how many of them are new. Durable against a crash of this process."""
         if result.first + len(result.rows) > self.total:
             raise RunFileError(f"worker {result.worker} sent rows past the end of run {self.plan.run}")
+        labels, top_k = len(self.plan.labels), self.plan.top_k
+        if any(len(row.top) > top_k or any(index >= labels for index, _ in row.top) for row in result.rows):
+            raise RunFileError(
+                f"worker {result.worker} sent labels that {self.plan.model} does not have; is it up to date?"
+            )
         before = self._db.total_changes
         failed = 0
         with self._db:

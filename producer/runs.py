@@ -33,9 +33,11 @@ def find_model(store: ModelStore, reference: str | None) -> ModelVersion:
     """Return the version that ``reference`` means; without one, the only model that is in production."""
     if reference is not None:
         return store.resolve(reference)
-    names = [name for name in store.names() if "production" in store.aliases(name)]
-    if len(names) == 1:
-        return store.resolve(names[0])
+    found = [store.resolve(name) for name in store.names() if "production" in store.aliases(name)]
+    classifiers = [version for version in found if version.manifest.kind == "classifier"]
+    if len(classifiers) == 1:
+        return classifiers[0]
+    names = [version.name for version in classifiers]
     known = ", ".join(names) or "none"
     raise ModelNotFound(
         f"say which model labels: pass --model NAME (in production in {store.root}: {known}); "

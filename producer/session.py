@@ -87,8 +87,10 @@ def _connected(settings: Settings) -> Iterator[redis.Redis]:
         check(client, settings)
     except BrokerError as error:
         raise BrokerUnreachable(str(error)) from error
-    except ValueError as error:  # redis-py on a malformed URL
-        raise UsageError(f"the broker {mask(settings.broker or '')} is not a Redis URL: {error}") from error
+    except ValueError as error:  # redis-py on a malformed URL; its words may quote the password
+        raise UsageError(
+            f"the broker {mask(settings.broker or '')} is not a Redis URL; a password's / # ? @ are %2F %23 %3F %40"
+        ) from error
     try:
         yield client
     finally:

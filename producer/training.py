@@ -16,6 +16,7 @@ from configs.settings import Settings
 from jobs.app import TRAIN_MODEL, TRAIN_QUEUE
 from jobs.messages import JobEvent, ModelPin, TrainModel, from_json, to_json
 from jobs.paths import path_to_text
+from model_store.errors import ModelNotFound, StoreUnavailable
 from model_store.store import ModelStore
 from producer.errors import BrokerUnreachable, UsageError
 from producer.gather import AWAY, PATIENCE_S
@@ -42,7 +43,14 @@ def plan_training(settings: Settings, dataset: Path, name: str, promote: Literal
         raise UsageError(f"{dataset} is not below the data root {settings.data_root}, so no worker could read it")
     backbone = None
     if settings.training.backbone is not None:
-        version = ModelStore(settings.store_root).resolve(settings.training.backbone)
+        reference = settings.training.backbone
+        try:
+            version = ModelStore(settings.store_root).resolve(reference)
+        except (ModelNotFound, StoreUnavailable) as error:
+            raise UsageError(
+                f"the recipe trains on the backbone {reference}: {error}. "
+                f"Import it: sortline models import FILE --name {reference.split(':')[0].split('@')[0]}"
+            ) from error
         backbone = ModelPin(
             name=version.manifest.name, version=version.manifest.version, digest=version.manifest.digest
         )

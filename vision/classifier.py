@@ -80,6 +80,8 @@ class Classifier:
     def classify(self, sources: Sequence[Source], top_k: int) -> tuple[list[Outcome], dict[str, float]]:
         """Return one outcome a source, in order, and the seconds of each stage; ``top_k`` labels each at most."""
         inference = self.infer(sources)
+        if not np.isfinite(inference.outputs).all():
+            raise EngineError(f"{self.engine.describe()} gave probabilities that are no numbers")
         outcomes = [
             Outcome(error=image) if isinstance(image, ImageError) else Outcome([], *image) for image in inference.images
         ]

@@ -27,7 +27,8 @@ def label_chunk(
     root = os.path.realpath(data_root)
     sources = [partial(read_below, root, path, limits.max_bytes) for path in chunk.paths]
     outcomes, seconds = classifier.classify(sources, chunk.top_k)
-    rows = tuple(_row(outcome) for outcome in outcomes)
+    # strict: as many rows as paths, or no result at all
+    rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
     return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, seconds=seconds)
 
 
@@ -36,7 +37,10 @@ def read_below(root: str, path_text: str, max_bytes: int) -> bytes:
 
     Links are followed as long as they stay below ``root``.
     """
-    path = os.path.realpath(os.path.join(root, text_to_path(path_text)))  # noqa: PTH118 - absolute parts are refused below
+    name = text_to_path(path_text)
+    if "\0" in name:
+        raise ImageError("not_found", f"{path_text} is no file name: it holds a NUL byte")
+    path = os.path.realpath(os.path.join(root, name))  # noqa: PTH118 - absolute parts are refused below
     if os.path.commonpath([root, path]) != root:
         raise ImageError("outside_data_root", f"{path_text} is not below the worker's data root")
     return read_file(Path(path), max_bytes)

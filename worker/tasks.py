@@ -64,9 +64,10 @@ def register(app: Celery, runtime: Runtime) -> None:
             except JobRefused as error:
                 runtime.publish(chunk.run, _refusal(task, chunk, str(error)))
                 raise
-            except (UnavailableError, StoreUnavailable) as error:
+            except Exception as error:  # the surroundings are away, or an engine failed: another try, elsewhere perhaps
                 if task.request.retries >= TRIES:
-                    runtime.publish(chunk.run, _refusal(task, chunk, str(error)))
+                    runtime.publish(chunk.run, _refusal(task, chunk, f"{type(error).__name__}: {error}"))
+                    raise
                 raise task.retry(exc=error, countdown=min(2**task.request.retries, LONGEST_WAIT_S)) from error
             runtime.publish(chunk.run, result)
         failed = sum(row.error is not None for row in result.rows)

@@ -20,7 +20,12 @@ Job = Annotated[
 
 @app.command("list")
 def list_jobs(broker: Broker = None, home: Home = None) -> None:
-    """Show all jobs of the broker, the newest first."""
+    """Show all jobs of the broker, the newest first.
+
+    Example:
+
+      sortline jobs list --broker redis://queue:6379/0
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -39,7 +44,12 @@ def list_jobs(broker: Broker = None, home: Home = None) -> None:
 
 @app.command()
 def show(job: Job, broker: Broker = None, home: Home = None) -> None:
-    """Show one job."""
+    """Show one job.
+
+    Example:
+
+      sortline jobs show train-digits-20260301-1a2b3c
+    """
     from producer.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
@@ -54,7 +64,12 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
 
 @app.command()
 def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
-    """Follow a training job to its end, from its first event on."""
+    """Follow a training job to its end, from its first event on.
+
+    Example:
+
+      sortline jobs watch train-digits-20260301-1a2b3c
+    """
     from rich.console import Console
 
     from producer.commands.train import watch as watch_training
@@ -71,7 +86,12 @@ def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
 
 @app.command()
 def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
-    """Ask the workers to stop a job. Rows that it has stay; a training job publishes nothing."""
+    """Ask the workers to stop a job. Rows that it has stay; a training job publishes nothing.
+
+    Example:
+
+      sortline jobs cancel train-digits-20260301-1a2b3c
+    """
     from producer.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
@@ -93,7 +113,12 @@ def gather(
     broker: Broker = None,
     home: Home = None,
 ) -> None:
-    """Collect the rows of a detached run into a report, on the host that sent it or on another."""
+    """Collect the rows of a detached run into a report, on the host that sent it or on another.
+
+    Example:
+
+      sortline jobs gather inbox-4d5e6f70-20260301-1a2b3c -o monday.csv
+    """
     from producer.commands.label import finish
     from producer.detached import download
     from producer.progress import RunView

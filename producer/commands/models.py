@@ -24,12 +24,17 @@ Why = Annotated[str, typer.Option("--why", help="A reason, kept in the history."
 
 @app.command("list")
 def list_models(store: Store = None, home: Home = None) -> None:
-    """Show every model and version, with its score and aliases."""
+    """Show every model and version, with its score and aliases.
+
+    Example:
+
+      sortline models list --store /mnt/models
+    """
     from rich.console import Console
     from rich.table import Table
 
     models = _store(store, home)
-    names = models.names()
+    names = models.names() if models.root.exists() else []
     if not names:
         print(f"no models in {models.root} yet: sortline train DATASET --config NAME")
         return
@@ -49,7 +54,12 @@ def list_models(store: Store = None, home: Home = None) -> None:
 
 @app.command()
 def show(reference: Reference, store: Store = None, home: Home = None) -> None:
-    """Print the manifest of one version, and the history of its model's aliases."""
+    """Print the manifest of one version, and the history of its model's aliases.
+
+    Example:
+
+      sortline models show waste26:3
+    """
     models = _store(store, home)
     version = models.resolve(reference)
     print(version.manifest.model_dump_json(indent=2))
@@ -62,7 +72,12 @@ def show(reference: Reference, store: Store = None, home: Home = None) -> None:
 
 @app.command()
 def promote(reference: Reference, why: Why = "promoted by hand", store: Store = None, home: Home = None) -> None:
-    """Make a version the one in production. Running jobs keep theirs."""
+    """Make a version the one in production. Running jobs keep theirs.
+
+    Example:
+
+      sortline models promote waste26:3 --why "better on glass"
+    """
     models = _store(store, home)
     version = models.resolve(reference)
     name, number = version.manifest.name, version.manifest.version
@@ -77,7 +92,12 @@ def rollback(
     store: Store = None,
     home: Home = None,
 ) -> None:
-    """Put the version that was in production before back."""
+    """Put the version that was in production before back.
+
+    Example:
+
+      sortline models rollback waste26
+    """
     number = _store(store, home).rollback(name, who=_who(), why=why)
     print(f"{name}@production is {number} again")
 

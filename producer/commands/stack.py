@@ -68,6 +68,10 @@ def up(
     """Keep a local stack running in the foreground: Redis, a label worker, a training worker, and Flower if installed.
 
     While it runs, `sortline label` and `sortline train` without a broker use it and start at once. Ctrl-C stops all.
+
+    Example:
+
+      sortline up --no-train
     """
     from rich.console import Console
 
@@ -103,6 +107,10 @@ def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = Non
     """Check what Sortline needs on this machine: Redis and its settings, workers, devices, engines, store.
 
     Exit codes: 0 all well (warnings allowed), 1 something is wrong, 69 the broker can't be used.
+
+    Example:
+
+      SORTLINE_BROKER=redis://queue:6379/0 sortline doctor --data-root /mnt/photos
     """
     from producer.doctor import check_all
 

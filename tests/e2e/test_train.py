@@ -1,0 +1,190 @@
+"""Training jobs as a person queues them: real processes, a real Redis, a real network, kills."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
+from tests.e2e.test_label import processes_below, rows_of
+
+pytestmark = pytest.mark.slow
+
+QUICK = ("--config", "digits", "--set", "epochs=2", "--set", "height_px=16", "--set", "width_px=16")
+LEARNS = ("--set", "epochs=12", "--set", "batch_size=8", "--set", "warmup_steps=0")
+
+
+def write_shades(folder: Path, count: int = 24) -> Path:
+    """Write two classes of images that anybody can tell apart: bright and dark noise."""
+    random = np.random.default_rng(0)
+    for label, least in (("bright", 160), ("dark", 0)):
+        (folder / label).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(least, least + 90, (16, 16, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / label / f"{number}.png"), pixels)
+    return folder
+
+
+@contextmanager
+def trainer(redis_server: RedisServer, home: Path) -> Iterator[psutil.Popen]:
+    log = (home / "trainer.log").open("wb")
+    process = psutil.Popen(
+        [sys.executable, "-m", "worker", "--queues", "train"],
+        env=environment(
+            home,
+            {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/", "SORTLINE_VISIBILITY_TIMEOUT_S": "4"},
+        ),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=home,
+    )
+    try:
+        yield process
+    finally:
+        for child in [*process.children(recursive=True), process]:
+            child.kill()
+        process.wait()
+        log.close()
+        print((home / "trainer.log").read_text(encoding="utf-8")[-3000:])
+
+
+def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Path) -> None:
+    photos = write_shades(tmp_path / "photos")
+    (photos / "bright" / "broken.png").write_bytes(b"\x89PNG broken")
+
+    trained = sortline("train", str(photos), *QUICK, *LEARNS, "--name", "shades", home=home)
+    sortline("label", str(write_shades(tmp_path / "new", 5)), "-o", "r.csv", home=home)
+    shown = json.loads(sortline("models", "show", "shades", home=home).stdout)
+
+    assert trained.stdout == "shades:1\n"
+    assert "epoch 12/12" in trained.stderr
+    assert "1 unreadable skipped" in trained.stderr
+    rows = rows_of(home / "r.csv")
+    assert [row["label"] for row in rows] == [Path(row["path"]).parent.name for row in rows]
+    assert shown["training"]["images"]["skipped"] == 1
+    assert set(shown["golden"]["agreement"]) == {"openvino/f32", "onnxruntime/f32"}
+    assert processes_below(home) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "said"),
+    [
+        ("one class", (), "only the class folder 'bright'"),
+        ("empty class", (), "no images in"),
+        ("nothing", ("--set", "lr_max=-1"), "setting training.lr_max"),
+        ("nothing", ("--set", "lr_schedule=linear"), "setting training.lr_schedule"),
+        ("nothing", ("--set", "epoch=3"), "did you mean training.epochs?"),
+        ("nothing", ("--set", "backbone=nobody"), "sortline models import FILE --name nobody"),
+    ],
+)
+def test_a_job_that_can_not_work_says_why_and_publishes_nothing(
+    home: Path, tmp_path: Path, spoil: str, arguments: tuple[str, ...], said: str
+) -> None:
+    photos = write_shades(tmp_path / "photos", 6)
+    if spoil != "nothing":
+        for image in (photos / "dark").iterdir():
+            image.unlink()
+    if spoil == "one class":
+        (photos / "dark").rmdir()
+
+    done = sortline("train", str(photos), *QUICK, *arguments, "--name", "bad", home=home, code=None)
+
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (home / "store" / "bad" / "versions").exists() or not any(
+        (home / "store" / "bad" / "versions").iterdir()
+    )
+
+
+def test_a_killed_training_process_starts_again_and_one_version_is_published(
+    home: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    photos = write_shades(tmp_path / "photos")
+    env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/"}
+    with trainer(redis_server, home) as process:
+        job = sortline(
+            "train", str(photos), *QUICK, "--set", "epochs=60", "--name", "shades", "--detach", home=home, env=env
+        ).stdout.strip()
+        stream = f"sortline:results:{job}"
+        with redis_server.client() as client:
+            wait_until(lambda: any("epoch 2/" in e[1]["json"] for e in client.xrange(stream)), 60, "the second epoch")
+            busy = max(process.children(recursive=True), key=lambda child: sum(child.cpu_times()[:2]))
+            busy.kill()
+        watched = sortline("jobs", "watch", job, home=home, env=env)
+        again = sortline("jobs", "show", job, home=home, env=env).stdout
+
+    assert watched.stdout == "shades:1\n"
+    assert watched.stderr.count("epoch 1/60") == 2
+    assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
+    assert "state   done" in again
+
+
+def test_a_job_is_cancelled_within_five_seconds(home: Path, tmp_path: Path, redis_server: RedisServer) -> None:
+    photos = write_shades(tmp_path / "photos")
+    env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/"}
+    with trainer(redis_server, home):
+        job = sortline(
+            "train", str(photos), *QUICK, "--set", "epochs=5000", "--name", "long", "--detach", home=home, env=env
+        ).stdout.strip()
+        with redis_server.client() as client:
+            stream = f"sortline:results:{job}"
+            wait_until(lambda: any("epoch 2/" in e[1]["json"] for e in client.xrange(stream)), 60, "the second epoch")
+            started = time.monotonic()
+            sortline("jobs", "cancel", job, home=home, env=env)
+            wait_until(lambda: client.hget(f"sortline:job:{job}", "state") == "cancelled", 10, "the end of the job")
+            took_s = time.monotonic() - started
+        watched = sortline("jobs", "watch", job, home=home, code=1, env=env)
+
+    assert took_s < 5
+    assert "cancelled" in watched.stderr
+    assert not (home / "store").exists()
+
+
+def test_a_stack_that_is_up_serves_commands_shows_flower_behind_a_password_and_goes_down(
+    home: Path, tmp_path: Path, model_store: Path
+) -> None:
+    from tests.conftest import write_images
+
+    write_images(tmp_path / "photos", 20)
+    env = {"SORTLINE_STORE": str(model_store)}
+    log = home / "up.log"
+    with log.open("w") as output:
+        up = subprocess.Popen([SORTLINE, "up"], env=environment(home, env), stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: "now, in another terminal" in log.read_text(), 30, "the stack")
+        sortline("label", str(tmp_path / "photos"), home=home, env=env)
+        doctor = sortline("doctor", home=home, env=env).stdout
+        flower = next(word for word in log.read_text().split() if word.startswith("http://127.0.0.1:")).rstrip(",")
+        wait_until(lambda: status(flower) == 401, 30, "Flower")
+    finally:
+        up.send_signal(signal.SIGTERM)
+        assert up.wait(60) == 0
+
+    assert "label workers: label-" in doctor
+    assert "train workers: train-" in doctor
+    assert (home / "flower-password").stat().st_mode & 0o077 == 0
+    assert processes_below(home) == []
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own http server
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0

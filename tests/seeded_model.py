@@ -1,0 +1,42 @@
+"""``python -m tests.seeded_model STORE``: publish ``colours:1``, a small network with seeded weights, untrained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import mindspore
+import numpy as np
+
+from model_store.manifest import ClassEntry
+from model_store.store import ModelStore
+from vision.networks.served import build_network
+from vision.networks.spec import NetworkSpec
+from vision.preprocess import Preprocessing
+from worker.publishing import publish_network
+
+LABELS = ("red", "green", "blue", "grey")
+SIZE_PX = 32
+
+
+def publish(root: Path) -> None:
+    """Put ``colours:1`` into the store, in production."""
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    mindspore.set_seed(1)
+    network = build_network(NetworkSpec(name="lenet5", classes=len(LABELS), height_px=SIZE_PX, width_px=SIZE_PX))
+    store = ModelStore(root)
+    version = publish_network(
+        store,
+        "colours",
+        network,
+        Preprocessing(height_px=SIZE_PX, width_px=SIZE_PX),
+        golden_images=np.random.default_rng(0).integers(0, 256, (8, SIZE_PX, SIZE_PX, 3), dtype=np.uint8),
+        classes=[ClassEntry(label=label, folder=label, group="any") for label in LABELS],
+        training={},
+        scores={},
+    )
+    store.set_alias("colours", "production", version.version, who="tests", why="the only one")
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]))

@@ -1,0 +1,314 @@
+"""The command line: exit codes, one message on stderr instead of a traceback, help that shows how, a quick start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from producer.__main__ import app, run
+from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE
+
+ROOT = Path(__file__).resolve().parents[2]
+HIDDEN = "hunter2"
+NOBODY = "redis://127.0.0.1:1/0"  # port 1 is tcpmux's: nobody listens, so the refusal comes at once
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run each command in an empty folder, without the settings of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("SORTLINE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SORTLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+def plain(text: str) -> str:
+    """Return what a person reads: without the frames and the line breaks that a narrow window needs."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def commands(group: object = None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in (group or typer.main.get_command(app)).commands.items():  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            yield from commands(command, (*prefix, name))
+        else:
+            yield (*prefix, name)
+
+
+COMMANDS = sorted(commands())
+
+
+def test_all_commands_are_found() -> None:
+    assert {("label",), ("train",), ("worker",), ("up",), ("doctor",)} < set(COMMANDS)
+    assert {("jobs", "gather"), ("models", "import")} < set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_of_each_command_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command, "--help"]) == OK
+
+    shown = capsys.readouterr()
+    text = plain(shown.out)
+    assert f"Usage: sortline {' '.join(command)} [OPTIONS]" in text
+    _, _, example = text.partition("Example")
+    assert f"sortline {' '.join(command)}" in example
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize("group", [[], ["jobs"], ["models"]], ids=["sortline", "jobs", "models"])
+def test_help_of_a_group_lists_its_commands(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*group, "--help"]) == OK
+
+    text = capsys.readouterr().out
+    assert all(f" {command[len(group)]} " in text for command in COMMANDS if list(command[: len(group)]) == group)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nope"], "No such option: --nope"),
+        (["label", "photos", "--nope"], "No such option: --nope"),
+        (["label", "photos", "--brokr", "x"], "--broker"),  # what was probably meant
+        (["jobs", "list", "--nope"], "No such option: --nope"),
+        (["lable"], "No such command 'lable'"),
+        (["label"], "Missing argument 'SOURCE'"),
+        (["train", "photos"], "Missing option '--config'"),
+        (["worker"], "Missing option '--queues'"),
+        (["label", "photos", "--top-k", "0"], "Invalid value for '--top-k'"),
+        (["label", "photos", "--top-k", "many"], "Invalid value for '--top-k'"),
+        (["label", "photos", "--on-existing", "ask"], "Invalid value for '--on-existing'"),
+        (["worker", "--queues", "both"], "Invalid value for '--queues'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_is_a_usage_error_in_words(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == USAGE
+
+    shown = capsys.readouterr()
+    assert message in plain(shown.err)
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["label", "nowhere"],
+            "no such folder or file: nowhere. SOURCE is a folder, an image, a .txt list of paths, or -",
+        ),
+        (["train", "nowhere", "--config", "digits"], "no such folder: nowhere. DATASET holds one folder a class"),
+        (
+            ["train", "photos", "--config", "weekday"],
+            "no configuration file weekday; pass a TOML file, or one of these:",
+        ),
+        (["train", "photos", "--config", "digits", "--set", "epochs"], "--set takes KEY=VALUE, not 'epochs'"),
+        (
+            ["train", "photos", "--config", "digits", "--set", "epocs=3"],
+            "unknown setting training.epocs; did you mean training.epochs?",
+        ),
+        (["train", "photos", "--config", "digits", "--name", "Big Name"], "--name 'Big Name': a model's name is"),
+        (["label", "photos", "--broker", "amqp://host"], "setting broker: a broker is a redis://"),
+        (["jobs", "list"], "no broker: pass --broker, set SORTLINE_BROKER, or keep a local stack running"),
+        (["worker", "--queues", "label"], "a worker needs a broker: --broker or SORTLINE_BROKER"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_can_not_be_done_is_a_usage_error_that_says_what_to_do(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == USAGE
+
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"sortline: {message}")
+    assert len(shown.err.splitlines()) == 1
+    assert shown.out == ""
+
+
+def test_an_unknown_variable_of_ours_stops_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SORTLINE_DEVISE", "cuda")
+
+    assert run(["models", "list"]) == USAGE
+    assert capsys.readouterr().err == "sortline: unknown setting devise; did you mean device?\n"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://user:{HIDDEN}@host",
+        f"redis://:{HIDDEN}@host:6379/0",
+        f"rediss://user:{HIDDEN}@host",
+        f"redis://host/0?password={HIDDEN}",
+        f"amqp://user:{HIDDEN}@host",
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["label", "photos"],
+        ["train", "photos", "--config", "digits"],
+        ["worker", "--queues", "label"],
+        ["doctor"],
+        ["jobs", "list"],
+        ["jobs", "gather", "inbox-1"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(
+    command: list[str], url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*command, "--broker", url]) == USAGE
+
+    shown = capsys.readouterr()
+    assert "a password on the command line can be read by everybody here; put the URL into SORTLINE_BROKER" in shown.err
+    assert HIDDEN not in shown.err + shown.out
+
+
+def test_a_broker_that_does_not_answer_has_a_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["jobs", "list", "--broker", NOBODY]) == UNREACHABLE
+
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"sortline: can't reach Redis at {NOBODY}: ")
+    assert "Connection refused" in shown.err
+    assert len(shown.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "message"),
+    [
+        (f"redis://user:{HIDDEN}@127.0.0.1:1/0", UNREACHABLE, "can't reach Redis at redis://user:***@127.0.0.1:1/0"),
+        (f"redis://user:x@{HIDDEN}@127.0.0.1:1/0", UNREACHABLE, "can't reach Redis at redis://user:***@127.0.0.1:1/0"),
+        (
+            f"redis://127.0.0.1:1/0?password={HIDDEN}",
+            UNREACHABLE,
+            "can't reach Redis at redis://127.0.0.1:1/0?password=***",
+        ),
+        (
+            f"redis://user:{HIDDEN}/x@127.0.0.1:1/0",
+            USAGE,
+            "the broker redis://user:***@127.0.0.1:1/0 is not a Redis URL",
+        ),
+        (f"rediss://user:{HIDDEN}@127.0.0.1:1/0", UNREACHABLE, "a rediss:// broker needs SORTLINE_BROKER_CA"),
+    ],
+)
+def test_a_password_of_the_environment_is_never_shown(
+    url: str, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SORTLINE_BROKER", url)
+
+    assert run(["jobs", "list"]) == code
+
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"sortline: {message}")
+    assert HIDDEN not in shown.err + shown.out
+
+
+def test_the_doctor_ends_with_the_brokers_code_and_looks_at_everything_else(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["doctor", "--broker", NOBODY]) == UNREACHABLE
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"bad  broker: can't reach Redis at {NOBODY}: ")
+    assert any(line.startswith("ok   engine openvino: ") for line in lines)
+    assert lines[-1].startswith(f"warn model store {home / 'store'} does not exist yet: sortline train")
+
+
+def test_without_a_model_store_a_person_is_told_what_to_do(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["label", "photos"]) == FAILURE
+
+    store = home / "store"
+    assert capsys.readouterr().err == (
+        f"sortline: the model store {store} does not exist; mount it, or train a model first\n"
+    )
+    assert not home.exists()  # nothing was started for it
+
+
+def test_without_a_model_a_person_is_told_how_to_get_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "store").mkdir(parents=True)
+    assert run(["label", "photos"]) == FAILURE
+
+    shown = capsys.readouterr()
+    assert shown.err == (
+        f"sortline: say which model labels: pass --model NAME (in production in {home / 'store'}: none); "
+        "`sortline models list` shows all, `sortline train` makes one\n"
+    )
+    assert [path.name for path in home.iterdir()] == ["store"]  # nothing was started for it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["label", "photos", "--model", "pets"], "no model 'pets' in"),
+        (["models", "show", "pets:3"], "no model 'pets' in"),
+        (["models", "promote", "pets:3"], "no model 'pets' in"),
+        (["models", "rollback", "pets"], "no model 'pets' in"),
+        (["models", "show", "../../etc"], "'../../etc' is no model"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_model_that_is_not_there_is_a_failure_in_words(
+    arguments: list[str], message: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "store").mkdir(parents=True)
+    assert run(arguments) == FAILURE
+
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"sortline: {message}")
+    assert len(shown.err.splitlines()) == 1
+
+
+def test_an_empty_store_is_no_failure(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "store").mkdir(parents=True)
+    assert run(["models", "list"]) == OK
+
+    assert capsys.readouterr().out == f"no models in {home / 'store'} yet: sortline train DATASET --config NAME\n"
+
+
+def test_an_interrupt_has_the_code_that_shells_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("producer.commands.models._store", interrupted)
+
+    assert run(["models", "list"]) == INTERRUPTED
+
+
+def test_a_fault_of_ours_is_not_dressed_up_as_a_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("producer.commands.models._store", broken)
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        run(["models", "list"])
+
+
+def test_help_imports_neither_pydantic_nor_celery_nor_redis() -> None:
+    program = (
+        "import sys\nfrom producer.__main__ import run\ncode = run(['--help'])\n"
+        "slow = {'pydantic', 'celery', 'kombu', 'redis', 'sqlite3', 'numpy'}\n"
+        "print(code, *sorted(slow & {name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+
+    assert "Label folders of images" in done.stdout
+    assert done.stderr == "0\n"

@@ -1,0 +1,189 @@
+"""Who may import whom, where Celery's one door is, and what must never be loaded where."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAY_IMPORT = {
+    "producer": {"jobs", "model_store", "configs"},
+    "worker": {"jobs", "vision", "model_store", "configs"},
+    "jobs": {"configs"},
+    "vision": set(),
+    "model_store": set(),
+    "configs": set(),
+}
+CELERY_DOORS = {
+    "jobs/app.py",
+    "jobs/monitored.py",
+    "producer/enqueue.py",
+    "producer/gather.py",
+    "producer/session.py",
+    "producer/training.py",
+    "worker/__main__.py",
+    "worker/child.py",
+    "worker/tasks.py",
+}
+# They run code that is inside the data they read.
+RUNS_DATA = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "yaml"}
+RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
+HEAVY = ("mindspore", "openvino", "onnxruntime", "cv2", "numpy", "PIL", "vision", "worker")
+
+FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+TREES = {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, module) of each import, also of those inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide who imports whom"
+            yield node.lineno, node.module or ""
+
+
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_every_package_has_modules() -> None:
+    assert {file.split("/")[0] for file in TREES} == MAY_IMPORT.keys()
+    assert len(TREES) > 40
+
+
+@pytest.mark.parametrize("file", TREES)
+def test_a_module_imports_only_what_its_package_may(file: str) -> None:
+    package = file.split("/")[0]
+    forbidden = MAY_IMPORT.keys() - MAY_IMPORT[package] - {package} | {"tests", "benchmarks", "examples"}
+
+    found = [f"{file}:{line} imports {name}" for line, name in imports(TREES[file]) if name.split(".")[0] in forbidden]
+    assert found == []
+
+
+def test_celery_is_imported_behind_its_doors_only() -> None:
+    found = {
+        file
+        for file, tree in TREES.items()
+        for _, name in imports(tree)
+        if name.split(".")[0] in ("celery", "kombu", "billiard")
+    }
+
+    assert found <= CELERY_DOORS
+    assert {"jobs/app.py", "worker/tasks.py"} <= found  # the search finds what there is
+
+
+def test_nothing_that_runs_data_as_code_is_imported() -> None:
+    assert [
+        f"{file}:{line} imports {name}"
+        for file, tree in TREES.items()
+        for line, name in imports(tree)
+        if name.split(".")[0] in RUNS_DATA
+    ] == []
+
+
+def test_nothing_runs_text_as_code() -> None:
+    assert [
+        f"{file}:{call.lineno} calls {call.func.id}"
+        for file, tree in TREES.items()
+        for call in calls(tree)
+        if isinstance(call.func, ast.Name) and call.func.id in RUNS_TEXT
+    ] == []
+
+
+def test_modules_are_not_imported_by_a_name_made_at_run_time() -> None:
+    assert [
+        f"{file}:{call.lineno}"
+        for file, tree in TREES.items()
+        for call in calls(tree)
+        if (isinstance(call.func, ast.Attribute) and call.func.attr == "import_module")
+        or (isinstance(call.func, ast.Name) and call.func.id == "import_module")
+    ] == []
+
+
+def test_no_call_allows_pickles_or_a_shell() -> None:
+    assert [
+        f"{file}:{call.lineno} {keyword.arg}"
+        for file, tree in TREES.items()
+        for call in calls(tree)
+        for keyword in call.keywords
+        if keyword.arg in ("allow_pickle", "shell")
+        and not (isinstance(keyword.value, ast.Constant) and keyword.value.value is False)
+    ] == []
+
+
+def test_arrays_are_loaded_with_pickles_refused_in_words() -> None:
+    loads = [
+        (file, call)
+        for file, tree in TREES.items()
+        for call in calls(tree)
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr == "load"
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id in ("np", "numpy")
+    ]
+
+    assert loads
+    assert [
+        f"{file}:{call.lineno}"
+        for file, call in loads
+        if "allow_pickle" not in {keyword.arg for keyword in call.keywords}
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("import pickle", 1),
+        ("def f():\n    from pickle import loads", 1),
+        ("import numpy.ma as x, json", 2),
+        ("x = 1", 0),
+    ],
+)
+def test_the_search_for_imports_finds_them_wherever_they_stand(text: str, count: int) -> None:
+    assert len(list(imports(ast.parse(text)))) == count
+
+
+def loaded_by(modules: list[str], names: tuple[str, ...]) -> list[str]:
+    """Return which of the packages ``names`` a fresh interpreter has after importing ``modules``."""
+    program = (
+        f"import sys\nfor name in {modules!r}:\n    __import__(name)\n"
+        f"print(*sorted({set(names)!r} & {{name.split('.')[0] for name in sys.modules}}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def modules_of(package: str) -> list[str]:
+    return [
+        file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for file in TREES
+        if file.startswith(f"{package}/")
+    ]
+
+
+def test_the_whole_producer_loads_no_network_library_and_nothing_of_the_workers() -> None:
+    modules = modules_of("producer")
+
+    assert {"producer.__main__", "producer.commands.label", "producer.commands.train"} <= set(modules)
+    assert loaded_by(modules, HEAVY) == []
+
+
+def test_a_label_worker_loads_no_training_library_and_no_engine_before_its_first_job() -> None:
+    modules = ["worker.tasks", "worker.label", "worker.__main__", "worker.runtime"]
+
+    assert loaded_by(modules, ("mindspore", "openvino", "onnxruntime")) == []
+    assert loaded_by(modules, ("numpy", "celery")) == ["celery", "numpy"]  # the look finds what is there
+
+
+def test_what_both_sides_share_loads_no_network_library() -> None:
+    assert loaded_by([*modules_of("model_store"), "jobs.messages", "jobs.app", "jobs.board"], HEAVY) == []

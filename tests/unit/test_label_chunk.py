@@ -1,0 +1,364 @@
+"""One chunk of files through the real reader, decoder and classifier, with an engine that can be reckoned by hand."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.errors import UnavailableError
+from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
+from jobs.paths import path_to_text
+from vision.classifier import LOADED_AHEAD, Classifier, Inference, Source, top_labels
+from vision.decode import ImageLimits
+from vision.engines import Images, Outputs
+from vision.errors import EngineError
+from vision.preprocess import Preprocessing
+from worker.label import label_chunk
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+SIZE_PX = 8
+
+
+class ColourEngine:
+    """Three classes, red, green and blue: the probability of each is its part of the light. Keeps what it was given."""
+
+    name, device, precision = "colour", "cpu", "f32"
+
+    def __init__(self, micro_batch: int = 2) -> None:
+        self.micro_batch = micro_batch
+        self.batches: list[Images] = []
+
+    def describe(self) -> str:
+        return self.name
+
+    def submit(self, images: Images) -> Future[Outputs]:
+        assert images.dtype == np.uint8
+        assert images.shape[1:] == (SIZE_PX, SIZE_PX, 3)
+        assert 1 <= len(images) <= self.micro_batch
+        self.batches.append(images)
+        done: Future[Outputs] = Future()
+        done.set_result(self.predict(images))
+        return done
+
+    def predict(self, images: Images) -> Outputs:
+        light = images.astype(np.float32).mean(axis=(1, 2))
+        return np.asarray(light / np.maximum(light.sum(axis=1, keepdims=True), 1), np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+class LosingEngine(ColourEngine):
+    """Answers with one row too few, or too many."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def predict(self, images: Images) -> Outputs:
+        return np.resize(super().predict(images), (len(images) + self.rows, 3))
+
+
+class BrokenEngine(ColourEngine):
+    """Fails in every forward pass."""
+
+    def submit(self, images: Images) -> Future[Outputs]:
+        failed: Future[Outputs] = Future()
+        failed.set_exception(EngineError("a forward pass failed: out of memory"))
+        return failed
+
+
+class LosingClassifier(Classifier):
+    """Forgets the last image that it has read."""
+
+    def infer(self, sources: Sequence[Source]) -> Inference:
+        found = super().infer(sources)
+        return Inference(found.outputs[:-1], found.positions[:-1], found.images[:-1], found.seconds)
+
+
+Opener = Callable[..., Classifier]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    classifiers: list[Classifier] = []
+
+    def make(
+        engine: ColourEngine | None = None, kind: type[Classifier] = Classifier, decode_threads: int = 2
+    ) -> Classifier:
+        preprocessing = Preprocessing(height_px=SIZE_PX, width_px=SIZE_PX)
+        classifiers.append(kind(engine or ColourEngine(), preprocessing, decode_threads=decode_threads))
+        return classifiers[-1]
+
+    yield make
+    for classifier in classifiers:
+        classifier.close()
+
+
+def write_image(path: Path, colour: tuple[int, int, int] = RED, width: int = 12, height: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), colour).save(path, "PNG")
+    return path
+
+
+def chunk_of(*paths: str, first: int = 0, top_k: int = 3) -> LabelChunk:
+    pin = ModelPin(name="colours", version=1, digest="0f" * 32)
+    return LabelChunk(run="inbox-1", first=first, paths=paths, model=pin, top_k=top_k)
+
+
+def first_labels(result: ChunkResult) -> list[int | str]:
+    return [row.error or row.top[0][0] for row in result.rows]
+
+
+def test_a_broken_image_becomes_a_row_and_its_neighbours_are_labelled(tmp_path: Path, opened: Opener) -> None:
+    good = write_image(tmp_path / "red.png", RED)
+    write_image(tmp_path / "blue.png", BLUE)
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:20])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture, and long enough to be one")
+    (tmp_path / "folder.png").mkdir()
+    chunk = chunk_of("red.png", "cut.png", "empty.png", "text.png", "folder.png", "gone.png", "blue.png", first=256)
+
+    result = label_chunk(chunk, opened(), tmp_path, worker="label-1@host")
+
+    reasons = ["truncated", "empty", "not_an_image", "not_a_file", "not_found"]
+    assert first_labels(result) == [0, *reasons, 2]
+    assert (result.run, result.first, result.worker, result.refused) == ("inbox-1", 256, "label-1@host", None)
+    assert result.rows[0] == Row(top=((0, 1.0), (1, 0.0), (2, 0.0)), width=12, height=10)
+    assert all(row.top == () for row in result.rows[1:-1])
+    assert "gone.png does not exist" in result.rows[5].detail
+    assert from_json(ChunkResult, to_json(result)) == result
+
+
+def test_a_chunk_of_broken_images_only_has_a_row_for_each(tmp_path: Path, opened: Opener) -> None:
+    engine = ColourEngine()
+
+    result = label_chunk(chunk_of("a.png", "b.png", "c.png"), opened(engine), tmp_path)
+
+    assert first_labels(result) == ["not_found"] * 3
+    assert engine.batches == []
+
+
+def test_rows_stand_in_the_order_of_the_paths(tmp_path: Path, opened: Opener) -> None:
+    colours = [(255 - shade, shade, 0) for shade in range(0, 250, 10)]
+    names = [f"{number:02}.png" for number in range(len(colours))]
+    for name, colour in zip(names, colours, strict=True):
+        write_image(tmp_path / name, colour)
+    shuffled = [int(number) for number in np.random.default_rng(3).permutation(len(names))]
+
+    result = label_chunk(chunk_of(*(names[number] for number in shuffled)), opened(decode_threads=4), tmp_path)
+
+    green = [dict(row.top)[1] for row in result.rows]
+    # float32 of n/255
+    np.testing.assert_allclose(green, [colours[number][1] / 255 for number in shuffled], atol=1e-6)
+
+
+def test_the_same_path_twice_has_two_rows(tmp_path: Path, opened: Opener) -> None:
+    write_image(tmp_path / "a.png", GREEN)
+
+    assert first_labels(label_chunk(chunk_of("a.png", "a.png"), opened(), tmp_path)) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.png",
+        "a/../../secret.png",
+        "/etc/hostname",
+        "ABSOLUTE",
+        "link.png",
+        "linked/secret.png",
+        "..",
+        "link2.png",
+    ],
+)
+def test_what_lies_outside_the_data_root_is_refused_unread(tmp_path: Path, opened: Opener, path: str) -> None:
+    root = tmp_path / "data"
+    write_image(root / "a" / "ok.png")
+    secret = write_image(tmp_path / "secret.png")
+    (root / "link.png").symlink_to(secret)
+    (root / "link2.png").symlink_to("link.png")  # by way of another link
+    (root / "linked").symlink_to(tmp_path)
+    path = str(secret) if path == "ABSOLUTE" else path
+
+    result = label_chunk(chunk_of(path, "a/ok.png"), opened(), root)
+
+    assert first_labels(result) == ["outside_data_root", 0]
+    assert result.rows[0].detail == f"{path} is not below the worker's data root"
+
+
+def test_a_folder_beside_the_data_root_with_a_longer_name_is_outside(tmp_path: Path, opened: Opener) -> None:
+    (tmp_path / "data").mkdir()
+    write_image(tmp_path / "data-private" / "a.png")
+
+    result = label_chunk(chunk_of("../data-private/a.png"), opened(), tmp_path / "data")
+
+    assert first_labels(result) == ["outside_data_root"]
+
+
+@pytest.mark.parametrize("path", ["a/ok.png", "a/../a/ok.png", "./a//ok.png", "inside.png", "turn/ok.png"])
+def test_what_stays_below_the_data_root_is_read_also_through_links(tmp_path: Path, opened: Opener, path: str) -> None:
+    write_image(tmp_path / "real" / "a" / "ok.png", BLUE)
+    (tmp_path / "real" / "inside.png").symlink_to("a/ok.png")
+    (tmp_path / "real" / "turn").symlink_to(tmp_path / "real" / "a")
+    (tmp_path / "data").symlink_to(tmp_path / "real")  # the root itself may be a link
+
+    assert first_labels(label_chunk(chunk_of(path), opened(), tmp_path / "data")) == [2]
+
+
+def test_an_absolute_path_below_the_root_is_read(tmp_path: Path, opened: Opener) -> None:
+    path = write_image(tmp_path / "a.png", BLUE)
+
+    assert first_labels(label_chunk(chunk_of(str(path)), opened(), Path("/"))) == [2]
+    assert first_labels(label_chunk(chunk_of(str(path)), opened(), tmp_path)) == [2]
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "a%00b.png", "\0", "../a%00"])
+def test_a_name_with_a_nul_byte_is_no_file(tmp_path: Path, opened: Opener, path: str) -> None:
+    write_image(tmp_path / "ok.png")
+
+    result = label_chunk(chunk_of(path, "ok.png"), opened(), tmp_path)
+
+    assert first_labels(result) == ["not_found", 0]
+    assert "holds a NUL byte" in result.rows[0].detail
+    assert "\0" not in result.rows[0].detail
+
+
+def test_a_name_that_is_not_utf8_is_read_by_its_text(tmp_path: Path, opened: Opener) -> None:
+    name = os.fsdecode(b"caf\xe9 50%.png")
+    write_image(tmp_path / name, GREEN)
+
+    result = label_chunk(chunk_of(path_to_text(name), path_to_text(name + "x")), opened(), tmp_path)
+
+    assert first_labels(result) == [1, "not_found"]
+    assert "caf%E9 50%25.pngx does not exist" in result.rows[1].detail  # fits JSON and UTF-8
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, opened: Opener) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+
+    assert first_labels(label_chunk(chunk_of("pipe.png"), opened(), tmp_path)) == ["not_a_file"]
+
+
+def test_a_file_above_the_limit_is_not_read(tmp_path: Path, opened: Opener) -> None:
+    write_image(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"x" * 2000)
+
+    result = label_chunk(chunk_of("a.png", "b.png"), opened(), tmp_path, ImageLimits(max_bytes=1999))
+
+    assert first_labels(result) == [0, "too_large"]
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_data_root_that_is_away_is_no_fault_of_the_images(tmp_path: Path, opened: Opener, kind: str) -> None:
+    root = tmp_path / "share"
+    if kind == "file":
+        root.touch()
+
+    with pytest.raises(UnavailableError, match=r"the data root .*share is not there; is the share mounted\?"):
+        label_chunk(chunk_of("a.png"), opened(), root)
+
+
+@pytest.mark.parametrize(("rows", "word"), [(-1, "shorter"), (1, "longer")])
+def test_an_engine_that_loses_or_invents_a_row_gives_no_result(
+    tmp_path: Path, opened: Opener, rows: int, word: str
+) -> None:
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png")
+
+    with pytest.raises(ValueError, match=rf"zip\(\) argument 2 is {word} than argument 1"):
+        label_chunk(chunk_of("a.png", "b.png", "gone.png", "c.png"), opened(LosingEngine(rows)), tmp_path)
+
+
+def test_a_classifier_that_forgets_an_image_gives_no_result(tmp_path: Path, opened: Opener) -> None:
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png")
+
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter than argument 1"):
+        label_chunk(chunk_of("a.png", "b.png", "c.png"), opened(kind=LosingClassifier), tmp_path)
+
+
+def test_a_failing_engine_is_no_fault_of_the_images(tmp_path: Path, opened: Opener) -> None:
+    write_image(tmp_path / "a.png")
+
+    with pytest.raises(EngineError, match="out of memory"):
+        label_chunk(chunk_of("a.png"), opened(BrokenEngine()), tmp_path)
+
+
+def test_the_most_probable_labels_come_first_and_equal_ones_by_index(tmp_path: Path, opened: Opener) -> None:
+    write_image(tmp_path / "grey.png", (90, 90, 90))
+    write_image(tmp_path / "yellow.png", (90, 90, 0))
+    write_image(tmp_path / "cyan.png", (0, 90, 90))
+
+    result = label_chunk(chunk_of("grey.png", "yellow.png", "cyan.png"), opened(), tmp_path)
+
+    assert [[index for index, _ in row.top] for row in result.rows] == [[0, 1, 2], [0, 1, 2], [1, 2, 0]]
+    assert all(value == pytest.approx(1 / 3, abs=1e-6) for _, value in result.rows[0].top)
+
+
+def test_ties_among_many_classes_go_by_index() -> None:
+    even = np.full((1, 1000), 0.001, np.float32)
+
+    assert [index for index, _ in top_labels(even, 5)[0]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(1, 1), (2, 2), (3, 3), (1000, 3)])
+def test_a_row_has_top_k_labels_or_as_many_as_there_are(tmp_path: Path, opened: Opener, top_k: int, count: int) -> None:
+    write_image(tmp_path / "a.png", (10, 20, 30))
+
+    result = label_chunk(chunk_of("a.png", top_k=top_k), opened(), tmp_path)
+
+    assert [index for index, _ in result.rows[0].top] == [2, 1, 0][:count]
+
+
+def test_probabilities_that_rounding_took_out_of_range_are_put_back() -> None:
+    outputs = np.asarray([[1.0000001, -1e-9]], np.float32)
+
+    assert top_labels(outputs, 2) == [[(0, 1.0), (1, 0.0)]]
+
+
+def test_micro_batches_are_cut_from_readable_images_whatever_stands_between(tmp_path: Path, opened: Opener) -> None:
+    good = [f"{number}.png" for number in range(7)]
+    for number, name in enumerate(good):
+        write_image(tmp_path / name, (number, 0, 0))
+    plain, mixed = ColourEngine(micro_batch=3), ColourEngine(micro_batch=3)
+    broken = ["gone.png", good[0], good[1], "x/gone.png", "../gone.png", *good[2:6], "gone.png", good[6], "gone.png"]
+
+    label_chunk(chunk_of(*good), opened(plain), tmp_path)
+    label_chunk(chunk_of(*broken), opened(mixed), tmp_path)
+
+    cut = [[int(image[0, 0, 0]) for image in batch] for batch in plain.batches]
+    assert cut == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [[int(image[0, 0, 0]) for image in batch] for batch in mixed.batches] == cut
+
+
+def test_batches_do_not_depend_on_which_image_was_decoded_first(tmp_path: Path, opened: Opener) -> None:
+    count = LOADED_AHEAD + 10
+    data = [write_image(tmp_path / f"{number}.png", (number, 0, 0)).read_bytes() for number in range(count)]
+    last_of_window = threading.Event()
+
+    def source(number: int) -> bytes:
+        if number == LOADED_AHEAD - 1:
+            last_of_window.set()
+        elif number == 0:
+            assert last_of_window.wait(30)  # the first to start is the last to end
+        elif number % 7 == 0:
+            time.sleep(0.002)
+        return data[number]
+
+    engine = ColourEngine(micro_batch=16)
+    classifier = opened(engine, decode_threads=4)
+    outcomes, seconds = classifier.classify([lambda number=number: source(number) for number in range(count)], 1)  # type: ignore[misc]
+
+    assert [int(image[0, 0, 0]) for batch in engine.batches for image in batch] == list(range(count))
+    assert [len(batch) for batch in engine.batches] == [16, 16, 16, 16, 10]
+    assert len(outcomes) == count
+    assert seconds.keys() == {"decode_s", "chunk_s"}
