@@ -65,6 +65,7 @@ class TrainingSettings(_Table):
     lr_end: float = Field(0.0, ge=0, le=10, description="learning rate at the last step")
     warmup_steps: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    patience: int = Field(0, ge=0, description="epochs without a better one before training stops; 0 never")
     validation_fraction: float = Field(
         0.1, gt=0, lt=0.9, description="part of the families held out when there is no val/"
     )

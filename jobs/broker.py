@@ -13,7 +13,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from configs.settings import Settings
-from jobs.errors import BrokerError
+from jobs.errors import BrokerAway, BrokerError
 
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 SOCKET_TIMEOUT_S = 30.0
@@ -105,7 +105,7 @@ def check(client: redis.Redis, settings: Settings) -> str:
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise BrokerError(f"{where} refuses the user or password: {error}. Check SORTLINE_BROKER") from error
     except redis.RedisError as error:
-        raise BrokerError(f"can't reach Redis at {where}: {error}") from error
+        raise BrokerAway(f"can't reach Redis at {where}: {error}") from error
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < MINIMUM_REDIS:
         raise BrokerError(f"{where} runs Redis {version}; Sortline needs 6.2 or later")

@@ -13,5 +13,9 @@ class BrokerError(JobError):
     """Redis can't be used as configured. The message says what to change."""
 
 
+class BrokerAway(BrokerError):
+    """Redis does not answer now; it may be starting."""
+
+
 class UnavailableError(JobError):
     """Redis, a share or a disk is away for now. Trying again later may help."""

@@ -42,6 +42,10 @@ class RunView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the bar as it is; what is said from now on comes below it."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -5,11 +5,13 @@ Metrics are sums divided by counts, so a short last batch weighs what it holds. 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import mindspore
@@ -17,10 +19,13 @@ import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
+from vision.checkpoint import Arrays, Checkpoint, load_newest, save
 from vision.errors import VisionError
 from vision.networks.served import Scaling
 
 log = logging.getLogger("sortline.train")
+
+CHECKPOINTS_KEPT = 2  # the newest may be cut short by a full disk
 
 # Takes a batch uint8 (N, H, W, 3) and a random generator; returns a changed batch of the same shape and dtype.
 Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
@@ -45,6 +50,7 @@ class FitOptions:
     lr_end: float
     warmup_steps: int
     label_smoothing: float
+    patience: int  # epochs without a better one before training stops; 0 never stops early
     seed: int
 
 
@@ -112,27 +118,37 @@ def fit(
     options: FitOptions,
     *,
     augment: Augment | None = None,
+    checkpoints: Path | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Epoch], Epoch]:
     """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and the best, whose weights it keeps.
 
-    Best is the highest validation top-1, among equals the lowest validation loss.
+    Best is the highest validation top-1, among equals the lowest validation loss. With a ``checkpoints`` folder, each
+    epoch leaves one there, and a training of the same data and recipe goes on from the newest: same weights in the end.
 
     Raises:
         TrainingStopped: the loss is infinite or no number (the message names the step), or ``cancelled()`` was true.
     """
     random = np.random.default_rng(options.seed)
-    steps = options.epochs * -(-len(training) // options.batch_size)
-    rates = learning_rates(options, steps)
+    steps_an_epoch = -(-len(training) // options.batch_size)
+    rates = learning_rates(options, options.epochs * steps_an_epoch)
     step_cell = nn.TrainOneStepCell(_WithLoss(model), _optimizer(model, options, rates))
-    step_cell.set_train(True)
     history: list[Epoch] = []
-    best: Epoch | None = None
-    best_weights: dict[str, NDArray[Any]] = {}
-    step = 0
-    for number in range(1, options.epochs + 1):
-        started, loss_sum = time.perf_counter(), 0.0
+    best_weights: Arrays = {}
+    key = _key(training, validation, classes, options)
+    if checkpoints is not None and (earlier := load_newest(checkpoints, key)) is not None:
+        history = [Epoch(**figures) for figures in earlier.history]
+        best_weights = earlier.best
+        random.bit_generator.state = earlier.random
+        _set_parameters(step_cell, earlier.parameters)
+        log.info("training goes on from a checkpoint epoch=%d of=%d", earlier.epoch, options.epochs)
+    for number in range(len(history) + 1, options.epochs + 1):
+        if options.patience and history and number - 1 - _best(history).epoch >= options.patience:
+            break
+        started = time.perf_counter()
+        step_cell.set_train(True)
+        loss_sum, step = 0.0, (number - 1) * steps_an_epoch
         order = random.permutation(len(training))
         for start in range(0, len(order), options.batch_size):
             if cancelled():
@@ -150,7 +166,6 @@ def fit(
                 )
             loss_sum += loss * len(chosen)
         loss, top1, top5 = evaluate(model, validation, options.batch_size)
-        step_cell.set_train(True)
         epoch = Epoch(
             epoch=number,
             train_loss=loss_sum / len(training),
@@ -161,14 +176,46 @@ def fit(
             seconds=time.perf_counter() - started,
         )
         history.append(epoch)
-        if best is None or (epoch.val_top1, -epoch.val_loss) > (best.val_top1, -best.val_loss):
-            best, best_weights = epoch, {p.name: p.asnumpy().copy() for p in model.get_parameters()}
+        if _best(history) is epoch:
+            best_weights = {parameter.name: parameter.asnumpy().copy() for parameter in model.get_parameters()}
+        if checkpoints is not None:
+            state = {parameter.name: parameter.asnumpy() for parameter in step_cell.get_parameters()}
+            checkpoint = Checkpoint(
+                key=key,
+                epoch=number,
+                random=dict(random.bit_generator.state),
+                history=[asdict(past) for past in history],
+                parameters=state,
+                best=best_weights,
+            )
+            save(checkpoints, checkpoint, kept=CHECKPOINTS_KEPT)
         on_epoch(epoch)
-    assert best is not None  # noqa: S101 - epochs is at least 1
-    for parameter in model.get_parameters():
-        parameter.set_data(Tensor(best_weights[parameter.name]))
+    _set_parameters(model, best_weights)
     model.set_train(False)
-    return history, best
+    return history, _best(history)
+
+
+def _best(history: list[Epoch]) -> Epoch:
+    """Highest validation top-1; among equals the lowest validation loss; among those the first."""
+    return max(history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss, -epoch.epoch))
+
+
+def _set_parameters(cell: nn.Cell, arrays: Arrays) -> None:
+    parameters = {parameter.name: parameter for parameter in cell.get_parameters()}
+    if parameters.keys() != arrays.keys():
+        raise VisionError("a checkpoint holds other parameters than the network; delete the job's checkpoints")
+    for name, parameter in parameters.items():
+        parameter.set_data(Tensor(arrays[name]))
+
+
+def _key(training: Samples, validation: Samples, classes: int, options: FitOptions) -> str:
+    """Return a digest of all that decides the course of a training."""
+    digest = hashlib.sha256(repr((options, classes)).encode())
+    for samples in (training, validation):
+        digest.update(repr((samples.inputs.shape, samples.inputs.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(samples.inputs).data)
+        digest.update(np.ascontiguousarray(samples.targets).data)
+    return digest.hexdigest()
 
 
 def predict_logits(model: nn.Cell, inputs: NDArray[Any], batch_size: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from configs.settings import Settings, SettingsError, load_settings
 from jobs.app import LABEL_QUEUE, TRAIN_QUEUE
 from jobs.broker import check, connect
-from jobs.errors import BrokerError
+from jobs.errors import BrokerAway, BrokerError
 
 # A spawned child imports its modules before it can answer; Celery's 4 s would kill it again and again.
 CHILD_START_LIMIT_S = 60.0
@@ -35,7 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
                 "a worker needs SORTLINE_DATA_ROOT: the folder that all images are below; it reads nothing outside it"
             )
         client = connect(settings)
-        check(client, settings)  # a wrong password would be retried for ever by Celery
+        try:
+            check(client, settings)  # a wrong password would be retried for ever by Celery
+        except BrokerAway as error:
+            print(f"sortline worker: {error}; waiting for it", file=sys.stderr)
         client.close()
     except SettingsError as error:
         return _fail(str(error), 2)

@@ -29,6 +29,8 @@ from worker.errors import JobRefused
 log = logging.getLogger("sortline.worker")
 
 LOADED_VERSIONS = 2  # a run on the old version may end while one on the new version starts
+# bf16 has 8 bits of mantissa; wrong channel order or scaling moves golden probabilities far more.
+PRECISION_TOLERANCE = {"bf16": 0.1}
 PUBLISH_PATIENCE_S = 60.0
 STREAM_KEPT_S = 7 * 24 * 3600  # rows that nobody gathers don't stay for ever
 
@@ -101,7 +103,8 @@ class Runtime:
             with np.load(
                 io.BytesIO(self.store.open_file(pin.name, pin.version, "golden.npz")), allow_pickle=False
             ) as golden:
-                difference = classifier.replay(golden["images"], golden["outputs"], manifest.golden.tolerance)
+                tolerance = max(manifest.golden.tolerance, PRECISION_TOLERANCE.get(engine.precision, 0.0))
+                difference = classifier.replay(golden["images"], golden["outputs"], tolerance)
         log.info(
             "model loaded model=%s engine=%s golden_difference=%.1e load_s=%.2f",
             pin, engine.describe(), difference, time.perf_counter() - started,

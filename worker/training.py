@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -25,6 +26,7 @@ from jobs.paths import text_to_path
 from model_store.errors import StoreError
 from model_store.manifest import ClassEntry
 from vision.augment import Augmentation
+from vision.calibration import expected_calibration_error, fit_temperature
 from vision.dataset import Dataset, LabelledImage, fingerprint, read_dataset
 from vision.engines import ModelFiles, open_engine
 from vision.errors import VisionError
@@ -34,7 +36,7 @@ from vision.features import extract, load_all
 from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing
-from vision.train import Epoch, FitOptions, Samples, TrainingStopped, WholeNetwork, fit
+from vision.train import Epoch, FitOptions, Samples, TrainingStopped, WholeNetwork, fit, predict_logits
 from vision.weights import backbone_only, get_weights, read_safetensors, set_weights
 from worker.errors import JobCancelled, JobRefused
 from worker.publishing import publish_network
@@ -119,6 +121,7 @@ class _Training:
     ) -> None:
         self.job, self.recipe, self.runtime, self.cancelled = job, recipe, runtime, cancelled
         self._report = report
+        self.checkpoints = runtime.settings.home / "checkpoints" / job.job
         self.seconds: dict[str, float] = {}
         self.skipped: list[str] = []
         self.preprocessing = Preprocessing(height_px=recipe.height_px, width_px=recipe.width_px, fit=recipe.fit)
@@ -130,7 +133,10 @@ class _Training:
         network = self._timed("build", self._build, len(dataset.classes))
         split = self._timed("load", self._load, dataset, network)
         history, best = self._timed("train", self._fit, network, split)
-        return self._publish(dataset, split, network, history, best)
+        network, scores = self._calibrated(network, split)
+        pin = self._publish(dataset, split, network, history, best, scores)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return pin
 
     def say(self, text: str, epoch: Epoch | None = None) -> None:
         if self.cancelled():
@@ -292,9 +298,24 @@ class _Training:
             network.spec.classes,
             options,
             augment=augment or None,
+            checkpoints=self.checkpoints,
             on_epoch=on_epoch,
             cancelled=self.cancelled,
         )
+
+    def _calibrated(self, network: Any, split: _Split) -> tuple[Any, dict[str, float]]:
+        """Return the network with the temperature that makes its confidences true on the validation images."""
+        samples = split.validation.samples()
+        model = network.head if self.frozen else WholeNetwork(network)
+        logits = predict_logits(model, samples.inputs, self.recipe.batch_size)
+        temperature = fit_temperature(logits, samples.targets)
+        calibrated = build_network(replace(network.spec, temperature=temperature))
+        set_weights(calibrated, get_weights(network))
+        return calibrated, {
+            "temperature": temperature,
+            "ece_uncalibrated": expected_calibration_error(logits, samples.targets, 1.0),
+            "ece": expected_calibration_error(logits, samples.targets, temperature),
+        }
 
     def _skip(self, errors: list[str]) -> None:
         self.skipped += errors
@@ -307,7 +328,15 @@ class _Training:
             export_onnx(cell, path, height_px=self.recipe.height_px, width_px=self.recipe.width_px)
             return path.read_bytes()
 
-    def _publish(self, dataset: Dataset, split: _Split, network: Any, history: list[Epoch], best: Epoch) -> ModelPin:
+    def _publish(
+        self,
+        dataset: Dataset,
+        split: _Split,
+        network: Any,
+        history: list[Epoch],
+        best: Epoch,
+        scores: Mapping[str, float],
+    ) -> ModelPin:
         self.say("publishing: export, and comparison of the engines")
         golden, _, _ = load_all(
             _spread(split.validation.images, GOLDEN_IMAGES), self.preprocessing, self.runtime.limits
@@ -336,7 +365,7 @@ class _Training:
                 for info in dataset.classes
             ],
             training=training,
-            scores={"val_top1": best.val_top1, "val_top5": best.val_top5, "val_loss": best.val_loss},
+            scores={"val_top1": best.val_top1, "val_top5": best.val_top5, "val_loss": best.val_loss, **scores},
             parent=self.job.backbone,
             files={"results.csv": _history_csv(history)},
         )

@@ -151,6 +151,7 @@ def finish(session: Session, run: RunFile, view: RunView, output: Path, max_fail
     write_csv(run, output)
     text = f"{run.total} rows, {run.failed} failed"
     session.board.update(run.plan.run, state="done", text=text)
+    view.stop()
     view.say(summary(run, run.done - at_start, seconds, output))
     allowed = run.total if max_failures is None else max_failures
     return TOO_MANY_FAILURES if run.failed > allowed else OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from configs.settings import (
     CONFIGS_FOLDER,
+    AugmentationSettings,
     Settings,
     SettingsError,
+    TrainingSettings,
     find_config,
     load_settings,
     parse_assignments,
@@ -230,7 +233,8 @@ def test_a_shipped_configuration_is_found_by_its_bare_name_from_any_folder(
     (tmp_path / file.stem).mkdir()  # a folder of that name is no configuration
 
     assert find_config(Path(file.stem)) == find_config(Path(file.name)) == file
-    assert load_settings(Path(file.stem), environment={}) != load_settings(environment={})
+    changes = load_settings(Path(file.stem), environment={}) != load_settings(environment={})
+    assert changes == (file.name != "default.toml")
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
@@ -247,5 +251,15 @@ def test_a_file_of_ones_own_goes_before_a_shipped_one(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["weekday", "", "..", "/"])
 def test_a_configuration_that_is_nowhere_is_told_with_those_there_are(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"no configuration file .*; .* one of these: digits\.toml, .*waste26"):
+    with pytest.raises(
+        SettingsError, match=r"no configuration file .*; .* one of these: default\.toml, digits\.toml, .*waste26"
+    ):
         load_settings(Path(name), environment={})
+
+
+def test_default_toml_states_every_default_and_names_every_setting() -> None:
+    text = (CONFIGS_FOLDER / "default.toml").read_text(encoding="utf-8")
+    names = [*Settings.model_fields, *TrainingSettings.model_fields, *AugmentationSettings.model_fields]
+
+    assert load_settings(Path("default"), environment={}) == Settings()
+    assert [name for name in names if not re.search(rf"^(# )?{name} =|^\[.*{name}\]$", text, re.MULTILINE)] == []
