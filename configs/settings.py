@@ -66,6 +66,12 @@ class TrainingSettings(_Table):
     warmup_steps: int = Field(0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     patience: int = Field(0, ge=0, description="epochs without a better one before training stops; 0 never")
+    gate_accuracy_margin: float = Field(
+        0.01, ge=0, le=1, description="accuracy that a new version may lose against production, as a part"
+    )
+    gate_recall_margin: float = Field(
+        0.15, ge=0, le=1, description="recall of any one class that a new version may lose, as a part"
+    )
     validation_fraction: float = Field(
         0.1, gt=0, lt=0.9, description="part of the families held out when there is no val/"
     )

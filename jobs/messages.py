@@ -90,7 +90,7 @@ class TrainModel(Message):
     name: ModelName
     recipe: dict[str, Any]  # configs.settings.TrainingSettings, validated by the worker
     backbone: ModelPin | None = None
-    promote: Literal["always", "never"] = "always"
+    promote: Literal["gate", "always", "never"] = "gate"
 
 
 class JobEvent(Message):

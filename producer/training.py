@@ -25,7 +25,9 @@ from producer.session import Session
 ENDS = frozenset({"done", "failed", "cancelled"})
 
 
-def plan_training(settings: Settings, dataset: Path, name: str, promote: Literal["always", "never"]) -> TrainModel:
+def plan_training(
+    settings: Settings, dataset: Path, name: str, promote: Literal["gate", "always", "never"]
+) -> TrainModel:
     """Return the message of a training job; what can be seen to be wrong is refused here, before anything is queued."""
     folder = Path(os.path.abspath(dataset))  # noqa: PTH100 - links stay links
     if not folder.is_dir():

@@ -98,7 +98,7 @@ def register(app: Celery, runtime: Runtime) -> None:
 
             recipe = training_settings(job.recipe)
             with _lease(task, runtime, job.job) as cancelled:
-                pin = train_model(job, recipe, runtime, report=report, cancelled=cancelled.is_set)
+                trained = train_model(job, recipe, runtime, report=report, cancelled=cancelled.is_set)
         except JobCancelled:
             return end("cancelled", "cancelled before a version was published")
         except (UnavailableError, StoreUnavailable) as error:
@@ -110,7 +110,7 @@ def register(app: Celery, runtime: Runtime) -> None:
         except Exception as error:
             end("failed", str(error) or type(error).__name__)
             raise
-        return end("done", f"published {pin}", pin)
+        return end("done", f"published {trained.pin}; {trained.decision}", trained.pin)
 
 
 @contextmanager

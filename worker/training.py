@@ -25,6 +25,7 @@ from jobs.messages import JobEvent, ModelPin, TrainModel
 from jobs.paths import text_to_path
 from model_store.errors import StoreError
 from model_store.manifest import ClassEntry
+from model_store.store import ModelVersion
 from vision.augment import Augmentation
 from vision.calibration import expected_calibration_error, fit_temperature
 from vision.dataset import Dataset, LabelledImage, fingerprint, read_dataset
@@ -39,6 +40,7 @@ from vision.preprocess import Preprocessing
 from vision.train import Epoch, FitOptions, Samples, TrainingStopped, WholeNetwork, fit, predict_logits
 from vision.weights import backbone_only, get_weights, read_safetensors, set_weights
 from worker.errors import JobCancelled, JobRefused
+from worker.gate import Verdict, judge
 from worker.publishing import publish_network
 from worker.runtime import Runtime
 
@@ -49,6 +51,14 @@ READ_AT_ONCE = 256  # images between two looks at progress and cancelling
 
 Report = Callable[[JobEvent], None]
 Reader = Callable[[Sequence[Path]], tuple[NDArray[Any], list[int], list[str]]]  # as features_of in vision/features.py
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The version that a job published, and what was decided about production."""
+
+    pin: ModelPin
+    decision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +90,8 @@ def train_model(
     *,
     report: Report,
     cancelled: Callable[[], bool],
-) -> ModelPin:
-    """Train as ``recipe`` says on the job's folder; return the version that was published.
+) -> Trained:
+    """Train as ``recipe`` says on the job's folder; return the version that was published and whether it serves.
 
     Raises:
         JobRefused: the dataset, the backbone or the recipe can't work; the message says why.
@@ -89,7 +99,7 @@ def train_model(
         UnavailableError: the data root is away.
     """
     if (earlier := _already_published(job, runtime)) is not None:
-        return earlier
+        return Trained(earlier, "published before its worker died; promote it by hand")
     try:
         return _Training(job, recipe, runtime, report, cancelled).run()
     except TrainingStopped as error:
@@ -109,8 +119,12 @@ def _already_published(job: TrainModel, runtime: Runtime) -> ModelPin | None:
     for number in reversed(versions):
         version = runtime.store.resolve(f"{job.name}:{number}")
         if version.manifest.training.get("job") == job.job:
-            return ModelPin(name=job.name, version=number, digest=version.manifest.digest)
+            return _pin(version)
     return None
+
+
+def _pin(version: ModelVersion) -> ModelPin:
+    return ModelPin(name=version.name, version=version.version, digest=version.manifest.digest)
 
 
 class _Training:
@@ -126,7 +140,7 @@ class _Training:
         self.skipped: list[str] = []
         self.preprocessing = Preprocessing(height_px=recipe.height_px, width_px=recipe.width_px, fit=recipe.fit)
 
-    def run(self) -> ModelPin:
+    def run(self) -> Trained:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
         mindspore.set_seed(self.recipe.seed)
         dataset = self._timed("read", self._read)
@@ -134,9 +148,9 @@ class _Training:
         split = self._timed("load", self._load, dataset, network)
         history, best = self._timed("train", self._fit, network, split)
         network, scores = self._calibrated(network, split)
-        pin = self._publish(dataset, split, network, history, best, scores)
+        version = self._publish(dataset, split, network, history, best, scores)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        return pin
+        return Trained(_pin(version), self._promote(version, dataset, split))
 
     def say(self, text: str, epoch: Epoch | None = None) -> None:
         if self.cancelled():
@@ -336,7 +350,7 @@ class _Training:
         history: list[Epoch],
         best: Epoch,
         scores: Mapping[str, float],
-    ) -> ModelPin:
+    ) -> ModelVersion:
         self.say("publishing: export, and comparison of the engines")
         golden, _, _ = load_all(
             _spread(split.validation.images, GOLDEN_IMAGES), self.preprocessing, self.runtime.limits
@@ -354,7 +368,7 @@ class _Training:
             "best_epoch": best.epoch,
             "seconds": self.seconds,
         }
-        version = publish_network(
+        return publish_network(
             self.runtime.store,
             self.job.name,
             network,
@@ -369,11 +383,29 @@ class _Training:
             parent=self.job.backbone,
             files={"results.csv": _history_csv(history)},
         )
-        who = f"job {self.job.job}"
-        self.runtime.store.set_alias(self.job.name, "candidate", version.version, who=who, why="trained")
-        if self.job.promote == "always":
-            self.runtime.store.set_alias(self.job.name, "production", version.version, who=who, why="--promote always")
-        return ModelPin(name=version.name, version=version.version, digest=version.manifest.digest)
+
+    def _promote(self, version: ModelVersion, dataset: Dataset, split: _Split) -> str:
+        """Make the version the candidate and, by the job's rule, the one in production; return what was decided."""
+        store, name, who = self.runtime.store, self.job.name, f"job {self.job.job}"
+        store.set_alias(name, "candidate", version.version, who=who, why="trained")
+        verdict = Verdict(self.job.promote == "always", f"--promote {self.job.promote}")
+        current = store.aliases(name).get("production")
+        if self.job.promote == "gate" and current is None:
+            verdict = Verdict(True, "nothing was in production")
+        elif self.job.promote == "gate":
+            images = [(image.path, dataset.classes[image.class_index].label) for image in split.validation.images]
+            verdict = judge(
+                self.runtime,
+                version,
+                store.resolve(f"{name}:{current}"),
+                images,
+                accuracy_margin=self.recipe.gate_accuracy_margin,
+                recall_margin=self.recipe.gate_recall_margin,
+            )
+        if verdict.passed:
+            store.set_alias(name, "production", version.version, who=who, why=verdict.text)
+            return f"in production ({verdict.text})"
+        return f"production stays {current or 'empty'} ({verdict.text})"
 
 
 def _spread(images: list[LabelledImage], count: int) -> list[Path]:

@@ -23,6 +23,7 @@ NO_WORKER_AFTER_S = 10.0
 class Promote(str, Enum):
     """What becomes of the new version."""
 
+    gate = "gate"
     always = "always"
     never = "never"
 
@@ -46,7 +47,9 @@ def train(
             "--set", metavar="KEY=VALUE", help="Change one value of the recipe, as in --set epochs=5. Repeatable."
         ),
     ] = None,
-    promote: Annotated[Promote, typer.Option(help="Whether the new version goes into production.")] = Promote.always,
+    promote: Annotated[
+        Promote, typer.Option(help="gate: into production if no worse than what is there; or always, or never.")
+    ] = Promote.gate,
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue and print the job; `sortline jobs watch JOB` follows it.")
     ] = False,

@@ -79,6 +79,21 @@ def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Pat
     assert processes_below(home) == []
 
 
+def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class(home: Path, tmp_path: Path) -> None:
+    photos = str(write_shades(tmp_path / "photos"))
+    good = sortline("train", photos, *QUICK, *LEARNS, "--name", "shades", home=home)
+    hopeless = ("--set", "epochs=1", "--set", "lr_max=1e-9", "--set", "lr_schedule=constant")
+
+    worse = sortline("train", photos, *QUICK, *hopeless, "--name", "shades", home=home)
+    lenient = sortline("train", photos, *QUICK, *hopeless, "--name", "shades", "--promote", "always", home=home)
+    back = sortline("models", "rollback", "shades", home=home)
+
+    assert "in production (nothing was in production)" in good.stderr
+    assert "production stays 1 (shades:2 against shades:1 on 4 images: accuracy 50.0% against 100.0%" in worse.stderr
+    assert "published shades:3; in production (--promote always)" in lenient.stderr
+    assert back.stdout == "shades@production is 1 again\n"
+
+
 @pytest.mark.parametrize(
     ("spoil", "arguments", "said"),
     [
