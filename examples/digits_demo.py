@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -78,7 +77,7 @@ def stack_up(folder: Path) -> Iterator[None]:
             time.sleep(0.05)
         yield
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(60)
 
 

@@ -45,6 +45,7 @@ class JobBoard:
         now = time.time()
         state = JobState(job=job, kind=kind, title=title, model=model, created=now, updated=now)
         pipeline = self._client.pipeline()
+        pipeline.hdel(self._keys.job(job), "cancel", "attempts")  # queued again: an earlier cancel is over
         pipeline.hset(self._keys.job(job), mapping=asdict(state))
         pipeline.expire(self._keys.job(job), KEPT_S)
         pipeline.zadd(self._keys.jobs, {job: now})
@@ -53,13 +54,13 @@ class JobBoard:
 
     def update(self, job: str, **values: str) -> None:
         """Change fields of a job. A job that Redis forgot stays forgotten."""
-        if self._client.exists(self._keys.job(job)):
+        if self._client.hexists(self._keys.job(job), "job"):
             self._client.hset(self._keys.job(job), mapping={**values, "updated": time.time()})
 
     def get(self, job: str) -> JobState | None:
         """Return one job, or None when Redis doesn't know it."""
         values: dict[str, Any] = self._client.hgetall(self._keys.job(job))
-        if not values:
+        if "job" not in values:  # a late attempt or cancel may have left a hash without its job
             return None
         known = {field.name for field in fields(JobState)}
         values = {name: value for name, value in values.items() if name in known}
@@ -73,12 +74,19 @@ class JobBoard:
 
     def count_attempt(self, job: str) -> int:
         """Count one more start of ``job``; return which one it is. Forgotten together with the job."""
-        return int(self._client.hincrby(self._keys.job(job), "attempts", 1))
+        return self._leave(job, "attempts")
 
     def ask_to_cancel(self, job: str) -> None:
         """Leave word for whoever works on ``job`` to stop."""
-        self._client.hset(self._keys.job(job), "cancel", "1")
+        self._leave(job, "cancel")
 
     def is_cancelled(self, job: str) -> bool:
         """Whether somebody asked to stop ``job``."""
         return bool(self._client.hget(self._keys.job(job), "cancel"))
+
+    def _leave(self, job: str, name: str) -> int:
+        # Redis may have forgotten the job: what is left for it must then go away by itself too.
+        pipeline = self._client.pipeline()
+        pipeline.hincrby(self._keys.job(job), name, 1)
+        pipeline.expire(self._keys.job(job), KEPT_S)
+        return int(pipeline.execute()[0])

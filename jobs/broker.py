@@ -114,5 +114,5 @@ def check(client: redis.Redis, settings: Settings) -> str:
 
 def mask(url: str) -> str:
     """Return ``url`` without its password, wherever redis-py would take one from."""
-    url = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)  # to the last @: a password may hold one
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)
+    url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)  # first: it may hold an @ as well
+    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)  # to the last @: a password may hold one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class Gatherer:
     _order: int = 0
     _newest_answered: int = 0
     _cancel_looked: float = 0.0
+    _picked_up: bool = False
+    _refused_before: set[int] = field(default_factory=set)
 
     def gather(self) -> Iterator[Progress]:
         """Label what has no row yet; yield progress several times a second until every input has one.
@@ -72,13 +75,13 @@ class Gatherer:
         """
         todo = self.run.missing_chunks()
         held: tuple[int, list[str]] | None = None  # a chunk that Redis would not take yet
-        away_since, pause_s, started = 0.0, 0.1, False
+        away_since, pause_s = 0.0, 0.1
         yield self._progress()
         while True:
             try:
-                if not started:
+                if not self._picked_up:
                     self._pick_up()
-                    started = True
+                    self._picked_up = True
                 while len(self._sent) < self.window_chunks and (held := held or next(todo, None)) is not None:
                     if held[0] not in self._sent:
                         self._send(*held)
@@ -98,17 +101,22 @@ class Gatherer:
                 yield self._progress(f"Redis is away, trying again ({error})")
                 time.sleep(pause_s)
             self.watch()
-        self.client.delete(self.keys.results(self.run.plan.run), self.keys.inputs(self.run.plan.run))
+        with contextlib.suppress(*AWAY):  # every row is here; a Redis that is away must not spoil the end
+            self.client.delete(self.keys.results(self.run.plan.run), self.keys.inputs(self.run.plan.run))
         yield self._progress()
 
     def _pick_up(self) -> None:
-        """Take in what came while no producer was there, and wait for what an earlier one left on the queue."""
+        """Take in what came while no producer was there, and wait for what an earlier one left on the queue.
+
+        A refusal among it may be of an earlier try, its cause mended since: that chunk is sent anew, to hear again.
+        """
         while self._journal(0):
             pass
         if self._nothing_queued_or_lent():
             return
         for first, images in self.run.sent():
-            self._note(first, images)
+            if first not in self._refused_before:
+                self._note(first, images)
 
     def _send(self, first: int, paths: list[str]) -> None:
         self.sender.send(first, paths)
@@ -139,6 +147,9 @@ class Gatherer:
         except MessageError:
             return  # not from a worker of this version; the chunk is sent again once it is stale
         if result.run != self.run.plan.run:
+            return
+        if result.refused is not None and not self._picked_up:
+            self._refused_before.add(result.first)
             return
         if result.refused is not None:
             raise RunRefused(f"{result.worker or 'a worker'} refuses this run: {result.refused}")

@@ -36,7 +36,9 @@ def list_jobs(broker: Broker = None, home: Home = None) -> None:
         if not jobs:
             print("no jobs yet: sortline label SOURCE --detach, or sortline train DATASET --config NAME --detach")
             return
-        table = Table("job", "what", "state", "last word", "model", "age", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        for column in ("job", "what", "state", "last word", "model", "age"):
+            table.add_column(column, no_wrap=column == "job", overflow="ignore" if column == "job" else "fold")
         for job in jobs:
             table.add_row(job.job, job.title, job.state, job.text, job.model, _age(job.created))
         Console(highlight=False).print(table)

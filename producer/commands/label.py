@@ -77,6 +77,7 @@ def label(
       sortline label photos/ --broker redis://queue:6379/0 --data-root /mnt/photos
     """
     from model_store.store import ModelStore
+    from producer.gather import RunCancelled
     from producer.images import open_source
     from producer.progress import RunView
     from producer.runs import find_model, open_run, run_path
@@ -97,7 +98,7 @@ def label(
                 if line:
                     view.say(line)
             if images.skipped:
-                view.say(f"{images.skipped} files without an image suffix skipped")
+                view.say(f"skipped, without an image suffix: {images.skipped}")
             if run.done < run.total:
                 session.board.add(
                     run.plan.run,
@@ -114,7 +115,9 @@ def label(
         except KeyboardInterrupt:
             view.say(f"interrupted after {run.done} of {run.total} images; {resume}")
             raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, RunCancelled):
+                session.board.update(run.plan.run, state="cancelled")
             view.say(f"stopped after {run.done} of {run.total} images; {resume}")
             raise
         finally:

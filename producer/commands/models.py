@@ -47,7 +47,7 @@ def list_models(store: Store = None, home: Home = None) -> None:
             score = manifest.scores.get("val_top1")
             shown = f"{score:.1%}" if score is not None else ""
             table.add_row(
-                f"{name}:{number}", manifest.kind, str(len(manifest.classes) or ""), shown, manifest.created[:19], held
+                f"{name}:{number}", manifest.kind, str(len(manifest.classes) or ""), shown, manifest.created[:10], held
             )
     Console(highlight=False).print(table)
 

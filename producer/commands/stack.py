@@ -84,6 +84,7 @@ def up(
     if is_answering(shared_stack_socket(settings)):
         raise UsageError(f"a stack is up already ({shared_stack_socket(settings)})")
     signal.signal(signal.SIGTERM, _as_interrupt)
+    signal.signal(signal.SIGINT, _as_interrupt)  # a shell's `&` starts us with SIGINT ignored
     with LocalStack(settings, folder="up", persistent=True) as stack:
         stack.start_worker("label")
         if train:

@@ -116,7 +116,7 @@ def test_a_folder_becomes_a_report_with_a_row_for_each_file_and_nothing_keeps_ru
     assert "41 images: 39 labelled, 2 failed (not_an_image 1, truncated 1)" in done.stderr.replace(
         "truncated 1, not_an_image 1", "not_an_image 1, truncated 1"
     )
-    assert "1 files without an image suffix skipped" in done.stderr
+    assert "skipped, without an image suffix: 1" in done.stderr
     assert processes_below(home) == []
 
 

@@ -1,0 +1,158 @@
+"""What the docs say must exist: commands, options, files, names, links, settings, exit codes, reason codes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from jobs.messages import ModelPin
+from producer import errors
+from producer.__main__ import app
+from producer.reports.csv import header
+from producer.run_file import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """Yield the arguments of every ``sortline`` in fenced shell blocks, also behind ``|``, ``$`` or a variable."""
+    for language, block in FENCE.findall(text):
+        if language not in ("sh", "console"):
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            while words:
+                end = next((place for place, word in enumerate(words) if word in ("|", "&&", ";")), len(words))
+                part, words = words[:end], words[end + 1 :]
+                while part and re.match(r"[A-Z_]+=", part[0]):
+                    part = part[1:]
+                if part[:1] == ["sortline"]:
+                    yield part[1:]
+
+
+COMMANDS = [(name, arguments) for name in NAMES for arguments in commands_in(text_of(name))]
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse as the command line would, and run nothing."""
+    command: Any = typer.main.get_command(app)
+    path = "sortline"
+    while hasattr(command, "commands"):
+        assert arguments, f"{path} needs a command"
+        assert arguments[0] in command.commands, f"no command {path} {arguments[0]}"
+        path, command, arguments = f"{path} {arguments[0]}", command.commands[arguments[0]], arguments[1:]
+    command.make_context(path, list(arguments))
+
+
+@pytest.mark.parametrize(("page", "arguments"), COMMANDS, ids=[f"{page}: {' '.join(a)}" for page, a in COMMANDS])
+def test_a_documented_command_parses(page: str, arguments: list[str]) -> None:
+    parse(arguments)
+
+
+def test_commands_are_found_and_wrong_ones_are_refused() -> None:
+    assert len(COMMANDS) > 20
+    assert list(commands_in("```sh\nfind . | A=1 sortline label - # x\n```\n")) == [["label", "-"]]
+    for wrong in (["lable", "x"], ["label"], ["label", "x", "--colour"], ["models", "demote", "x"]):
+        with pytest.raises(Exception, match=r"no command|Missing parameter|No such option"):
+            parse(wrong)
+
+
+def test_files_and_names_of_the_architecture_page_exist() -> None:
+    found = re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", text_of("docs/architecture.md"))
+
+    assert len(found) > 30
+    for file, name in found:
+        assert (ROOT / file).is_file(), f"no file {file}"
+        assert set(name.split(".")) - {""} <= names_in(ROOT / file), f"no {name} in {file}"
+
+
+def names_in(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    defined = {
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    return defined | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_in_running_text_exist(name: str) -> None:
+    folders = "benchmarks|configs|docs|examples|jobs|model_store|producer|tests|vision|worker"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text_of(name)):
+        assert (ROOT / path).exists(), f"{name} names {path}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_internal_links_resolve(name: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text_of(name))):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        page = (ROOT / name).parent / file if file else ROOT / name
+        assert page.exists(), f"{name} links to {target}"
+        assert not anchor or anchor in anchors_of(page), f"{name} links to {target}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_configuration_page_is_what_its_script_writes() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
+
+    assert text_of("docs/configuration.md") == script["page"](), "run: python docs/make_configuration.py"
+
+
+def test_the_training_page_has_every_key_of_a_recipe() -> None:
+    keys = set(re.findall(r"^\| `training\.([\w.]+)`", text_of("docs/configuration.md"), re.MULTILINE))
+    rows = "\n".join(re.findall(r"^\| (`[^|]+`) \|", text_of("docs/training.md"), re.MULTILINE))
+
+    assert keys <= set(re.findall(r"`([\w.]+)`", rows))
+
+
+def test_exit_codes_of_the_readme_are_those_of_the_code() -> None:
+    documented = {int(code) for code in re.findall(r"^\| `(\d+)` \|", text_of("README.md"), re.MULTILINE)}
+
+    assert documented == {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
+
+
+def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
+    section = text_of("docs/labelling.md").partition("## Reason codes")[2].partition("\n## ")[0]
+    raised = {
+        node.args[0].value
+        for file in (*ROOT.glob("vision/**/*.py"), *ROOT.glob("worker/*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ImageError"
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == raised
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/labelling.md"])
+def test_documented_columns_are_those_of_the_report(name: str) -> None:
+    plan = Plan(
+        run="r", source="s", base="/", data_root="/", walked=True, labels=["a", "b"], groups=[None, None], top_k=2,
+        chunk_images=1, model=ModelPin(name="m", version=1, digest="0" * 64),
+    )  # fmt: skip
+    table = text_of(name).partition("| column | holds |")[2].partition("\n\n")[0]
+    columns = [
+        column for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for column in re.findall(r"`(\w+)`", row)
+    ]
+
+    assert columns == header(plan)
