@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 import redis
@@ -65,7 +65,7 @@ class Gatherer:
     _picked_up: bool = False
     _refused_before: set[int] = field(default_factory=set)
 
-    def gather(self) -> Iterator[Progress]:
+    def gather(self) -> Generator[Progress, None, None]:
         """Label what has no row yet; yield progress several times a second until every input has one.
 
         Raises:

@@ -1,0 +1,198 @@
+"""The board of jobs, and detached runs in Redis."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from configs.settings import Settings
+from jobs.board import KEPT_S, JobBoard
+from producer.detached import download, upload
+from producer.errors import UsageError
+from producer.run_file import RunFile
+from tests.broker.conftest import KEYS, Desk, NewProducer, labelled, new_run, plan_of, working
+
+
+@pytest.fixture
+def board(client: redis.Redis) -> JobBoard:
+    return JobBoard(client, KEYS)
+
+
+def test_a_new_job_is_queued_and_can_be_read_back(board: JobBoard) -> None:
+    board.add("inbox-1", kind="label", title="Fotos, 3 Bilder é", model="colours:1")
+
+    state = board.get("inbox-1")
+    assert state is not None
+    assert (state.job, state.kind, state.title, state.model) == ("inbox-1", "label", "Fotos, 3 Bilder é", "colours:1")
+    assert (state.state, state.text, state.ended) == ("queued", "", False)
+    assert state.created == state.updated == pytest.approx(time.time(), abs=5)
+
+
+def test_an_update_changes_what_it_names_and_the_time(board: JobBoard) -> None:
+    board.add("inbox-1", kind="label", title="inbox")
+    before = board.get("inbox-1")
+    time.sleep(0.01)
+
+    board.update("inbox-1", state="done", text="12 rows")
+
+    after = board.get("inbox-1")
+    assert before is not None
+    assert after is not None
+    assert (after.title, after.state, after.text, after.ended) == ("inbox", "done", "12 rows", True)
+    assert after.created == before.created
+    assert after.updated > before.updated
+
+
+def test_jobs_come_the_newest_first(board: JobBoard) -> None:
+    for name in ("b", "a", "c"):
+        board.add(name, kind="train", title=name)
+        time.sleep(0.002)
+
+    assert [state.job for state in board.jobs()] == ["c", "a", "b"]
+
+
+def test_jobs_are_kept_for_a_month(board: JobBoard, client: redis.Redis) -> None:
+    client.zadd(KEYS.jobs, {"old": time.time() - KEPT_S - 1})
+
+    board.add("inbox-1", kind="label", title="inbox")
+
+    assert client.zrange(KEYS.jobs, 0, -1) == ["inbox-1"]
+    assert KEPT_S - 5 <= client.ttl(KEYS.job("inbox-1")) <= KEPT_S
+
+
+def test_an_unknown_job_is_none_and_an_update_does_not_make_it(board: JobBoard, client: redis.Redis) -> None:
+    board.update("gone", state="running")
+
+    assert board.get("gone") is None
+    assert client.keys() == []
+
+
+def test_a_forgotten_job_disappears_from_the_list(board: JobBoard, client: redis.Redis) -> None:
+    for name in ("a", "b"):
+        board.add(name, kind="train", title=name)
+    client.delete(KEYS.job("a"))
+
+    assert [state.job for state in board.jobs()] == ["b"]
+
+
+@pytest.mark.parametrize("leave", [JobBoard.count_attempt, JobBoard.ask_to_cancel])
+def test_what_is_left_for_a_forgotten_job_does_not_make_it_known_and_goes_away(
+    board: JobBoard, client: redis.Redis, leave: object
+) -> None:
+    assert callable(leave)
+    leave(board, "forgotten")
+    board.update("forgotten", state="running", text="epoch 1")
+
+    assert board.get("forgotten") is None
+    assert set(client.hgetall(KEYS.job("forgotten"))) <= {"attempts", "cancel"}
+    assert 0 < client.ttl(KEYS.job("forgotten")) <= KEPT_S
+
+
+def test_attempts_are_counted_one_by_one_and_do_not_show(board: JobBoard) -> None:
+    board.add("train-1", kind="train", title="train")
+
+    assert [board.count_attempt("train-1") for _ in range(3)] == [1, 2, 3]
+    assert board.get("train-1") is not None
+
+
+def test_a_cancelled_job_is_cancelled_until_it_is_queued_again(board: JobBoard) -> None:
+    board.add("inbox-1", kind="label", title="inbox")
+    assert not board.is_cancelled("inbox-1")
+    board.ask_to_cancel("inbox-1")
+    assert board.is_cancelled("inbox-1")
+    assert not board.is_cancelled("inbox-2")
+
+    board.add("inbox-1", kind="label", title="inbox")
+
+    assert not board.is_cancelled("inbox-1")
+
+
+def test_a_field_of_a_later_version_is_passed_over(board: JobBoard, client: redis.Redis) -> None:
+    board.add("inbox-1", kind="label", title="inbox")
+    client.hset(KEYS.job("inbox-1"), "colour", "green")
+
+    assert board.get("inbox-1") is not None
+
+
+ODD = [
+    "a b.png",
+    "ü.png",
+    "100%.png",
+    "new\nline.png",
+    "\udcff\udcfe.png",
+    "=1+1.png",
+    '"quoted", comma.png',
+    "-rf",
+    "%41",
+]
+
+
+def test_the_inputs_of_a_detached_run_come_back_as_they_were(
+    settings: Settings, client: redis.Redis, tmp_path: Path
+) -> None:
+    names = [f"{ODD[number % len(ODD)]}/{number}" for number in range(12_000)]
+    run = RunFile.create(tmp_path / "here.run", plan_of(settings), names)
+
+    upload(client, KEYS, run)
+    found = download(client, KEYS, "inbox-1", tmp_path / "other" / "there.run")
+
+    assert found.plan == run.plan  # the digest of the inputs is part of it
+    assert [row.path for row in found.rows()] == [row.path for row in run.rows()]
+    assert found.total == 12_000
+    assert found.done == 0
+    assert found.sent() == [(first, 4) for first in range(0, 12_000, 4)]
+    assert client.llen(KEYS.inputs("inbox-1")) == 1 + 3
+    run.close()
+    found.close()
+
+
+def test_a_second_upload_replaces_the_first(settings: Settings, client: redis.Redis, tmp_path: Path) -> None:
+    long, short = new_run(settings, 20), RunFile.create(tmp_path / "short.run", plan_of(settings), ["a.png"])
+    upload(client, KEYS, long)
+
+    upload(client, KEYS, short)
+    found = download(client, KEYS, "inbox-1", tmp_path / "there.run")
+
+    assert [row.path for row in found.rows()] == ["a.png"]
+    for run in (long, short, found):
+        run.close()
+
+
+def test_a_run_that_redis_does_not_know_is_a_usage_error_and_leaves_no_file(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no detached run inbox-7 on this broker; `sortline jobs list`"):
+        download(client, KEYS, "inbox-7", tmp_path / "there.run")
+
+    assert list(tmp_path.glob("there*")) == []
+
+
+def test_another_host_gathers_what_was_detached(
+    desk: Desk, client: redis.Redis, settings: Settings, new_producer: NewProducer, tmp_path: Path
+) -> None:
+    producer = new_producer(24)
+    upload(client, KEYS, producer.run)
+    for first, paths in producer.run.missing_chunks():
+        producer.sender.send(first, paths)
+        producer.run.note_sent(first, len(paths))
+    elsewhere = new_producer(run=download(client, KEYS, "inbox-1", tmp_path / "other" / "inbox.run"))
+
+    with working(desk):
+        elsewhere.finish()
+
+    assert sorted(desk.answered) == list(range(0, 24, 4))
+    assert len(labelled(elsewhere.run)) == 24
+    assert client.exists(KEYS.inputs("inbox-1")) == 0
+
+
+def test_the_uploaded_plan_is_json_that_says_where_the_images_are(settings: Settings, client: redis.Redis) -> None:
+    run = new_run(settings, 3)
+    upload(client, KEYS, run)
+    run.close()
+
+    plan = json.loads(client.lindex(KEYS.inputs("inbox-1"), 0))
+    assert (plan["run"], plan["base"], plan["total"]) == ("inbox-1", str(settings.data_root), 3)

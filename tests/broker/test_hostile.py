@@ -1,0 +1,154 @@
+"""What a stranger could put onto the queue: the worker stays alive, runs none of it, and labels the next chunk."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from configs.settings import Settings
+from jobs.messages import to_json
+from tests.broker.conftest import (
+    KEYS,
+    Desk,
+    NewProducer,
+    chunk_of,
+    enqueue,
+    envelope,
+    labelled,
+    waiting,
+    with_arguments,
+    working,
+)
+from tests.conftest import wait_until
+
+
+class Payload:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return subprocess.check_call, (["touch", str(self.path)],)
+
+
+def pickled(target: Path) -> dict[str, Any]:
+    body = b64encode(pickle.dumps(([Payload(target)], {}, {}))).decode()
+    return {**envelope(), "body": body, "content-type": "application/x-python-serialize", "content-encoding": "binary"}
+
+
+def chunk_text(**changes: object) -> str:
+    import json
+
+    message = {
+        "form": 1,
+        "run": "inbox-9",
+        "first": 0,
+        "paths": ["00000.png"],
+        "model": {"name": "colours", "version": 1, "digest": "0f" * 32},
+        "top_k": 2,
+    }
+    return json.dumps({**message, **changes})
+
+
+ENTRIES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "a task that does not exist": lambda _: envelope(task="os.system"),
+    "a task of Celery's own": lambda _: with_arguments([], task="celery.backend_cleanup"),
+    "a pickle that makes a file": pickled,
+    "no arguments": lambda _: with_arguments(),
+    "too many arguments": lambda _: with_arguments(chunk_text(), chunk_text()),
+    "a number": lambda _: with_arguments(7),
+    "null": lambda _: with_arguments(None),
+    "a list": lambda _: with_arguments([chunk_text()]),
+    "an object": lambda _: with_arguments({"form": 1}),
+    "text that is no JSON": lambda _: with_arguments("{"),
+    "a deep list": lambda _: with_arguments("[" * 100_000),
+    "a later form": lambda _: with_arguments(chunk_text(form=2)),
+    "an unknown field": lambda _: with_arguments(chunk_text(command="touch")),
+    "a run that is a path": lambda _: with_arguments(chunk_text(run="../../x")),
+    "a run that is another key": lambda _: with_arguments(chunk_text(run="a\nb")),
+    "a model that is a path": lambda _: with_arguments(
+        chunk_text(model={"name": "../colours", "version": 1, "digest": "0f" * 32})
+    ),
+    "a negative first": lambda _: with_arguments(chunk_text(first=-1)),
+    "a huge first": lambda _: with_arguments(chunk_text(first=10**30)),
+    "no paths": lambda _: with_arguments(chunk_text(paths=[])),
+    "too many paths": lambda _: with_arguments(chunk_text(paths=["a"] * 4097)),
+    "a path that is a number": lambda _: with_arguments(chunk_text(paths=[1])),
+    "a true top_k": lambda _: with_arguments(chunk_text(top_k=True)),
+    "a body that is no base64": lambda _: {**envelope(), "body": "AAAA"},
+    "an unknown content type": lambda _: {**envelope(), "content-type": "application/x-yaml"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_no_hostile_entry_stops_the_worker_or_runs(
+    desk: Desk, settings: Settings, client: redis.Redis, new_producer: NewProducer, tmp_path: Path
+) -> None:
+    target = tmp_path / "made-by-a-message"
+
+    with working(desk):
+        for what, make in ENTRIES.items():
+            enqueue(client, make(target))
+            wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, what)
+        new_producer(4).finish()
+
+    assert not target.exists()
+    assert desk.answered == [0]
+    assert client.keys(f"{KEYS.prefix}results:*") == []
+
+
+def test_a_message_above_the_limit_is_refused_unread(
+    desk: Desk, settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.messages.MAX_MESSAGE_BYTES", 1000)
+    fits = to_json(chunk_of(settings, 4))
+    assert len(fits) < 1000
+
+    with working(desk):
+        enqueue(client, with_arguments(chunk_text(paths=["x" * 1000])))
+        enqueue(client, with_arguments(fits))
+        wait_until(lambda: desk.answered == [4], 5)
+
+    assert desk.engine.chunks_started == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.png", "/etc/passwd", "a/../../secret.png", "%2E%2E/secret.png", "link.png"]
+)
+def test_a_path_that_leaves_the_data_root_is_an_error_row(
+    desk: Desk, settings: Settings, client: redis.Redis, path: str
+) -> None:
+    assert settings.data_root is not None
+    secret = settings.data_root.parent / "secret.png"
+    secret.write_bytes((settings.data_root / "00000.png").read_bytes())
+    (settings.data_root / "link.png").symlink_to(secret)
+
+    with working(desk):
+        enqueue(client, with_arguments(chunk_text(paths=[path, "00001.png"])))
+        wait_until(lambda: desk.answered == [0], 5)
+
+    [(_, values)] = client.xrange(KEYS.results("inbox-9"))
+    assert '"error":"outside_data_root"' in values["json"]
+    assert values["json"].count('"error":null') == 1
+
+
+def test_a_good_run_beside_hostile_entries_has_all_its_rows(
+    desk: Desk, client: redis.Redis, new_producer: NewProducer, tmp_path: Path
+) -> None:
+    producer = new_producer(24)
+    for make in ENTRIES.values():
+        enqueue(client, make(tmp_path / "made-by-a-message"))
+
+    with working(desk):
+        producer.finish()
+
+    assert len(labelled(producer.run)) == 24
+    assert sorted(set(desk.answered)) == [0, 4, 8, 12, 16, 20]

@@ -1,0 +1,205 @@
+"""Runs that no worker will ever label end at once and say why; what is only away is waited for, and not for ever."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from configs.settings import Settings
+from jobs.messages import ChunkResult, to_json
+from producer.errors import RunRefused
+from tests.broker.conftest import (
+    KEYS,
+    Desk,
+    NewProducer,
+    Producer,
+    labelled,
+    really_working,
+    stored_pin,
+    waiting,
+    working,
+)
+
+
+@pytest.fixture
+def store(real_settings: Settings, tmp_path: Path) -> Path:
+    """A copy of the store, to be spoilt."""
+    copy = tmp_path / "store"
+    shutil.copytree(real_settings.store_root, copy)
+    return copy
+
+
+def refused(producer: Producer, match: str, within_s: float = 3) -> float:
+    started = time.monotonic()
+    with pytest.raises(RunRefused, match=match):
+        producer.finish(limit_s=within_s)
+    assert producer.run.done == 0
+    return time.monotonic() - started
+
+
+def test_a_version_that_the_worker_does_not_have_is_refused(real_settings: Settings, new_producer: NewProducer) -> None:
+    pin = stored_pin(real_settings).model_copy(update={"version": 7})
+    producer = new_producer(pin=pin)
+
+    with really_working(real_settings):
+        refused(producer, r" refuses this run: model colours:7: model colours has no version 7 \(it has 1\)")
+
+
+def test_a_model_that_the_worker_does_not_have_is_refused(real_settings: Settings, new_producer: NewProducer) -> None:
+    producer = new_producer(pin=stored_pin(real_settings).model_copy(update={"name": "shapes"}))
+
+    with really_working(real_settings):
+        refused(producer, r"no model 'shapes' in .* \(it has colours\)")
+
+
+def test_another_version_of_the_same_number_is_refused(real_settings: Settings, new_producer: NewProducer) -> None:
+    producer = new_producer(pin=stored_pin(real_settings).model_copy(update={"digest": "ab" * 32}))
+
+    with really_working(real_settings):
+        refused(producer, "holds another colours:1 than the producer saw; use one store for both")
+
+
+@pytest.mark.parametrize("filename", ["serving.onnx", "weights.safetensors", "golden.npz", "manifest.json"])
+def test_a_changed_byte_in_the_store_is_refused(
+    real_settings: Settings, store: Path, new_producer: NewProducer, filename: str
+) -> None:
+    pin = stored_pin(real_settings)
+    path = store / "colours" / "versions" / "0001" / filename
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    producer = new_producer(pin=pin)
+
+    with really_working(real_settings.model_copy(update={"store": store})):
+        refused(producer, "model colours:1: .*0001/" + filename)
+
+
+def test_golden_images_answered_otherwise_are_refused(
+    real_settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*_: object) -> float:
+        from vision.errors import EngineError
+
+        raise EngineError("mean answers the golden images with a difference of 0.4")
+
+    monkeypatch.setattr("vision.classifier.Classifier.replay", other)
+    producer = new_producer(pin=stored_pin(real_settings))
+
+    with really_working(real_settings):
+        refused(producer, "model colours:1: mean answers the golden images with a difference of 0.4")
+
+
+def test_a_missing_data_root_is_waited_for_longer_each_time_and_then_refused(
+    desk: Desk, settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.tasks.TRIES", 2)
+    assert settings.data_root is not None
+    settings.data_root.rename(settings.data_root.with_name("unmounted"))
+    looks: list[float] = []
+    is_dir = Path.is_dir
+
+    def watched(path: Path) -> bool:
+        if path == settings.data_root:
+            looks.append(time.monotonic())
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", watched)
+    producer = new_producer(4)
+
+    with working(desk):
+        refused(producer, "UnavailableError: the data root .* is not there; is the share mounted", within_s=10)
+
+    assert len(looks) == 3
+    # 1 and 2 s; a worker looks at its clock once a second
+    assert looks[1] - looks[0] >= 0.9
+    assert looks[2] - looks[1] >= 1.9
+
+
+def test_a_data_root_that_comes_back_costs_nothing_but_time(
+    desk: Desk, settings: Settings, new_producer: NewProducer
+) -> None:
+    assert settings.data_root is not None
+    away = settings.data_root.with_name("unmounted")
+    settings.data_root.rename(away)
+    producer = new_producer(8)
+
+    with working(desk):
+        gathering = producer.gatherer.gather()
+        until = time.monotonic() + 0.6
+        while time.monotonic() < until:
+            next(gathering)
+        away.rename(settings.data_root)
+        for _ in gathering:
+            pass
+
+    assert len(labelled(producer.run)) == 8
+
+
+def test_a_missing_store_is_waited_for_and_then_refused(
+    real_settings: Settings, new_producer: NewProducer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.tasks.TRIES", 1)
+    producer = new_producer(4, pin=stored_pin(real_settings))
+
+    with really_working(real_settings.model_copy(update={"store": tmp_path / "unmounted"})):
+        refused(producer, "StoreUnavailable: the model store .* does not exist; mount it", within_s=6)
+
+
+def test_waits_never_grow_past_the_longest(
+    desk: Desk, settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.tasks.TRIES", 2)
+    monkeypatch.setattr("worker.tasks.LONGEST_WAIT_S", 0)
+    assert settings.data_root is not None
+    settings.data_root.rename(settings.data_root.with_name("unmounted"))
+
+    with working(desk):
+        assert refused(new_producer(4), "is the share mounted") < 2.5
+
+
+def test_an_engine_that_fails_is_tried_again_before_the_run_is_refused(
+    desk: Desk, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.tasks.TRIES", 2)
+    monkeypatch.setattr("worker.tasks.LONGEST_WAIT_S", 0)
+
+    def broken(*_: object) -> None:
+        desk.engine.chunks_started += 1
+        raise MemoryError("out of device memory")
+
+    monkeypatch.setattr(desk.engine, "submit", broken)
+
+    with working(desk):
+        refused(new_producer(4), "MemoryError: out of device memory")
+
+    assert desk.engine.chunks_started == 3
+
+
+def test_a_refusal_left_by_an_earlier_try_does_not_end_the_next_one(
+    desk: Desk, client: redis.Redis, new_producer: NewProducer
+) -> None:
+    producer = new_producer(12)
+    gathering = producer.gatherer.gather()
+    next(gathering)
+    next(gathering)
+    for first in (0, 4, 8):
+        refusal = ChunkResult(
+            run="inbox-1", first=first, refused="model colours:1: not here yet", worker="label-1@host"
+        )
+        client.xadd(producer.stream, {"json": to_json(refusal)})
+        client.delete(KEYS.queue("label"))
+        if first == 0:
+            with pytest.raises(RunRefused, match="label-1@host refuses this run: model colours:1: not here yet"):
+                next(gathering)
+    assert waiting(client) == 0
+    again = new_producer(run=producer.run)  # somebody has put the model there, and repeats the command
+
+    with working(desk):
+        again.finish()
+
+    assert len(labelled(again.run)) == 12
