@@ -28,7 +28,7 @@ from jobs.broker import Keys
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, Row, to_json
 from model_store.store import ModelStore
 from producer.enqueue import ChunkSender
-from producer.gather import Gatherer
+from producer.gather import Gatherer, Progress
 from producer.run_file import Plan, RunFile
 from tests.conftest import LABELS, RedisServer, write_images
 from vision.classifier import Classifier
@@ -147,11 +147,11 @@ def really_working(settings: Settings) -> Iterator[Any]:
 @contextmanager
 def _started(app: Celery) -> Iterator[Any]:
     # Solo: tasks run in the worker's thread, one at a time, as in the one thread of a real label worker.
+    # Its BRPOP waits a second, and stopping waits for it: 0.1 s here.
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polling_interval": 0.1}
     with start_worker(
         app, pool="solo", perform_ping_check=False, queues=[LABEL_QUEUE], shutdown_timeout=20, hostname=HOSTNAME
     ) as worker:
-        # It looks whether to stop when its event loop turns; without this timer that is once a second.
-        worker.hub.call_repeatedly(0.05, lambda: None)
         yield worker
     app.pool.force_close_all()
 
@@ -167,10 +167,9 @@ class Producer:
         self.gatherer = Gatherer(run, self.sender, client, KEYS, settings.window_chunks, settings.stale_s)
 
     def finish(self, limit_s: float = 20) -> None:
-        """Gather to the end; what happens on the way is the test's affair."""
-        deadline = time.monotonic() + limit_s
-        for progress in self.gatherer.gather():
-            assert time.monotonic() < deadline, f"still {progress} after {limit_s} s"
+        """Gather to the end."""
+        for _ in in_time(self.gatherer.gather(), limit_s):
+            pass
 
     def close(self) -> None:
         self.sender.close()
@@ -179,6 +178,14 @@ class Producer:
 
 
 NewProducer = Callable[..., Producer]
+
+
+def in_time(gathering: Iterator[Progress], limit_s: float = 20) -> Iterator[Progress]:
+    """The same progress; fails the test when there is still some after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
+    for progress in gathering:
+        assert time.monotonic() < deadline, f"still {progress} after {limit_s} s"
+        yield progress
 
 
 @pytest.fixture

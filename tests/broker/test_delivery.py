@@ -20,6 +20,7 @@ from tests.broker.conftest import (
     NewProducer,
     Producer,
     answer,
+    in_time,
     labelled,
     new_run,
     queued,
@@ -59,7 +60,7 @@ def test_a_chunk_popped_and_never_noted_is_sent_again(
     assert client.lpop(KEYS.queue(LABEL_QUEUE))  # kombu's loss window: BRPOP, and then the worker dies
 
     with working(desk):
-        for _ in gathering:
+        for _ in in_time(gathering):
             pass
 
     assert desk.answered == [0, 4, 8]
@@ -85,7 +86,7 @@ def test_a_lost_chunk_is_sent_again_although_the_queue_is_never_empty(
 def test_a_chunk_that_only_waits_is_not_sent_again(client: redis.Redis, new_producer: NewProducer) -> None:
     producer = new_producer(12, stale_s=0.5)
     gathering = producer.gatherer.gather()
-    until = time.monotonic() + 2
+    until = time.monotonic() + 1.5
     while time.monotonic() < until:
         next(gathering)
 
@@ -116,7 +117,7 @@ def test_a_late_answer_to_a_chunk_sent_twice_changes_nothing(
     client.lpush(KEYS.queue(LABEL_QUEUE), *copies)  # every message twice
 
     with working(desk):
-        for _ in gathering:
+        for _ in in_time(gathering):
             pass
         wait_until(lambda: len(desk.answered) == 6, 5)
 
@@ -179,7 +180,7 @@ def test_nothing_spoils_the_run_that_lies_on_its_stream(
     assert client.xlen(producer.stream) == 0
 
     with working(desk):
-        for _ in gathering:
+        for _ in in_time(gathering):
             pass
 
     assert BY_HAND not in rows_of(producer.run)
@@ -248,7 +249,7 @@ def test_a_redis_that_forgets_everything_costs_no_row(
     wipes = 0
 
     with working(desk):
-        for progress in producer.gatherer.gather():
+        for progress in in_time(producer.gatherer.gather()):
             if wipes < 2 and progress.done >= 4 * (wipes + 1):
                 client.flushall()
                 wipes += 1
@@ -257,8 +258,6 @@ def test_a_redis_that_forgets_everything_costs_no_row(
     assert len(labelled(producer.run)) == 24
 
 
-# A worker's words on every lost connection, though the setting that it is about has been made.
-@pytest.mark.filterwarnings("ignore::celery.exceptions.CPendingDeprecationWarning")
 def test_a_redis_that_restarts_empty_costs_no_row(
     desk: Desk, redis_server: RedisServer, new_producer: NewProducer
 ) -> None:
@@ -267,7 +266,7 @@ def test_a_redis_that_restarts_empty_costs_no_row(
     restarted, waited_for = False, set()
 
     with working(desk):
-        for progress in producer.gatherer.gather():
+        for progress in in_time(producer.gatherer.gather()):
             waited_for.add(progress.waiting.split(",")[0])
             if not restarted and progress.done >= 4:
                 redis_server.kill()
@@ -290,7 +289,7 @@ def test_a_redis_that_goes_away_after_the_last_row_does_not_spoil_the_run(
 
     redis_server.kill()
 
-    assert [progress.done for progress in gathering][-1] == 4
+    assert [progress.done for progress in in_time(gathering)][-1] == 4
 
 
 def test_cancelling_ends_the_producer_and_the_worker_skips_what_is_queued(
@@ -309,7 +308,7 @@ def test_cancelling_ends_the_producer_and_the_worker_skips_what_is_queued(
     with working(desk):
         wait_until(lambda: waiting(client) == 0 and client.hlen(KEYS.unacked) == 0, 5)
         with pytest.raises(RunCancelled, match="run inbox-1 was cancelled after 0 of 24 images"):
-            for _ in gathering:
+            for _ in in_time(gathering):
                 pass
 
     assert desk.engine.chunks_started == 0

@@ -14,11 +14,11 @@ import redis
 
 from configs.settings import Settings
 from jobs.app import LABEL_QUEUE, make_app
-from tests.broker.conftest import KEYS, Desk, NewProducer, labelled, waiting, working
+from tests.broker.conftest import KEYS, Desk, NewProducer, in_time, labelled, waiting, working
 from tests.conftest import RedisServer, wait_until
 from worker.lease import Lease
 
-TASK_S = 8.0
+TASK_S = 6.5  # more than twice the visibility timeout of these tests
 
 
 def lease_of(client: redis.Redis, tag: str | None = "tag", *, timeout_s: float = 0.4, **more: object) -> Lease:
@@ -64,7 +64,7 @@ def test_a_chunk_longer_than_the_visibility_timeout_is_not_given_to_another(
     with working(desk):
         wait_until(lambda: desk.engine.chunks_started == 1, 5)
         with second_consumer(short) as taken:
-            for _ in gathering:
+            for _ in in_time(gathering):
                 assert taken() == 0
                 scores |= {value for _, value in client.zrange(KEYS.unacked_index, 0, -1, withscores=True)}
         wait_until(lambda: client.hlen(KEYS.unacked) == 0, 3)

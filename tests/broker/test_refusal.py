@@ -17,6 +17,7 @@ from tests.broker.conftest import (
     Desk,
     NewProducer,
     Producer,
+    in_time,
     labelled,
     really_working,
     stored_pin,
@@ -134,7 +135,7 @@ def test_a_data_root_that_comes_back_costs_nothing_but_time(
         while time.monotonic() < until:
             next(gathering)
         away.rename(settings.data_root)
-        for _ in gathering:
+        for _ in in_time(gathering):
             pass
 
     assert len(labelled(producer.run)) == 8

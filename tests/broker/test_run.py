@@ -16,6 +16,7 @@ from tests.broker.conftest import (
     NewProducer,
     Watcher,
     chunk_of,
+    in_time,
     labelled,
     really_working,
     stored_pin,
@@ -56,7 +57,7 @@ def test_a_finished_run_leaves_only_the_board_and_kombus_bindings(
     JobBoard(client, KEYS).add("inbox-1", kind="label", title="inbox")
     client.rpush(KEYS.inputs("inbox-1"), "a detached run's inputs")
     with working(desk):
-        lives = [client.ttl(KEYS.results("inbox-1")) for _ in producer.gatherer.gather()]
+        lives = [client.ttl(KEYS.results("inbox-1")) for _ in in_time(producer.gatherer.gather())]
 
     assert producer.run.done == 20
     assert max(lives) > 6 * 24 * 3600  # rows that nobody gathers go away by themselves
