@@ -316,3 +316,14 @@ def field(number: int, data: bytes) -> bytes:
     tag = number << 3 | 2
     head = bytes([tag]) if tag < 128 else bytes([tag & 0x7F | 0x80, tag >> 7])
     return head + bytes([len(data)]) + data
+
+
+def test_openvino_makes_all_its_requests_while_it_is_opened(lenet: ModelFiles) -> None:
+    """A request made while another thread infers for the first time hung about one process in forty."""
+    opened: Any = open_engine(lenet, engine="openvino", device="cpu")
+    opened._compiled = None  # whoever makes another request now fails
+
+    outputs = opened.predict(np.zeros((64, lenet.spec.height_px, lenet.spec.width_px, 3), np.uint8))
+
+    assert outputs.shape == (64, lenet.spec.outputs)
+    opened.close()

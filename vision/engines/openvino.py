@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
+from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
@@ -47,29 +47,37 @@ class OpenVinoEngine(BatchingEngine):
             "ENABLE_CPU_PINNING": False,  # decoding threads share these cores
             "CACHE_DIR": "",  # compiling takes a second; a cache would be a second, unchecked copy of the weights
         }
+        lanes = streams + 1  # one copies its images while the others compute: 3 % more
+        self._requests: SimpleQueue[Any] = SimpleQueue()
         try:
             model = core.read_model(files.onnx)
             model.reshape(shape)
             self._compiled = core.compile_model(model, "CPU", options)
+            # All requests are made and run once here, in one thread. Made while another one infers for the first time,
+            # OpenVINO 2026.4 may leave both waiting for ever, each for what the other holds (8 of 330 fresh processes).
+            for _ in range(lanes):
+                request = self._compiled.create_infer_request()
+                request.infer({0: np.zeros(shape, np.uint8)})
+                self._requests.put(request)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO refuses the ONNX graph for input {shape}: {error}") from error
-        self._thread = threading.local()
         super().__init__(
             name="openvino",
             device="cpu",
             precision=chosen,
             micro_batch=MICRO_BATCH,
-            lanes=streams + 1,  # one copies its images while the others compute: 3 % more
+            lanes=lanes,
             spec=files.spec,
         )
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
-        if not hasattr(self._thread, "request"):
-            self._thread.request = self._compiled.create_infer_request()
-        request = self._thread.request
-        request.infer({0: images})
-        # A copy: the request's own memory is overwritten by its next pass.
-        return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        request = self._requests.get()
+        try:
+            request.infer({0: images})
+            # A copy: the request's own memory is overwritten by its next pass.
+            return np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        finally:
+            self._requests.put(request)
 
 
 def import_openvino() -> Any:
