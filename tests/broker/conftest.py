@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import kombu.pools
 import numpy as np
 import pytest
 import redis
@@ -154,6 +155,13 @@ def _started(app: Celery) -> Iterator[Any]:
     ) as worker:
         yield worker
     app.pool.force_close_all()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_pools() -> Iterator[None]:
+    """kombu keeps its pools by URL in the process: a later server on a port used before would get a closed one."""
+    yield
+    kombu.pools.reset()
 
 
 class Producer:
