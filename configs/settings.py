@@ -10,10 +10,18 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,6 +34,10 @@ CONFIGS_FOLDER = Path(__file__).parent
 
 class SettingsError(Exception):
     """A setting is unknown, of the wrong type or out of range. The message names the file or variable."""
+
+
+# What load_settings has read, the strongest first; empty outside it.
+_LAYERS: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("layers", default=())
 
 
 class _Table(BaseModel):
@@ -91,8 +103,13 @@ def default_home() -> Path:
     return Path(data).expanduser() / "sortline"
 
 
-class Settings(_Table):
-    """Everything a Sortline process can be told. Units stand in each description."""
+class Settings(BaseSettings):
+    """Everything a Sortline process can be told. Units stand in each description.
+
+    Made directly, it holds what it is given; only ``load_settings`` reads files and the environment.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     home: Path = Field(default_factory=default_home, description="store, runs, caches, sockets and the private Redis")
     broker: str | None = Field(
@@ -135,6 +152,18 @@ class Settings(_Table):
     def _make_absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps links
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the layers of ``load_settings`` below what is given."""
+        return init_settings, *_LAYERS.get()
+
     @property
     def store_root(self) -> Path:
         """Root folder of the model store."""
@@ -156,15 +185,18 @@ def load_settings(
     Raises:
         SettingsError: the file can't be read, or a key is unknown (the nearest known one is named) or has a bad value.
     """
-    values: dict[str, Any] = {}
+    # Not the library's own source for the environment: it passes over a variable that no setting has.
+    variables = _from_environment(os.environ if environment is None else environment)
+    layers: list[PydanticBaseSettingsSource] = [InitSettingsSource(Settings, variables)]
     if config_file is not None:
-        _merge(values, _read_toml(find_config(config_file)))
-    _merge(values, _from_environment(os.environ if environment is None else environment))
-    _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
+        layers.append(_toml_layer(find_config(config_file)))
+    token = _LAYERS.set(tuple(layers))
     try:
-        return Settings.model_validate(values)
+        return Settings(**{key: value for key, value in (flags or {}).items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(item) for item in error.errors())) from error
+    finally:
+        _LAYERS.reset(token)
 
 
 def training_settings(values: Mapping[str, Any]) -> TrainingSettings:
@@ -198,10 +230,9 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return table
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _toml_layer(path: Path) -> PydanticBaseSettingsSource:
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return table
+        return TomlConfigSettingsSource(Settings, path)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from error
 

@@ -5,7 +5,7 @@ Why each rule stands here is in docs/decisions/delivery.md.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from celery import Celery
 
@@ -18,6 +18,7 @@ LABEL_CHUNK = "sortline.label_chunk"
 TRAIN_MODEL = "sortline.train_model"
 
 
+App: TypeAlias = Celery  # for annotations elsewhere: Celery itself stays behind this door
 AnyApp = TypeVar("AnyApp", bound=Celery)
 
 

@@ -1,8 +1,6 @@
 """The app as Flower loads it (``celery -A jobs.monitored:app flower``): settings from the environment, no tasks."""
 
-from celery import Celery
-
 from configs.settings import load_settings
-from jobs.app import make_app
+from jobs.app import App, make_app
 
-app: Celery = make_app(load_settings())
+app: App = make_app(load_settings())

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 import redis
-from celery import Celery
 
 from configs.settings import Settings
-from jobs.app import make_app
+from jobs.app import App, make_app
 from jobs.board import JobBoard
 from jobs.broker import Keys, check, connect, mask
 from jobs.errors import BrokerError
@@ -39,7 +38,7 @@ class Session:
         return JobBoard(self.client, self.keys)
 
     @cached_property
-    def app(self) -> Celery:
+    def app(self) -> App:
         """The Celery app that sends tasks."""
         return make_app(self.settings)
 

@@ -102,7 +102,7 @@ def wait_until(condition: Callable[[], object], limit_s: float, what: str = "") 
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"not within {limit_s} s: {what or condition}")
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks
 
 
 def environment(home: Path, more: Mapping[str, str] = NOTHING) -> dict[str, str]:

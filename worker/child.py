@@ -8,16 +8,13 @@ import os
 import signal
 import sys
 
-from celery.signals import setup_logging
-
 from configs.settings import Settings
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Write one line an event to stderr; Celery keeps its hands off."""
-    setup_logging.connect(_keep_ours, weak=False)
+    """Write one line an event to stderr."""
     logging.basicConfig(level=settings.log_level.upper(), format=FORMAT, stream=sys.stderr, force=True)
     # Celery repeats every result at level info, and kombu every reconnect attempt.
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
@@ -32,7 +29,3 @@ def prepare_child(settings: Settings) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() == 1:  # the parent died before the line above
             os._exit(1)
-
-
-def _keep_ours(**_: object) -> None:
-    pass

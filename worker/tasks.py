@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from celery import Celery, Task
+from celery.signals import setup_logging
 
 from configs.settings import Settings, training_settings
 from jobs.app import LABEL_CHUNK, TRAIN_MODEL, make_app
@@ -40,12 +41,17 @@ def worker_app(settings: Settings, is_child: bool = False) -> WorkerApp:
     """Return the worker's app with both tasks registered. Loads no model."""
     app = make_app(settings, WorkerApp)
     app.settings = settings
+    setup_logging.connect(_keep_our_logging, weak=False)
     register(app, Runtime(settings))
     if is_child:
         from worker.child import prepare_child
 
         prepare_child(settings)
     return app
+
+
+def _keep_our_logging(**_: object) -> None:
+    """A receiver of this signal, whatever it does, keeps Celery from setting up logging of its own."""
 
 
 def register(app: Celery, runtime: Runtime) -> None:

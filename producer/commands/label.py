@@ -155,17 +155,19 @@ def finish(session: Session, run: RunFile, view: RunView, output: Path, max_fail
     text = f"{run.total} rows, {run.failed} failed"
     session.board.update(run.plan.run, state="done", text=text)
     view.stop()
-    view.say(summary(run, run.done - at_start, seconds, output))
+    view.say(summary(run, run.done - at_start, seconds, output, max_failures))
     allowed = run.total if max_failures is None else max_failures
     return TOO_MANY_FAILURES if run.failed > allowed else OK
 
 
-def summary(run: RunFile, labelled: int, seconds: float, output: Path) -> str:
+def summary(run: RunFile, labelled: int, seconds: float, output: Path, max_failures: int | None) -> str:
     """Return the closing lines: how many, how fast, what failed and why, where the report lies."""
     reasons = Counter(row.error for row in run.rows() if row.error)
     why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     rate = f" in {seconds:.1f} s, {labelled / max(seconds, 1e-9):.0f} img/s" if labelled else ""
     failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
+    if run.failed and max_failures is None:
+        failed += ", any number may (--max-failures)"
     labels = f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"
     return f"{labels}\nreport: {output}"
 

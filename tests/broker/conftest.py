@@ -59,7 +59,7 @@ class MeanEngine:
 
     def submit(self, images: Images) -> Future[Outputs]:
         self.chunks_started += 1
-        time.sleep(self.seconds)
+        time.sleep(self.seconds)  # the work of a slow network
         done: Future[Outputs] = Future()
         done.set_result(self.predict(images))
         return done

@@ -35,7 +35,7 @@ def test_a_new_job_is_queued_and_can_be_read_back(board: JobBoard) -> None:
 def test_an_update_changes_what_it_names_and_the_time(board: JobBoard) -> None:
     board.add("inbox-1", kind="label", title="inbox")
     before = board.get("inbox-1")
-    time.sleep(0.01)
+    time.sleep(0.01)  # so that the clock has moved
 
     board.update("inbox-1", state="done", text="12 rows")
 
@@ -50,7 +50,7 @@ def test_an_update_changes_what_it_names_and_the_time(board: JobBoard) -> None:
 def test_jobs_come_the_newest_first(board: JobBoard) -> None:
     for name in ("b", "a", "c"):
         board.add(name, kind="train", title=name)
-        time.sleep(0.002)
+        time.sleep(0.002)  # jobs are ordered by the clock
 
     assert [state.job for state in board.jobs()] == ["c", "a", "b"]
 

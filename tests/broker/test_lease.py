@@ -103,7 +103,7 @@ def test_the_score_moves_inside_a_lease_and_no_longer_after_it(client: redis.Red
         first = score(client)
         wait_until(lambda: score(client) != first, 2, "the second renewal")
     after = score(client)
-    time.sleep(0.4)
+    time.sleep(0.4)  # longer than the period of a renewal that must not come
 
     assert score(client) == after
     assert score(client, "other") == 2.0
@@ -115,7 +115,7 @@ def test_a_lease_never_brings_back_an_acknowledged_message(client: redis.Redis) 
     with lease_of(client):
         wait_until(lambda: score(client) != 1.0, 2)
         client.zrem(KEYS.unacked_index, "tag")
-        time.sleep(0.4)
+        time.sleep(0.4)  # longer than the period of a renewal that must not come
 
         assert score(client) is None
     assert client.keys() == []
@@ -126,7 +126,7 @@ def test_a_lease_outlives_a_redis_that_is_away(client: redis.Redis, redis_server
 
     with lease_of(client):
         redis_server.kill()
-        time.sleep(0.3)
+        time.sleep(0.3)  # a renewal fails meanwhile
         redis_server.start()
         client.zadd(KEYS.unacked_index, {"tag": 1.0})
         wait_until(lambda: (score(client) or 0) > 1.0, 8)

@@ -21,13 +21,9 @@ MAY_IMPORT = {
 }
 CELERY_DOORS = {
     "jobs/app.py",
-    "jobs/monitored.py",
     "producer/enqueue.py",
     "producer/gather.py",
-    "producer/session.py",
-    "producer/training.py",
     "worker/__main__.py",
-    "worker/child.py",
     "worker/tasks.py",
 }
 # They run code that is inside the data they read.
