@@ -10,6 +10,7 @@ import argparse
 import os
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from configs.settings import Settings, SettingsError, load_settings
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="TOML file with settings")
     parser.add_argument("--name", help="shown in Flower; the default is label or train and the process number")
     options = parser.parse_args(arguments)
+    if options.queues == TRAIN_QUEUE and find_spec("mindspore") is None:
+        return _fail('training needs MindSpore on this machine: pip install "sortline[train]"', 1)
     try:
         settings = load_settings(options.config)
         if settings.data_root is None:

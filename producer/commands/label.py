@@ -167,7 +167,7 @@ def summary(run: RunFile, labelled: int, seconds: float, output: Path, max_failu
     rate = f" in {seconds:.1f} s, {labelled / max(seconds, 1e-9):.0f} img/s" if labelled else ""
     failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
     if run.failed and max_failures is None:
-        failed += ", any number may (--max-failures)"
+        failed += ", which is allowed without --max-failures"
     labels = f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"
     return f"{labels}\nreport: {output}"
 
