@@ -32,6 +32,7 @@ MEANINGS = {
     "training.momentum": "of the momentum optimizer",
     "training.weight_decay": "as the optimizer defines it; biases and batch norm have none",
     "training.lr_schedule": "the way of the learning rate from lr_max to lr_end after the warm-up",
+    "training.head_bias": "whether the head has a bias",
     "training.warmup_steps": "steps from lr_init to lr_max",
     "training.label_smoothing": "probability taken from the true class and spread over all",
     "training.seed": "of the split, the first weights, the order of images and the augmentation",
@@ -45,7 +46,8 @@ This page is written by `python docs/make_configuration.py` from `configs/settin
 A setting is looked for in this order, the later winning:
 
 1. the defaults below;
-2. the TOML file of `--config` (a path, or the name of one that ships: `default`, `digits`, `waste26`);
+2. the TOML file of `--config`: a path, or the name of one that ships (`default`, `digits`, `waste26`, `waste26-fast`,
+   `waste26-best`);
 3. the environment: `SORTLINE_` and the key in capitals, two underscores for a table;
 4. options of the command, such as `--home`, `--broker`, `--data-root`, `--store`, and `--set KEY=VALUE` of `train`.
 
@@ -96,6 +98,8 @@ def default_of(name: str, field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return "none"
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -103,6 +107,11 @@ def _types(annotation: Any) -> Iterator[str]:
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         yield " or ".join(f"`{value}`" for value in typing.get_args(annotation))
+    elif origin is typing.Annotated:
+        base, *rules = typing.get_args(annotation)
+        yield " ".join([*_types(base), *(bound for rule in rules for bound in _bounds(rule))])
+    elif origin is tuple:
+        yield f"list of: {', '.join(_types(typing.get_args(annotation)[0]))}"
     elif origin in (types.UnionType, typing.Union):
         for part in typing.get_args(annotation):
             if part is not type(None):

@@ -83,7 +83,11 @@ class ChunkResult(Message):
 
 
 class TrainModel(Message):
-    """Train a network on a labelled folder and publish it as a new version of ``name``."""
+    """Train a network on a labelled folder and publish it as a new version of ``name``.
+
+    ``purpose`` "score" publishes nothing and answers with the scores; so does "folds", with those of a cross-validation
+    over ``folds`` parts of all images.
+    """
 
     job: RunId
     dataset: PathText
@@ -91,6 +95,9 @@ class TrainModel(Message):
     recipe: dict[str, Any]  # configs.settings.TrainingSettings, validated by the worker
     backbone: ModelPin | None = None
     promote: Literal["gate", "always", "never"] = "gate"
+    purpose: Literal["publish", "score", "folds"] = "publish"
+    folds: Annotated[int, Field(ge=0, le=100)] = 0
+    fail_on_leak: bool = False
 
 
 class JobEvent(Message):
@@ -101,6 +108,7 @@ class JobEvent(Message):
     text: str
     epoch: dict[str, float] | None = None
     model: ModelPin | None = None
+    scores: dict[str, float] | None = None
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)

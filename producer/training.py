@@ -6,14 +6,13 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import redis
-
 from configs.settings import Settings
 from jobs.app import TRAIN_MODEL, TRAIN_QUEUE
+from jobs.board import JobState
 from jobs.messages import JobEvent, ModelPin, TrainModel, from_json, to_json
 from jobs.paths import path_to_text
 from model_store.errors import ModelNotFound, StoreUnavailable
@@ -23,10 +22,24 @@ from producer.gather import AWAY, PATIENCE_S
 from producer.session import Session
 
 ENDS = frozenset({"done", "failed", "cancelled"})
+BOARD_EVERY_S = 5.0
+
+
+def new_job(name: str) -> str:
+    """Return an unused name for a job that trains model ``name``."""
+    return f"train-{name}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
 
 
 def plan_training(
-    settings: Settings, dataset: Path, name: str, promote: Literal["gate", "always", "never"]
+    settings: Settings,
+    dataset: Path,
+    name: str,
+    promote: Literal["gate", "always", "never"],
+    *,
+    job: str = "",
+    purpose: Literal["publish", "score", "folds"] = "publish",
+    folds: int = 0,
+    fail_on_leak: bool = False,
 ) -> TrainModel:
     """Return the message of a training job; what can be seen to be wrong is refused here, before anything is queued."""
     folder = Path(os.path.abspath(dataset))  # noqa: PTH100 - links stay links
@@ -57,54 +70,63 @@ def plan_training(
             name=version.manifest.name, version=version.manifest.version, digest=version.manifest.digest
         )
     return TrainModel(
-        job=f"train-{name}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}",
+        job=job or new_job(name),
         dataset=path_to_text(below),
         name=name,
         recipe=settings.training.model_dump(),
         backbone=backbone,
         promote=promote,
+        purpose=purpose,
+        folds=folds,
+        fail_on_leak=fail_on_leak,
     )
 
 
-def enqueue_training(session: Session, job: TrainModel) -> None:
-    """Put the job on the board and on the queue."""
-    title = f"train {job.name} on {Path(job.dataset).name}"
+def enqueue_training(session: Session, job: TrainModel, note: str = "") -> None:
+    """Put the job on the board and on the queue; ``note`` ends its title there."""
+    what = {"publish": "train", "score": "score", "folds": f"{job.folds} folds of"}[job.purpose]
+    title = f"{what} {job.name} on {Path(job.dataset).name}{note and ': '}{note}"
     session.board.add(job.job, kind="train", title=title)
     session.app.send_task(TRAIN_MODEL, args=[to_json(job)], queue=TRAIN_QUEUE, argsrepr=title, kwargsrepr=job.job)
 
 
-def follow(session: Session, job: str, *, from_start: bool = True) -> Iterator[JobEvent | None]:
-    """Yield the events of a job until it ends; None now and then while nothing happens.
+def follow(session: Session, jobs: Sequence[str]) -> Iterator[JobEvent | JobState | None]:
+    """Yield the events of ``jobs``, from their first on, until all have ended; None after a second without any.
+
+    A JobState stands for the end of a job whose stream Redis has dropped: what the board still knows of it.
 
     Raises:
         BrokerUnreachable: Redis was away for two minutes.
     """
-    stream, last = session.keys.results(job), "0" if from_start else "$"
-    away_since = 0.0
-    while True:
+    read = {session.keys.results(job): "0" for job in jobs}
+    names = {session.keys.results(job): job for job in jobs}
+    away_since, looked = 0.0, float("-inf")
+    while read:
+        lost: dict[str, JobState] = {}
         try:
-            found = session.client.xread({stream: last}, count=100, block=1000)
+            if time.monotonic() - looked >= BOARD_EVERY_S:
+                # Before the streams: a worker writes a job's end there first, so a stream without it is lost.
+                lost = {at: state for at in read if (state := session.board.get(names[at])) and state.ended}
+                looked = time.monotonic()
+            found = session.client.xread(read, count=100, block=1000)
             away_since = 0.0
         except AWAY as error:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > PATIENCE_S:
                 raise BrokerUnreachable(f"Redis has been away for {PATIENCE_S:.0f} s: {error}") from error
             time.sleep(1.0)
-            found = None
-        for _, entries in found or ():
-            for last, values in entries:  # noqa: B007 - the last one read is where the next read begins
+            lost, found = {}, None
+        for stream, entries in found or ():
+            lost.pop(stream, None)
+            for entry, values in entries:
+                read[stream] = entry
                 event = from_json(JobEvent, values.get("json"))
                 yield event
                 if event.state in ENDS:
-                    return
-        if not found:
+                    del read[stream]
+                    break
+        for stream, state in lost.items():
+            del read[stream]
+            yield state
+        if not found and not lost:
             yield None
-
-
-def board_end(session: Session, job: str) -> str | None:
-    """Return how a job ended by the board, when its stream is gone; None while it goes on."""
-    try:
-        state = session.board.get(job)
-    except redis.RedisError:
-        return None
-    return state.state if state is not None and state.ended else None

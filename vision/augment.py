@@ -1,36 +1,103 @@
-"""Random changes of training images."""
+"""Random changes of training images: one affine warp for all geometry, then colour."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+Pixels = NDArray[np.uint8]
+
+LUMA_RGB = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Random affine changes: largest turn in degrees, shift as a part of the side, zoom as a part; mirrored or not."""
+    """How far each image may be changed; every default changes nothing.
 
+    Attributes:
+        crop_area: smallest part of the image's area that a random crop shows, in (0, 1]; the crop is scaled to the
+            network's input (Szegedy et al. 2015, arXiv:1409.4842, section 6, which uses 0.08).
+        crop_ratio: how much wider or narrower than the input's shape a crop may be, at least 1; the paper's is 4 / 3.
+            Large crops keep their area and get no further from the shape than the image allows.
+        rotate_degrees, shift, zoom: largest turn either way; shift and change of size, as parts of the side.
+        flip: mirror half of the images left to right.
+        brightness, contrast, saturation: each is multiplied by a factor from 1 - value to 1 + value.
+    """
+
+    crop_area: float = 1.0
+    crop_ratio: float = 1.0
     rotate_degrees: float = 0.0
     shift: float = 0.0
     zoom: float = 0.0
     flip: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.rotate_degrees or self.shift or self.zoom or self.flip)
+        return self != Augmentation()
 
-    def __call__(self, images: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-        """Return changed copies of ``images`` uint8 (N, H, W, 3); edges are repeated outwards."""
+    def to_json(self) -> dict[str, float | bool]:
+        """Return the record as plain JSON values."""
+        return asdict(self)
+
+    def __call__(self, images: Pixels, random: np.random.Generator) -> Pixels:
+        """Return changed copies of ``images`` uint8 (N, H, W, 3)."""
         height, width = images.shape[1:3]
-        changed = np.empty_like(images)
-        for index, image in enumerate(images):
-            angle, dx, dy, zoom = random.uniform(-1, 1, 4)
-            matrix = cv2.getRotationMatrix2D(
-                ((width - 1) / 2, (height - 1) / 2), angle * self.rotate_degrees, 1 + zoom * self.zoom
-            )
-            matrix[:, 2] += dx * self.shift * width, dy * self.shift * height
-            warped = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-            changed[index] = warped[:, ::-1] if self.flip and random.random() < 0.5 else warped
-        return changed
+        return np.stack([self.view(image, height, width, random) for image in images])
+
+    def view(self, image: Pixels, height: int, width: int, random: np.random.Generator) -> Pixels:
+        """Return a changed copy of ``image`` uint8 (h, w, 3) as uint8 (height, width, 3); edges are repeated outwards.
+
+        The image should have the shape of the result and at most twice its size: the warp samples, it doesn't average.
+        """
+        # All numbers are drawn whatever is switched on, so that one setting does not move the draws of another.
+        area, ratio, across, down = random.random(4)
+        angle, dx, dy, zoom, bright, contrast, saturation = random.uniform(-1, 1, 7)
+        mirrored = random.random() < 0.5 and self.flip
+        crop_height, crop_width = _crop_sides(1 - area * (1 - self.crop_area), self.crop_ratio ** (2 * ratio - 1))
+        size = 1 + zoom * self.zoom
+        # Centre and scale of what is seen, in the image's own pixels.
+        own_height, own_width = image.shape[:2]
+        x = own_width * (crop_width / 2 + across * (1 - crop_width) - dx * self.shift)
+        y = own_height * (crop_height / 2 + down * (1 - crop_height) - dy * self.shift)
+        scale_x, scale_y = own_width * crop_width / width / size, own_height * crop_height / height / size
+        turn = math.radians(angle * self.rotate_degrees)
+        cosine, sine = math.cos(turn), math.sin(turn)
+        towards = -1.0 if mirrored else 1.0
+        # From a pixel of the result to the place in the image; pixel centres lie at halves.
+        to_image = np.array(
+            [[cosine * scale_x * towards, -sine * scale_y], [sine * scale_x * towards, cosine * scale_y]]
+        )
+        offset = np.array([x, y]) - 0.5 - to_image @ np.array([(width - 1) / 2, (height - 1) / 2])
+        warped = cv2.warpAffine(
+            image,
+            np.column_stack([to_image, offset]),
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return self._recoloured(cast("Pixels", warped), bright, contrast, saturation)
+
+    def _recoloured(self, image: Pixels, bright: float, contrast: float, saturation: float) -> Pixels:
+        """Scale brightness, then contrast around the mean luma, then saturation around each pixel's luma."""
+        if not (self.brightness or self.contrast or self.saturation):
+            return image
+        gain = 1 + bright * self.brightness
+        stretch, colour = 1 + contrast * self.contrast, 1 + saturation * self.saturation
+        # Each step is affine in the channels, so all three are one 3 x 4 matrix, which OpenCV applies in one pass.
+        luma = np.tile(LUMA_RGB, (3, 1))
+        mean = float(np.dot(cv2.mean(image)[:3], LUMA_RGB)) * gain
+        matrix = (colour * np.eye(3) + (1 - colour) * luma) * (gain * stretch)
+        return cast("Pixels", cv2.transform(image, np.column_stack([matrix, np.full(3, mean * (1 - stretch))])))
+
+
+def _crop_sides(area: float, ratio: float) -> tuple[float, float]:
+    """Return height and width of a crop as parts of the image's; ``ratio`` is width to height, as far as it fits."""
+    ratio = min(max(ratio, area), 1 / area)
+    return min(1.0, math.sqrt(area / ratio)), min(1.0, math.sqrt(area * ratio))

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15  # of confidence, as in the paper
+from vision.metrics import reliability
+
 LOWEST, HIGHEST = 0.05, 20.0
 ROUNDS = 60  # of golden-section search: far below float32
 
@@ -26,7 +27,7 @@ def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> 
     )  # the cross-entropy is convex in 1 / T, so it has one valley in log T
     for _ in range(ROUNDS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if _cross_entropy(logits, targets, math.exp(left)) < _cross_entropy(logits, targets, math.exp(right)):
+        if cross_entropy(logits, targets, math.exp(left)) < cross_entropy(logits, targets, math.exp(right)):
             high = right
         else:
             low = left
@@ -35,14 +36,16 @@ def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> 
 
 def expected_calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64], temperature: float) -> float:
     """Return the gap between confidence and accuracy, averaged over images in 15 equal bins of confidence."""
-    probabilities = np.exp(_log_softmax(logits / temperature))
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(confidence[bins == b].sum() - right[bins == b].sum()) for b in range(BINS)]
-    return float(sum(gaps) / len(targets))
+    return reliability(softmax(logits, temperature), targets).expected_error
 
 
-def _cross_entropy(logits: NDArray[np.float64], targets: NDArray[np.int64], temperature: float) -> float:
+def softmax(logits: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return the probabilities ``softmax(logits / temperature)`` of each row."""
+    return np.exp(_log_softmax(logits / temperature))
+
+
+def cross_entropy(logits: NDArray[np.float64], targets: NDArray[np.int64], temperature: float = 1.0) -> float:
+    """Return the mean cross-entropy of ``softmax(logits / temperature)``, in nats."""
     return -float(_log_softmax(logits / temperature)[np.arange(len(targets)), targets].mean())
 
 

@@ -1,15 +1,15 @@
 """Checkpoints: everything that the next epoch depends on, so that a killed training goes on as if it had not been.
 
-One ``.npz`` file an epoch, written beside and renamed; no pickle. A file that is cut short or of another recipe is
-passed over for the one before it.
+One ``.npz`` file an epoch with its sha256 behind it, written beside and renamed; no pickle. A file that is cut short,
+damaged or of another recipe is passed over for the one before it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from vision.files import write_file
 
 log = logging.getLogger("sortline.train")
+
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -46,7 +48,11 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, kept: int) -> None:
-    """Write a checkpoint and remove all but the newest ``kept``."""
+    """Write a checkpoint; remove all but the newest ``kept``, and those of later epochs, which are of another training.
+
+    Raises:
+        OSError: the folder can't be written; what was there before is still there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     head = {
         "key": checkpoint.key,
@@ -59,17 +65,24 @@ def save(folder: Path, checkpoint: Checkpoint, *, kept: int) -> None:
     arrays |= {f"b:{name}": array for name, array in checkpoint.best.items()}
     data = io.BytesIO()
     np.savez(data, **arrays)
-    write_file(folder / f"epoch-{checkpoint.epoch:06d}.npz", data.getvalue())
-    for old in _files(folder)[:-kept]:
-        old.unlink(missing_ok=True)
+    path = folder / f"epoch-{checkpoint.epoch:06d}.npz"
+    write_file(path, data.getvalue() + hashlib.sha256(data.getbuffer()).digest())
+    # A later epoch was left by another training or is damaged; counted as the newest it would push this one out.
+    files = _files(folder)
+    ours = [file for file in files if file.name <= path.name][-kept:]
+    for other in set(files) - set(ours):
+        other.unlink(missing_ok=True)
 
 
 def load_newest(folder: Path, key: str) -> Checkpoint | None:
     """Return the newest checkpoint of ``key`` that can be read, or None."""
     for path in reversed(_files(folder)):
         try:
-            # np.load on a path leaves the file open when it turns out to be cut short.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            data = path.read_bytes()
+            # Zip files have checksums too, but not of names and sizes, and no end of errors for those.
+            if hashlib.sha256(data[:-DIGEST_BYTES]).digest() != data[-DIGEST_BYTES:]:
+                raise ValueError("cut short or damaged")
+            with np.load(io.BytesIO(data[:-DIGEST_BYTES]), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             head = json.loads(arrays.pop("head").tobytes())
             if head["key"] != key:
@@ -80,7 +93,7 @@ def load_newest(folder: Path, key: str) -> Checkpoint | None:
                 parameters={name[2:]: array for name, array in arrays.items() if name.startswith("p:")},
                 best={name[2:]: array for name, array in arrays.items() if name.startswith("b:")},
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("checkpoint passed over: %s: %s", path, error)
     return None
 

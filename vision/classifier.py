@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from vision.preprocess import LoadedImage, Preprocessing, load_image
 
 LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224
 
+Loaded = TypeVar("Loaded")
+Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 Source = Callable[[], bytes]  # returns the bytes of an image file, or raises ImageError
 
 
@@ -99,29 +103,22 @@ class Classifier:
         started = time.perf_counter()
         images: list[tuple[int, int] | ImageError] = []
         positions: list[int] = []
-        batch: list[NDArray[np.uint8]] = []
-        running: list[Future[NDArray[np.float32]]] = []
         decode_s = 0.0
-        waiting = iter(sources)
-        loads = deque(self._pool.submit(self._load, source) for source in islice(waiting, LOADED_AHEAD))
-        while loads:
-            loaded, seconds = loads.popleft().result()
-            loads.extend(self._pool.submit(self._load, source) for source in islice(waiting, 1))
+
+        def take(loaded: LoadedImage | ImageError, seconds: float) -> list[Pixels]:
+            nonlocal decode_s
             decode_s += seconds
             if isinstance(loaded, ImageError):
                 images.append(loaded)
-                continue
+                return []
             positions.append(len(images))
             images.append((loaded.width_px, loaded.height_px))
-            batch.append(loaded.pixels)
-            if len(batch) == self.engine.micro_batch:
-                running.append(self.engine.submit(np.stack(batch)))
-                batch = []
-        if batch:
-            running.append(self.engine.submit(np.stack(batch)))
-        outputs = [inference.result() for inference in running]
+            return [loaded.pixels]
+
+        loads = (partial(self._load, source) for source in sources)
+        outputs = forward(self.engine, self._pool, loads, lambda result: take(*result))
         return Inference(
-            np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32),
+            outputs,
             positions,
             images,
             {"decode_s": round(decode_s, 4), "chunk_s": round(time.perf_counter() - started, 4)},
@@ -153,6 +150,34 @@ class Classifier:
         except Exception as error:
             loaded = ImageError("corrupt", f"{type(error).__name__}: {error}")
         return loaded, time.perf_counter() - started
+
+
+def forward(
+    engine: Engine,
+    pool: ThreadPoolExecutor,
+    loads: Iterable[Callable[[], Loaded]],
+    take: Callable[[Loaded], list[Pixels]],
+    ahead: int = LOADED_AHEAD,
+) -> NDArray[np.float32]:
+    """Return the outputs of all pictures that ``take`` makes of what ``loads`` load, a row each, in order.
+
+    ``loads`` run in ``pool``, at most ``ahead`` of them before their turn; ``take`` runs here, in order. Micro-batches
+    are cut across loads, so the same loads always make the same batches.
+    """
+    batch: list[Pixels] = []
+    running: list[Future[NDArray[np.float32]]] = []
+    waiting = iter(loads)
+    loading = deque(pool.submit(load) for load in islice(waiting, ahead))
+    while loading:
+        batch += take(loading.popleft().result())
+        loading.extend(pool.submit(load) for load in islice(waiting, 1))
+        while len(batch) >= engine.micro_batch:
+            running.append(engine.submit(np.stack(batch[: engine.micro_batch])))
+            batch = batch[engine.micro_batch :]
+    if batch:
+        running.append(engine.submit(np.stack(batch)))
+    outputs = [inference.result() for inference in running]
+    return np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32)
 
 
 def top_labels(probabilities: NDArray[np.float32], top_k: int) -> list[list[tuple[int, float]]]:

@@ -3,6 +3,9 @@
 The folder holds one folder a class, or ``train/`` and maybe ``val/`` that do. A ``classes.csv`` beside them names the
 classes: ``class`` (the folder) is required, ``index`` gives the order, ``name_en``, ``name_zh`` and so on the names,
 ``group`` or ``group_en`` the group. Without it a class is called like its folder, and folders count in sorted order.
+
+A ``families.csv`` (or ``manifest.csv``) with the columns ``file``, a path below the folder, and ``family`` says which
+images of a class belong together, such as the frames of one film: a split never parts them.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vision.errors import VisionError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 LABELS_FILE = "classes.csv"
+FAMILY_FILES = ("families.csv", "manifest.csv")
 TRAIN_FOLDER, VALIDATION_FOLDER = "train", "val"
 
 
@@ -46,12 +50,16 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Images in the order of class, then path. ``validation`` is None where the folder holds no split of its own."""
+    """Images in the order of class, then path. ``validation`` is None where the folder holds no split of its own.
+
+    ``families`` are those that people named themselves, by path; empty without a ``families.csv``.
+    """
 
     root: Path
     classes: tuple[ClassInfo, ...]
     train: tuple[LabelledImage, ...]
     validation: tuple[LabelledImage, ...] | None = None
+    families: Mapping[Path, str] = field(default_factory=dict)
 
 
 def read_dataset(root: Path, *, labels: Path | None = None) -> Dataset:
@@ -80,9 +88,10 @@ def read_dataset(root: Path, *, labels: Path | None = None) -> Dataset:
         raise DatasetError(
             f"no images in {', '.join(str(split / name) for name in empty)}; add some or remove the folder"
         )
+    families = _read_families(root)
     validation_root = root / VALIDATION_FOLDER
     if split == root or not validation_root.is_dir():
-        return Dataset(root=root, classes=classes, train=train)
+        return Dataset(root=root, classes=classes, train=train, families=families)
     unknown = sorted(set(_folders(validation_root)) - set(folders))
     if unknown:
         raise DatasetError(
@@ -91,39 +100,43 @@ def read_dataset(root: Path, *, labels: Path | None = None) -> Dataset:
     validation = _images(validation_root, classes)
     if not validation:
         raise DatasetError(f"{validation_root} has no images in its class folders; add some or remove it")
-    return Dataset(root=root, classes=classes, train=train, validation=validation)
+    return Dataset(root=root, classes=classes, train=train, validation=validation, families=families)
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """Return 64 hex digits that change with any file's content, place or class, and with nothing else.
+def fingerprint(dataset: Dataset, digests: Mapping[Path, str] | None = None) -> str:
+    """Return 64 hex digits that change with any readable file's content, place or class, and with nothing else.
 
-    Raises:
-        OSError: a file can't be read.
+    ``digests`` are those of `file_digests`, where the caller has them already.
     """
     images = [*dataset.train, *(dataset.validation or ())]
+    if digests is None:
+        digests = file_digests(image.path for image in images)
     lines = sorted(
-        f"{image.path.relative_to(dataset.root).as_posix()}\0{dataset.classes[image.class_index].folder}\0{digest}\n"
-        for image, digest in zip(images, file_digests(image.path for image in images), strict=True)
+        f"{image.path.relative_to(dataset.root).as_posix()}\0{dataset.classes[image.class_index].folder}"
+        f"\0{digests[image.path]}\n"
+        for image in images
+        if image.path in digests
     )
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def file_digests(paths: Iterable[Path]) -> list[str]:
-    """Return the sha256 of each file, in order.
+def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """Return the sha256 of each regular file that can be read, in the order of ``paths``."""
 
-    Raises:
-        OSError: a file can't be read.
-    """
+    def digest(path: Path) -> tuple[Path, str | None]:
+        found = hashlib.sha256()
+        try:
+            if not path.is_file():  # opening a named pipe waits for a writer who may never come
+                return path, None
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    found.update(part)
+        except OSError:
+            return path, None
+        return path, found.hexdigest()
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_file_digest, paths))
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+        return {path: digest for path, digest in pool.map(digest, paths) if digest is not None}
 
 
 def _folders(root: Path) -> list[str]:
@@ -171,14 +184,8 @@ def _classes(folders: list[str], labels: Path, *, required: bool) -> tuple[Class
 
 def _read_labels(path: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a labels file by folder, without empty cells."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte order mark there
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} can't be read as a UTF-8 CSV file: {error}") from error
     found: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, start=2):
-        cells = {str(key): value.strip() for key, value in row.items() if isinstance(value, str) and value.strip()}
+    for number, cells in enumerate(_read_rows(path), start=2):
         folder = cells.get("class")
         if folder is None:
             raise DatasetError(f'{path}, line {number}: the column "class" must name the folder')
@@ -186,6 +193,29 @@ def _read_labels(path: Path) -> dict[str, dict[str, str]]:
             raise DatasetError(f"{path}, line {number}: a second row for {folder}; keep one")
         found[folder] = cells
     return found
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header, without empty cells."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte order mark there
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} can't be read as a UTF-8 CSV file: {error}") from error
+    return [
+        {str(key): value.strip() for key, value in row.items() if isinstance(value, str) and value.strip()}
+        for row in rows
+    ]
+
+
+def _read_families(root: Path) -> dict[Path, str]:
+    """Return the family of each file that a list of families names; a file without the two columns is no such list."""
+    for path in (root / name for name in FAMILY_FILES):
+        if path.is_file():
+            rows = [row for row in _read_rows(path) if {"file", "family"} <= row.keys()]
+            if rows:
+                return {root / row["file"]: row["family"] for row in rows}
+    return {}
 
 
 def _class_info(folder: str, row: Mapping[str, str]) -> ClassInfo:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -36,14 +36,19 @@ _HASHED = Preprocessing(height_px=32, width_px=32)
 _ROWS = 1024  # images compared with all others at a time: 1024 x 10,000 distances are 40 MB
 
 
-Features = NDArray[np.float32]
+class Features(Protocol):
+    """A backbone's features of images, a row each; read when asked for, so they may lie on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: NDArray[np.int64], /) -> NDArray[np.float32]: ...
 
 
 class _Marks(NamedTuple):
-    """What images are compared by, a row each: sha256, hashes of shape (N, 2, 64), features of length 1."""
+    """What images are compared by, a row each: sha256 or "", hashes int8 (N, 2, 64), features."""
 
     digests: list[str]
-    hashes: Features
+    hashes: NDArray[np.int8]
     features: Features | None
 
 
@@ -56,7 +61,12 @@ class FamilySplit(NamedTuple):
 
 
 def split_by_family(
-    images: Sequence[LabelledImage], *, fraction: float, seed: int, features: Features | None = None
+    images: Sequence[LabelledImage],
+    *,
+    fraction: float,
+    seed: int,
+    features: Features | None = None,
+    known: Mapping[Path, str] | None = None,
 ) -> FamilySplit:
     """Deal out whole families class by class: about ``fraction`` of each class to validation, the rest to training.
 
@@ -68,18 +78,18 @@ def split_by_family(
         images: each file once.
         fraction: above 0 and below 1.
         seed: not negative.
-        features: float, shape (N, D), a backbone's pooled features of the images in their order, or None.
+        features: (N, D), a backbone's pooled features of the images in their order, or None.
+        known: families named by hand, as `find_families` takes them.
 
     Raises:
         DatasetError: ``fraction`` is out of range, or the number of features is not that of the images.
-        OSError: a file can't be read.
     """
     if not 0 < fraction < 1:
         raise DatasetError(f"the validation fraction is {fraction}; it must lie between 0 and 1, such as 0.15")
     held: set[LabelledImage] = set()
     families = 0
     by_class: dict[int, list[list[LabelledImage]]] = defaultdict(list)
-    for family in find_families(images, features):
+    for family in find_families(images, features, known):
         by_class[family[0].class_index].append(family)
         families += 1
     for class_index, members in sorted(by_class.items()):
@@ -92,8 +102,52 @@ def split_by_family(
     )
 
 
-def find_families(images: Sequence[LabelledImage], features: Features | None = None) -> list[list[LabelledImage]]:
-    """Return the families, each sorted by class and path, sorted by their first images; singles are families of one."""
+def fold_by_family(
+    images: Sequence[LabelledImage],
+    *,
+    folds: int,
+    seed: int,
+    features: Features | None = None,
+    known: Mapping[Path, str] | None = None,
+) -> NDArray[np.int64]:
+    """Return the fold of each image, 0 to ``folds`` - 1; a family lies in one fold.
+
+    Class by class the shuffled families go, the largest first, to the fold that has fewest images of the class so far.
+
+    Raises:
+        DatasetError: there are fewer images or families than folds, or the number of features is not that of the
+            images.
+    """
+    if not 2 <= folds <= len(images):
+        raise DatasetError(f"{folds} folds of {len(images)} images; take from 2 folds to as many as there are images")
+    found = np.zeros(len(images), np.int64)
+    place = {image: position for position, image in enumerate(images)}
+    by_class: dict[int, list[list[LabelledImage]]] = defaultdict(list)
+    families = find_families(images, features, known)
+    if len(families) < folds:
+        raise DatasetError(f"{folds} folds of {len(families)} families of images; take at most as many as families")
+    for family in families:
+        by_class[family[0].class_index].append(family)
+    total = np.zeros(folds, np.int64)
+    for class_index, members in sorted(by_class.items()):
+        order = np.random.default_rng([seed, class_index]).permutation(len(members))
+        counts = np.zeros(folds, np.int64)
+        for family in sorted((members[position] for position in order), key=len, reverse=True):
+            fold = min(range(folds), key=lambda number: (counts[number], total[number], number))
+            counts[fold] += len(family)
+            total[fold] += len(family)
+            found[[place[image] for image in family]] = fold
+    return found
+
+
+def find_families(
+    images: Sequence[LabelledImage], features: Features | None = None, known: Mapping[Path, str] | None = None
+) -> list[list[LabelledImage]]:
+    """Return the families, each sorted by class and path, sorted by their first images; singles are families of one.
+
+    ``known`` names families by hand; where it names all images, nothing else is looked at.
+    """
+    known = known or {}
     parent = list(range(len(images)))
 
     def root(place: int) -> int:
@@ -102,8 +156,13 @@ def find_families(images: Sequence[LabelledImage], features: Features | None = N
             place = parent[place]
         return place
 
-    for one, other in _related(images, images, features, features):
-        parent[root(other)] = root(one)
+    first: dict[tuple[int, str], int] = {}
+    for place, image in enumerate(images):
+        if (name := known.get(image.path)) is not None:
+            parent[root(place)] = root(first.setdefault((image.class_index, name), place))
+    if len(known.keys() & {image.path for image in images}) < len(images):
+        for one, other in _related(images, images, features, features):
+            parent[root(other)] = root(one)
     families: dict[int, list[LabelledImage]] = defaultdict(list)
     for place, image in enumerate(images):
         families[root(place)].append(image)
@@ -154,44 +213,47 @@ def _related(
             copies[others.digests[place]].append(int(place))
         yield from ((int(place), copy) for place in ours for copy in copies[marks.digests[place]])
         # Of hashes as +1 and -1 the product is 64 less twice the bits that differ; BLAS does that fastest.
-        comparisons: list[tuple[Features, Features, float]] = [
-            (marks.hashes[:, 0], others.hashes[:, turned], 64 - 2 * NEAR_BITS) for turned in (0, 1)
-        ]
+        for turned in (0, 1):
+            left_hashes, right_hashes = marks.hashes[ours, 0], others.hashes[theirs, turned]
+            least = 64 - 2 * NEAR_BITS
+            for one, other in _alike(left_hashes.astype(np.float32), right_hashes.astype(np.float32), least):
+                yield int(ours[one]), int(theirs[other])
         if marks.features is not None and others.features is not None:
-            comparisons.append((marks.features, others.features, NEAR_COSINE))
-        for of_left, of_right, least in comparisons:
-            for one, other in _alike(of_left[ours], of_right[theirs], least):
+            for one, other in _alike(_unit(marks.features[ours]), _unit(others.features[theirs]), NEAR_COSINE):
                 yield int(ours[one]), int(theirs[other])
 
 
-def _alike(left: Features, right: Features, least: float) -> Iterator[tuple[int, int]]:
+def _alike(left: NDArray[np.float32], right: NDArray[np.float32], least: float) -> Iterator[tuple[int, int]]:
     """Yield the places of rows whose product is at least ``least``."""
     for start in range(0, len(left), _ROWS):
         for one, other in np.argwhere(left[start : start + _ROWS] @ right.T >= least):
             yield start + int(one), int(other)
 
 
+def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
 def _marks(images: Sequence[LabelledImage], features: Features | None) -> _Marks:
-    if features is not None:
-        if features.ndim != 2 or len(features) != len(images):
-            raise DatasetError(f"features of shape {features.shape} for {len(images)} images; pass one row an image")
-        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    if features is not None and len(features) != len(images):
+        raise DatasetError(f"features of {len(features)} images for {len(images)} images; pass one row an image")
     paths = [image.path for image in images]
-    return _Marks(file_digests(paths), _hashes(paths), features)
+    digests = file_digests(paths)
+    return _Marks([digests.get(path, f"unreadable {path}") for path in paths], _hashes(paths), features)
 
 
-def _hashes(paths: Sequence[Path]) -> Features:
+def _hashes(paths: Sequence[Path]) -> NDArray[np.int8]:
     """Return (N, 2, 64) of +1 and -1: each image's hash and its mirror image's; zeros where it can't be decoded."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack([np.zeros((2, 64), np.float32), *pool.map(_hash, paths)])[1:]
+        return np.stack([np.zeros((2, 64), np.int8), *pool.map(_hash, paths)])[1:]
 
 
-def _hash(path: Path) -> Features:
+def _hash(path: Path) -> NDArray[np.int8]:
     try:
         pixels = load_image(path, _HASHED).pixels
     except ImageError:
-        return np.zeros((2, 64), np.float32)  # likeness 0 to everything: related to nothing
+        return np.zeros((2, 64), np.int8)  # likeness 0 to everything: related to nothing
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
     # The low frequencies of the cosine transform, above or below their median: what survives scaling and recompression.
     lows = [cv2.dct(np.ascontiguousarray(side))[:8, :8].ravel() for side in (grey, grey[:, ::-1])]
-    return np.stack([np.where(low > np.median(low), 1, -1) for low in lows]).astype(np.float32)
+    return np.stack([np.where(low > np.median(low), 1, -1) for low in lows]).astype(np.int8)

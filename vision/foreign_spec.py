@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vision.errors import VisionError, WeightsError
 from vision.networks.spec import LENET5, MOBILENET_V2, Channels, NetworkSpec, default_scaling
-from vision.weight_names import HEADS, Translation
+from vision.weight_names import HEADS, RADIAL, Translation
 
 SPEC_KEY: Final = "network_spec"  # header entry of files we write: the spec as JSON text
 IMAGENET_SIZE_PX: Final = 224
@@ -54,6 +54,7 @@ def spec_of(
     elif stated and convention is None:
         known = ", ".join(_SCALINGS)
         raise WeightsError(f"{file_name}: unknown input scaling {stated!r} in its header (known: {known})")
+    radial = named.get(f"{RADIAL}.prototypes")
     side_px = _lenet5_side_px(named) if network == LENET5 else IMAGENET_SIZE_PX
     spec = NetworkSpec(
         name=network,
@@ -61,6 +62,7 @@ def spec_of(
         height_px=side_px,
         width_px=side_px,
         convention=decided,
+        prototypes=radial.shape[0] if classes and radial is not None and radial.ndim else 0,
         head_bias=bias is not None or not classes,
         scale=scale,
         offset=offset,

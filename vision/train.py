@@ -16,15 +16,16 @@ from typing import Any, Literal
 
 import mindspore
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
 from vision.checkpoint import Arrays, Checkpoint, load_newest, save
 from vision.errors import VisionError
-from vision.networks.served import Scaling
+from vision.feature_cache import Rows
 
 log = logging.getLogger("sortline.train")
 
+HASHED_AT_ONCE = 1024  # inputs, which may lie on disk
 CHECKPOINTS_KEPT = 2  # the newest may be cut short by a full disk
 
 # Takes a batch uint8 (N, H, W, 3) and a random generator; returns a changed batch of the same shape and dtype.
@@ -43,13 +44,18 @@ class FitOptions:
     batch_size: int
     optimizer: Literal["momentum", "adam", "adamw", "sgd"]
     momentum: float
+    beta1: float  # of adam and adamw, like beta2
+    beta2: float
     weight_decay: float
     lr_schedule: Literal["constant", "square", "cosine"]
     lr_init: float
     lr_max: float
     lr_end: float
     warmup_steps: int
+    loss: Literal["cross_entropy", "squared"]
     label_smoothing: float
+    dropout: float  # probability in [0, 1) of zeroing an input of the head, in training only
+    class_weights: Literal["none", "balanced"]  # balanced: an image of class c counts N / (classes * images of c)
     patience: int  # epochs without a better one before training stops; 0 never stops early
     seed: int
 
@@ -58,7 +64,7 @@ class FitOptions:
 class Samples:
     """Network inputs (N, ...), and the class index (N,) of each."""
 
-    inputs: NDArray[Any]
+    inputs: Rows
     targets: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -76,19 +82,6 @@ class Epoch:
     val_top5: float
     lr: float  # of the last step
     seconds: float
-
-
-class WholeNetwork(nn.Cell):
-    """uint8 (N, H, W, 3) RGB -> logits (N, classes), all weights trainable."""
-
-    def __init__(self, network: nn.Cell) -> None:
-        super().__init__()
-        self.scaling = Scaling(network.spec)
-        self.backbone = network.backbone
-        self.head = network.head
-
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        return self.head(self.backbone(self.scaling(images)))
 
 
 def learning_rates(options: FitOptions, steps: int) -> NDArray[np.float32]:
@@ -120,23 +113,30 @@ def fit(
     augment: Augment | None = None,
     checkpoints: Path | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_step: Callable[[int, int, float], None] = lambda step, steps, step_s: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Epoch], Epoch]:
     """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and the best, whose weights it keeps.
 
     Best is the highest validation top-1, among equals the lowest validation loss. With a ``checkpoints`` folder, each
-    epoch leaves one there, and a training of the same data and recipe goes on from the newest: same weights in the end.
+    epoch leaves one there, and a training of the same data, recipe and first weights goes on from the newest: same
+    weights in the end. The ``repr`` of ``augment`` is part of the recipe.
+    ``on_step`` hears of steps done, steps in all, and the seconds of one; not of an epoch's first.
 
     Raises:
-        TrainingStopped: the loss is infinite or no number (the message names the step), or ``cancelled()`` was true.
+        TrainingStopped: a loss is infinite or no number (the message names the step), or ``cancelled()`` was true.
+        OSError: a checkpoint can't be written.
     """
     random = np.random.default_rng(options.seed)
+    weights = class_weights(training.targets, classes, options.class_weights)
     steps_an_epoch = -(-len(training) // options.batch_size)
     rates = learning_rates(options, options.epochs * steps_an_epoch)
-    step_cell = nn.TrainOneStepCell(_WithLoss(model), _optimizer(model, options, rates))
+    width = _head_inputs(model)
+    key = _key(model, training, validation, classes, options, augment)
+    step_cell = nn.TrainOneStepCell(_WithLoss(model, options.loss), _optimizer(model, options, rates))
+    stepped: float | None = None
     history: list[Epoch] = []
     best_weights: Arrays = {}
-    key = _key(training, validation, classes, options)
     if checkpoints is not None and (earlier := load_newest(checkpoints, key)) is not None:
         history = [Epoch(**figures) for figures in earlier.history]
         best_weights = earlier.best
@@ -149,7 +149,7 @@ def fit(
         started = time.perf_counter()
         step_cell.set_train(True)
         loss_sum, step = 0.0, (number - 1) * steps_an_epoch
-        order = random.permutation(len(training))
+        order: NDArray[np.int64] = random.permutation(len(training))
         for start in range(0, len(order), options.batch_size):
             if cancelled():
                 raise TrainingStopped(f"cancelled in epoch {number} of {options.epochs}")
@@ -158,14 +158,29 @@ def fit(
             if augment is not None:
                 inputs = augment(inputs, random)
             goals = soft_targets(training.targets[chosen], classes, options.label_smoothing)
-            loss = float(step_cell(Tensor(inputs), Tensor(goals)).asnumpy())
+            loss = float(
+                step_cell(
+                    Tensor(inputs),
+                    Tensor(goals),
+                    Tensor(weights[training.targets[chosen]]),
+                    Tensor(dropout_mask(len(chosen), width, options.dropout, random)),
+                ).asnumpy()
+            )
             step += 1
             if not math.isfinite(loss):
                 raise TrainingStopped(
                     f"the loss is {loss} at step {step} (epoch {number}); try a lower lr_max than {options.lr_max:g}"
                 )
             loss_sum += loss * len(chosen)
+            if stepped is not None:
+                on_step(step, len(rates), time.perf_counter() - stepped)
+            stepped = time.perf_counter()
+        stepped = None
         loss, top1, top5 = evaluate(model, validation, options.batch_size)
+        if not math.isfinite(loss):  # the last step ruined the weights, and no later one would tell
+            raise TrainingStopped(
+                f"the validation loss is {loss} after epoch {number}; try a lower lr_max than {options.lr_max:g}"
+            )
         epoch = Epoch(
             epoch=number,
             train_loss=loss_sum / len(training),
@@ -208,32 +223,49 @@ def _set_parameters(cell: nn.Cell, arrays: Arrays) -> None:
         parameter.set_data(Tensor(arrays[name]))
 
 
-def _key(training: Samples, validation: Samples, classes: int, options: FitOptions) -> str:
-    """Return a digest of all that decides the course of a training."""
-    digest = hashlib.sha256(repr((options, classes)).encode())
+def _key(
+    model: nn.Cell,
+    training: Samples,
+    validation: Samples,
+    classes: int,
+    options: FitOptions,
+    augment: Augment | None,
+) -> str:
+    """Return a digest of all that decides the course of a training, the first weights among it."""
+    digest = hashlib.sha256(repr((options, classes, augment)).encode())
+    for name, parameter in model.parameters_and_names():
+        digest.update(repr((name, parameter.shape, parameter.requires_grad)).encode())
+        digest.update(np.ascontiguousarray(parameter.asnumpy()).data)
+    norms = [cell for _, cell in model.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+    digest.update(repr([norm.use_batch_statistics for norm in norms]).encode())
     for samples in (training, validation):
         digest.update(repr((samples.inputs.shape, samples.inputs.dtype.str)).encode())
-        digest.update(np.ascontiguousarray(samples.inputs).data)
+        for start in range(0, len(samples), HASHED_AT_ONCE):
+            digest.update(np.ascontiguousarray(samples.inputs[start : start + HASHED_AT_ONCE]).data)
         digest.update(np.ascontiguousarray(samples.targets).data)
     return digest.hexdigest()
 
 
-def predict_logits(model: nn.Cell, inputs: NDArray[Any], batch_size: int) -> NDArray[np.float64]:
+def predict_logits(model: nn.Cell, inputs: Rows, batch_size: int) -> NDArray[np.float64]:
     """Return logits float64 (N, classes). The last batch is filled up, so one graph serves all."""
     model.set_train(False)
     parts = []
     for start in range(0, len(inputs), batch_size):
-        part = inputs[start : start + batch_size]
+        part: NDArray[Any] = inputs[start : start + batch_size]
         filled = np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])
         parts.append(model(Tensor(filled)).asnumpy()[: len(part)])
     return np.concatenate(parts).astype(np.float64)
 
 
 def evaluate(model: nn.Cell, samples: Samples, batch_size: int) -> tuple[float, float, float]:
-    """Return (mean cross-entropy in nats, top-1 rate, top-5 rate) of ``model`` on ``samples``."""
+    """Return (mean cross-entropy in nats, top-1 rate, top-5 rate) of ``model`` on ``samples``.
+
+    Of weights that are no numbers the loss is none either, and the rates mean nothing.
+    """
     logits = predict_logits(model, samples.inputs, batch_size)
     largest = logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
+    with np.errstate(invalid="ignore"):  # infinite logits: the loss says so
+        log_sum = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
     own = logits[np.arange(len(samples)), samples.targets]
     better = (logits > own[:, None]).sum(axis=1)  # classes that rank above the true one
     return float((log_sum - own).mean()), float((better < 1).mean()), float((better < 5).mean())
@@ -246,15 +278,50 @@ def soft_targets(targets: NDArray[np.int64], classes: int, smoothing: float) -> 
     return goals
 
 
+def class_weights(targets: NDArray[np.int64], classes: int, rule: Literal["none", "balanced"]) -> NDArray[np.float32]:
+    """Return float32 (classes,): what an image of each class counts; over all images the mean is 1."""
+    if rule == "none":
+        return np.ones(classes, np.float32)
+    counts = np.bincount(targets, minlength=classes)
+    return (len(targets) / np.maximum(counts, 1) / np.count_nonzero(counts)).astype(np.float32)
+
+
+def dropout_mask(count: int, width: int, dropout: float, random: np.random.Generator) -> NDArray[np.float32]:
+    """Return float32 (count, width), or (count, 1) of ones without dropout: what the head's inputs are multiplied by.
+
+    From our generator and not MindSpore's, whose state can't be kept: a resumed training must draw the same masks.
+    """
+    if not dropout:
+        return np.ones((count, 1), np.float32)
+    return ((random.random((count, width), np.float32) >= dropout) / (1 - dropout)).astype(np.float32)
+
+
+def _head_inputs(model: nn.Cell) -> int:
+    """Return the length of the vectors that go into the last dense layer."""
+    return [cell for _, cell in model.cells_and_names() if isinstance(cell, nn.Dense)][-1].in_channels
+
+
 class _WithLoss(nn.Cell):
-    def __init__(self, model: nn.Cell) -> None:
+    """The weighted mean loss of a batch; the head's inputs, behind the model's body if it has one, are masked."""
+
+    def __init__(self, model: nn.Cell, loss: Literal["cross_entropy", "squared"]) -> None:
         super().__init__()
+        self.is_squared = loss == "squared"
+        self.has_body = hasattr(model, "body")
         self.model = model
         # Takes logits: a softmax before it would be a second one.
-        self.loss = nn.SoftmaxCrossEntropyWithLogits(sparse=False, reduction="mean")
+        self.loss = nn.SoftmaxCrossEntropyWithLogits(sparse=False)
 
-    def construct(self, inputs: mindspore.Tensor, goals: mindspore.Tensor) -> mindspore.Tensor:
-        return self.loss(self.model(inputs), goals)
+    def construct(
+        self,
+        inputs: mindspore.Tensor,
+        goals: mindspore.Tensor,
+        weights: mindspore.Tensor,
+        mask: mindspore.Tensor,
+    ) -> mindspore.Tensor:
+        logits = self.model.head(self.model.body(inputs) * mask) if self.has_body else self.model(inputs * mask)
+        losses = ops.sum(ops.square(logits - goals), 1) if self.is_squared else self.loss(logits, goals)
+        return ops.mean(losses * weights)
 
 
 def _optimizer(model: nn.Cell, options: FitOptions, rates: NDArray[np.float32]) -> nn.Cell:
@@ -267,9 +334,9 @@ def _optimizer(model: nn.Cell, options: FitOptions, rates: NDArray[np.float32]) 
     groups = [group for group in groups if group["params"]]
     rate = [float(value) for value in rates]
     if options.optimizer == "adam":
-        return nn.Adam(groups, learning_rate=rate)
+        return nn.Adam(groups, learning_rate=rate, beta1=options.beta1, beta2=options.beta2)
     if options.optimizer == "adamw":
-        return nn.AdamWeightDecay(groups, learning_rate=rate)
+        return nn.AdamWeightDecay(groups, learning_rate=rate, beta1=options.beta1, beta2=options.beta2)
     if options.optimizer == "sgd":
         return nn.SGD(groups, learning_rate=rate, momentum=0.0)
     return nn.Momentum(groups, learning_rate=rate, momentum=options.momentum)

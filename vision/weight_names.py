@@ -14,6 +14,7 @@ from typing import Final
 from vision.networks.spec import BOTTLENECKS, LAST_CHANNELS, LENET5, MOBILENET_V2, STEM_CHANNELS
 
 HEADS: Final[Mapping[str, str]] = {MOBILENET_V2: "classifier.1", LENET5: "fc3"}
+RADIAL: Final = "classifier.0"  # the hidden layer of MobileNetV2's head, where it has one
 
 AS_IS: Final = "as it is"
 HWIO: Final = "HWIO to OIHW"  # TensorFlow's convolutions: (height, width, in, out)

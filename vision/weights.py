@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import safetensors
@@ -22,9 +22,21 @@ from vision.errors import WeightsError
 from vision.files import write_file
 from vision.foreign_spec import spec_of
 from vision.networks.spec import MOBILENET_V2, NetworkSpec
-from vision.weight_names import DENSE, FOLDED, HEADS, HWIM, HWIO, Translation, is_bookkeeping, plain_name, translations
+from vision.weight_names import (
+    DENSE,
+    FOLDED,
+    HEADS,
+    HWIM,
+    HWIO,
+    RADIAL,
+    Translation,
+    is_bookkeeping,
+    plain_name,
+    translations,
+)
 
 Arrays = dict[str, NDArray[np.float32]]
+AnyValue = TypeVar("AnyValue")
 
 _REFUSED: Final[Mapping[str, str]] = {
     ".pth": "it may run code when unpickled; convert it with safetensors.torch.save_file",
@@ -64,7 +76,7 @@ def set_weights(network: Any, arrays: Mapping[str, NDArray[Any]], *, allow_missi
     from mindspore import Tensor
 
     parameters = _parameters(network)
-    head = {name for name in parameters if name.startswith(f"{HEADS[network.spec.name]}.")}
+    head = parameters.keys() - backbone_only(parameters).keys()
     expected = parameters.keys() - head if allow_missing_head and not head & arrays.keys() else parameters.keys()
     wrong = [
         f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, not float32{list(parameters[name].shape)}"
@@ -77,9 +89,9 @@ def set_weights(network: Any, arrays: Mapping[str, NDArray[Any]], *, allow_missi
         parameters[name].set_data(Tensor(np.ascontiguousarray(arrays[name], dtype=np.float32)))
 
 
-def backbone_only(arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
+def backbone_only(arrays: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
     """Return the arrays without those of a head: what fits a network of 0 classes."""
-    heads = tuple(f"{head}." for head in HEADS.values())
+    heads = tuple(f"{head}." for head in (*HEADS.values(), RADIAL))
     return {name: array for name, array in arrays.items() if not name.startswith(heads)}
 
 
@@ -143,7 +155,7 @@ def _parameters(network: Any) -> dict[str, Any]:
     found = {}
     for name, parameter in network.parameters_and_names():
         prefix, _, end = name.removeprefix("backbone.").rpartition(".")
-        prefix = head if prefix == "head.1" else prefix
+        prefix = {"head.radial": RADIAL, "head.dense": head}.get(prefix, prefix)
         found[f"{prefix}.{ends.get(end, end)}"] = parameter
     return found
 
@@ -177,10 +189,13 @@ def _translated(
     """Return the arrays under our names and layouts, or refuse with every key that does not fit."""
     head = f"{HEADS[spec.name]}."
     optional = {t.foreign for t in table if t.ours.startswith(head) and (not spec.classes or t.ours.endswith("bias"))}
+    if spec.classes and spec.prototypes:
+        shapes = {"prototypes": (spec.prototypes, spec.features), "width": (1,)}
+        table = [*table, *(Translation(f"{RADIAL}.{end}", f"{RADIAL}.{end}", shape) for end, shape in shapes.items())]
     known = {translation.foreign for translation in table}
     present = [translation for translation in table if translation.foreign in named]
     moved = {t.ours: _in_our_layout(named[t.foreign], t) for t in present}
-    wrong = [_misfit(named[t.foreign], t) for t in present if not _fits(moved[t.ours], t, spec)]
+    wrong = [_misfit(named[t.foreign], t, spec) for t in present if not _fits(moved[t.ours], t, spec)]
     _refuse_misfits(file_name, sorted(known - optional - named.keys()), sorted(named.keys() - known), wrong)
     _refuse_not_finite(named)
     arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in moved.items()}
@@ -193,18 +208,23 @@ def _translated(
     return arrays
 
 
-def _fits(array: NDArray[Any], translation: Translation, spec: NetworkSpec) -> bool:
-    expected = translation.shape
+def _expected(translation: Translation, spec: NetworkSpec) -> tuple[int, ...]:
     if translation.ours.startswith(HEADS[spec.name]):
-        expected = (spec.classes, *expected[1:])
+        return (spec.classes, spec.prototypes or spec.features)[: len(translation.shape)]
+    return translation.shape
+
+
+def _fits(array: NDArray[Any], translation: Translation, spec: NetworkSpec) -> bool:
+    expected = _expected(translation, spec)
     same_rank = len(array.shape) == len(expected)
     same = same_rank and all(side in (-1, size) for side, size in zip(expected, array.shape, strict=True))
     return same and array.dtype in (np.float16, np.float32)
 
 
-def _misfit(array: NDArray[Any], translation: Translation) -> str:
-    expected = ", ".join("any" if side == -1 else str(side) for side in translation.shape)
-    return f"{translation.foreign} is {array.dtype}{list(array.shape)}, not float32[{expected}] in the order OIHW"
+def _misfit(array: NDArray[Any], translation: Translation, spec: NetworkSpec) -> str:
+    expected = ", ".join("any" if side == -1 else str(side) for side in _expected(translation, spec))
+    order = " in the order OIHW" if len(translation.shape) == 4 else ""
+    return f"{translation.foreign} is {array.dtype}{list(array.shape)}, not float32[{expected}]{order}"
 
 
 def _in_our_layout(array: NDArray[Any], translation: Translation) -> NDArray[Any]:

@@ -89,8 +89,13 @@ def register(app: Celery, runtime: Runtime) -> None:
             runtime.board.update(job.job, state="running", text=event.text)
             task.send_event("task-progress", result=event.text)
 
-        def end(state: Literal["done", "failed", "cancelled"], text: str, model: ModelPin | None = None) -> str:
-            runtime.publish(job.job, JobEvent(job=job.job, state=state, text=text, model=model))
+        def end(
+            state: Literal["done", "failed", "cancelled"],
+            text: str,
+            model: ModelPin | None = None,
+            scores: dict[str, float] | None = None,
+        ) -> str:
+            runtime.publish(job.job, JobEvent(job=job.job, state=state, text=text, model=model, scores=scores))
             runtime.board.update(job.job, state=state, text=text, model=str(model or ""))
             return text
 
@@ -116,7 +121,7 @@ def register(app: Celery, runtime: Runtime) -> None:
         except Exception as error:
             end("failed", str(error) or type(error).__name__)
             raise
-        return end("done", f"published {trained.pin}; {trained.decision}", trained.pin)
+        return end("done", trained.text, trained.pin, trained.scores)
 
 
 @contextmanager

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import errno
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -28,59 +26,46 @@ from model_store.manifest import ClassEntry
 from model_store.store import ModelVersion
 from vision.augment import Augmentation
 from vision.calibration import expected_calibration_error, fit_temperature
-from vision.dataset import Dataset, LabelledImage, fingerprint, read_dataset
-from vision.engines import ModelFiles, open_engine
+from vision.dataset import Dataset, LabelledImage, file_digests, fingerprint, read_dataset
 from vision.errors import VisionError
-from vision.export import export_onnx
-from vision.families import find_leaks, split_by_family
-from vision.features import extract, load_all
-from vision.networks.served import build_network, build_served
+from vision.features import Digests
+from vision.networks.heads import build_dense, set_radial_head
+from vision.networks.parts import build_trained
+from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
-from vision.train import Epoch, FitOptions, Samples, TrainingStopped, WholeNetwork, fit, predict_logits
+from vision.preprocess import Preprocessing, load_image
+from vision.prototypes import Prototypes, choose_prototypes
+from vision.train import Epoch, FitOptions, Samples, TrainingStopped, fit, predict_logits
 from vision.weights import backbone_only, get_weights, read_safetensors, set_weights
 from worker.errors import JobCancelled, JobRefused
 from worker.gate import Verdict, judge
 from worker.publishing import publish_network
 from worker.runtime import Runtime
+from worker.training_data import Seen, Split, TrainingData
+from worker.training_report import TrainingReport, report_files
 
 log = logging.getLogger("sortline.training")
 
 GOLDEN_IMAGES = 16
-READ_AT_ONCE = 256  # images between two looks at progress and cancelling
+SAID_EVERY_S = 5.0  # within an epoch
 
 Report = Callable[[JobEvent], None]
-Reader = Callable[[Sequence[Path]], tuple[NDArray[Any], list[int], list[str]]]  # as features_of in vision/features.py
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The version that a job published, and what was decided about production."""
+    """What a job leaves: a published version, or scores alone; and a sentence that says so."""
 
-    pin: ModelPin
-    decision: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """Images that could be read, and what the trained part of the network sees of them: pixels or features."""
-
-    images: list[LabelledImage]
-    inputs: NDArray[Any]
-
-    def only(self, wanted: Sequence[LabelledImage]) -> _Loaded:
-        place = {image: position for position, image in enumerate(self.images)}
-        return _Loaded(list(wanted), self.inputs[[place[image] for image in wanted]])
-
-    def samples(self) -> Samples:
-        return Samples(inputs=self.inputs, targets=np.array([image.class_index for image in self.images], np.int64))
+    text: str
+    pin: ModelPin | None = None
+    scores: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Split:
-    training: _Loaded
-    validation: _Loaded
-    note: str
+class _Fitted:
+    history: list[Epoch]
+    best: Epoch
+    logits: NDArray[np.float64]  # of the validation images, by the best epoch's weights
 
 
 def train_model(
@@ -99,15 +84,22 @@ def train_model(
         UnavailableError: the data root is away.
     """
     if (earlier := _already_published(job, runtime)) is not None:
-        return Trained(earlier, "published before its worker died; promote it by hand")
+        return Trained(f"published {earlier} before its worker died; promote it by hand", earlier)
+    training = _Training(job, recipe, runtime, report, cancelled)
     try:
-        return _Training(job, recipe, runtime, report, cancelled).run()
+        return training.run()
     except TrainingStopped as error:
         if cancelled():
             raise JobCancelled(str(error)) from error
         raise JobRefused(str(error)) from error
     except VisionError as error:
         raise JobRefused(str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise JobRefused(f"the disk is full: {error}; nothing was published") from error
+        raise
+    finally:
+        training.close()
 
 
 def _already_published(job: TrainModel, runtime: Runtime) -> ModelPin | None:
@@ -136,21 +128,42 @@ class _Training:
         self.job, self.recipe, self.runtime, self.cancelled = job, recipe, runtime, cancelled
         self._report = report
         self.checkpoints = runtime.settings.home / "checkpoints" / job.job
+        self.scratch = runtime.settings.home / "scratch" / job.job
         self.seconds: dict[str, float] = {}
-        self.skipped: list[str] = []
-        self.preprocessing = Preprocessing(height_px=recipe.height_px, width_px=recipe.width_px, fit=recipe.fit)
+
+    def close(self) -> None:
+        """Remove what only this attempt needed."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def run(self) -> Trained:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
         mindspore.set_seed(self.recipe.seed)
-        dataset = self._timed("read", self._read)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        dataset, digests = self._timed("read", self._read)
         network = self._timed("build", self._build, len(dataset.classes))
-        split = self._timed("load", self._load, dataset, network)
-        history, best = self._timed("train", self._fit, network, split)
-        network, scores = self._calibrated(network, split)
-        version = self._publish(dataset, split, network, history, best, scores)
+        data = TrainingData(
+            self.runtime, self.recipe, network, self.job.backbone, dataset, digests, self.scratch, self.say
+        )
+        if self.job.purpose == "folds":
+            return self._cross_validate(data, network)
+        split: Split = self._timed("features", data.split, fail_on_leak=self.job.fail_on_leak)
+        skipped = f", {len(data.skipped)} unreadable skipped" if data.skipped else ""
+        self.say(
+            f"training on {_counted(split.training)}, validating with {_counted(split.validation)}{skipped}; "
+            f"{split.note}"
+        )
+        network = self._with_head_for(network, split.training)
+        fitted: _Fitted = self._timed("train", self._fit, network, split.training, split.validation)
+        if self.job.purpose == "score":
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            best = fitted.best
+            scores = {"val_top1": best.val_top1, "val_top5": best.val_top5, "val_loss": best.val_loss}
+            return Trained(f"val {best.val_top1:.1%} in epoch {best.epoch}", scores=scores)
+        version = self._publish(data, split, network, fitted)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        return Trained(_pin(version), self._promote(version, dataset, split))
+        return Trained(
+            f"published {version.manifest.reference}; {self._promote(version, dataset, split)}", _pin(version)
+        )
 
     def say(self, text: str, epoch: Epoch | None = None) -> None:
         if self.cancelled():
@@ -158,14 +171,14 @@ class _Training:
         figures = {name: float(value) for name, value in asdict(epoch).items()} if epoch else None
         self._report(JobEvent(job=self.job.job, state="progress", text=text, epoch=figures))
 
-    def _timed(self, phase: str, step: Callable[..., Any], *arguments: Any) -> Any:
+    def _timed(self, phase: str, step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         started = time.perf_counter()
         try:
-            return step(*arguments)
+            return step(*arguments, **options)
         finally:
             self.seconds[phase] = round(time.perf_counter() - started, 3)
 
-    def _read(self) -> Dataset:
+    def _read(self) -> tuple[Dataset, Digests]:
         root = self.runtime.data_root
         if not root.is_dir():
             raise UnavailableError(f"the data root {root} is not there; is the share mounted?")
@@ -173,26 +186,26 @@ class _Training:
         if not folder.is_relative_to(root.resolve()):
             raise JobRefused(f"the dataset {self.job.dataset} is not below the worker's data root")
         dataset = read_dataset(folder)
-        found = len(dataset.train) + len(dataset.validation or ())
-        self.say(f"{found} images in {len(dataset.classes)} classes: {folder}")
-        return dataset
+        images = [*dataset.train, *(dataset.validation or ())]
+        self.say(f"{len(images)} images in {len(dataset.classes)} classes: {folder}")
+        return dataset, file_digests(image.path for image in images)
 
     def _build(self, classes: int) -> Any:
         recipe = self.recipe
+        shape: dict[str, Any] = {
+            "classes": classes,
+            "height_px": recipe.height_px,
+            "width_px": recipe.width_px,
+            "pooling": recipe.pooling,
+            "taps": recipe.taps,
+            "scales": recipe.scales,
+            "mirrored": recipe.mirrored,
+            "root": recipe.root,
+            "prototypes": recipe.prototypes,
+            "head_bias": recipe.head_bias,
+        }
         if self.job.backbone is None:
-            self.frozen = False
-            return build_network(
-                NetworkSpec(
-                    name=recipe.network,
-                    classes=classes,
-                    height_px=recipe.height_px,
-                    width_px=recipe.width_px,
-                    pooling=recipe.pooling,
-                    dropout=recipe.dropout,
-                    convention="torch",
-                )
-            )
-        self.frozen = True
+            return build_network(NetworkSpec(name=recipe.network, convention="torch", **shape))
         pin, store = self.job.backbone, self.runtime.store
         version = store.resolve(str(pin))
         if version.manifest.digest != pin.digest:
@@ -201,190 +214,151 @@ class _Training:
         if spec.name != recipe.network:
             raise JobRefused(f"the backbone {pin} is a {spec.name}, the recipe wants {recipe.network}")
         arrays, _ = read_safetensors(store.open_file(pin.name, pin.version, "weights.safetensors"))
-        spec = replace(
-            spec,
-            classes=classes,
-            height_px=recipe.height_px,
-            width_px=recipe.width_px,
-            pooling=recipe.pooling,
-            dropout=recipe.dropout,
-            temperature=1.0,
-        )
-        network = build_network(spec)
+        network = build_network(replace(spec, temperature=1.0, **shape))
         set_weights(network, backbone_only(arrays), allow_missing_head=True)
         return network
 
-    def _load(self, dataset: Dataset, network: Any) -> _Split:
-        """Read all images once, then split them: with features at hand, near copies are found far better."""
-        with self._reader(network) as read:
-            loaded = self._read_all(read, dataset.train, "training")
-            given = None if dataset.validation is None else self._read_all(read, dataset.validation, "validation")
-        features = (lambda part: part.inputs) if self.frozen else (lambda part: None)
-        if given is not None:
-            leaks = find_leaks(
-                loaded.images, given.images, train_features=features(loaded), validation_features=features(given)
-            )
-            copied = len({validation for _, validation in leaks})
-            split = _Split(
-                loaded, given, f"val/ as given; {copied} of its {len(given.images)} images have a copy in train/"
-            )
-        else:
-            found = split_by_family(
-                loaded.images,
-                fraction=self.recipe.validation_fraction,
-                seed=self.recipe.seed,
-                features=features(loaded),
-            )
-            note = f"{found.families} families, none on both sides"
-            split = _Split(loaded.only(found.train), loaded.only(found.validation), note)
-        present = {image.class_index for image in split.training.images}
-        absent = [info.label for index, info in enumerate(dataset.classes) if index not in present]
-        if absent or not split.validation.images:
-            raise JobRefused(
-                f"no readable image to train on in {', '.join(absent)}"
-                if absent
-                else "no readable image to validate with"
-            )
-        skipped = f", {len(self.skipped)} unreadable skipped" if self.skipped else ""
-        self.say(
-            f"training on {len(split.training.images)} images, validating with {len(split.validation.images)}"
-            f"{skipped}; {split.note}"
-        )
-        return split
+    def _with_head_for(self, network: Any, training: Seen) -> Any:
+        """Return a copy of ``network`` with a new head, of as many prototypes as there are images for, at most."""
+        count = min(network.spec.prototypes, len(training.images))
+        fresh = build_network(replace(network.spec, prototypes=count))
+        if self.job.backbone is not None:
+            set_weights(fresh, backbone_only(get_weights(network)), allow_missing_head=True)
+        return fresh
 
-    @contextmanager
-    def _reader(self, network: Any) -> Iterator[Reader]:
-        """Give the function from paths to what the trained part sees; the frozen part runs on the fast engine."""
-        if not self.frozen:
-            yield partial(load_all, preprocessing=self.preprocessing, limits=self.runtime.limits)
-            return
-        spec = replace(network.spec, classes=0)
-        extractor = build_network(spec)
-        set_weights(extractor, backbone_only(get_weights(network)))
-        model = ModelFiles(onnx=self._exported(build_served(extractor)), weights=None, spec=spec)
-        # The precision that will serve: a head should meet the features that it will be given.
-        engine = open_engine(model, precision=self.runtime.settings.precision)
-        with extract(engine, self.preprocessing, self.runtime.limits) as features_of:
-            yield features_of
-
-    def _read_all(self, read: Reader, images: Sequence[LabelledImage], what: str) -> _Loaded:
-        kept: list[LabelledImage] = []
-        parts: list[NDArray[Any]] = []
-        started = time.perf_counter()
-        for start in range(0, len(images), READ_AT_ONCE):
-            some = images[start : start + READ_AT_ONCE]
-            inputs, positions, errors = read([image.path for image in some])
-            if positions:
-                parts.append(inputs)
-                kept += [some[position] for position in positions]
-            self._skip(errors)
-            done = min(start + READ_AT_ONCE, len(images))
-            rate = done / (time.perf_counter() - started)
-            self.say(
-                f"reading {what} images {done}/{len(images)}, {rate:.0f} img/s, eta {(len(images) - done) / rate:.0f} s"
-            )
-        if not kept:
-            raise JobRefused(f"none of the {len(images)} {what} images can be read; the first: {self.skipped[0]}")
-        return _Loaded(kept, np.concatenate(parts))
-
-    def _fit(self, network: Any, split: _Split) -> tuple[list[Epoch], Epoch]:
+    def _fit(self, network: Any, training: Seen, validation: Seen, prefix: str = "") -> _Fitted:
+        """Train the network's part that is not frozen; its weights in ``network`` are then those of the best epoch."""
         recipe = self.recipe
-        if self.frozen:
-            model, augment = network.head, None
+        freeze = recipe.freeze if self.job.backbone is not None else "none"
+        train, held_out = training.samples(), validation.samples()
+        prototypes = None
+        if network.spec.prototypes:
+            plain = training.only(np.arange(len(training.images)), 1)
+            prototypes = choose_prototypes(plain.rows, network.spec.prototypes, recipe.seed)
+            model = build_dense(network.spec)
+            train, held_out = self._transformed(prototypes, train), self._transformed(prototypes, held_out)
         else:
-            model, augment = WholeNetwork(network), Augmentation(**recipe.augmentation.model_dump())
-        names = {field.name for field in fields(FitOptions)}
-        options = FitOptions(**{key: value for key, value in recipe.model_dump().items() if key in names})
-        started = time.perf_counter()
-
-        def on_epoch(epoch: Epoch) -> None:
-            left_s = (time.perf_counter() - started) / epoch.epoch * (recipe.epochs - epoch.epoch)
-            self.say(
-                f"epoch {epoch.epoch}/{recipe.epochs}, loss {epoch.train_loss:.3f}, val {epoch.val_top1:.1%}, "
-                f"eta {left_s:.0f} s",
-                epoch,
-            )
-
-        return fit(
+            frozen_statistics = recipe.batch_norm == "frozen" and self.job.backbone is not None
+            model = build_trained(network, freeze, batch_norm_frozen=frozen_statistics)
+        augment = Augmentation(**recipe.augmentation.model_dump(exclude={"repeat"})) if freeze == "none" else None
+        history, best = fit(
             model,
-            split.training.samples(),
-            split.validation.samples(),
+            train,
+            held_out,
             network.spec.classes,
-            options,
+            fit_options(recipe),
             augment=augment or None,
             checkpoints=self.checkpoints,
-            on_epoch=on_epoch,
+            on_epoch=partial(self._say_epoch, time.perf_counter(), prefix),
+            on_step=_Pace(self.say, prefix),
             cancelled=self.cancelled,
         )
+        logits = predict_logits(model, held_out.inputs, recipe.batch_size)
+        if prototypes is not None:
+            set_radial_head(network, prototypes, model)
+        return _Fitted(history, best, logits)
 
-    def _calibrated(self, network: Any, split: _Split) -> tuple[Any, dict[str, float]]:
-        """Return the network with the temperature that makes its confidences true on the validation images."""
-        samples = split.validation.samples()
-        model = network.head if self.frozen else WholeNetwork(network)
-        logits = predict_logits(model, samples.inputs, self.recipe.batch_size)
-        temperature = fit_temperature(logits, samples.targets)
+    def _transformed(self, prototypes: Prototypes, samples: Samples) -> Samples:
+        with tempfile.NamedTemporaryFile(dir=self.scratch, prefix="likeness-", delete=False) as file:
+            path = Path(file.name)
+        return replace(samples, inputs=prototypes.transform(samples.inputs, path))
+
+    def _say_epoch(self, started: float, prefix: str, epoch: Epoch) -> None:
+        epochs = self.recipe.epochs
+        left_s = (time.perf_counter() - started) / epoch.epoch * (epochs - epoch.epoch)
+        self.say(
+            f"{prefix}epoch {epoch.epoch}/{epochs}, loss {epoch.train_loss:.3f}, val {epoch.val_top1:.1%}, "
+            f"eta {left_s:.0f} s",
+            epoch,
+        )
+
+    def _cross_validate(self, data: TrainingData, network: Any) -> Trained:
+        """Train on all folds but one, in turn, and measure on that one; the last epoch counts, so nothing is chosen."""
+        folds = self._timed("features", data.folds, self.job.folds)
+        right = seen = 0.0
+        for number, (training, validation) in enumerate(folds, start=1):
+            mindspore.set_seed(self.recipe.seed)
+            fresh = self._with_head_for(network, training)
+            fitted = self._fit(fresh, training, validation, f"fold {number}/{len(folds)}, ")
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            last = fitted.history[-1]
+            right += last.val_top1 * len(validation.images)
+            seen += len(validation.images)
+            self.say(f"fold {number}/{len(folds)}: {last.val_top1:.2%} of {len(validation.images)} images, last epoch")
+        accuracy = right / seen
+        error = (accuracy * (1 - accuracy) / seen) ** 0.5
+        return Trained(
+            f"{accuracy:.2%} of {seen:.0f} images in {len(folds)} folds by family, standard error {error:.2%}",
+            scores={"top1": accuracy, "standard_error": error, "images": seen},
+        )
+
+    def _publish(self, data: TrainingData, split: Split, network: Any, fitted: _Fitted) -> ModelVersion:
+        self.say("publishing: export, and comparison of the engines")
+        started = time.perf_counter()
+        targets = split.validation.samples().targets
+        temperature = fit_temperature(fitted.logits, targets)
         calibrated = build_network(replace(network.spec, temperature=temperature))
         set_weights(calibrated, get_weights(network))
-        return calibrated, {
-            "temperature": temperature,
-            "ece_uncalibrated": expected_calibration_error(logits, samples.targets, 1.0),
-            "ece": expected_calibration_error(logits, samples.targets, temperature),
+        dataset, best = data.dataset, fitted.best
+        counts = {
+            "training": len(split.training.images),
+            "validation": len(split.validation.images),
+            "skipped": len(data.skipped),
         }
-
-    def _skip(self, errors: list[str]) -> None:
-        self.skipped += errors
-        for error in errors:
-            log.warning("training image skipped: %s", error)
-
-    def _exported(self, cell: Any) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
-            path = Path(folder) / "graph.onnx"
-            export_onnx(cell, path, height_px=self.recipe.height_px, width_px=self.recipe.width_px)
-            return path.read_bytes()
-
-    def _publish(
-        self,
-        dataset: Dataset,
-        split: _Split,
-        network: Any,
-        history: list[Epoch],
-        best: Epoch,
-        scores: Mapping[str, float],
-    ) -> ModelVersion:
-        self.say("publishing: export, and comparison of the engines")
-        golden, _, _ = load_all(
-            _spread(split.validation.images, GOLDEN_IMAGES), self.preprocessing, self.runtime.limits
-        )
+        seen = fingerprint(dataset, data.digests)
         training = {
             "job": self.job.job,
-            "recipe": self.recipe.model_dump(),
-            "data_fingerprint": fingerprint(dataset),
-            "images": {
-                "training": len(split.training.images),
-                "validation": len(split.validation.images),
-                "skipped": len(self.skipped),
-            },
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data_fingerprint": seen,
+            "images": counts,
             "split": split.note,
+            "leaks": len({copy for _, copy in split.leaks}),
             "best_epoch": best.epoch,
             "seconds": self.seconds,
         }
+        report = TrainingReport(
+            title=f"{self.job.name}, {self.job.job}",
+            classes=dataset.classes,
+            images=split.validation.images,
+            root=dataset.root,
+            logits=fitted.logits,
+            temperature=temperature,
+            history=fitted.history,
+            best=best,
+            recipe=self.recipe.model_dump(mode="json"),
+            counts=counts,
+            split=split.note,
+            leaks=split.leaks,
+            skipped=data.skipped,
+            fingerprint=seen,
+            seconds=self.seconds,
+        )
+        files = report_files(report, self.runtime.limits)
+        self.seconds["report"] = round(time.perf_counter() - started, 3)
         return publish_network(
             self.runtime.store,
             self.job.name,
-            network,
-            self.preprocessing,
-            golden_images=golden,
+            calibrated,
+            data.preprocessing,
+            golden_images=_pictures(_spread(split.validation.images, GOLDEN_IMAGES), data.preprocessing, self.runtime),
             classes=[
                 ClassEntry(label=info.label, names=dict(info.names), group=info.group, folder=info.folder)
                 for info in dataset.classes
             ],
             training=training,
-            scores={"val_top1": best.val_top1, "val_top5": best.val_top5, "val_loss": best.val_loss, **scores},
+            scores={
+                "val_top1": best.val_top1,
+                "val_top5": best.val_top5,
+                "val_loss": best.val_loss,
+                "temperature": temperature,
+                "ece_uncalibrated": expected_calibration_error(fitted.logits, targets, 1.0),
+                "ece": expected_calibration_error(fitted.logits, targets, temperature),
+            },
             parent=self.job.backbone,
-            files={"results.csv": _history_csv(history)},
+            files=files,
         )
 
-    def _promote(self, version: ModelVersion, dataset: Dataset, split: _Split) -> str:
+    def _promote(self, version: ModelVersion, dataset: Dataset, split: Split) -> str:
         """Make the version the candidate and, by the job's rule, the one in production; return what was decided."""
         store, name, who = self.runtime.store, self.job.name, f"job {self.job.job}"
         store.set_alias(name, "candidate", version.version, who=who, why="trained")
@@ -408,17 +382,42 @@ class _Training:
         return f"production stays {current or 'empty'} ({verdict.text})"
 
 
+class _Pace:
+    """Says how long a training will take once a step has been timed, and how far a long epoch is."""
+
+    def __init__(self, say: Callable[[str], None], prefix: str) -> None:
+        self._say, self._prefix = say, prefix
+        self._steps: list[float] = []
+        self._said = time.monotonic()
+
+    def __call__(self, step: int, steps: int, step_s: float) -> None:
+        self._steps.append(step_s)
+        if time.monotonic() - self._said < SAID_EVERY_S:
+            return
+        self._said = time.monotonic()
+        recent = sorted(self._steps)[len(self._steps) // 2]
+        self._steps.clear()
+        self._say(
+            f"{self._prefix}step {step}/{steps}, {recent * 1000:.0f} ms each, eta {(steps - step) * recent:.0f} s"
+        )
+
+
+def fit_options(recipe: TrainingSettings) -> FitOptions:
+    """Return the part of a recipe that ``fit`` follows."""
+    names = {field.name for field in fields(FitOptions)}
+    return FitOptions(**{key: value for key, value in recipe.model_dump().items() if key in names})
+
+
+def _counted(seen: Seen) -> str:
+    views = f" in {seen.views} views each" if seen.views > 1 else ""
+    return f"{len(seen.images)} images{views}"
+
+
 def _spread(images: list[LabelledImage], count: int) -> list[Path]:
     """Return up to ``count`` paths spread evenly over ``images``, and so over the classes."""
     places = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
     return [images[place].path for place in places]
 
 
-def _history_csv(history: list[Epoch]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", "train_loss", "val_loss", "val_top1", "val_top5", "lr"])
-    for epoch in history:
-        figures = (epoch.train_loss, epoch.val_loss, epoch.val_top1, epoch.val_top5, epoch.lr)
-        writer.writerow([epoch.epoch, *(f"{figure:.6g}" for figure in figures)])
-    return text.getvalue().encode()
+def _pictures(paths: list[Path], preprocessing: Preprocessing, runtime: Runtime) -> NDArray[np.uint8]:
+    return np.stack([load_image(path, preprocessing, runtime.limits).pixels for path in paths])

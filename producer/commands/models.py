@@ -6,6 +6,7 @@ import getpass
 import os
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +15,23 @@ import typer
 from producer.options import Home, Store, settings_of
 
 if TYPE_CHECKING:
+    from configs.settings import Settings
     from model_store.store import ModelStore
 
-app = typer.Typer(no_args_is_help=True, help="List, show, import, promote and roll back models.")
+app = typer.Typer(no_args_is_help=True, help="List, show, import, export, promote and roll back models.")
 
 Reference = Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")]
 Why = Annotated[str, typer.Option("--why", help="A reason, kept in the history.")]
+
+
+class ExportFormat(str, Enum):
+    """What a version can be written as; worker/exporting.py has the same names."""
+
+    onnx = "onnx"
+    mindir = "mindir"
+    ckpt = "ckpt"
+    safetensors = "safetensors"
+    openvino = "openvino"
 
 
 @app.command("list")
@@ -127,30 +139,59 @@ def import_weights(
 ) -> None:
     """Bring pretrained weights into the store, as a backbone to train heads on.
 
-    Needs MindSpore on this machine (pip install "sortline[train]"), which exports and proves the new version.
+    Needs MindSpore on this machine (pip install "sortline\\[train]"), which exports and proves the new version.
 
     Example:
 
       sortline models import mobilenetv2_100_imagenet_bn.safetensors
     """
-    settings = settings_of(home=home, store=store)
-    command = [
-        sys.executable,
-        "-m",
-        "worker.importing",
-        str(file.absolute()),
-        "--name",
-        name,
-        "--convention",
-        convention,
-    ]
+    arguments = [str(file.absolute()), "--name", name, "--convention", convention]
     if labels is not None:
-        command += ["--labels", str(labels.absolute())]
-    # A process of its own: this one imports no deep-learning library. It starts in our folder, since `python -m` would
-    # import from whatever folder the user stands in.
+        arguments += ["--labels", str(labels.absolute())]
+    raise typer.Exit(_run_worker("worker.importing", arguments, settings_of(home=home, store=store)))
+
+
+@app.command()
+def export(
+    reference: Reference,
+    file_format: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The file to write, or a folder for NAME-VERSION and the format's suffix."),
+    ] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Write a version in another format, for other programs, with labels and usage in a .json beside it.
+
+    The written file is loaded again and must answer as the published version does, or nothing is left behind.
+
+    onnx, mindir, openvino (.xml and .bin): the whole graph, uint8 RGB pictures in, probabilities out.
+    ckpt, safetensors: the weights. These two and mindir need MindSpore here (pip install "sortline\\[train]").
+
+    Examples:
+
+      sortline models export waste26:3 --format onnx                # waste26-3.onnx
+
+      sortline models export waste26 --format mindir -o new.mindir
+    """
+    arguments = [reference, "--format", file_format.value, "--output", str(output.absolute())]
+    if force:
+        arguments.append("--force")
+    raise typer.Exit(_run_worker("worker.exporting", arguments, settings_of(home=home, store=store)))
+
+
+def _run_worker(module: str, arguments: list[str], settings: Settings) -> int:
+    """Run ``python -m module`` with these settings to its end; return its exit code.
+
+    A process of its own: this one imports no deep-learning library. It starts in our folder, since ``python -m`` would
+    import from whatever folder the user stands in.
+    """
     settings.home.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "SORTLINE_HOME": str(settings.home), "SORTLINE_STORE": str(settings.store_root)}
-    raise typer.Exit(subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode)
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode
 
 
 def _store(store: Path | None, home: Path | None) -> ModelStore:

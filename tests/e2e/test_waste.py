@@ -25,9 +25,9 @@ def test_a_head_trained_on_imported_weights_sorts_photos_of_other_families(home:
     rows = rows_of(home / "report.csv")
     right = sum(Path(row["path"]).parent.name == codes()[row["label"]] for row in rows)
     assert "mobilenetv2-imagenet:1: mobilenet_v2, backbone, tf convention" in imported
-    assert "have a copy in train/" in trained.stderr
+    assert "have a near copy in train/" in trained.stderr
     assert "256 images: 256 labelled, 0 failed" in labelled.stderr
-    assert right / len(rows) >= 0.76
+    assert right / len(rows) >= 0.78
     assert {row["group"] for row in rows} == {"Recyclable", "Residual (dry)", "Hazardous", "Household food (wet)"}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,8 +15,8 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
-from vision.dataset import Dataset, DatasetError, LabelledImage, fingerprint, read_dataset
-from vision.families import find_families, find_leaks, split_by_family
+from vision.dataset import Dataset, DatasetError, LabelledImage, file_digests, fingerprint, read_dataset
+from vision.families import find_families, find_leaks, fold_by_family, split_by_family
 from vision.preprocess import Preprocessing, load_image
 
 WASTE = Path(__file__).resolve().parents[3] / "shared" / "data" / "waste"
@@ -158,6 +160,85 @@ def test_the_fingerprint_changes_with_content_place_and_class_and_not_with_the_r
     assert len({before, moved, fingerprint(read_dataset(tmp_path / "two"))}) == 3
 
 
+def test_digests_are_of_content_and_pass_over_what_can_not_be_read(tmp_path: Path) -> None:
+    one, copy, gone, folder, pipe = (
+        tmp_path / name for name in ("b.png", "a.png", "gone.png", "folder.png", "pipe.png")
+    )
+    one.write_bytes(b"content")
+    copy.write_bytes(b"content")
+    folder.mkdir()
+    os.mkfifo(pipe)  # nobody will ever write into it
+
+    found = file_digests([one, gone, pipe, copy, folder])
+
+    expected = hashlib.sha256(b"content").hexdigest()
+    assert list(found.items()) == [(one, expected), (copy, expected)]
+
+
+def test_the_fingerprint_passes_over_unreadable_files_and_still_tells_the_others_apart(tmp_path: Path) -> None:
+    class_folders(tmp_path, "cat", "dog")
+    before = fingerprint(read_dataset(tmp_path))
+    (tmp_path / "cat" / "dangling.png").symlink_to(tmp_path / "nowhere")
+    dataset = read_dataset(tmp_path)
+
+    assert len(dataset.train) == 7
+    assert fingerprint(dataset) == fingerprint(dataset, file_digests(image.path for image in dataset.train)) == before
+    shutil.move(tmp_path / "cat" / "00.png", tmp_path / "dog" / "99.png")
+    in_another_class = fingerprint(read_dataset(tmp_path))
+    (tmp_path / "dog" / "99.png").unlink()
+    assert len({before, in_another_class, fingerprint(read_dataset(tmp_path))}) == 3
+    others = replace(dataset, train=tuple(LabelledImage(image.path, 1) for image in dataset.train))
+    assert fingerprint(others) != before
+
+
+def named_families(dataset: Dataset) -> list[list[str]]:
+    return [
+        [image.path.relative_to(dataset.root).as_posix() for image in family]
+        for family in find_families(dataset.train, known=dataset.families)
+        if len(family) > 1
+    ]
+
+
+@pytest.mark.parametrize("name", ["families.csv", "manifest.csv"])
+def test_families_named_in_a_file_are_kept_together_with_what_is_found(tmp_path: Path, name: str) -> None:
+    class_folders(tmp_path, "cat", "dog", images=5)
+    write(tmp_path / "cat" / "near.jpg", picture(3), 50)  # a near copy of cat/03.png
+    (tmp_path / name).write_text(
+        "file,family,note\n"
+        "dog/04.png,,the first row names none\n"
+        "cat/00.png,film,\ncat/03.png,film,\ndog/00.png,film,another class\ndog/01.png,film,\n"
+        "cat/gone.png,film,\ncat/01.png,alone,\n"
+        f"{tmp_path.parent}/elsewhere.png,film,\n../../etc/passwd,film,\n\x20cat/02.png , alone ,\n",
+        encoding="utf-8-sig",
+    )
+    assert named_families(read_dataset(tmp_path)) == [
+        ["cat/00.png", "cat/03.png", "cat/near.jpg"],
+        ["cat/01.png", "cat/02.png"],
+        ["dog/00.png", "dog/01.png"],
+    ]
+
+
+def test_a_list_that_names_every_image_has_the_last_word(tmp_path: Path) -> None:
+    dataset = read_dataset(class_folders(tmp_path, "cat", "dog", images=2))
+    write(tmp_path / "cat" / "01.png", picture(0))  # the same picture as cat/00.png
+    assert named_families(dataset) == [["cat/00.png", "cat/01.png"]]
+    (tmp_path / "families.csv").write_text("file,family\ncat/00.png,1\ncat/01.png,2\ndog/00.png,3\ndog/01.png,3\n")
+    assert named_families(read_dataset(tmp_path)) == [["dog/00.png", "dog/01.png"]]
+
+
+def test_a_manifest_of_something_else_names_no_families(tmp_path: Path) -> None:
+    class_folders(tmp_path, "cat", "dog")
+    assert read_dataset(tmp_path).families == {}
+    (tmp_path / "manifest.csv").write_text("file,size\ncat/00.png,77\n")
+    (tmp_path / "families.csv").write_text("")
+    assert read_dataset(tmp_path).families == {}
+    (tmp_path / "manifest.csv").write_text("file,family\ncat/00.png,film\n")
+    assert read_dataset(tmp_path).families == {tmp_path / "cat" / "00.png": "film"}
+    (tmp_path / "families.csv").write_bytes(b"file,family\ncat/\xff.png,1\n")
+    with pytest.raises(DatasetError, match=r"families\.csv can't be read as a UTF-8 CSV file"):
+        read_dataset(tmp_path)
+
+
 def test_copies_near_copies_and_mirror_images_are_one_family(tmp_path: Path) -> None:
     original = picture(7)
     write(tmp_path / "cat" / "a.png", original)
@@ -248,6 +329,63 @@ def test_a_fraction_that_leaves_one_side_empty_is_refused(fraction: float) -> No
 
 def test_nothing_splits_into_nothing() -> None:
     assert split_by_family([], fraction=0.2, seed=0) == ((), (), 0)
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_folds_deal_out_every_image_keep_families_together_and_are_balanced(tmp_path: Path, folds: int) -> None:
+    images = family_folders(tmp_path)
+
+    fold = fold_by_family(images, folds=folds, seed=3)
+
+    assert fold.shape == (len(images),)
+    assert set(fold.tolist()) == set(range(folds))
+    of_family: dict[tuple[int, str], set[int]] = {}
+    for image, number in zip(images, fold.tolist(), strict=True):
+        of_family.setdefault((image.class_index, image.path.name[:2]), set()).add(number)
+    assert len(of_family) == 20
+    assert all(len(numbers) == 1 for numbers in of_family.values())
+    classes = np.array([image.class_index for image in images])
+    for class_index in (0, 1):
+        counts = np.bincount(fold[classes == class_index], minlength=folds)
+        assert counts.max() - counts.min() <= 3  # the largest family
+    totals = np.bincount(fold, minlength=folds)
+    assert totals.max() - totals.min() <= 3
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order(tmp_path: Path) -> None:
+    images = family_folders(tmp_path)
+    fold = fold_by_family(images, folds=3, seed=3)
+    np.testing.assert_array_equal(fold_by_family(images, folds=3, seed=3), fold)
+    order = np.random.default_rng(0).permutation(len(images))
+    np.testing.assert_array_equal(fold_by_family([images[place] for place in order], folds=3, seed=3), fold[order])
+    assert (fold_by_family(images, folds=3, seed=4) != fold).any()
+
+
+def test_folds_keep_families_named_by_hand_and_by_features(tmp_path: Path) -> None:
+    images = read_dataset(class_folders(tmp_path, "cat", "dog", images=6)).train
+    features = np.eye(12, dtype=np.float32)
+    features[5] = features[4]
+    known = {images[place].path: "film" for place in (0, 1, 2)}
+    for seed in range(5):
+        fold = fold_by_family(images, folds=3, seed=seed, features=features, known=known)
+        assert len(set(fold[:3].tolist())) == len(set(fold[4:6].tolist())) == 1
+        assert set(fold.tolist()) == {0, 1, 2}
+
+
+def test_small_classes_do_not_all_land_in_the_first_fold(tmp_path: Path) -> None:
+    images = read_dataset(class_folders(tmp_path, *"abcdef", images=1)).train
+    assert sorted(fold_by_family(images, folds=3, seed=0).tolist()) == [0, 0, 1, 1, 2, 2]
+
+
+def test_folds_that_would_be_empty_are_refused(tmp_path: Path) -> None:
+    images = read_dataset(class_folders(tmp_path, "cat", "dog", images=2)).train
+    assert sorted(fold_by_family(images, folds=4, seed=0).tolist()) == [0, 1, 2, 3]
+    for folds in (5, 1, 0):
+        with pytest.raises(DatasetError, match=f"{folds} folds of 4 images; take from 2 folds"):
+            fold_by_family(images, folds=folds, seed=0)
+    known = {image.path: "film" for image in images}
+    with pytest.raises(DatasetError, match="3 folds of 2 families"):
+        fold_by_family(images, folds=3, seed=0, known=known)
 
 
 def test_leaks_name_both_files(tmp_path: Path) -> None:

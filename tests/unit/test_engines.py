@@ -87,7 +87,7 @@ def test_all_engines_give_the_probabilities_of_the_cell_itself(engine: Engine) -
     "spec",
     [
         MOBILENET,
-        replace(MOBILENET, convention="torch", pooling="max", height_px=47, dropout=0.3),
+        replace(MOBILENET, convention="torch", pooling="max", height_px=47),
         replace(MOBILENET, classes=0, height_px=33),
     ],
     ids=["tf", "torch, max, odd", "features, odd"],

@@ -1,33 +1,77 @@
-"""Networks: their specs, both padding conventions against plain numpy, and what a cell returns."""
+"""Networks: their specs, padding and features against plain numpy, and what a cell returns."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from vision.engines import ModelFiles, open_engine
 from vision.errors import VisionError
-from vision.networks.spec import NetworkSpec
+from vision.networks.spec import LAST_CHANNELS, LATER_KEYS, NetworkSpec, expanded_channels, map_before
 
 mindspore = pytest.importorskip("mindspore")
 
-from mindspore import Tensor  # noqa: E402
+from mindspore import Tensor, nn  # noqa: E402
+from mindspore.common.initializer import Normal  # noqa: E402
 
+from tests.unit.seeded import seeded_network  # noqa: E402
+from vision.export import export_onnx  # noqa: E402
+from vision.networks.heads import Head, RadialUnits, set_radial_head  # noqa: E402
 from vision.networks.lenet5 import LUMA_RGB  # noqa: E402
+from vision.networks.mobilenet_v2 import resampling  # noqa: E402
+from vision.networks.parts import build_frozen  # noqa: E402
 from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_network, build_served  # noqa: E402
+from vision.prototypes import choose_prototypes  # noqa: E402
 from vision.weights import get_weights  # noqa: E402
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 LENET = NetworkSpec(name="lenet5", classes=10, height_px=32, width_px=32)
 MOBILENET = NetworkSpec(name="mobilenet_v2", classes=5, height_px=32, width_px=32)
+WIDENED = replace(MOBILENET, taps=(3, 15), scales=(1.25, 0.5), mirrored=True, root=True, width_px=40)
 
 
-def test_a_spec_survives_json() -> None:
-    spec = replace(MOBILENET, convention="torch", pooling="max", dropout=0.2, head_bias=False, temperature=1.5)
+@pytest.fixture
+def step_by_step() -> Iterator[None]:
+    """Let MindSpore compute one operation after the other: nothing is compiled, which would take seconds."""
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    yield
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-    assert NetworkSpec.from_json(spec.to_json()) == spec
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(MOBILENET, convention="torch", pooling="max", head_bias=False, temperature=1.5),
+        replace(WIDENED, prototypes=300),
+        replace(MOBILENET, classes=0, cut=15),
+        LENET,
+    ],
+)
+def test_a_spec_survives_json(spec: NetworkSpec) -> None:
+    assert NetworkSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_a_spec_written_before_networks_were_widened_is_that_of_a_plain_one() -> None:
+    earlier = {key: value for key, value in MOBILENET.to_json().items() if key not in LATER_KEYS}
+
+    assert len(earlier) == len(MOBILENET.to_json()) - len(LATER_KEYS)
+    assert NetworkSpec.from_json(earlier) == MOBILENET
+
+
+def test_taps_and_scales_are_kept_in_one_order_and_once() -> None:
+    unsorted: dict[str, Any] = {"taps": [15, 3, 15], "scales": [0.5, 1, 0.75, 0.5]}
+
+    spec = replace(MOBILENET, **unsorted)
+
+    assert (spec.taps, spec.scales) == ((3, 15), (1.0, 0.75, 0.5))
+    assert spec == replace(MOBILENET, taps=(3, 15), scales=(1.0, 0.75, 0.5))
 
 
 def test_scaling_follows_the_convention_unless_it_is_given() -> None:
@@ -56,7 +100,6 @@ def test_scaling_follows_the_convention_unless_it_is_given() -> None:
         ({"name": "lenet5", "height_px": 8}, r"height_px is 8; it must be an integer from 16"),
         ({"convention": "keras"}, r"convention is 'keras'; it must be one of tf, torch"),
         ({"pooling": ["mean"]}, r"pooling is \['mean'\]"),
-        ({"dropout": 1.0}, r"dropout is 1.0; it must be at least 0 and below 1"),
         ({"temperature": float("nan")}, r"temperature is nan; it must be a finite number"),
         ({"temperature": 0}, r"temperature is 0; it must be above 0"),
         ({"head_bias": 1}, r"head_bias is 1"),
@@ -64,6 +107,29 @@ def test_scaling_follows_the_convention_unless_it_is_given() -> None:
         ({"scale": [1, 2, float("inf")]}, r"scale is inf; it must be a finite number"),
         ({"scale": [1, 2, 0]}, r"a zero would blank that channel"),
         ({"width": 3}, r"missing keys: none; unknown keys: width"),
+        ({"taps": [1]}, r"taps is 1; it must be an integer from 2 to 17"),
+        ({"taps": [3, 18]}, r"taps is 18; it must be an integer from 2 to 17"),
+        ({"taps": [3.0]}, r"taps is 3.0; it must be an integer"),
+        ({"taps": 3}, r"taps is 3; it must be a list"),
+        ({"taps": None}, r"taps is None; it must be a list"),
+        ({"scales": [1, 0]}, r"scales has 0; a scale is above 0 and at most 4"),
+        ({"scales": [4.5]}, r"scales has 4.5; a scale is above 0 and at most 4"),
+        ({"scales": [True]}, r"scales is True; it must be a finite number"),
+        ({"scales": [float("nan")]}, r"scales is nan; it must be a finite number"),
+        ({"scales": []}, r"scales is empty; \[1.0\] is the picture as it comes"),
+        ({"scales": 0.5}, r"scales is 0.5; it must be a list"),
+        ({"mirrored": 1}, r"mirrored is 1; it must be true or false"),
+        ({"root": "yes"}, r"root is 'yes'; it must be true or false"),
+        ({"prototypes": -1}, r"prototypes is -1; it must be an integer from 0 to 4096"),
+        ({"cut": 19, "classes": 0}, r"cut is 19; it must be an integer from 0 to 18"),
+        ({"cut": 3}, r"cut is for a MobileNetV2 backbone without a head"),
+        ({"cut": 3, "classes": 0, "taps": [5]}, r"taps, .* are for MobileNetV2's whole backbone"),
+        ({"cut": 3, "classes": 0, "prototypes": 5}, r"and prototypes are for MobileNetV2's whole backbone"),
+        ({"name": "lenet5", "cut": 3, "classes": 0}, r"cut is for a MobileNetV2 backbone"),
+        ({"name": "lenet5", "prototypes": 5}, r"prototypes are for MobileNetV2's whole backbone"),
+        ({"name": "lenet5", "scales": [0.5]}, r"scales, mirrored, root and prototypes are for MobileNetV2's"),
+        ({"name": "lenet5", "mirrored": True}, r"mirrored, root and prototypes are for MobileNetV2's"),
+        ({"name": "lenet5", "root": True}, r"root and prototypes are for MobileNetV2's"),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused(change: dict[str, object], message: str) -> None:
@@ -181,7 +247,151 @@ def test_the_same_seed_gives_the_same_network() -> None:
     assert not np.array_equal(seeded(1), seeded(2))
 
 
+@pytest.mark.usefixtures("step_by_step")
+@pytest.mark.parametrize("convention", ["tf", "torch"])
+@pytest.mark.parametrize("size", [(32, 40), (33, 47), (8, 9)])
+def test_the_spec_knows_the_shape_of_every_map(convention: str, size: tuple[int, int]) -> None:
+    spec = NetworkSpec(
+        name="mobilenet_v2", classes=0, height_px=size[0], width_px=size[1], convention=convention, taps=(2, 4, 17)
+    )
+    network = build_network(spec).set_train(False)
+    maps = Tensor(np.zeros((1, 3, *size), np.float32))
+    for number, layer in enumerate(network.backbone.features.cell_list):
+        if number:
+            assert maps.shape[1:] == map_before(number, *size), number
+        if 2 <= number <= 17:
+            assert layer.expanded(maps).shape[1] == expanded_channels(number), number
+        maps = layer(maps)
+
+    features = network(Tensor(np.zeros((2, 3, *size), np.float32)))
+    part = build_frozen(build_network(replace(spec, taps=(), classes=3)), "features.5")
+
+    assert features.shape == (2, spec.features) == (2, spec.outputs)
+    assert part(Tensor(np.zeros((2, *size, 3), np.uint8))).shape == (2, part.spec.outputs)
+    assert part.spec.map_shape == map_before(5, *size)
+
+
+@pytest.mark.parametrize(("side_px", "scale"), [(224, 0.75), (47, 0.5), (33, 0.9), (40, 0.31), (31, 1.5)])
+def test_pictures_are_scaled_as_pillow_scales_them(side_px: int, scale: float) -> None:
+    weights = resampling(side_px, scale)
+    picture = np.random.default_rng(0).normal(size=(side_px, side_px)).astype(np.float32)
+
+    expected = Image.fromarray(picture).resize((len(weights), len(weights)), Image.Resampling.BICUBIC)
+
+    assert len(weights) == round(side_px * scale)
+    np.testing.assert_allclose(weights @ picture @ weights.T, np.asarray(expected), atol=1e-5)
+
+
+def test_scale_1_changes_nothing_and_no_picture_gets_smaller_than_a_network_takes() -> None:
+    assert np.array_equal(resampling(37, 1.0), np.eye(37))
+    assert resampling(20, 0.1).shape == (8, 20)
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_widened_features_are_those_of_plain_networks_put_together() -> None:
+    pictures = images(WIDENED, 3)
+    planes = pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
+
+    found = FeatureExtractor(seeded_network(WIDENED))(Tensor(pictures)).asnumpy()
+
+    parts = []
+    for scaled in (resized(planes, 40, 50), resized(planes, 16, 20)):
+        ours, mirrored = pooled_maps(scaled), pooled_maps(scaled[:, :, :, ::-1])
+        for one, other in zip(ours, mirrored, strict=True):
+            mean = (one + other) / 2
+            parts.append(np.sqrt(mean / np.abs(mean).sum(1, keepdims=True)))
+            assert np.abs(one - other).max() > 0.1  # numbers that a mistake would change
+    assert [part.shape[1] for part in parts] == [expanded_channels(3), expanded_channels(15), LAST_CHANNELS] * 2
+    np.testing.assert_allclose(found, np.concatenate(parts, axis=1), atol=2e-4)
+    np.testing.assert_allclose((found**2).sum(1), 6, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_each_widening_works_alone() -> None:
+    pictures = images(WIDENED, 2)
+    planes = pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
+    plain = replace(WIDENED, taps=(), scales=(1.0,), mirrored=False, root=False)
+    maps, largest = pooled_maps(planes), pooled_maps(planes, largest=True)
+    turned = pooled_maps(planes[:, :, :, ::-1], largest=True)
+
+    for spec, expected in (
+        (replace(plain, taps=(15,)), np.concatenate([maps[1], maps[2]], axis=1)),
+        (replace(plain, scales=(0.5,)), pooled_maps(resized(planes, 16, 20))[2]),
+        (replace(plain, mirrored=True, pooling="max"), (largest[2] + turned[2]) / 2),
+        (replace(plain, root=True), np.sqrt(maps[2] / maps[2].sum(1, keepdims=True))),
+    ):
+        found = FeatureExtractor(seeded_network(spec))(Tensor(pictures)).asnumpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_a_map_of_zeros_has_a_root_of_zeros() -> None:
+    backbone = build_network(replace(MOBILENET, root=True)).backbone
+
+    assert backbone.finished(Tensor(np.zeros((2, 1280), np.float32))).asnumpy().max() == 0
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [replace(WIDENED, classes=0), replace(WIDENED, prototypes=4, convention="torch", scales=(0.75,), height_px=35)],
+    ids=["features", "classifier on radial units, torch, odd"],
+)
+def test_widened_networks_answer_equally_on_every_engine_and_in_any_batch(spec: NetworkSpec, tmp_path: Path) -> None:
+    network, pictures = seeded_network(spec), images(spec, 6)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    if spec.prototypes:
+        features = FeatureExtractor(network)(Tensor(pictures)).asnumpy()
+        dense = nn.Dense(spec.prototypes, spec.classes, Normal(1.0))
+        set_radial_head(network, choose_prototypes(features, spec.prototypes, 0), dense)
+    expected = build_served(network)(Tensor(pictures)).asnumpy()
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    export_onnx(build_served(network), tmp_path / "network.onnx", height_px=spec.height_px, width_px=spec.width_px)
+    files = ModelFiles(onnx=(tmp_path / "network.onnx").read_bytes(), weights=None, spec=spec)
+
+    assert expected.shape == (6, spec.outputs)
+    assert expected.std(0).max() > 0.01
+    for name in ("openvino", "onnxruntime"):
+        engine = open_engine(files, engine=name, device="cpu", precision="f32")
+        for count in (6, 1, 4):
+            np.testing.assert_allclose(engine.predict(pictures[:count]), expected[:count], rtol=1e-3, atol=1e-4)
+        engine.close()
+
+
+@pytest.mark.usefixtures("step_by_step")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_of_radial_units_follows_its_formula(bias: bool) -> None:
+    head = Head(replace(MOBILENET, prototypes=7, head_bias=bias))
+    prototypes = set_prototypes(head.radial)
+    features = prototypes[np.arange(4)] + np.random.default_rng(1).uniform(0, 0.2, (4, 1280)).astype(np.float32)
+    features[0] = prototypes[0]
+    weight = head.dense.weight.asnumpy()
+
+    logits = head(Tensor(features)).asnumpy()
+
+    distances = ((features[:, None].astype(np.float64) - prototypes[None]) ** 2).sum(2)
+    np.testing.assert_allclose(logits, np.exp(-0.02 * distances) @ weight.T, atol=1e-5)
+    assert np.exp(-0.02 * distances)[0, 0] == 1
+    assert [parameter.name for parameter in head.trainable_params()] == ["dense.weight", "dense.bias"][: 1 + bias]
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_the_likeness_of_equal_vectors_is_never_above_1() -> None:
+    units = RadialUnits(replace(MOBILENET, prototypes=7))
+    prototypes = set_prototypes(units, width=1e6)  # so large that a distance below 0 would overflow
+
+    likeness = units(Tensor(prototypes)).asnumpy()
+
+    assert np.isfinite(likeness).all()
+    assert likeness.max() <= 1
+
+
+def test_a_part_of_a_network_is_not_built_alone() -> None:
+    with pytest.raises(VisionError, match="a network that ends before layer 5 can't be built alone"):
+        build_network(replace(MOBILENET, classes=0, cut=5))
+
+
+@pytest.mark.usefixtures("step_by_step")
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_features_are_pooled_over_the_last_map(pooling: str) -> None:
     backbone = build_network(replace(MOBILENET, pooling=pooling)).set_train(False).backbone
@@ -192,6 +402,43 @@ def test_features_are_pooled_over_the_last_map(pooling: str) -> None:
     assert maps.shape == (1, 1280, 2, 2)
     expected = maps.max((2, 3)) if pooling == "max" else maps.mean((2, 3))
     np.testing.assert_allclose(backbone(image).asnumpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def images(spec: NetworkSpec, count: int) -> NDArray[np.uint8]:
+    """Return pictures of ramps and noise, which differ from their mirror images."""
+    random = np.random.default_rng(3)
+    shape = (count, spec.height_px, spec.width_px, 3)
+    ramp = np.linspace(0, 1, spec.width_px)[None, None, :, None] * random.uniform(60, 150, (count, 1, 1, 3))
+    return (ramp + random.uniform(0, 100, shape)).astype(np.uint8)
+
+
+def resized(planes: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
+    """Return (N, C, H, W) in another size, by Pillow."""
+    flat = [
+        np.asarray(Image.fromarray(plane).resize((width_px, height_px), Image.Resampling.BICUBIC))
+        for plane in planes.reshape(-1, *planes.shape[2:])
+    ]
+    return np.stack(flat).reshape(*planes.shape[:2], height_px, width_px)
+
+
+def pooled_maps(planes: NDArray[np.float32], *, largest: bool = False) -> list[NDArray[np.float32]]:
+    """Return what a plain network's layers give, pooled: the expanded maps of blocks 3 and 15, and the last map."""
+    spec = NetworkSpec(name="mobilenet_v2", classes=5, height_px=planes.shape[2], width_px=planes.shape[3])
+    maps = Tensor(np.ascontiguousarray(planes))
+    found = []
+    for number, layer in enumerate(seeded_network(spec).backbone.features.cell_list):
+        if number in (3, 15):
+            found.append(layer.conv[0](maps).asnumpy())
+        maps = layer(maps)
+    found.append(maps.asnumpy())
+    return [values.max((2, 3)) if largest else values.mean((2, 3)) for values in found]
+
+
+def set_prototypes(units: Any, width: float = 0.02) -> NDArray[np.float32]:
+    prototypes = np.random.default_rng(0).uniform(0, 0.5, units.prototypes.shape).astype(np.float32)
+    units.prototypes.set_data(Tensor(prototypes))
+    units.width.set_data(Tensor(np.array([width], np.float32)))
+    return prototypes
 
 
 def convolve(

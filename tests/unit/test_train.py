@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from vision.augment import Augmentation
+from vision.checkpoint import Checkpoint, load_newest, save
+from vision.feature_cache import StoredRows
+from vision.networks.parts import WholeNetwork
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
 from vision.train import (
@@ -19,7 +25,8 @@ from vision.train import (
     FitOptions,
     Samples,
     TrainingStopped,
-    WholeNetwork,
+    class_weights,
+    dropout_mask,
     evaluate,
     fit,
     learning_rates,
@@ -31,22 +38,28 @@ OPTIONS = FitOptions(
     batch_size=8,
     optimizer="adam",
     momentum=0.9,
+    beta1=0.9,
+    beta2=0.999,
     weight_decay=0.0,
     lr_schedule="cosine",
     lr_init=0.0,
     lr_max=0.01,
     lr_end=0.0,
     warmup_steps=2,
+    loss="cross_entropy",
     label_smoothing=0.0,
+    dropout=0.0,
+    class_weights="none",
     patience=0,
     seed=3,
 )
 FEATURES = 84
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def head() -> Any:
-    mindspore.set_seed(5)
-    return build_network(NetworkSpec(name="lenet5", classes=3, height_px=16, width_px=16)).head
+def head(seed: int = 5, **spec: Any) -> Any:
+    mindspore.set_seed(seed)
+    return build_network(NetworkSpec(name="lenet5", classes=3, height_px=16, width_px=16, **spec)).head
 
 
 def samples(count: int, seed: int = 0) -> Samples:
@@ -132,8 +145,7 @@ def test_patience_ends_a_training_that_gets_no_better() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step() -> None:
-    spoiled = samples(24)
-    spoiled.inputs[:] = np.nan
+    spoiled = replace(samples(24), inputs=np.full((24, FEATURES), np.nan, np.float32))
 
     with pytest.raises(TrainingStopped, match=r"the loss is nan at step 1 \(epoch 1\); try a lower lr_max"):
         fit(head(), spoiled, samples(9), 3, OPTIONS)
@@ -195,6 +207,318 @@ def test_a_whole_network_learns_from_augmented_pixels() -> None:
     )
 
     assert best.val_top1 == 1.0
+
+
+def flat(model: Any) -> NDArray[np.float32]:
+    return np.concatenate([array.ravel() for array in weights(model)])
+
+
+def lenet(classes: int = 2) -> Any:
+    mindspore.set_seed(5)
+    return WholeNetwork(build_network(NetworkSpec(name="lenet5", classes=classes, height_px=16, width_px=16)))
+
+
+def pixels(count: int = 20) -> Samples:
+    random = np.random.default_rng(0)
+    return Samples(inputs=random.integers(0, 256, (count, 16, 16, 3), np.uint8), targets=np.arange(count) % 2)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+ONE_STEP = replace(
+    OPTIONS, epochs=1, batch_size=99, optimizer="sgd", lr_schedule="constant", lr_max=0.1, warmup_steps=0
+)
+
+
+def descent(data: Samples, options: FitOptions) -> NDArray[np.float64]:
+    """Return the gradient (classes, F + 1) that one step of plain gradient descent followed; the bias comes last."""
+    model = head()
+    matrix, bias = weights(model)
+    fit(model, data, data, 3, options)
+    new_matrix, new_bias = weights(model)
+    return np.column_stack([matrix - new_matrix, bias - new_bias]) / options.lr_max
+
+
+def gradient(data: Samples, slopes: NDArray[np.float64], weigh: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the gradient of the weighted mean loss, given the loss's slopes (N, classes) at the logits."""
+    inputs = np.column_stack([np.asarray(data.inputs), np.ones(len(data))])
+    return (slopes * weigh[:, None]).T @ inputs / len(data)
+
+
+def first_logits(data: Samples) -> NDArray[np.float64]:
+    matrix, bias = weights(head())
+    found: NDArray[np.float64] = np.asarray(data.inputs, np.float64) @ matrix.T + bias
+    return found
+
+
+def test_balanced_classes_count_the_same_and_an_image_1_on_average() -> None:
+    targets = np.repeat([0, 1, 3], [6, 3, 1])
+
+    found = class_weights(targets, 4, "balanced")
+
+    np.testing.assert_allclose(found[[0, 1, 3]], [10 / 3 / 6, 10 / 3 / 3, 10 / 3 / 1], rtol=1e-6)
+    assert found[targets].mean() == pytest.approx(1)
+    assert np.isfinite(found).all()  # a class without images, too
+    assert class_weights(targets, 4, "none").tolist() == [1, 1, 1, 1]
+
+
+def test_a_weighted_step_follows_the_gradient_of_the_weighted_loss() -> None:
+    data = samples(20)
+    data = replace(data, targets=np.where(np.arange(20) < 14, 0, data.targets))
+    goals = np.eye(3)[data.targets]
+    counts = np.bincount(data.targets, minlength=3)
+
+    found = descent(data, replace(ONE_STEP, class_weights="balanced"))
+
+    slopes = softmax(first_logits(data)) - goals
+    np.testing.assert_allclose(found, gradient(data, slopes, (20 / 3 / counts)[data.targets]), atol=2e-5)
+    assert np.abs(found - gradient(data, slopes, np.ones(20))).max() > 0.01
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_squared_loss_is_the_distance_of_the_logits_to_the_targets(smoothing: float) -> None:
+    data = samples(20)
+    goals = np.eye(3)[data.targets] * (1 - smoothing) + smoothing / 3
+    options = replace(ONE_STEP, loss="squared", label_smoothing=smoothing)
+
+    found = descent(data, options)
+
+    distances: NDArray[np.float64] = first_logits(data) - goals
+    np.testing.assert_allclose(found, gradient(data, 2 * distances, np.ones(20)), atol=5e-5)
+    history, _ = fit(head(), data, data, 3, options)
+    assert history[0].train_loss == pytest.approx((distances**2).sum(1).mean(), rel=1e-5)
+
+
+def test_smoothed_cross_entropy_has_the_smoothed_gradient() -> None:
+    data = samples(20)
+
+    found = descent(data, replace(ONE_STEP, label_smoothing=0.3))
+
+    slopes = softmax(first_logits(data)) - (np.eye(3)[data.targets] * 0.7 + 0.1)
+    np.testing.assert_allclose(found, gradient(data, slopes, np.ones(20)), atol=2e-5)
+
+
+def test_dropout_zeroes_its_part_and_keeps_the_mean() -> None:
+    random = np.random.default_rng(0)
+
+    mask = dropout_mask(400, 84, 0.3, random)
+
+    assert (mask.dtype.name, mask.shape) == ("float32", (400, 84))
+    assert set(np.unique(mask)) == {0.0, np.float32(1 / 0.7)}
+    assert (mask == 0).mean() == pytest.approx(0.3, abs=0.01)
+    assert mask.mean() == pytest.approx(1, abs=0.01)
+    assert not np.array_equal(mask, dropout_mask(400, 84, 0.3, random))
+    assert np.array_equal(dropout_mask(4, 84, 0.0, random), np.ones((4, 1)))
+
+
+def test_dropout_masks_the_heads_inputs_in_training_and_nothing_in_evaluation() -> None:
+    data, options = samples(20), replace(ONE_STEP, dropout=0.5)
+    random = np.random.default_rng(options.seed)
+    order = random.permutation(20)
+    masked = replace(data, inputs=data.inputs[order] * dropout_mask(20, FEATURES, 0.5, random))
+    masked = replace(masked, targets=data.targets[order])
+
+    np.testing.assert_allclose(descent(data, options), descent(masked, ONE_STEP), atol=2e-5)
+    history, _ = fit(head(), data, data, 3, replace(options, lr_max=1e-9))
+    logits = first_logits(data)
+    expected = -np.log(softmax(logits)[np.arange(20), data.targets]).mean()
+    assert history[0].val_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_network_trained_whole_goes_on_with_the_same_dropout_and_augmentation(tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=2, dropout=0.3, class_weights="balanced")
+    augment = Augmentation(shift=0.1, flip=True)
+
+    def train(model: Any, folder: Path | None, stop_after: int) -> Any:
+        seen: list[Epoch] = []
+        fit(
+            model,
+            pixels(),
+            pixels(9),
+            2,
+            options,
+            augment=augment,
+            checkpoints=folder,
+            on_epoch=seen.append,
+            cancelled=lambda: len(seen) >= stop_after,
+        )
+        return model
+
+    calm = train(lenet(), None, 9)
+    with pytest.raises(TrainingStopped, match="cancelled in epoch 2"):
+        train(lenet(), tmp_path, 1)
+
+    assert np.array_equal(flat(train(lenet(), tmp_path, 9)), flat(calm))
+
+
+def test_a_head_cut_off_goes_on_with_the_same_dropout(tmp_path: Path) -> None:
+    options = replace(OPTIONS, epochs=4, dropout=0.3)
+    calm, cut_off, again, dry = head(), head(), head(), head()
+
+    fit(calm, samples(45), samples(30, 1), 3, options)
+    seen: list[Epoch] = []
+    with pytest.raises(TrainingStopped, match="cancelled in epoch 3"):
+        fit(
+            cut_off, samples(45), samples(30, 1), 3, options,
+            checkpoints=tmp_path, on_epoch=seen.append, cancelled=lambda: len(seen) == 2,
+        )  # fmt: skip
+    fit(again, samples(45), samples(30, 1), 3, options, checkpoints=tmp_path, on_epoch=seen.append)
+
+    assert [epoch.epoch for epoch in seen] == [1, 2, 3, 4]
+    assert np.array_equal(flat(again), flat(calm))
+    fit(dry, samples(45), samples(30, 1), 3, replace(options, dropout=0.0))
+    assert not np.allclose(flat(dry), flat(calm))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_beta1_and_beta2_reach_adam(optimizer: Any) -> None:
+    data = samples(20)
+    options = replace(ONE_STEP, optimizer=optimizer, epochs=2, beta1=0.6, beta2=0.8, lr_max=0.01)
+    # Epochs of one step each; a validation loss that falls keeps the last weights.
+    found = head()
+    _, best = fit(found, data, data, 3, options)
+    assert best.epoch == 2
+
+    parameters = np.column_stack(weights(head())).astype(np.float64)
+    inputs = np.column_stack([np.asarray(data.inputs), np.ones(20)])
+    mean, square = np.zeros_like(parameters), np.zeros_like(parameters)
+    for step in (1, 2):
+        slopes = softmax(inputs @ parameters.T) - np.eye(3)[data.targets]
+        own = slopes.T @ inputs / 20
+        mean, square = 0.6 * mean + 0.4 * own, 0.8 * square + 0.2 * own**2
+        # Kingma & Ba 2015 (arXiv:1412.6980), algorithm 1; MindSpore's adamw leaves the correction out.
+        first, second = (1 - 0.6**step, 1 - 0.8**step) if optimizer == "adam" else (1, 1)
+        parameters -= 0.01 * (mean / first) / (np.sqrt(square / second) + (1e-8 if optimizer == "adam" else 1e-6))
+    np.testing.assert_allclose(np.column_stack(weights(found)), parameters, atol=1e-4)
+
+
+def test_every_step_but_an_epochs_first_is_told_with_its_time() -> None:
+    told: list[tuple[int, int, float]] = []
+
+    fit(
+        head(), samples(30), samples(9), 3, replace(OPTIONS, epochs=2),
+        on_step=lambda step, steps, step_s: told.append((step, steps, step_s)),
+    )  # fmt: skip
+
+    assert [(step, steps) for step, steps, _ in told] == [(2, 8), (3, 8), (4, 8), (6, 8), (7, 8), (8, 8)]
+    assert all(0 < step_s < 5 for *_, step_s in told)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rows_on_disk_train_to_the_weights_of_the_plain_array(tmp_path: Path, dtype: Any) -> None:
+    plain = samples(30)
+    plain = replace(plain, inputs=np.asarray(plain.inputs).astype(dtype).astype(np.float32))
+    shuffled = np.random.default_rng(1).permutation(30)
+    np.asarray(plain.inputs)[shuffled].astype(dtype).tofile(tmp_path / "rows")
+    stored = np.memmap(tmp_path / "rows", dtype, "r", shape=(30, FEATURES))
+    rows = StoredRows(stored, np.argsort(shuffled), (FEATURES,), np.float32)
+    options, one, other = replace(OPTIONS, epochs=2), head(), head()
+
+    fit(one, plain, plain, 3, options, checkpoints=tmp_path / "checkpoints")
+    seen: list[Epoch] = []
+    fit(other, replace(plain, inputs=rows), plain, 3, options)
+    fit(
+        head(), replace(plain, inputs=rows), plain, 3, options,
+        checkpoints=tmp_path / "checkpoints", on_epoch=seen.append,
+    )  # fmt: skip
+
+    assert np.array_equal(flat(one), flat(other))
+    assert seen == []  # the same data, so the finished training was taken up
+
+
+def test_a_network_ruined_by_its_last_step_is_not_taken_for_the_best() -> None:
+    data = samples(9)
+    # One step whose loss is still a number, and weights beyond float32 after it.
+    huge = replace(data, inputs=np.asarray(data.inputs) * np.float32(1e25))
+
+    with pytest.raises(TrainingStopped, match=r"the validation loss is nan after epoch 1; try a lower lr_max than 1"):
+        fit(head(), huge, huge, 3, replace(ONE_STEP, loss="cross_entropy", lr_max=1e30))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": lambda: head(head_bias=False)},
+        {"model": lambda: head(seed=6)},
+        {"training": samples(24, 5)},
+        {"validation": samples(9, 5)},
+        {"options": replace(OPTIONS, dropout=0.5)},
+    ],
+    ids=["network", "first weights", "training images", "validation images", "dropout"],
+)  # fmt: skip
+def test_a_checkpoint_of_another_training_is_passed_over(tmp_path: Path, other: dict[str, Any]) -> None:
+    taken = {"model": head, "training": samples(24), "validation": samples(9), "options": OPTIONS}
+    mine: dict[str, Any] = taken | other
+
+    def train(what: dict[str, Any], stop_after: int = 99) -> tuple[list[int], Any]:
+        model, seen = what["model"](), list[Epoch]()
+        with suppress(TrainingStopped):
+            fit(
+                model, what["training"], what["validation"], 3, what["options"],
+                checkpoints=tmp_path, on_epoch=seen.append, cancelled=lambda: len(seen) >= stop_after,
+            )  # fmt: skip
+        return [epoch.epoch for epoch in seen], model
+
+    def undisturbed() -> Any:
+        model = mine["model"]()
+        fit(model, mine["training"], mine["validation"], 3, mine["options"])
+        return model
+
+    assert train(taken)[0] == [1, 2, 3, 4, 5, 6]
+    # Its six epochs are newer than our second; they must neither be taken up nor push ours out.
+    assert train(mine, stop_after=2)[0] == [1, 2]
+    rest, model = train(mine)
+
+    assert rest == [3, 4, 5, 6]
+    assert np.array_equal(flat(model), flat(undisturbed()))
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint_usable(tmp_path: Path) -> None:
+    code = f"""
+import resource
+from pathlib import Path
+from tests.unit.test_train import OPTIONS, fit, head, samples
+folder = Path({str(tmp_path)!r})
+
+def fill(epoch):
+    if epoch.epoch == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+try:
+    fit(head(), samples(24), samples(9), 3, OPTIONS, checkpoints=folder, on_epoch=fill)
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "File too large"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000001.npz", "epoch-000002.npz"]
+    seen: list[Epoch] = []
+    again, calm = head(), head()
+    fit(again, samples(24), samples(9), 3, OPTIONS, checkpoints=tmp_path, on_epoch=seen.append)
+    fit(calm, samples(24), samples(9), 3, OPTIONS)
+    assert [epoch.epoch for epoch in seen] == [3, 4, 5, 6]
+    assert np.array_equal(flat(again), flat(calm))
+
+
+def test_a_damaged_checkpoint_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
+    state = {"weight": np.arange(600, dtype=np.float32)}
+    for epoch in (1, 2):
+        checkpoint = Checkpoint(key="k", epoch=epoch, random={}, history=[{}], parameters=state, best=state)
+        save(tmp_path, checkpoint, kept=2)
+    newest = tmp_path / "epoch-000002.npz"
+    whole, random = newest.read_bytes(), np.random.default_rng(0)
+
+    for place in (*range(0, len(whole), 97), *random.integers(0, 400, 20), *range(len(whole) - 400, len(whole), 9)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(random.integers(8))
+        newest.write_bytes(damaged)
+        found = load_newest(tmp_path, "k")
+        assert found is not None
+        assert found.epoch == 1, place
 
 
 def test_augmentation_is_seeded_and_leaves_its_input_alone() -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
-from mindspore.common.initializer import HeNormal, Normal
+from mindspore.common.initializer import HeNormal
 
+from vision.networks.heads import Head
 from vision.networks.spec import NetworkSpec
 
 LUMA_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that JPEG and OpenCV's grey conversion use
@@ -30,8 +31,7 @@ class LeNet5(nn.Cell):
         self.has_head = spec.classes > 0
         self.backbone = LeNet5Backbone(spec)
         if self.has_head:
-            dense = nn.Dense(spec.features, spec.classes, Normal(0.01), "zeros", has_bias=spec.head_bias)
-            self.head = nn.SequentialCell([nn.Dropout(p=spec.dropout), dense])
+            self.head = Head(spec)
 
     def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
         features = self.backbone(images)

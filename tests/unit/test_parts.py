@@ -1,0 +1,215 @@
+"""Networks in two parts: both together are the whole, and training changes what it should and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from configs.settings import TrainingSettings
+from vision.errors import VisionError
+from vision.networks.spec import NetworkSpec
+
+mindspore = pytest.importorskip("mindspore")
+
+from mindspore import Tensor  # noqa: E402
+
+from tests.unit.seeded import seeded_network  # noqa: E402
+from tests.unit.test_train import OPTIONS  # noqa: E402
+from vision.networks.parts import FREEZE_PATTERN, build_frozen, build_trained, frozen_spec  # noqa: E402
+from vision.networks.served import build_network  # noqa: E402
+from vision.train import FitOptions, Samples, fit, predict_logits  # noqa: E402
+from vision.weights import Arrays, get_weights, set_weights  # noqa: E402
+
+mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+SPEC = NetworkSpec(name="mobilenet_v2", classes=3, height_px=32, width_px=40)
+LENET = NetworkSpec(name="lenet5", classes=3, height_px=32, width_px=32)
+STEP = replace(
+    OPTIONS, epochs=1, batch_size=8, optimizer="sgd", lr_schedule="constant", lr_max=1.0, warmup_steps=0, seed=1
+)
+
+
+@pytest.fixture
+def step_by_step() -> Iterator[None]:
+    """Let MindSpore compute one operation after the other: nothing is compiled, which would take seconds."""
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    yield
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+def pictures(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, SPEC.height_px, SPEC.width_px, 3), np.uint8)
+
+
+def is_trained(name: str, first: int) -> bool:
+    """Whether an array of ours belongs to layer ``first``, a later one, or the head."""
+    found = re.match(r"features\.(\d+)\.", name)
+    return found is None or int(found[1]) >= first
+
+
+@pytest.mark.usefixtures("step_by_step")
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("freeze", ["features.1", "features.8", "features.15", "features.18", "backbone", "none"])
+def test_both_parts_together_are_the_whole_network(freeze: str, pooling: str) -> None:
+    spec = replace(SPEC, pooling=pooling)
+    network, images = seeded_network(spec), Tensor(pictures(2))
+    expected = build_trained(seeded_network(spec), "none", batch_norm_frozen=True).set_train(False)(images).asnumpy()
+
+    inputs = images if freeze == "none" else build_frozen(network, freeze)(images)
+    logits = build_trained(network, freeze, batch_norm_frozen=True).set_train(False)(inputs).asnumpy()
+
+    assert freeze == "none" or inputs.shape == (2, frozen_spec(spec, freeze).outputs)
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_a_widened_backbone_is_frozen_with_all_that_widens_it() -> None:
+    spec = replace(SPEC, taps=(15,), scales=(1.0, 0.5), mirrored=True, root=True, prototypes=5)
+    network, images = seeded_network(spec), Tensor(pictures(2))
+
+    features = build_frozen(network, "backbone")(images)
+
+    assert features.shape == (2, spec.features) == (2, frozen_spec(spec, "backbone").outputs)
+    whole = build_trained(network, "none", batch_norm_frozen=True).set_train(False)
+    np.testing.assert_allclose(features.asnumpy(), whole.body(images).asnumpy(), atol=1e-5)
+    with pytest.raises(VisionError, match=r"taps, .* are for MobileNetV2's whole backbone"):
+        build_frozen(network, "features.15")
+
+
+def test_the_frozen_part_is_the_same_for_every_head() -> None:
+    other = replace(SPEC, classes=9, head_bias=False, temperature=2.0, prototypes=7)
+
+    assert frozen_spec(other, "backbone") == frozen_spec(SPEC, "backbone")
+    assert frozen_spec(replace(SPEC, pooling="max"), "features.3") == frozen_spec(SPEC, "features.3")
+    assert frozen_spec(replace(SPEC, pooling="max"), "backbone") != frozen_spec(SPEC, "backbone")
+
+
+@pytest.mark.parametrize(
+    ("freeze", "expected"),
+    [
+        ("backbone", lambda name: name.startswith("classifier")),
+        ("features.15", lambda name: is_trained(name, 15)),
+        ("none", lambda name: True),
+    ],
+)
+@pytest.mark.parametrize("batch_norm_frozen", [True, False])
+def test_what_is_not_frozen_is_trained(freeze: str, expected: Any, batch_norm_frozen: bool) -> None:
+    network = build_network(SPEC)
+    names = {
+        id(parameter): name for name, parameter in zip(get_weights(network), network.get_parameters(), strict=True)
+    }
+
+    part = build_trained(network, freeze, batch_norm_frozen=batch_norm_frozen)
+
+    trained = {names[id(parameter)] for parameter in part.trainable_params()}
+    assert trained == {name for name in names.values() if expected(name) and "running" not in name}
+    held = [parameter.name for parameter in part.get_parameters()]
+    assert len(held) == len(set(held))  # checkpoints go by these
+
+
+def test_a_layer_that_is_not_there_can_not_be_frozen() -> None:
+    for spec, freeze in ((SPEC, "features.0"), (SPEC, "features.19"), (SPEC, "head"), (LENET, "features.2")):
+        with pytest.raises(VisionError, match=f"freeze is '{freeze}'; it must be backbone, none, or for mobilenet_v2"):
+            build_frozen(build_network(spec), freeze)
+
+
+def test_settings_and_parts_know_the_same_words() -> None:
+    words = ["backbone", "none", "", "all", "head", "xbackbone", "backbone\n", "none "]
+    words += [
+        f"{stem}{number}" for stem, number in product(("features.", "features"), ("", *range(25), "01", "1.conv"))
+    ]
+
+    def accepted(freeze: str) -> bool:
+        try:
+            return bool(TrainingSettings(backbone="b", freeze=freeze))
+        except ValueError:
+            return False
+
+    known = {word for word in words if re.fullmatch(FREEZE_PATTERN, word)}
+    assert known == {word for word in words if accepted(word)}
+    assert known == {"backbone", "none", *(f"features.{number}" for number in range(1, 19))}
+
+
+@pytest.fixture(scope="module")
+def maps() -> Samples:
+    """Inputs of the trained part from layer 16 on."""
+    inputs = build_frozen(seeded_network(SPEC), "features.16")(Tensor(pictures(16))).asnumpy()
+    return Samples(inputs=inputs, targets=np.arange(16) % 3)
+
+
+def trained(maps: Samples, options: FitOptions, *, batch_norm_frozen: bool) -> tuple[Arrays, Any, Any]:
+    """Return the weights before training, the network, and its trained part."""
+    network = seeded_network(SPEC)
+    before = get_weights(network)
+    part = build_trained(network, "features.16", batch_norm_frozen=batch_norm_frozen)
+    fit(part, maps, maps, 3, options)
+    return before, network, part
+
+
+def changed(before: Arrays, network: Any) -> set[str]:
+    after = get_weights(network)
+    return {name for name, array in before.items() if not np.array_equal(after[name], array)}
+
+
+@pytest.mark.slow
+def test_frozen_batch_norm_keeps_its_statistics_and_passes_the_right_gradient(maps: Samples) -> None:
+    """One step of plain gradient descent; the gradients are compared with differences of the loss."""
+    one = Samples(inputs=maps.inputs[:8], targets=maps.targets[:8])
+
+    before, network, _ = trained(one, replace(STEP, lr_max=0.01), batch_norm_frozen=True)
+
+    expected = {name for name in before if is_trained(name, 16) and "running" not in name}
+    assert changed(before, network) == expected
+    after = get_weights(network)
+    for name in ("features.16.conv.1.1.weight", "features.16.conv.1.1.bias", "features.17.conv.0.1.weight"):
+        gradient = (before[name] - after[name]) / 0.01
+        place = int(np.abs(gradient).argmax())
+        difference = slope(before, name, place, one)
+        assert gradient[place] == pytest.approx(difference, rel=0.03), name
+
+
+def slope(weights: Arrays, name: str, place: int, data: Samples) -> float:
+    """Return the loss's slope along one weight, from two evaluations in inference mode."""
+    losses, step = [], 2e-2
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    for sign in (1, -1):
+        moved = {key: array.copy() for key, array in weights.items()}
+        moved[name].flat[place] += sign * step
+        network = build_network(SPEC)
+        set_weights(network, moved)
+        part = build_trained(network, "features.16", batch_norm_frozen=True)
+        logits = predict_logits(part, data.inputs, 8)
+        own = logits[np.arange(len(data)), data.targets]
+        losses.append(float((np.log(np.exp(logits).sum(1)) - own).mean()))
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    return (losses[0] - losses[1]) / (2 * step)
+
+
+@pytest.mark.slow
+def test_trained_batch_norm_moves_its_statistics_and_the_frozen_part_stays_as_it_was(maps: Samples) -> None:
+    network = seeded_network(SPEC)
+    before, frozen = get_weights(network), build_frozen(network, "features.16")
+    part = build_trained(network, "features.16", batch_norm_frozen=False)
+
+    fit(part, maps, maps, 3, replace(STEP, lr_max=0.01))
+
+    # A shift that the next batch norm takes out again has no gradient.
+    expected = {name for name in before if is_trained(name, 16)} - {"features.16.conv.3.bias"}
+    assert changed(before, network) - {"features.16.conv.3.bias"} == expected
+    np.testing.assert_array_equal(frozen(Tensor(pictures(16))).asnumpy(), np.asarray(maps.inputs))
+    # What is published is the network: both parts must be in it.
+    logits = predict_logits(part, maps.inputs, 8)
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    copy = build_network(SPEC)
+    set_weights(copy, get_weights(network))
+    whole = build_trained(copy, "none", batch_norm_frozen=False).set_train(False)
+    np.testing.assert_allclose(whole(Tensor(pictures(16))).asnumpy(), logits, atol=1e-4)
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
