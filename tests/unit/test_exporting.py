@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from producer.commands.models import ExportFormat  # noqa: E402
 from producer.errors import FAILURE, OK, USAGE  # noqa: E402
 from tests.unit.seeded import seeded_network  # noqa: E402
 from vision.engines.openvino import import_openvino  # noqa: E402
-from vision.errors import EngineError  # noqa: E402
+from vision.errors import EngineError, WeightsError  # noqa: E402
 from vision.networks.served import build_network, build_served  # noqa: E402
 from vision.networks.spec import NetworkSpec  # noqa: E402
 from vision.preprocess import Preprocessing  # noqa: E402
-from vision.weights import set_weights  # noqa: E402
+from vision.weights import backbone_only, get_weights, read_foreign, set_weights  # noqa: E402
 from worker.exporting import FORMATS, ExportRefused, export_version  # noqa: E402
 from worker.importing import import_file  # noqa: E402
 from worker.publishing import publish_network  # noqa: E402
@@ -67,12 +68,16 @@ def full_store(store: ModelStore) -> ModelStore:
 
 
 def publish(store: ModelStore, name: str, seed: int) -> None:
-    spec = SPECS[name]
+    publish_as(store, name, seeded_network(SPECS[name], seed))
+
+
+def publish_as(store: ModelStore, name: str, network: Any) -> None:
+    spec = network.spec
     size = spec.height_px, spec.width_px
     version = publish_network(
         store,
         name,
-        seeded_network(spec, seed),
+        network,
         Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit="pad"),
         golden_images=np.random.default_rng(0).integers(0, 256, (5, *size, 3), dtype=np.uint8),
         classes=[ClassEntry(label=label, folder=label) for label in LABELS[: spec.classes]],
@@ -199,6 +204,36 @@ def test_an_exported_checkpoint_is_imported_with_its_convention_and_labels(
     assert_same_weights(first, again)
     assert again.manifest.network["convention"] == first.manifest.network["convention"]
     assert again.manifest.network["temperature"] == 1.0  # a checkpoint has no place for it, as the docs say
+
+
+@pytest.mark.slow
+def test_a_widened_classifier_on_radial_units_is_exported_and_becomes_a_widened_backbone_again(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    spec = NetworkSpec(
+        name="mobilenet_v2", classes=4, height_px=32, width_px=32, taps=(15,), scales=(0.75,), root=True, prototypes=5
+    )
+    network = seeded_network(spec)
+    arrays = get_weights(network)
+    near = np.random.default_rng(0).uniform(0, 0.04, (5, spec.features)).astype(np.float32)  # root features' size
+    set_weights(network, arrays | {"classifier.0.prototypes": near})
+    publish_as(store, "radial", network)
+
+    export_version(store, "radial", "safetensors", tmp_path / "mine.safetensors")
+    export_version(store, "radial", "ckpt", tmp_path / "mine.ckpt")
+    import_file(store, tmp_path / "mine.safetensors", "widened", None, None)
+
+    again = read_foreign(tmp_path / "mine.safetensors")
+    assert again.spec == spec
+    assert np.array_equal(again.arrays["classifier.0.prototypes"], near)
+    backbone = store.resolve("widened")
+    known = read_foreign(backbone.folder / "weights.safetensors")
+    assert known.spec == NetworkSpec.from_json(backbone.manifest.network) == replace(spec, classes=0)
+    for name, array in backbone_only(arrays).items():
+        assert np.array_equal(known.arrays[name], array), name
+    # A checkpoint has no place for the taps, so it can't become a network again.
+    with pytest.raises(WeightsError, match=r"classifier.0.prototypes is float32\[5, 2240\], not float32\[5, 1280\]"):
+        read_foreign(tmp_path / "mine.ckpt")
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "openvino"])

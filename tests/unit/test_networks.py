@@ -304,6 +304,7 @@ def test_widened_features_are_those_of_plain_networks_put_together() -> None:
     assert [part.shape[1] for part in parts] == [expanded_channels(3), expanded_channels(15), LAST_CHANNELS] * 2
     np.testing.assert_allclose(found, np.concatenate(parts, axis=1), atol=2e-4)
     np.testing.assert_allclose((found**2).sum(1), 6, rtol=1e-5)
+    assert found.shape == (3, WIDENED.features)
 
 
 @pytest.mark.usefixtures("step_by_step")

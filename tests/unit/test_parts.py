@@ -84,6 +84,19 @@ def test_a_widened_backbone_is_frozen_with_all_that_widens_it() -> None:
         build_frozen(network, "features.15")
 
 
+@pytest.mark.usefixtures("step_by_step")
+@pytest.mark.parametrize("freeze", ["features.3", "backbone"])
+def test_the_frozen_part_holds_copies(freeze: str) -> None:
+    network, images = seeded_network(SPEC), Tensor(pictures(1))
+    frozen = build_frozen(network, freeze)
+    before = frozen(images).asnumpy()
+
+    set_weights(network, get_weights(seeded_network(SPEC, seed=8)))
+
+    assert np.array_equal(frozen(images).asnumpy(), before)
+    assert not np.allclose(build_frozen(network, freeze)(images).asnumpy(), before)
+
+
 def test_the_frozen_part_is_the_same_for_every_head() -> None:
     other = replace(SPEC, classes=9, head_bias=False, temperature=2.0, prototypes=7)
 

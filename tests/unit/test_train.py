@@ -328,6 +328,15 @@ def test_dropout_masks_the_heads_inputs_in_training_and_nothing_in_evaluation() 
     assert history[0].val_loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_dropout_masks_the_heads_inputs_of_a_network_that_is_trained_whole() -> None:
+    options = replace(ONE_STEP, loss="squared", dropout=1 - 1e-7)
+
+    history, _ = fit(lenet(), pixels(), pixels(), 2, options)
+
+    # All inputs of the head are dropped and its first biases are 0: all logits are, and the target is 1 away.
+    assert history[0].train_loss == pytest.approx(1)
+
+
 def test_a_network_trained_whole_goes_on_with_the_same_dropout_and_augmentation(tmp_path: Path) -> None:
     options = replace(OPTIONS, epochs=2, dropout=0.3, class_weights="balanced")
     augment = Augmentation(shift=0.1, flip=True)

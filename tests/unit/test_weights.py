@@ -15,6 +15,7 @@ from vision.networks.spec import NetworkSpec
 mindspore = pytest.importorskip("mindspore")
 
 from tests.unit.seeded import seeded_network  # noqa: E402
+from vision.export import export_checkpoint  # noqa: E402
 from vision.foreign_spec import spec_metadata  # noqa: E402
 from vision.networks.served import build_network, build_served  # noqa: E402
 from vision.weight_names import plain_name  # noqa: E402
@@ -301,6 +302,69 @@ def test_our_own_files_state_their_spec(arrays: Arrays, tmp_path: Path) -> None:
     assert read_foreign(tmp_path / "own.safetensors").spec == spec
     with pytest.raises(WeightsError, match="trained with convention tf, so it can't be read as torch"):
         read_foreign(tmp_path / "own.safetensors", convention="torch")
+
+
+WIDENED = replace(MOBILENET, taps=(3, 15), scales=(1.0, 0.5), mirrored=True, root=True, prototypes=7)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        WIDENED,
+        replace(WIDENED, head_bias=False, taps=()),
+        replace(WIDENED, prototypes=0),
+        replace(WIDENED, classes=0),
+        replace(WIDENED, classes=0, prototypes=0),
+    ],
+    ids=["radial units", "no bias, no taps", "linear head", "backbone of radial units", "backbone"],
+)
+def test_our_own_files_of_widened_networks_come_back_as_they_were(spec: NetworkSpec, tmp_path: Path) -> None:
+    written = get_weights(seeded_network(spec))
+    write_safetensors(tmp_path / "own.safetensors", written, spec_metadata(spec))
+
+    imported = read_foreign(tmp_path / "own.safetensors")
+
+    assert imported.spec == spec
+    assert_same(imported.arrays, written)
+    set_weights(build_network(spec), imported.arrays)
+    # What a training on another data set takes over from it.
+    other = build_network(replace(spec, classes=9, prototypes=3))
+    set_weights(other, backbone_only(imported.arrays), allow_missing_head=True)
+    assert_same(backbone_only(get_weights(other)), backbone_only(written))
+
+
+def test_an_own_file_whose_head_does_not_fit_its_header_is_refused_by_name(tmp_path: Path) -> None:
+    path, arrays = tmp_path / "own.safetensors", get_weights(seeded_network(WIDENED))
+
+    def refused(changes: dict[str, NDArray[np.float32] | None], spec: NetworkSpec, message: str) -> None:
+        changed = {name: array for name, array in (arrays | changes).items() if array is not None}
+        write_safetensors(path, changed, spec_metadata(spec))
+        with pytest.raises(WeightsError, match=message):
+            read_foreign(path)
+
+    radial, dense = "classifier.0.prototypes", "classifier.1.weight"
+    wide = np.zeros((5, 1280), np.float32)
+    refused({dense: wide}, WIDENED, r"classifier.1.weight is float32\[5, 1280\], not float32\[5, 7\]")
+    refused({radial: wide}, WIDENED, r"prototypes is float32\[5, 1280\], not float32\[7, 4768\]")
+    refused({radial: None}, WIDENED, r"missing: classifier.0.prototypes\)")
+    refused({"classifier.0.width": np.ones(2, np.float32)}, WIDENED, r"width is float32\[2\], not float32\[1\]")
+    refused(
+        {}, replace(WIDENED, prototypes=0),
+        r"unexpected: classifier.0.prototypes, classifier.0.width; wrongly shaped: "
+        r"classifier.1.weight is float32\[5, 7\], not float32\[5, 4768\]",
+    )  # fmt: skip
+    refused({}, replace(WIDENED, taps=()), r"prototypes is float32\[7, 4768\], not float32\[7, 2560\]")
+
+
+def test_our_own_checkpoint_of_radial_units_is_read_back(tmp_path: Path) -> None:
+    spec = NetworkSpec(name="mobilenet_v2", classes=5, height_px=224, width_px=224, convention="torch", prototypes=7)
+    network = seeded_network(spec)
+    export_checkpoint(network, tmp_path / "own.ckpt")
+
+    imported = read_foreign(tmp_path / "own.ckpt")
+
+    assert imported.spec == spec
+    assert_same(imported.arrays, get_weights(network))
 
 
 @pytest.mark.parametrize(
