@@ -6,26 +6,26 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+import mindspore
 import numpy as np
 import pytest
+from mindspore import Tensor
 from numpy.typing import NDArray
 
 from configs.settings import TrainingSettings
+from tests.unit.seeded import seeded_network
+from tests.unit.test_train import OPTIONS
+from vision.engines import ModelFiles, open_engine
 from vision.errors import VisionError
+from vision.export import export_onnx
+from vision.networks.parts import FREEZE_PATTERN, build_frozen, build_trained, frozen_spec
+from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-
-mindspore = pytest.importorskip("mindspore")
-
-from mindspore import Tensor  # noqa: E402
-
-from tests.unit.seeded import seeded_network  # noqa: E402
-from tests.unit.test_train import OPTIONS  # noqa: E402
-from vision.networks.parts import FREEZE_PATTERN, build_frozen, build_trained, frozen_spec  # noqa: E402
-from vision.networks.served import build_network  # noqa: E402
-from vision.train import FitOptions, Samples, fit, predict_logits  # noqa: E402
-from vision.weights import Arrays, get_weights, set_weights  # noqa: E402
+from vision.train import FitOptions, Samples, fit, predict_logits
+from vision.weights import Arrays, get_weights, set_weights
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -226,3 +226,18 @@ def test_trained_batch_norm_moves_its_statistics_and_the_frozen_part_stays_as_it
     whole = build_trained(copy, "none", batch_norm_frozen=False).set_train(False)
     np.testing.assert_allclose(whole(Tensor(pictures(16))).asnumpy(), logits, atol=1e-4)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+
+@pytest.mark.parametrize("freeze", ["features.2", "features.17", "features.18", "backbone"])
+def test_engines_give_the_frozen_part_s_outputs(freeze: str, tmp_path: Path) -> None:
+    spec = NetworkSpec(name="mobilenet_v2", classes=3, height_px=33, width_px=48)
+    frozen = build_frozen(seeded_network(spec), freeze)
+    images = np.random.default_rng(0).integers(0, 256, (5, 33, 48, 3), np.uint8)
+    export_onnx(frozen, tmp_path / "frozen.onnx", height_px=33, width_px=48)
+    files = ModelFiles(onnx=(tmp_path / "frozen.onnx").read_bytes(), weights=None, spec=frozen_spec(spec, freeze))
+    expected = frozen(Tensor(images)).asnumpy()
+
+    for name in ("openvino", "onnxruntime"):
+        engine = open_engine(files, engine=name, device="cpu", precision="f32")
+        np.testing.assert_allclose(engine.predict(images), expected, rtol=1e-3, atol=1e-3)
+        engine.close()

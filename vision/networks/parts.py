@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 
@@ -88,11 +87,11 @@ class _LowerPart(nn.Cell):
         self.spec = spec
         self.scaling = Scaling(spec)
         self.layers = nn.SequentialCell(list(network.backbone.features)[: spec.cut])
-        self.size = math.prod(spec.map_shape)
+        self.flatten = nn.Flatten()
         self.set_train(False)
 
     def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        return ops.reshape(self.layers(self.scaling(images)), (-1, self.size))
+        return self.flatten(self.layers(self.scaling(images)))
 
 
 class _UpperPart(nn.Cell):
