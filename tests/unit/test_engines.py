@@ -11,24 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mindspore
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.unit.seeded import seeded_network
 from vision.engines import Engine, ModelFiles, open_engine
 from vision.engines.batching import available_cpus
 from vision.engines.onnx_file import check_onnx
 from vision.errors import EngineError, ShapeError
+from vision.export import export_onnx
+from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
-
-mindspore = pytest.importorskip("mindspore")
-pytest.importorskip("onnxruntime")
-
-from tests.unit.seeded import seeded_network  # noqa: E402
-from vision.export import export_onnx  # noqa: E402
-from vision.networks.served import build_network, build_served  # noqa: E402
-from vision.weights import backbone_only, get_weights, read_foreign, set_weights, write_safetensors  # noqa: E402
+from vision.weights import backbone_only, get_weights, read_foreign, set_weights, write_safetensors
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 

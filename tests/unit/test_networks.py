@@ -6,29 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mindspore
 import numpy as np
 import pytest
+from mindspore import Tensor, nn
+from mindspore.common.initializer import Normal
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.unit.seeded import seeded_network
 from vision.engines import ModelFiles, open_engine
 from vision.errors import VisionError
+from vision.export import export_onnx
+from vision.networks.heads import Head, RadialUnits, set_radial_head
+from vision.networks.lenet5 import LUMA_RGB
+from vision.networks.mobilenet_v2 import resampling
+from vision.networks.parts import build_frozen
+from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_network, build_served
 from vision.networks.spec import LAST_CHANNELS, LATER_KEYS, NetworkSpec, expanded_channels, map_before
-
-mindspore = pytest.importorskip("mindspore")
-
-from mindspore import Tensor, nn  # noqa: E402
-from mindspore.common.initializer import Normal  # noqa: E402
-
-from tests.unit.seeded import seeded_network  # noqa: E402
-from vision.export import export_onnx  # noqa: E402
-from vision.networks.heads import Head, RadialUnits, set_radial_head  # noqa: E402
-from vision.networks.lenet5 import LUMA_RGB  # noqa: E402
-from vision.networks.mobilenet_v2 import resampling  # noqa: E402
-from vision.networks.parts import build_frozen  # noqa: E402
-from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_network, build_served  # noqa: E402
-from vision.prototypes import choose_prototypes  # noqa: E402
-from vision.weights import get_weights  # noqa: E402
+from vision.prototypes import choose_prototypes
+from vision.weights import get_weights
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 

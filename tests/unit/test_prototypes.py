@@ -9,19 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mindspore import Tensor, nn
+from mindspore.common.initializer import Normal
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.feature_cache import StoredRows
+from vision.networks.heads import Head, build_dense, set_radial_head
 from vision.networks.spec import NetworkSpec
 from vision.prototypes import ROWS, Prototypes, choose_prototypes
-
-mindspore = pytest.importorskip("mindspore")
-
-from mindspore import Tensor, nn  # noqa: E402
-from mindspore.common.initializer import Normal  # noqa: E402
-
-from vision.networks.heads import Head, build_dense, set_radial_head  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 Features = NDArray[np.float32]

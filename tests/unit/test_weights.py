@@ -5,21 +5,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import mindspore
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.unit.seeded import seeded_network
 from vision.errors import WeightsError
+from vision.export import export_checkpoint
+from vision.foreign_spec import spec_metadata
+from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
-
-mindspore = pytest.importorskip("mindspore")
-
-from tests.unit.seeded import seeded_network  # noqa: E402
-from vision.export import export_checkpoint  # noqa: E402
-from vision.foreign_spec import spec_metadata  # noqa: E402
-from vision.networks.served import build_network, build_served  # noqa: E402
-from vision.weight_names import plain_name  # noqa: E402
-from vision.weights import (  # noqa: E402
+from vision.weight_names import plain_name
+from vision.weights import (
     Arrays,
     backbone_only,
     get_weights,
