@@ -338,7 +338,8 @@ def _explain(item: Any, prefix: tuple[str, ...] = ()) -> str:
     where = (*prefix, *(str(part) for part in item["loc"]))
     key = ".".join(where) or "settings"
     if item["type"] != "extra_forbidden":
-        shown = "" if where[-1:] == ("broker",) else f" (got {item['input']!r})"
+        hidden = where[-1:] == ("broker",) or isinstance(item["input"], Mapping)  # a password; a whole table
+        shown = "" if hidden else f" (got {item['input']!r})"
         return f"setting {key}: {item['msg'].removeprefix('Value error, ')}{shown}"
     known = _known_keys()
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [

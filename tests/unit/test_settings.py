@@ -257,6 +257,13 @@ def test_a_configuration_that_is_nowhere_is_told_with_those_there_are(name: str)
         load_settings(Path(name), environment={})
 
 
+def test_a_fault_between_settings_is_told_without_the_whole_table() -> None:
+    with pytest.raises(SettingsError, match=r"^setting training: taps, scales, .* need a backbone .*\)$") as told:
+        load_settings(flags={"training": {"scales": [0.5], "lr_max": 0.25}}, environment={})
+
+    assert "0.25" not in str(told.value)
+
+
 def test_default_toml_states_every_default_and_names_every_setting() -> None:
     text = (CONFIGS_FOLDER / "default.toml").read_text(encoding="utf-8")
     names = [*Settings.model_fields, *TrainingSettings.model_fields, *AugmentationSettings.model_fields]
