@@ -67,6 +67,7 @@ def split_by_family(
     seed: int,
     features: Features | None = None,
     known: Mapping[Path, str] | None = None,
+    digests: Mapping[Path, str] | None = None,
 ) -> FamilySplit:
     """Deal out whole families class by class: about ``fraction`` of each class to validation, the rest to training.
 
@@ -79,26 +80,21 @@ def split_by_family(
         fraction: above 0 and below 1.
         seed: not negative.
         features: (N, D), a backbone's pooled features of the images in their order, or None.
-        known: families named by hand, as `find_families` takes them.
+        known, digests: as `find_families` takes them.
 
     Raises:
         DatasetError: ``fraction`` is out of range, or the number of features is not that of the images.
     """
     if not 0 < fraction < 1:
         raise DatasetError(f"the validation fraction is {fraction}; it must lie between 0 and 1, such as 0.15")
+    families = find_families(images, features, known, digests)
     held: set[LabelledImage] = set()
-    families = 0
-    by_class: dict[int, list[list[LabelledImage]]] = defaultdict(list)
-    for family in find_families(images, features, known):
-        by_class[family[0].class_index].append(family)
-        families += 1
-    for class_index, members in sorted(by_class.items()):
-        order = np.random.default_rng([seed, class_index]).permutation(len(members))
-        held.update(_dealt([members[place] for place in order], fraction))
+    for members in _shuffled(families, seed):
+        held.update(_dealt(members, fraction))
     return FamilySplit(
         train=tuple(image for image in images if image not in held),
         validation=tuple(image for image in images if image in held),
-        families=families,
+        families=len(families),
     )
 
 
@@ -109,6 +105,7 @@ def fold_by_family(
     seed: int,
     features: Features | None = None,
     known: Mapping[Path, str] | None = None,
+    digests: Mapping[Path, str] | None = None,
 ) -> NDArray[np.int64]:
     """Return the fold of each image, 0 to ``folds`` - 1; a family lies in one fold.
 
@@ -122,17 +119,13 @@ def fold_by_family(
         raise DatasetError(f"{folds} folds of {len(images)} images; take from 2 folds to as many as there are images")
     found = np.zeros(len(images), np.int64)
     place = {image: position for position, image in enumerate(images)}
-    by_class: dict[int, list[list[LabelledImage]]] = defaultdict(list)
-    families = find_families(images, features, known)
+    families = find_families(images, features, known, digests)
     if len(families) < folds:
         raise DatasetError(f"{folds} folds of {len(families)} families of images; take at most as many as families")
-    for family in families:
-        by_class[family[0].class_index].append(family)
     total = np.zeros(folds, np.int64)
-    for class_index, members in sorted(by_class.items()):
-        order = np.random.default_rng([seed, class_index]).permutation(len(members))
+    for members in _shuffled(families, seed):
         counts = np.zeros(folds, np.int64)
-        for family in sorted((members[position] for position in order), key=len, reverse=True):
+        for family in sorted(members, key=len, reverse=True):
             fold = min(range(folds), key=lambda number: (counts[number], total[number], number))
             counts[fold] += len(family)
             total[fold] += len(family)
@@ -141,11 +134,15 @@ def fold_by_family(
 
 
 def find_families(
-    images: Sequence[LabelledImage], features: Features | None = None, known: Mapping[Path, str] | None = None
+    images: Sequence[LabelledImage],
+    features: Features | None = None,
+    known: Mapping[Path, str] | None = None,
+    digests: Mapping[Path, str] | None = None,
 ) -> list[list[LabelledImage]]:
     """Return the families, each sorted by class and path, sorted by their first images; singles are families of one.
 
-    ``known`` names families by hand; where it names all images, nothing else is looked at.
+    ``known`` names families by hand; where it names all images, nothing else is looked at. ``digests`` are those of
+    `file_digests`, where the caller has them already.
     """
     known = known or {}
     parent = list(range(len(images)))
@@ -161,7 +158,7 @@ def find_families(
         if (name := known.get(image.path)) is not None:
             parent[root(place)] = root(first.setdefault((image.class_index, name), place))
     if len(known.keys() & {image.path for image in images}) < len(images):
-        for one, other in _related(images, images, features, features):
+        for one, other in _related(images, images, features, features, digests):
             parent[root(other)] = root(one)
     families: dict[int, list[LabelledImage]] = defaultdict(list)
     for place, image in enumerate(images):
@@ -175,10 +172,21 @@ def find_leaks(
     *,
     train_features: Features | None = None,
     validation_features: Features | None = None,
+    digests: Mapping[Path, str] | None = None,
 ) -> list[tuple[Path, Path]]:
     """Return the pairs (training path, validation path) that are related, sorted: copies of what a score is held to."""
-    pairs = set(_related(train, validation, train_features, validation_features))
+    pairs = set(_related(train, validation, train_features, validation_features, digests))
     return sorted((train[one].path, validation[other].path) for one, other in pairs)
+
+
+def _shuffled(families: list[list[LabelledImage]], seed: int) -> Iterator[list[list[LabelledImage]]]:
+    """Yield the families of each class in a random order that other classes have no part in."""
+    by_class: dict[int, list[list[LabelledImage]]] = defaultdict(list)
+    for family in families:
+        by_class[family[0].class_index].append(family)
+    for class_index, members in sorted(by_class.items()):
+        order = np.random.default_rng([seed, class_index]).permutation(len(members))
+        yield [members[place] for place in order]
 
 
 def _dealt(families: list[list[LabelledImage]], fraction: float) -> list[LabelledImage]:
@@ -201,10 +209,11 @@ def _related(
     right: Sequence[LabelledImage],
     left_features: Features | None,
     right_features: Features | None,
+    digests: Mapping[Path, str] | None,
 ) -> Iterator[tuple[int, int]]:
     """Yield pairs of places (in left, in right) of related images of one class, some of them more than once."""
-    marks = _marks(left, left_features)
-    others = marks if right is left else _marks(right, right_features)
+    marks = _marks(left, left_features, digests)
+    others = marks if right is left else _marks(right, right_features, digests)
     classes = [np.array([image.class_index for image in images], np.int64) for images in (left, right)]
     for class_index in np.unique(classes[0]):
         ours, theirs = (np.flatnonzero(of == class_index) for of in classes)
@@ -234,11 +243,12 @@ def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _marks(images: Sequence[LabelledImage], features: Features | None) -> _Marks:
+def _marks(images: Sequence[LabelledImage], features: Features | None, digests: Mapping[Path, str] | None) -> _Marks:
     if features is not None and len(features) != len(images):
         raise DatasetError(f"features of {len(features)} images for {len(images)} images; pass one row an image")
     paths = [image.path for image in images]
-    digests = file_digests(paths)
+    if digests is None:
+        digests = file_digests(paths)
     return _Marks([digests.get(path, f"unreadable {path}") for path in paths], _hashes(paths), features)
 
 

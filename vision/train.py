@@ -77,7 +77,7 @@ class Epoch:
 
     epoch: int  # from 1
     train_loss: float  # with label smoothing and augmentation, as it was minimised
-    val_loss: float  # cross-entropy in nats, no smoothing
+    val_loss: float  # of the recipe's kind, without smoothing or weights: cross-entropy in nats, or squared distance
     val_top1: float
     val_top5: float
     lr: float  # of the last step
@@ -176,7 +176,7 @@ def fit(
                 on_step(step, len(rates), time.perf_counter() - stepped)
             stepped = time.perf_counter()
         stepped = None
-        loss, top1, top5 = evaluate(model, validation, options.batch_size)
+        loss, top1, top5 = evaluate(model, validation, options.batch_size, options.loss)
         if not math.isfinite(loss):  # the last step ruined the weights, and no later one would tell
             raise TrainingStopped(
                 f"the validation loss is {loss} after epoch {number}; try a lower lr_max than {options.lr_max:g}"
@@ -257,18 +257,23 @@ def predict_logits(model: nn.Cell, inputs: Rows, batch_size: int) -> NDArray[np.
     return np.concatenate(parts).astype(np.float64)
 
 
-def evaluate(model: nn.Cell, samples: Samples, batch_size: int) -> tuple[float, float, float]:
-    """Return (mean cross-entropy in nats, top-1 rate, top-5 rate) of ``model`` on ``samples``.
+def evaluate(
+    model: nn.Cell, samples: Samples, batch_size: int, loss: Literal["cross_entropy", "squared"] = "cross_entropy"
+) -> tuple[float, float, float]:
+    """Return (mean loss, top-1 rate, top-5 rate) of ``model`` on ``samples``.
 
     Of weights that are no numbers the loss is none either, and the rates mean nothing.
     """
     logits = predict_logits(model, samples.inputs, batch_size)
-    largest = logits.max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # infinite logits: the loss says so
-        log_sum = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0]
     own = logits[np.arange(len(samples)), samples.targets]
+    with np.errstate(invalid="ignore"):  # infinite logits: the loss says so
+        if loss == "squared":
+            losses = np.square(logits).sum(axis=1) - 2 * own + 1
+        else:
+            largest = logits.max(axis=1, keepdims=True)
+            losses = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0] - own
     better = (logits > own[:, None]).sum(axis=1)  # classes that rank above the true one
-    return float((log_sum - own).mean()), float((better < 1).mean()), float((better < 5).mean())
+    return float(losses.mean()), float((better < 1).mean()), float((better < 5).mean())
 
 
 def soft_targets(targets: NDArray[np.int64], classes: int, smoothing: float) -> NDArray[np.float32]:

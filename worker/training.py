@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import shutil
 import tempfile
 import time
@@ -44,10 +43,10 @@ from worker.runtime import Runtime
 from worker.training_data import Seen, Split, TrainingData
 from worker.training_report import TrainingReport, report_files
 
-log = logging.getLogger("sortline.training")
-
 GOLDEN_IMAGES = 16
 SAID_EVERY_S = 5.0  # within an epoch
+LONG_S = 20.0  # a training that takes longer says so after the first step that could be timed
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # and a quota, and a limit of the file system
 
 Report = Callable[[JobEvent], None]
 
@@ -95,7 +94,7 @@ def train_model(
     except VisionError as error:
         raise JobRefused(str(error)) from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in DISK_FULL:
             raise JobRefused(f"the disk is full: {error}; nothing was published") from error
         raise
     finally:
@@ -241,6 +240,7 @@ class _Training:
             frozen_statistics = recipe.batch_norm == "frozen" and self.job.backbone is not None
             model = build_trained(network, freeze, batch_norm_frozen=frozen_statistics)
         augment = Augmentation(**recipe.augmentation.model_dump(exclude={"repeat"})) if freeze == "none" else None
+        pace = _Pace(self.say, prefix)
         history, best = fit(
             model,
             train,
@@ -249,8 +249,8 @@ class _Training:
             fit_options(recipe),
             augment=augment or None,
             checkpoints=self.checkpoints,
-            on_epoch=partial(self._say_epoch, time.perf_counter(), prefix),
-            on_step=_Pace(self.say, prefix),
+            on_epoch=partial(self._say_epoch, pace, prefix),
+            on_step=pace,
             cancelled=self.cancelled,
         )
         logits = predict_logits(model, held_out.inputs, recipe.batch_size)
@@ -263,9 +263,9 @@ class _Training:
             path = Path(file.name)
         return replace(samples, inputs=prototypes.transform(samples.inputs, path))
 
-    def _say_epoch(self, started: float, prefix: str, epoch: Epoch) -> None:
+    def _say_epoch(self, pace: _Pace, prefix: str, epoch: Epoch) -> None:
         epochs = self.recipe.epochs
-        left_s = (time.perf_counter() - started) / epoch.epoch * (epochs - epoch.epoch)
+        left_s = pace.epoch_s(epoch.epoch) * (epochs - epoch.epoch)
         self.say(
             f"{prefix}epoch {epoch.epoch}/{epochs}, loss {epoch.train_loss:.3f}, val {epoch.val_top1:.1%}, "
             f"eta {left_s:.0f} s",
@@ -388,11 +388,19 @@ class _Pace:
     def __init__(self, say: Callable[[str], None], prefix: str) -> None:
         self._say, self._prefix = say, prefix
         self._steps: list[float] = []
+        self._started = self._said = time.monotonic()
+        self._first: int | None = None
+
+    def epoch_s(self, epoch: int) -> float:
+        """Return the seconds of an epoch so far; called after each. A checkpoint may have spared the first ones."""
+        self._first = epoch if self._first is None else self._first
         self._said = time.monotonic()
+        return (self._said - self._started) / (epoch - self._first + 1)
 
     def __call__(self, step: int, steps: int, step_s: float) -> None:
         self._steps.append(step_s)
-        if time.monotonic() - self._said < SAID_EVERY_S:
+        is_first_of_many = self._first is None and len(self._steps) == 1 and (steps - step) * step_s > LONG_S
+        if not is_first_of_many and time.monotonic() - self._said < SAID_EVERY_S:
             return
         self._said = time.monotonic()
         recent = sorted(self._steps)[len(self._steps) // 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from vision.preprocess import Preprocessing
 from vision.train import Samples
 from worker.errors import JobRefused
 from worker.runtime import Runtime
+
+log = logging.getLogger("sortline.training")
 
 FEATURES_FORM = 1  # raised when decoding or augmentation changes, so that features of before are not met again
 
@@ -96,14 +99,16 @@ class TrainingData:
             JobRefused: a side is empty, or ``fail_on_leak`` and ``val/`` holds near copies of training images.
         """
         given = self.dataset.validation is not None
-        found, marks = self._with_marks([*self.dataset.train, *(self.dataset.validation or ())])
+        found, marks = self._readable([*self.dataset.train, *(self.dataset.validation or ())])
         places = {image: place for place, image in enumerate(found)}
         train = [image for image in self.dataset.train if image in places]
         leaks: list[tuple[Path, Path]] = []
         if given:
             validation = [image for image in self.dataset.validation or () if image in places]
             sides = [_marks_of(marks, [places[image] for image in side]) for side in (train, validation)]
-            leaks = find_leaks(train, validation, train_features=sides[0], validation_features=sides[1])
+            leaks = find_leaks(
+                train, validation, train_features=sides[0], validation_features=sides[1], digests=self.digests
+            )
             note = self._told_leaks(validation, leaks, fail_on_leak)
         else:
             dealt = split_by_family(
@@ -112,6 +117,7 @@ class TrainingData:
                 seed=self.recipe.seed,
                 features=marks,
                 known=self.dataset.families,
+                digests=self.digests,
             )
             train, validation = list(dealt.train), list(dealt.validation)
             note = f"{dealt.families} families, none on both sides"
@@ -121,8 +127,15 @@ class TrainingData:
 
     def folds(self, count: int) -> list[tuple[Seen, Seen]]:
         """Return (training, validation) of each fold of all images; families are not parted."""
-        found, marks = self._with_marks([*self.dataset.train, *(self.dataset.validation or ())])
-        fold = fold_by_family(found, folds=count, seed=self.recipe.seed, features=marks, known=self.dataset.families)
+        found, marks = self._readable([*self.dataset.train, *(self.dataset.validation or ())])
+        fold = fold_by_family(
+            found,
+            folds=count,
+            seed=self.recipe.seed,
+            features=marks,
+            known=self.dataset.families,
+            digests=self.digests,
+        )
         with self._reader(self.freeze) as read:
             seen = read(found, self.repeats)
         return [
@@ -149,11 +162,11 @@ class TrainingData:
             what = f"train on in {', '.join(absent)}" if absent else "validate with"
             raise JobRefused(f"no readable image to {what}{first}")
 
-    def _with_marks(self, images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], _LastMap | None]:
+    def _readable(self, images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], _LastMap | None]:
         """Return the readable images and the backbone's plain features of them, by which near copies are found."""
-        images = [image for image in images if image.path in self.digests]
         if self.backbone is None:
-            return images, None
+            self._skip([f"{image.path}: it can't be opened" for image in images if image.path not in self.digests])
+            return [image for image in images if image.path in self.digests], None
         # A cut or whole network is split by the pooled features, too, which cost one pass and stay in the cache.
         with self._reader("backbone") as read:
             seen = read(images, 0)
@@ -191,8 +204,14 @@ class TrainingData:
         return load_pixels(images, self.preprocessing, self.runtime.limits, path, self._told)
 
     def _seen(self, extracted: Extracted, views: int) -> Seen:
-        self.skipped += [error for error in extracted.errors if error not in self.skipped]
+        self._skip(extracted.errors)
         return Seen(extracted.images, extracted.rows, views)
+
+    def _skip(self, errors: Sequence[str]) -> None:
+        for error in errors:
+            if error not in self.skipped:
+                log.warning("training image skipped: %s", error)
+                self.skipped.append(error)
 
     def _told(self, done: int, total: int, rate: float) -> None:
         self.say(f"reading images {done}/{total}, {rate:.0f} img/s, eta {(total - done) / rate:.0f} s")

@@ -59,7 +59,7 @@ def curves_png(history: Sequence[Epoch], best: Epoch) -> bytes:
 
     draw(loss, "training, as minimised", ORANGE, [epoch.train_loss for epoch in history])
     draw(loss, "validation", BLUE, [epoch.val_loss for epoch in history])
-    loss.set_title("Loss (nats)")
+    loss.set_title("Loss")
     draw(accuracy, "top-5", GREEN, [epoch.val_top5 for epoch in history])
     draw(accuracy, "top-1", BLUE, [epoch.val_top1 for epoch in history])
     accuracy.set_title("Validation accuracy")

@@ -122,6 +122,16 @@ def test_metrics_weigh_a_short_last_batch_by_what_it_holds() -> None:
     assert evaluate(model, data, 8) == pytest.approx(evaluate(model, data, 21), rel=1e-5)
 
 
+def test_the_validation_loss_is_of_the_kind_that_training_minimises() -> None:
+    model, data = head(), samples(21)
+    matrix, bias = weights(model)
+    logits = np.asarray(data.inputs) @ matrix.T + bias
+
+    loss, _, _ = evaluate(model, data, 8, "squared")
+
+    assert loss == pytest.approx(np.square(logits - np.eye(3)[data.targets]).sum(axis=1).mean(), rel=1e-5)
+
+
 def test_smoothed_targets_sum_to_one_and_keep_the_true_class_on_top() -> None:
     goals = soft_targets(np.array([2, 0]), 4, 0.2)
 
