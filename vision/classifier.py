@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -116,9 +116,9 @@ class Classifier:
             return [loaded.pixels]
 
         loads = (partial(self._load, source) for source in sources)
-        outputs = forward(self.engine, self._pool, loads, lambda result: take(*result))
+        outputs = list(forward(self.engine, self._pool, loads, lambda result: take(*result)))
         return Inference(
-            outputs,
+            np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32),
             positions,
             images,
             {"decode_s": round(decode_s, 4), "chunk_s": round(time.perf_counter() - started, 4)},
@@ -158,26 +158,32 @@ def forward(
     loads: Iterable[Callable[[], Loaded]],
     take: Callable[[Loaded], list[Pixels]],
     ahead: int = LOADED_AHEAD,
-) -> NDArray[np.float32]:
-    """Return the outputs of all pictures that ``take`` makes of what ``loads`` load, a row each, in order.
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the outputs of all pictures that ``take`` makes of what ``loads`` load: micro-batches of rows, in order.
 
     ``loads`` run in ``pool``, at most ``ahead`` of them before their turn; ``take`` runs here, in order. Micro-batches
     are cut across loads, so the same loads always make the same batches.
     """
     batch: list[Pixels] = []
-    running: list[Future[NDArray[np.float32]]] = []
+    running: deque[Future[NDArray[np.float32]]] = deque()
     waiting = iter(loads)
     loading = deque(pool.submit(load) for load in islice(waiting, ahead))
-    while loading:
-        batch += take(loading.popleft().result())
-        loading.extend(pool.submit(load) for load in islice(waiting, 1))
-        while len(batch) >= engine.micro_batch:
-            running.append(engine.submit(np.stack(batch[: engine.micro_batch])))
-            batch = batch[engine.micro_batch :]
-    if batch:
-        running.append(engine.submit(np.stack(batch)))
-    outputs = [inference.result() for inference in running]
-    return np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32)
+    try:
+        while loading:
+            batch += take(loading.popleft().result())
+            loading.extend(pool.submit(load) for load in islice(waiting, 1))
+            while len(batch) >= engine.micro_batch:
+                running.append(engine.submit(np.stack(batch[: engine.micro_batch])))
+                batch = batch[engine.micro_batch :]
+            while running and running[0].done():
+                yield running.popleft().result()
+        if batch:
+            running.append(engine.submit(np.stack(batch)))
+        while running:
+            yield running.popleft().result()
+    finally:
+        for load in loading:  # left over by an error, or by a caller that wants no more
+            load.cancel()
 
 
 def top_labels(probabilities: NDArray[np.float32], top_k: int) -> list[list[tuple[int, float]]]:

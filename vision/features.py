@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vision.augment import Augmentation
 from vision.classifier import Pixels, forward
@@ -118,18 +119,29 @@ class Extractor:
     ) -> dict[str, str]:
         """Compute the wanted views of each digest into the space; return by digest why an image can't be decoded."""
         errors: dict[str, str] = {}
-        total, done, started = sum(map(len, wanted.values())), 0, time.perf_counter()
+        made: list[bytes] = []  # keys of views that were handed to the engine and are not in the cache yet
+        rows: list[NDArray[np.float32]] = []
+        total, added, started = sum(map(len, wanted.values())), 0, time.perf_counter()
+
+        def keep() -> None:
+            nonlocal added
+            together = np.concatenate(rows)
+            self.space.add(made[: len(together)], together)
+            del made[: len(together)]
+            rows.clear()
+            added += len(together)
+            done = added + sum(len(wanted[digest]) for digest in errors)
+            say(done, total, done / (time.perf_counter() - started))
+
+        loads = (partial(self._load, digest, paths[digest], views) for digest, views in wanted.items())
+        ahead = max(2, VIEWS_AHEAD // max(map(len, wanted.values()), default=1))
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
-            for part in _parts(wanted, VIEWS_AT_ONCE):
-                made: list[bytes] = []
-                take = partial(_take, keys, made, errors)
-                loads = (partial(self._load, digest, paths[digest], wanted[digest]) for digest in part)
-                ahead = max(2, VIEWS_AHEAD // max(len(wanted[digest]) for digest in part))
-                outputs = forward(self.engine, pool, loads, take, ahead=ahead)
-                if made:
-                    self.space.add(made, outputs)
-                done += sum(len(wanted[digest]) for digest in part)
-                say(done, total, done / (time.perf_counter() - started))
+            for outputs in forward(self.engine, pool, loads, partial(_take, keys, made, errors), ahead=ahead):
+                rows.append(outputs)
+                if sum(map(len, rows)) >= VIEWS_AT_ONCE:
+                    keep()
+            if rows:
+                keep()
         return errors
 
     def _load(self, digest: str, paths: list[Path], views: list[int]) -> _Loaded:
@@ -214,17 +226,3 @@ def _take(
     else:
         made.extend(keys[loaded.digest, view] for view in loaded.views)
     return loaded.pixels
-
-
-def _parts(wanted: Mapping[str, list[int]], views: int) -> Iterator[list[str]]:
-    """Yield digests, as many at a time as have about ``views`` views."""
-    part: list[str] = []
-    count = 0
-    for digest, own in wanted.items():
-        part.append(digest)
-        count += len(own)
-        if count >= views:
-            yield part
-            part, count = [], 0
-    if part:
-        yield part

@@ -286,7 +286,7 @@ def test_features_in_the_cache_are_found_without_the_files(tmp_path: Path) -> No
 def test_a_cancelled_job_keeps_what_it_computed_and_the_next_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vision.features.VIEWS_AT_ONCE", 6)
+    monkeypatch.setattr("vision.features.VIEWS_AT_ONCE", 8)
     images = pictures(tmp_path, 8)
     said: list[tuple[int, int]] = []
 
@@ -302,9 +302,21 @@ def test_a_cancelled_job_keeps_what_it_computed_and_the_next_one_goes_on(
     with extractor(tmp_path, rest) as opened:
         extracted = opened.extract(images, digests_of(images), 2, say)
 
-    assert said == [(6, 24), (12, 24), (6, 12), (12, 12)]
-    assert (engine.images, rest.images) == (12, 12)
+    assert said == [(8, 24), (16, 24), (8, 8)]
+    assert (engine.images, rest.images) == (16, 8)
     np.testing.assert_array_equal(extracted.rows[:], extract(tmp_path / "other", images, 2).rows[:])
+
+
+def test_progress_counts_images_that_can_not_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vision.features.VIEWS_AT_ONCE", 4)
+    images = pictures(tmp_path, 6)
+    images[2].path.write_bytes(b"no picture")
+    said: list[tuple[int, int]] = []
+
+    with extractor(tmp_path, PixelEngine()) as opened:
+        opened.extract(images, digests_of(images), 1, lambda done, total, rate: said.append((done, total)))
+
+    assert said == [(4, 12), (10, 12), (12, 12)]
 
 
 def test_a_failing_engine_ends_the_work_and_what_was_computed_is_kept(
