@@ -70,13 +70,14 @@ class Runtime:
         if (found := self._classifiers.get(pin.digest)) is not None:
             self._classifiers.move_to_end(pin.digest)
             return found
-        while len(self._classifiers) >= LOADED_VERSIONS:
-            self._classifiers.popitem(last=False)[1].close()
         try:
             loaded = self._load(pin)
         except (ModelNotFound, ManifestError, ChecksumError, VisionError) as error:
             raise JobRefused(f"model {pin}: {error}") from error
         self._classifiers[pin.digest] = loaded
+        # Only now: a version that fails its checks must not cost a proven one its place.
+        while len(self._classifiers) > LOADED_VERSIONS:
+            self._classifiers.popitem(last=False)[1].close()
         return loaded
 
     def _load(self, pin: ModelPin) -> Classifier:
