@@ -125,6 +125,43 @@ def test_a_job_that_can_not_work_says_why_and_publishes_nothing(
     )
 
 
+def test_labels_with_spaces_scripts_and_html_and_a_class_with_one_image_are_trained_and_reported(
+    home: Path, tmp_path: Path
+) -> None:
+    photos = write_shades(tmp_path / "photos")
+    (photos / "bright").rename(photos / "<b>hell & gut")
+    (photos / "dark").rename(photos / "暗い 影")
+    single = photos / "=1+1"
+    single.mkdir()
+    cv2.imwrite(str(single / "only.png"), np.full((16, 16, 3), 128, np.uint8))
+
+    trained = sortline("train", str(photos), *QUICK, *LEARNS, "--name", "shades", home=home)
+    sortline("label", str(photos), "-o", "r.csv", home=home)
+
+    rows = rows_of(home / "r.csv")
+    assert "49 images in 3 classes" in trained.stderr
+    assert {row["label"] for row in rows} >= {"<b>hell & gut", "暗い 影"}
+    page = (home / "store" / "shades" / "versions" / "0001" / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;hell &amp; gut" in page
+    assert "<b>hell" not in page
+
+
+def test_a_disk_that_fills_up_at_a_checkpoint_ends_the_job_with_the_reason_and_no_version(
+    home: Path, tmp_path: Path
+) -> None:
+    photos = write_shades(tmp_path / "photos")
+    # A file may not grow beyond 200 KB: the pixels fit, a checkpoint does not.
+    limited = ["prlimit", "--fsize=200000", SORTLINE, "train", str(photos), *QUICK, "--name", "shades"]
+
+    done = subprocess.run(limited, env=environment(home), capture_output=True, text=True, timeout=120, check=False)
+
+    assert done.returncode == 1, done.stderr
+    assert "the disk is full" in done.stderr
+    assert "nothing was published" in done.stderr
+    assert not list((home / "store").glob("shades/versions/*"))
+    assert not list((home / "store").glob("shades/staging/*"))
+
+
 def test_a_killed_training_process_starts_again_and_one_version_is_published(
     home: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
