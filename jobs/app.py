@@ -11,6 +11,7 @@ from celery import Celery
 
 from configs.settings import Settings
 from jobs.broker import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, celery_broker_url, tls_options
+from jobs.transport import COMPRESSION
 
 LABEL_QUEUE = "label"
 TRAIN_QUEUE = "train"
@@ -44,7 +45,7 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
         },
         task_serializer="json",
         accept_content=["json"],
-        task_compression="zstd",
+        task_compression=COMPRESSION,
         task_ignore_result=True,  # rows travel on a stream of the run, not through a result backend
         task_acks_late=True,
         task_reject_on_worker_lost=True,  # else a killed child's job is acknowledged, and lost

@@ -17,6 +17,7 @@ from jobs.errors import UnavailableError
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, TrainModel, from_json
 from model_store.errors import StoreUnavailable
 from worker.errors import JobCancelled, JobRefused
+from worker.intake import guard
 from worker.label import label_chunk
 from worker.lease import Lease
 from worker.runtime import Runtime
@@ -56,6 +57,7 @@ def _keep_our_logging(**_: object) -> None:
 
 def register(app: Celery, runtime: Runtime) -> None:
     """Register the tasks of both queues; which one a worker does is decided by the queues it consumes."""
+    guard(app)
 
     # shared=False: a second app in this process (every test) must not inherit these closures.
     @app.task(name=LABEL_CHUNK, bind=True, shared=False, max_retries=TRIES)

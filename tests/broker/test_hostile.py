@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import json
 import pickle
 import subprocess
+import zlib
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +14,10 @@ from typing import Any
 
 import pytest
 import redis
+from kombu import compression
 
 from configs.settings import Settings
+from jobs.app import LABEL_QUEUE
 from jobs.messages import to_json
 from tests.broker.conftest import (
     KEYS,
@@ -45,8 +50,6 @@ def pickled(target: Path) -> dict[str, Any]:
 
 
 def chunk_text(**changes: object) -> str:
-    import json
-
     message = {
         "form": 1,
         "run": "inbox-9",
@@ -57,6 +60,25 @@ def chunk_text(**changes: object) -> str:
     }
     return json.dumps({**message, **changes})
 
+
+def with_body(body: object, **headers: object) -> dict[str, Any]:
+    return {**envelope(**headers), "body": b64encode(json.dumps(body).encode()).decode()}
+
+
+def packed(kind: str, data: bytes) -> dict[str, Any]:
+    return {**envelope(compression=kind), "body": b64encode(data).decode()}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in envelope().items() if key != name}
+
+
+def with_property(name: str, value: object) -> dict[str, Any]:
+    message = envelope()
+    return {**message, "properties": {**message["properties"], name: value}}
+
+
+ZEROS = b"[" + b" " * 70_000_000  # more than a message may hold, and a few kB when packed
 
 ENTRIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "a task that does not exist": lambda _: envelope(task="os.system"),
@@ -83,8 +105,69 @@ ENTRIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "too many paths": lambda _: with_arguments(chunk_text(paths=["a"] * 4097)),
     "a path that is a number": lambda _: with_arguments(chunk_text(paths=[1])),
     "a true top_k": lambda _: with_arguments(chunk_text(top_k=True)),
-    "a body that is no base64": lambda _: {**envelope(), "body": "AAAA"},
+    "a body of three bytes": lambda _: {**envelope(), "body": "AAAA"},
+    "a body that is an object": lambda _: with_body({"a": 1}),
+    "a body of Celery's first protocol": lambda _: with_body({"task": "sortline.label_chunk", "id": "1", "args": [1]}),
+    "a body that is a number": lambda _: with_body(7),
+    "a body of three numbers": lambda _: with_body([7, 8, 9]),
+    "a body of three texts": lambda _: with_body(["a", "b", "c"]),
+    "an empty body": lambda _: with_body([]),
+    "a body that is null": lambda _: with_body(None),
+    "keyword arguments": lambda _: with_body([[chunk_text()], {"x": 1}, {}]),
+    "a task to follow": lambda _: with_body([[chunk_text()], {}, {"callbacks": [{"task": "os.system"}]}]),
+    "a chord to follow": lambda _: with_body([[chunk_text()], {}, {"chord": {"task": "os.system"}}]),
+    "three numbers for a task of Celery's own": lambda _: with_body([7, 8, 9], task="celery.backend_cleanup"),
+    "a bomb in zstd": lambda _: packed("application/zstd", compression.compress(ZEROS, "zstd")[0]),
+    "a bomb in gzip": lambda _: packed("application/x-gzip", zlib.compress(ZEROS)),
+    "a message in bzip2": lambda _: packed("application/x-bz2", bz2.compress(b"[[], {}, {}]")),
+    "a cut zstd frame": lambda _: packed("application/zstd", compression.compress(b"[[], {}, {}]", "zstd")[0][:-4]),
+    "an unknown packing": lambda _: packed("application/x-zoo", b"[]"),
+    "a time that is a number": lambda _: with_arguments(chunk_text(), eta=5),
+    "a time that is no time": lambda _: with_arguments(chunk_text(), eta="noon"),
+    "an end that is a list": lambda _: with_arguments(chunk_text(), expires=[1]),
+    "a time limit that is a text": lambda _: with_arguments(chunk_text(run="x y"), timelimit="long"),
+    "an id that is a list": lambda _: with_arguments(chunk_text(), id=[1]),
+    "a group that is a list": lambda _: with_arguments(chunk_text(run="x y"), group=[1]),
+    "an origin that is an object": lambda _: with_arguments(chunk_text(run="x y"), origin={}, parent_id=[1]),
     "an unknown content type": lambda _: {**envelope(), "content-type": "application/x-yaml"},
+}
+
+# Whoever can push may push anything: these don't even have the form of a message.
+RAW: dict[str, bytes] = {
+    what: data if isinstance(data, bytes) else json.dumps(data).encode()
+    for what, data in {
+        "no text at all": b"\xff\xfe\x00",
+        "no JSON": b"{",
+        "nothing": b"",
+        "JSON number": 7,
+        "JSON text": "text",
+        "JSON null": None,
+        "JSON list": [1, 2, 3],
+        "an empty object": {},
+        "a deep list": b"[" * 200_000,
+        "deep objects": b'{"a":' * 200_000,
+        "kombu's own type, ill-formed": {"__type__": "datetime", "__value__": 7},
+        "kombu's own type, unknown": {"__type__": "os.system", "__value__": "true"},
+        "no properties": without("properties"),
+        "no headers": without("headers"),
+        "no body": without("body"),
+        "no content type": without("content-type"),
+        "no delivery tag": with_property("delivery_tag", None),
+        "a delivery tag that is a list": with_property("delivery_tag", [1]),
+        "no delivery info": with_property("delivery_info", None),
+        "delivery info without exchange": with_property("delivery_info", {"routing_key": "label"}),
+        "an unknown body encoding": with_property("body_encoding", "rot13"),
+        "headers that are a list": {**envelope(), "headers": [1]},
+        "a task name that is a list": envelope(task=[]),
+        "no task name": envelope(task=""),
+        "a task named in the body": {
+            **with_body({"task": [], "id": "1"}),
+            "headers": {},
+        },
+        "a body that is a list": {**envelope(), "body": [1]},
+        "a body that is no base64": {**envelope(), "body": "A"},
+        "properties that are a text": {**envelope(), "properties": "x"},
+    }.items()
 }
 
 
@@ -97,6 +180,9 @@ def test_no_hostile_entry_stops_the_worker_or_runs(
     with working(desk):
         for what, make in ENTRIES.items():
             enqueue(client, make(target))
+            wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, what)
+        for what, data in RAW.items():
+            client.lpush(KEYS.queue(LABEL_QUEUE), data)
             wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, what)
         new_producer(4).finish()
 

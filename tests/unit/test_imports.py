@@ -21,9 +21,11 @@ MAY_IMPORT = {
 }
 CELERY_DOORS = {
     "jobs/app.py",
+    "jobs/transport.py",
     "producer/enqueue.py",
     "producer/gather.py",
     "worker/__main__.py",
+    "worker/intake.py",
     "worker/tasks.py",
 }
 # They run code that is inside the data they read.

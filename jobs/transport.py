@@ -1,0 +1,138 @@
+"""kombu's Redis transport, made to outlive queue entries that are no messages of ours.
+
+kombu pops an entry and trusts its form: one that has another ends the worker, and a compressed body is unpacked whole
+before any limit of ours sees it. Importing this module puts the checked transport in place of kombu's in this process.
+A refused entry is gone from the queue; had it been a chunk, the producer would send it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from base64 import b64decode
+from binascii import Error as Base64Error
+from itertools import count
+from queue import Empty
+from typing import Annotated, Any, Literal, NoReturn
+
+from kombu import compression
+from kombu.exceptions import DecodeError
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from jobs.messages import MAX_MESSAGE_BYTES
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+log = logging.getLogger("sortline.transport")
+
+COMPRESSION = "zstd"
+_refusals = count(1)
+
+
+def _check_base64(text: str) -> str:
+    try:
+        b64decode(text)
+    except Base64Error as error:
+        raise ValueError(f"no base64: {error}") from error
+    return text
+
+
+class _Headers(BaseModel):
+    # What Celery uses as a key or in a comparison before our own code sees the message.
+    model_config = ConfigDict(strict=True)
+
+    task: str = ""
+    id: str = ""
+    retries: int = 0
+    eta: str | None = None
+    compression: str | None = None
+
+
+class _DeliveryInfo(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    exchange: str
+    routing_key: str
+
+
+class _Properties(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    delivery_tag: str
+    delivery_info: _DeliveryInfo
+    body_encoding: Literal["base64"]
+    correlation_id: str | None = None
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    body: Annotated[str, Field(max_length=MAX_MESSAGE_BYTES), AfterValidator(_check_base64)]
+    content_type: str = Field(alias="content-type")
+    content_encoding: str = Field(alias="content-encoding")
+    headers: _Headers
+    properties: _Properties
+
+
+class Channel(kombu_redis.Channel):
+    """A channel that drops what is no JSON."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        self.connection.handing_on = False
+        try:
+            return super()._brpop_read(**options)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            if self.connection.handing_on:
+                raise  # not of the entry: Celery's own trouble
+            _refuse(f"no JSON: {error!r:.200}")
+            raise Empty from error
+
+
+class Transport(kombu_redis.Transport):
+    """A transport that hands on only what has the form of a message."""
+
+    Channel = Channel
+    handing_on = False
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        try:
+            entry = _Entry.model_validate(message)
+        except (ValidationError, RecursionError) as error:
+            _refuse(f"{queue}: {error!s:.500}")
+            return
+        if not entry.headers.task and not queue.endswith("pidbox") and not queue.startswith("celeryev"):
+            _refuse(f"{queue}: no task is named")  # Celery would look for one in the body, trusting its form
+            return
+        self.handing_on = True
+        super()._deliver(message, queue)
+
+
+def unpack(data: bytes) -> bytes:
+    """Return the content of a zstd frame of at most ``MAX_MESSAGE_BYTES``; DecodeError says what is wrong with it."""
+    unpacker = zstd.ZstdDecompressor()
+    try:
+        text: bytes = unpacker.decompress(data, MAX_MESSAGE_BYTES)
+    except zstd.ZstdError as error:
+        raise DecodeError(f"no zstd: {error}") from error
+    if not unpacker.eof:
+        raise DecodeError(f"cut off, or more than {MAX_MESSAGE_BYTES} bytes when unpacked")
+    return text
+
+
+def _refuse_kind(_: bytes) -> NoReturn:
+    raise DecodeError(f"messages are packed with {COMPRESSION} or not at all")
+
+
+def _refuse(why: str) -> None:
+    log.error("queue entry refused and dropped, number %d: %s", next(_refusals), why.replace("\n", " "))
+
+
+for _kind in compression.encoders():
+    compression.register(_refuse_kind, _refuse_kind, _kind)
+compression.register(zstd.compress, unpack, "application/zstd", aliases=[COMPRESSION])
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "jobs.transport:Transport"))

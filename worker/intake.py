@@ -1,0 +1,60 @@
+"""What a worker lets in: the one look at each message before Celery acts upon it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import InvalidTaskError
+from celery.worker.strategy import default
+from kombu.exceptions import DecodeError
+
+from jobs.app import LABEL_CHUNK, TRAIN_MODEL
+
+log = logging.getLogger("sortline.worker")
+
+OURS = (LABEL_CHUNK, TRAIN_MODEL)
+
+
+def guard(app: Celery) -> None:
+    """Let a worker of ``app`` refuse what no producer of ours sends; it is logged, and not put back."""
+    app.conf.task_annotations = {"*": {"Strategy": "worker.intake:strategy"}}
+
+
+def strategy(task: Task, app: Celery, consumer: Any, **options: Any) -> Callable[..., None]:
+    """Return Celery's handler of the messages of ``task``, behind a check.
+
+    Celery unpacks a body of another form than ``[args, kwargs, embed]`` where nothing catches the error: the worker
+    ends, and the message goes back, to end the next one.
+    """
+    handle = default(task, app, consumer, **options)
+
+    def check(message: Any, *rest: Any) -> None:
+        try:
+            if (fault := fault_of(task.name, message.payload)) is not None:
+                raise InvalidTaskError(fault)
+            handle(message, *rest)
+        except (InvalidTaskError, DecodeError):
+            raise  # Celery logs it and rejects the message
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            raise InvalidTaskError(f"its headers can't be used: {error!r:.200}") from error
+
+    return check
+
+
+def fault_of(task: str, body: object) -> str | None:
+    """Return what makes ``body`` unfit as the message of ``task``, or None."""
+    if task not in OURS:
+        return f"{task} is no task of Sortline"
+    if not isinstance(body, list) or len(body) != 3:
+        return "its body is not [args, kwargs, embed]"
+    args, kwargs, embed = body
+    if not isinstance(args, list) or len(args) != 1 or not isinstance(args[0], str):
+        return "its arguments are not one text"
+    if kwargs != {} or not isinstance(embed, dict | None):
+        return "it has keyword arguments"
+    if any((embed or {}).values()):
+        return "it asks for other tasks after it"
+    return None
