@@ -185,7 +185,13 @@ class Settings(BaseSettings):
     window_chunks: int = Field(16, ge=1, le=100_000, description="chunks of a run that may wait in Redis at once")
     stale_s: float = Field(90.0, gt=0, description="seconds without rows after which a lost chunk is sent again")
     visibility_timeout_s: int = Field(
-        60, ge=3, le=86_400, description="seconds after which Redis gives the work of a silent worker to another"
+        10, ge=3, le=86_400, description="seconds after which Redis gives the work of a silent worker to another"
+    )
+    stuck_s: float = Field(
+        300.0, gt=0, description="seconds on one chunk after which a label worker counts as stuck and ends itself"
+    )
+    max_memory_bytes: int = Field(
+        0, ge=0, description="resident memory above which a label worker ends after its chunk, to start anew; 0 never"
     )
 
     device: Literal["auto", "cpu", "cuda", "ascend"] = "auto"

@@ -80,6 +80,11 @@ class JobBoard:
         """Leave word for whoever works on ``job`` to stop."""
         self._leave(job, "cancel")
 
+    def is_wanted(self, job: str) -> bool:
+        """Whether work on ``job`` is of use: nobody cancelled it, and it has not ended. A forgotten job is wanted."""
+        cancel, state = self._client.hmget(self._keys.job(job), "cancel", "state")
+        return not cancel and state not in ENDED
+
     def is_cancelled(self, job: str) -> bool:
         """Whether somebody asked to stop ``job``."""
         return bool(self._client.hget(self._keys.job(job), "cancel"))

@@ -18,6 +18,7 @@ from jobs.errors import BrokerAway, BrokerError
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
+AWAY = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)  # it may come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Keys:
     def jobs(self) -> str:
         """Sorted set of job names by creation time."""
         return f"{self.prefix}jobs"
+
+    def attempts(self, run: str) -> str:
+        """Hash of a run: how many workers began each chunk (by its first index) and have not ended it."""
+        return f"{self.prefix}attempts:{run}"
 
     def inputs(self, job: str) -> str:
         """List of compressed path lists of a detached run."""

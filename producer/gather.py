@@ -11,8 +11,9 @@ import redis
 
 from jobs.app import LABEL_QUEUE
 from jobs.board import JobBoard
-from jobs.broker import Keys
+from jobs.broker import AWAY, Keys
 from jobs.errors import MessageError, UnavailableError
+from jobs.fault import fault
 from jobs.messages import ChunkResult, from_json
 from producer.enqueue import ChunkSender
 from producer.errors import BrokerUnreachable, ProducerError, RunRefused
@@ -22,7 +23,8 @@ READ_S = 0.25  # longest wait for rows before the screen and the lost chunks are
 SURE_LOST_S = 3.0  # a chunk that Redis neither queues nor lends out is lost once it is this old
 CANCEL_LOOK_S = 2.0
 PATIENCE_S = 120.0  # how long Redis may be away
-AWAY = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)
+# A chunk that others' chunks keep waiting is sent again at last: nothing tells it from one that was lost.
+STALE_BEHIND_OTHERS = 8
 
 
 class RunCancelled(ProducerError):
@@ -102,7 +104,8 @@ class Gatherer:
                 time.sleep(pause_s)
             self.watch()
         with contextlib.suppress(*AWAY):  # every row is here; a Redis that is away must not spoil the end
-            self.client.delete(self.keys.results(self.run.plan.run), self.keys.inputs(self.run.plan.run))
+            run = self.run.plan.run
+            self.client.delete(self.keys.results(run), self.keys.inputs(run), self.keys.attempts(run))
         yield self._progress()
 
     def _pick_up(self) -> None:
@@ -119,8 +122,11 @@ class Gatherer:
                 self._note(first, images)
 
     def _send(self, first: int, paths: list[str]) -> None:
+        fault("before send")
         self.sender.send(first, paths)
+        fault("after send")
         self.run.note_sent(first, len(paths))
+        fault("after note")
         self._note(first, len(paths))
 
     def _note(self, first: int, images: int) -> None:
@@ -139,6 +145,7 @@ class Gatherer:
         finally:  # what this run can't use would stop every later try as well
             if entries:
                 self.client.xdel(stream, *(name for name, _ in entries))
+                fault("after deletion")
         return len(entries)
 
     def _record(self, text: object) -> None:
@@ -156,7 +163,9 @@ class Gatherer:
         sent = self._sent.get(result.first)
         if sent is not None and sent.images != len(result.rows):
             return
+        fault("before journal")
         self.run.record(result)
+        fault("after journal")
         if sent is not None:
             self._newest_answered = max(self._newest_answered, sent.order)
             del self._sent[result.first]
@@ -175,9 +184,9 @@ class Gatherer:
         nothing_lent = queue_empty and self._nothing_queued_or_lent()
         for first in old:
             sent = self._sent[first]
-            stale = now - sent.at > self.stale_s * 2**sent.resends
+            waited_stales = (now - sent.at) / (self.stale_s * 2**sent.resends)
             overtaken = sent.order < self._newest_answered
-            if nothing_lent or (stale and (queue_empty or overtaken)):
+            if nothing_lent or waited_stales > (1 if queue_empty or overtaken else STALE_BEHIND_OTHERS):
                 self._send(first, self.run.paths(first, sent.images))
 
     def _nothing_queued_or_lent(self) -> bool:

@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs.fault import fault
 from jobs.messages import ChunkResult, ModelPin
 from jobs.paths import path_to_text
 from producer.errors import ProducerError
@@ -110,8 +111,10 @@ class RunFile:
                 filled = {**asdict(plan), "model": plan.model, "total": counted.total}
                 filled["inputs_digest"] = counted.digest()
                 database.execute("INSERT INTO plan VALUES (?)", (Plan(**filled).to_json(),))
+            fault("inputs written")
             _remove(path)
             beside.replace(path)
+            fault("inputs frozen")
         return cls(path)
 
     def close(self) -> None:

@@ -13,12 +13,13 @@ from typing import Literal
 from configs.settings import Settings
 from jobs.app import TRAIN_MODEL, TRAIN_QUEUE
 from jobs.board import JobState
+from jobs.broker import AWAY
 from jobs.messages import JobEvent, ModelPin, TrainModel, from_json, to_json
 from jobs.paths import path_to_text
 from model_store.errors import ModelNotFound, StoreUnavailable
 from model_store.store import ModelStore
 from producer.errors import BrokerUnreachable, UsageError
-from producer.gather import AWAY, PATIENCE_S
+from producer.gather import PATIENCE_S
 from producer.session import Session
 
 ENDS = frozenset({"done", "failed", "cancelled"})

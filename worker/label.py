@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from jobs.errors import UnavailableError
+from jobs.fault import fault
 from jobs.messages import ChunkResult, LabelChunk, Row
 from jobs.paths import path_to_text, text_to_path
 from vision.classifier import Classifier, Outcome
@@ -38,6 +39,7 @@ def read_below(root: str, path_text: str, max_bytes: int) -> bytes:
     Links are followed as long as they stay below ``root``.
     """
     name = text_to_path(path_text)
+    fault(f"read {path_text}")
     if "\0" in name:
         raise ImageError("not_found", f"{path_text} is no file name: it holds a NUL byte")
     path = os.path.realpath(os.path.join(root, name))  # noqa: PTH118 - absolute parts are refused below

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import signal
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +19,7 @@ import redis
 from configs.settings import Settings
 from jobs.board import JobBoard
 from jobs.broker import Keys, connect
-from jobs.messages import ChunkResult, JobEvent, ModelPin, to_json
+from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound
 from model_store.store import ModelStore
 from vision.classifier import Classifier
@@ -60,6 +64,26 @@ class Runtime:
     def data_root(self) -> Path:
         """Folder that every image path of a message is below."""
         return self.settings.data_root or Path("/")
+
+    @contextmanager
+    def attempt(self, chunk: LabelChunk) -> Iterator[int]:
+        """Give the number of this attempt at ``chunk``. One that raises does not count; one that dies does.
+
+        The count is in Redis, since another worker takes over. A Redis that loses it allows a few more attempts.
+        """
+        key = self.keys.attempts(chunk.run)
+        pipeline = self.client.pipeline()
+        pipeline.hincrby(key, str(chunk.first), 1)
+        pipeline.expire(key, STREAM_KEPT_S)
+        number = int(pipeline.execute()[0])
+        try:
+            yield number
+        except Exception:
+            with suppress(redis.RedisError):
+                self.client.hincrby(key, str(chunk.first), -1)
+            raise
+        with suppress(redis.RedisError):  # it would only be isolated for nothing
+            self.client.hdel(key, str(chunk.first))
 
     def classifier(self, pin: ModelPin) -> Classifier:
         """Return the classifier of exactly this version, loaded and proven on its golden images.
@@ -112,6 +136,15 @@ class Runtime:
         )  # fmt: skip
         return classifier
 
+    def end_if_large(self) -> None:
+        """Ask this worker to end, as SIGTERM would, when it has grown above ``max_memory_bytes``."""
+        limit = self.settings.max_memory_bytes
+        if limit and (resident := resident_bytes()) > limit:
+            log.warning(
+                "resident memory %d above max_memory_bytes %d: this worker ends, to start anew", resident, limit
+            )
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def publish(self, job: str, message: ChunkResult | JobEvent) -> None:
         """Put a message on the job's stream; wait up to a minute for a Redis that is away, then raise its error."""
         deadline, pause_s = time.monotonic() + PUBLISH_PATIENCE_S, 0.2
@@ -129,3 +162,12 @@ class Runtime:
                 log.warning("results wait for Redis job=%s: %s", job, error)
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in RAM; 0 where the system doesn't tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +14,24 @@ from celery.signals import setup_logging
 
 from configs.settings import Settings, training_settings
 from jobs.app import LABEL_CHUNK, TRAIN_MODEL, make_app
+from jobs.broker import AWAY
 from jobs.errors import UnavailableError
+from jobs.fault import fault
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, TrainModel, from_json
 from model_store.errors import StoreUnavailable
 from worker.errors import JobCancelled, JobRefused
 from worker.intake import guard
+from worker.isolated import label_isolated
 from worker.label import label_chunk
 from worker.lease import Lease
 from worker.runtime import Runtime
+from worker.watchdog import watchdog
 
 log = logging.getLogger("sortline.worker")
 
 TRIES = 6  # of a job whose surroundings are away
-ATTEMPTS = 3  # of a training job whose process dies
-LONGEST_WAIT_S = 15  # a waiting retry is held unacknowledged: stay well below the visibility timeout
+ATTEMPTS = 3  # of a chunk or training job whose process dies
+LONGEST_WAIT_S = 15
 
 
 class WorkerApp(Celery):
@@ -35,19 +40,19 @@ class WorkerApp(Celery):
     settings: Settings
 
     def __reduce__(self) -> Any:
-        return worker_app, (self.settings, True)
+        return worker_app, (self.settings, os.getpid())
 
 
-def worker_app(settings: Settings, is_child: bool = False) -> WorkerApp:
-    """Return the worker's app with both tasks registered. Loads no model."""
+def worker_app(settings: Settings, parent_pid: int | None = None) -> WorkerApp:
+    """Return the worker's app with both tasks registered; a pool child says whose it is. Loads no model."""
     app = make_app(settings, WorkerApp)
     app.settings = settings
     setup_logging.connect(_keep_our_logging, weak=False)
     register(app, Runtime(settings))
-    if is_child:
+    if parent_pid is not None:
         from worker.child import prepare_child
 
-        prepare_child(settings)
+        prepare_child(settings, parent_pid)
     return app
 
 
@@ -63,12 +68,15 @@ def register(app: Celery, runtime: Runtime) -> None:
     @app.task(name=LABEL_CHUNK, bind=True, shared=False, max_retries=TRIES)
     def label_chunk_task(task: Task, payload: object) -> str:
         chunk = from_json(LabelChunk, payload)
+        fault("fetched")
         with _lease(task, runtime):
-            if runtime.board.is_cancelled(chunk.run):
-                return "cancelled"
             try:
-                classifier = runtime.classifier(chunk.model)
-                result = label_chunk(chunk, classifier, runtime.data_root, runtime.limits, task.request.hostname or "")
+                if not runtime.board.is_wanted(chunk.run):
+                    return "cancelled, or done"
+                with runtime.attempt(chunk) as attempt:
+                    result = _label(chunk, runtime, attempt, task.request.hostname or "")
+            except AWAY:
+                raise  # Redis can't take another try either; the producer sends again what has no rows
             except JobRefused as error:
                 runtime.publish(chunk.run, _refusal(task, chunk, str(error)))
                 raise
@@ -76,8 +84,11 @@ def register(app: Celery, runtime: Runtime) -> None:
                 if task.request.retries >= TRIES:
                     runtime.publish(chunk.run, _refusal(task, chunk, f"{type(error).__name__}: {error}"))
                     raise
-                raise task.retry(exc=error, countdown=min(2**task.request.retries, LONGEST_WAIT_S)) from error
+                raise task.retry(exc=error, countdown=_wait_s(task, runtime)) from error
+            fault("before publish")
             runtime.publish(chunk.run, result)
+        fault("before ack")
+        runtime.end_if_large()
         failed = sum(row.error is not None for row in result.rows)
         rate = len(result.rows) / max(result.seconds.get("chunk_s", 0.0), 1e-9)
         return f"{len(result.rows)} images, {failed} failed, {rate:.0f} img/s, {chunk.model}"
@@ -119,7 +130,7 @@ def register(app: Celery, runtime: Runtime) -> None:
                 end("failed", str(error))
                 raise
             report(JobEvent(job=job.job, state="progress", text=f"waiting: {error}"))
-            raise task.retry(exc=error, countdown=min(2**task.request.retries, LONGEST_WAIT_S)) from error
+            raise task.retry(exc=error, countdown=_wait_s(task, runtime)) from error
         except Exception as error:
             end("failed", str(error) or type(error).__name__)
             raise
@@ -139,6 +150,24 @@ def _lease(task: Task, runtime: Runtime, job: str | None = None) -> Iterator[thr
     timeout_s = runtime.settings.visibility_timeout_s
     with Lease(runtime.client, runtime.keys, tag, visibility_timeout_s=timeout_s, beat=beat):
         yield cancelled
+
+
+def _label(chunk: LabelChunk, runtime: Runtime, attempt: int, worker: str) -> ChunkResult:
+    """Return the rows of ``chunk``; an image that has ended its workers can't end this one."""
+    if attempt > ATTEMPTS:
+        log.error(
+            "%d workers died on chunk run=%s first=%d: now image by image, in a process of its own",
+            attempt - 1, chunk.run, chunk.first,
+        )  # fmt: skip
+        return label_isolated(chunk, runtime.settings, worker)
+    with watchdog(runtime.settings.stuck_s, f"chunk {chunk.first} of run {chunk.run}"):
+        return label_chunk(chunk, runtime.classifier(chunk.model), runtime.data_root, runtime.limits, worker)
+
+
+def _wait_s(task: Task, runtime: Runtime) -> float:
+    """Return how long the next try waits: longer each time."""
+    # A waiting message is held without a lease: half of the visibility timeout keeps it from being given to another.
+    return min(2.0**task.request.retries, LONGEST_WAIT_S, runtime.settings.visibility_timeout_s / 2)
 
 
 def _refusal(task: Task, chunk: LabelChunk, why: str) -> ChunkResult:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.fault import fault
 from producer.run_file import Plan, RunFile, StoredRow
 
 CONFIDENCE_DIGITS = 4  # more would show the noise between engines
@@ -27,7 +28,9 @@ def write_csv(run: RunFile, path: Path) -> int:
                 count += 1
             file.flush()
             os.fsync(file.fileno())
+        fault("report written")
         beside.replace(path)
+        fault("report renamed")
     finally:
         beside.unlink(missing_ok=True)
     return count

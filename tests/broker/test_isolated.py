@@ -1,0 +1,110 @@
+"""An image that ends whatever reads it costs its own row; its neighbours keep the labels that they would have had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from configs.settings import Settings
+from jobs.messages import ChunkResult, Row
+from tests.broker.conftest import KEYS, chunk_of, stored_pin
+from worker.errors import WorkerError
+from worker.isolated import label_isolated
+from worker.label import label_chunk
+from worker.runtime import Runtime
+from worker.tasks import ATTEMPTS
+
+IMAGES = 6
+POISON = 2
+
+
+def undisturbed(settings: Settings) -> ChunkResult:
+    runtime = Runtime(settings)
+    chunk = chunk_of(settings, 0, IMAGES, pin=stored_pin(settings))
+    result = label_chunk(chunk, runtime.classifier(chunk.model), runtime.data_root, runtime.limits)
+    runtime.classifier(chunk.model).close()
+    return result
+
+
+def isolated(settings: Settings) -> tuple[Row, ...]:
+    return label_isolated(chunk_of(settings, 0, IMAGES, pin=stored_pin(settings)), settings).rows
+
+
+def test_a_chunk_without_poison_has_the_rows_of_an_undisturbed_worker(real_settings: Settings) -> None:
+    assert isolated(real_settings) == undisturbed(real_settings).rows
+
+
+@pytest.mark.parametrize(
+    ("action", "detail"),
+    [
+        ("kill", "the process that labelled it ended with SIGKILL"),
+        ("segv", "the process that labelled it ended with SIGSEGV"),
+        ("memory", "the process that labelled it ended with SIGKILL"),
+        ("hang", "the process that labelled it did not answer within 2 s"),
+    ],
+)
+def test_a_poison_image_costs_its_own_row(
+    real_settings: Settings, monkeypatch: pytest.MonkeyPatch, action: str, detail: str
+) -> None:
+    monkeypatch.setenv("TEST_FAULT", f"read {POISON:05d}.png={action}")
+    calm = undisturbed(real_settings).rows
+
+    rows = isolated(real_settings.model_copy(update={"stuck_s": 2.0 if action == "hang" else 60.0}))
+
+    assert rows[POISON] == Row(error="worker_lost", detail=detail)
+    others = [place for place in range(IMAGES) if place != POISON]
+    assert [rows[place].top[0][0] for place in others] == [calm[place].top[0][0] for place in others]
+    assert [rows[place].width for place in others] == [12] * len(others)
+
+
+def test_a_process_killed_once_for_another_reason_costs_no_row(
+    real_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Alone the image passes; the second time, together with the others, it ends the process.
+    monkeypatch.setenv("TEST_FAULT", f"read {POISON:05d}.png:2")
+
+    rows = isolated(real_settings)
+
+    assert [row.error for row in rows] == [None] * IMAGES
+
+
+def test_a_model_that_can_not_be_loaded_is_not_blamed_on_an_image(real_settings: Settings) -> None:
+    chunk = chunk_of(real_settings, 0, pin=stored_pin(real_settings).model_copy(update={"version": 7}))
+
+    with pytest.raises(WorkerError, match="colours:7"):
+        label_isolated(chunk, real_settings)
+
+
+def test_a_data_root_that_is_away_is_not_blamed_on_an_image(real_settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="is the share mounted"):
+        isolated(real_settings.model_copy(update={"data_root": tmp_path / "away"}))
+
+
+def test_an_isolated_process_is_gone_when_its_chunk_is_done(real_settings: Settings) -> None:
+    before = psutil.Process().num_fds()
+
+    isolated(real_settings)
+
+    assert [child for child in psutil.Process().children() if "worker.isolated" in child.cmdline()] == []
+    assert psutil.Process().num_fds() <= before
+
+
+def test_attempts_that_die_are_counted_and_those_that_end_are_not(real_settings: Settings, client: redis.Redis) -> None:
+    runtime, chunk = Runtime(real_settings), chunk_of(real_settings, 4)
+    key = KEYS.attempts(chunk.run)
+
+    with runtime.attempt(chunk) as first:
+        pass
+    with pytest.raises(OSError, match="share"), runtime.attempt(chunk) as second:
+        raise OSError("share away")
+    assert (first, second, client.exists(key), client.hget(key, "4")) == (1, 1, 1, "0")
+    for number in range(1, ATTEMPTS + 1):
+        assert runtime.attempt(chunk).__enter__() == number  # and the process dies
+    with runtime.attempt(chunk) as last:
+        pass
+
+    assert last == ATTEMPTS + 1
+    assert client.exists(key) == 0
