@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import Celery, Task
@@ -12,18 +13,20 @@ from celery.worker.strategy import default
 from kombu.exceptions import DecodeError
 
 from jobs.app import LABEL_CHUNK, TRAIN_MODEL
+from worker.lease import Lease
+from worker.runtime import Runtime
 
 log = logging.getLogger("sortline.worker")
 
 OURS = (LABEL_CHUNK, TRAIN_MODEL)
 
 
-def guard(app: Celery) -> None:
+def guard(app: Celery, runtime: Runtime) -> None:
     """Let a worker of ``app`` refuse what no producer of ours sends; it is logged, and not put back."""
-    app.conf.task_annotations = {"*": {"Strategy": "worker.intake:strategy"}}
+    app.conf.task_annotations = {"*": {"Strategy": partial(strategy, runtime)}}
 
 
-def strategy(task: Task, app: Celery, consumer: Any, **options: Any) -> Callable[..., None]:
+def strategy(runtime: Runtime, task: Task, app: Celery, consumer: Any, **options: Any) -> Callable[..., None]:
     """Return Celery's handler of the messages of ``task``, behind a check.
 
     Celery unpacks a body of another form than ``[args, kwargs, embed]`` where nothing catches the error: the worker
@@ -36,12 +39,30 @@ def strategy(task: Task, app: Celery, consumer: Any, **options: Any) -> Callable
             if (fault := fault_of(task.name, message.payload)) is not None:
                 raise InvalidTaskError(fault)
             handle(message, *rest)
+            if task.name == TRAIN_MODEL:
+                _hold(message, runtime)
         except (InvalidTaskError, DecodeError):
             raise  # Celery logs it and rejects the message
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
             raise InvalidTaskError(f"its headers can't be used: {error!r:.200}") from error
 
     return check
+
+
+def _hold(message: Any, runtime: Runtime) -> None:
+    """Renew the lease of a training job from here, the parent of the process that trains.
+
+    That process takes seconds to start, and may hold the interpreter's lock while MindSpore compiles: its own lease
+    would run out. Once the connection that brought the message is gone, that lease is the only one left, so that a
+    child's death is seen.
+    """
+    Lease(
+        runtime.client,
+        runtime.keys,
+        message.delivery_tag,
+        visibility_timeout_s=runtime.settings.visibility_timeout_s,
+        ended=lambda: message.acknowledged or message.channel.closed,
+    ).start()
 
 
 def fault_of(task: str, body: object) -> str | None:

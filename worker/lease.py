@@ -19,7 +19,7 @@ log = logging.getLogger("sortline.lease")
 
 
 class Lease:
-    """Context manager: renews the lease of a message until left, or until ``beat`` says to stop."""
+    """Renews the lease of a message, and calls ``beat`` each time: inside its block, or until ``ended`` says so."""
 
     def __init__(
         self,
@@ -29,25 +29,31 @@ class Lease:
         *,
         visibility_timeout_s: float,
         beat: Callable[[], None] = lambda: None,
+        ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._client = client
         self._keys = keys
         self._delivery_tag = delivery_tag
         self._period_s = min(visibility_timeout_s / 4, 2.0)
         self._beat = beat
-        self._ended = threading.Event()
+        self._has_ended = ended
+        self._left = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
-    def __enter__(self) -> Lease:
+    def start(self) -> None:
+        """Renew from now on, in a thread of its own."""
         self._thread.start()
+
+    def __enter__(self) -> Lease:
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        self._left.set()
         self._thread.join(timeout=self._period_s)
 
     def _renew(self) -> None:
-        while not self._ended.wait(self._period_s):
+        while not self._left.wait(self._period_s) and not self._has_ended():
             try:
                 if self._delivery_tag:
                     # xx: never bring back a message that was acknowledged or given away meanwhile.

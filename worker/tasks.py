@@ -62,7 +62,7 @@ def _keep_our_logging(**_: object) -> None:
 
 def register(app: Celery, runtime: Runtime) -> None:
     """Register the tasks of both queues; which one a worker does is decided by the queues it consumes."""
-    guard(app)
+    guard(app, runtime)
 
     # shared=False: a second app in this process (every test) must not inherit these closures.
     @app.task(name=LABEL_CHUNK, bind=True, shared=False, max_retries=TRIES)
@@ -100,6 +100,7 @@ def register(app: Celery, runtime: Runtime) -> None:
         def report(event: JobEvent) -> None:
             runtime.publish(job.job, event)
             runtime.board.update(job.job, state="running", text=event.text)
+            fault("event")
             task.send_event("task-progress", result=event.text)
 
         def end(
