@@ -43,9 +43,9 @@ class Session:
         return make_app(self.settings)
 
     def watch(self) -> None:
-        """Raise when a process of the private stack has ended by itself."""
+        """Start again what has ended of the private stack; StackError when that would not help."""
         if self.stack is not None:
-            self.stack.check()
+            self.stack.look()
 
     def workers(self, kind: str, timeout_s: float = 1.0) -> list[str]:
         """Return the names of the workers that consume queue ``kind`` and answer in time."""

@@ -5,35 +5,26 @@ Same code path as a cluster: only the broker's URL differs. Nobody but this user
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import platform
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import redis
 
 from configs.settings import Settings
-from producer.errors import ProducerError
+from producer.supervisor import StackError, Supervisor
 
 REDIS = "redis"
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
 SOCKET_NOTE = "socket"  # file that says where the socket is; a long SORTLINE_HOME can't hold it itself
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 15.0
-
-
-class StackError(ProducerError):
-    """A process of the private stack can't be started, or has ended."""
 
 
 class LocalStack:
@@ -46,7 +37,8 @@ class LocalStack:
         self._short_folder: Path | None = None
         self._persistent = persistent
         self._owned_folder = not folder
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes = Supervisor(self.folder, lambda line: self.say(line), for_good=persistent)
+        self.say: Callable[[str], None] = _to_stderr  # tells a person what ended, and what is done about it
         self.settings = settings
 
     def __enter__(self) -> LocalStack:
@@ -66,13 +58,8 @@ class LocalStack:
 
     def __exit__(self, *_: object) -> None:
         """Stop workers first, warm, then Redis."""
-        workers = [process for name, process in self._processes.items() if name != REDIS]
-        servers = [process for name, process in self._processes.items() if name == REDIS]
-        for group in (workers, servers):
-            for process in group:
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
-            _wait(group, STOP_LIMIT_S)
+        self._processes.stop(lambda name: name != REDIS, STOP_LIMIT_S)
+        self._processes.stop(lambda name: name == REDIS, STOP_LIMIT_S)
         if self._short_folder is not None:
             shutil.rmtree(self._short_folder, ignore_errors=True)
         if self._owned_folder:
@@ -83,20 +70,8 @@ class LocalStack:
         self.start(f"{kind} worker", [sys.executable, "-m", "worker", "--queues", kind])
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
-        """Start a process whose output goes to a log file in HOME/logs, and that dies with this one."""
-        log = self.log_file(name)
-        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with log.open("ab") as output:
-            self._processes[name] = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,  # `python -m` looks here first: not into whatever folder the user stands in
-                env={**os.environ, **self.environment(), **(environment or {})},
-                start_new_session=True,  # Ctrl-C goes to the owner alone, which then stops the rest in order
-                preexec_fn=_die_with_parent,
-            )
+        """Start a process whose output goes to a log file in HOME/logs; keep it alive while this one looks after it."""
+        self._processes.start(name, command, {**self.environment(), **(environment or {})}, self.log_file(name))
 
     def environment(self) -> dict[str, str]:
         """Return what tells a process of this stack where things are. The URL never stands on a command line."""
@@ -112,14 +87,9 @@ class LocalStack:
         """Where the output of process ``name`` goes."""
         return self.settings.home / "logs" / f"{self.folder.name}-{name.replace(' ', '-')}.log"
 
-    def check(self) -> None:
-        """Raise StackError, with the last lines of its log, when a process has ended by itself."""
-        for name, process in self._processes.items():
-            code = process.poll()
-            if code is not None:
-                raise StackError(
-                    f"the {name} ended with code {code}. Its last words ({self.log_file(name)}):\n{self._tail(name)}"
-                )
+    def look(self) -> None:
+        """Start again what has ended; StackError when that would not help."""
+        self._processes.look()
 
     def _start_redis(self) -> None:
         persistence = (
@@ -137,15 +107,11 @@ class LocalStack:
         )
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
-            self.check()
+            self._processes.demand(REDIS)
             if is_answering(self.socket):
                 return
             time.sleep(0.01)
         raise StackError(f"the private Redis did not answer within {START_LIMIT_S:.0f} s; see {self.log_file(REDIS)}")
-
-    def _tail(self, name: str, lines: int = 12) -> str:
-        with self.log_file(name).open(encoding="utf-8", errors="replace") as log:
-            return "".join(f"  | {line}" for line in deque(log, maxlen=lines)).rstrip()
 
 
 def shared_stack_socket(settings: Settings) -> Path:
@@ -186,18 +152,5 @@ def find_redis_server() -> Path:
     raise StackError("no Redis server on this machine: install redis-server or valkey-server, or set SORTLINE_BROKER")
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this child when its parent dies, kill -9 included. Elsewhere the owner's exit must do."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def _wait(processes: list[subprocess.Popen[bytes]], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)

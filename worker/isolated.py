@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from configs.settings import Settings
+from jobs.endings import how_it_ended
 from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
 from vision.errors import ImageError
 from worker.child import die_with, set_up_logging
@@ -156,16 +156,6 @@ class _Process:
         for pipe in self._pipes:
             os.close(pipe)
         return running.wait()
-
-
-def how_it_ended(code: int) -> str:
-    """Return the name of the signal that ended a process, or its exit code, from ``Popen.returncode``."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
 
 
 def main() -> None:

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jobs.endings import STUCK
+
 log = logging.getLogger("sortline.worker")
 
-STUCK = 70  # EX_SOFTWARE of sysexits.h
 # Code that holds the interpreter's lock stops our thread as well. The C thread of faulthandler needs no lock, but its
 # exit code is 1.
 LOCK_HELD_AFTER_S = 5.0

@@ -91,6 +91,8 @@ def label(
     listed = list(images.paths()) if images.is_read_once else None
     resume = f"to go on: {_command_line()}"
     with RunView(quiet=quiet) as view, open_session(settings, ["label"], start=not detach) as session:
+        if session.stack is not None:
+            session.stack.say = view.say
         opened = open_run(path, session.settings, images, listed, version, top_k=top_k, on_existing=on_existing.value)
         run = opened.run
         try:

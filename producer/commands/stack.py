@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from enum import Enum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -67,7 +68,8 @@ def up(
 ) -> None:
     """Keep a local stack running in the foreground: Redis, a label worker, a training worker, and Flower if installed.
 
-    While it runs, `sortline label` and `sortline train` without a broker use it and start at once. Ctrl-C stops all.
+    While it runs, `sortline label` and `sortline train` without a broker use it and start at once. What ends by itself
+    is started again, after 1, 2, 4 ... 30 seconds. Ctrl-C stops all.
 
     Example:
 
@@ -86,6 +88,7 @@ def up(
     signal.signal(signal.SIGTERM, _as_interrupt)
     signal.signal(signal.SIGINT, _as_interrupt)  # a shell's `&` starts us with SIGINT ignored
     with LocalStack(settings, folder="up", persistent=True) as stack:
+        stack.say = partial(console.print, markup=False)
         stack.start_worker("label")
         if train:
             stack.start_worker("train")
@@ -97,7 +100,7 @@ def up(
         )
         try:
             while True:
-                stack.check()
+                stack.look()
                 time.sleep(0.5)
         except KeyboardInterrupt:
             console.print("stopping: workers finish the work at hand")

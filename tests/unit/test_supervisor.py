@@ -1,0 +1,127 @@
+"""A process that ends is started again, after a wait that grows; one that never will work ends a command."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from producer.supervisor import StackError, Supervisor
+from tests.conftest import wait_until
+
+NOTHING: dict[str, str] = {}
+
+
+class Bench:
+    """A supervisor, what it said, and a count of starts."""
+
+    def __init__(self, folder: Path, *, for_good: bool) -> None:
+        self.said: list[str] = []
+        self.supervisor = Supervisor(folder, self.said.append, for_good=for_good)
+        self._folder = folder
+
+    def start(self, program: str, name: str = "worker") -> None:
+        program = f"import os, pathlib, signal, time; pathlib.Path('starts').open('a').write('x'); {program}"
+        self.supervisor.start(name, [sys.executable, "-c", program], NOTHING, self._folder / "logs" / f"{name}.log")
+
+    @property
+    def starts(self) -> int:
+        file = self._folder / "starts"
+        return len(file.read_text()) if file.exists() else 0
+
+    def look_until(self, starts: int) -> None:
+        def looked() -> bool:
+            self.supervisor.look()
+            return self.starts >= starts
+
+        wait_until(looked, 20, f"{starts} starts")
+
+
+@pytest.fixture(params=[True, False], ids=["for good", "for one command"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, for_good=request.param)
+    yield made
+    made.supervisor.stop(lambda _: True, 5)
+
+
+def test_a_killed_process_starts_again_after_waits_that_double(bench: Bench) -> None:
+    started = time.monotonic()
+    bench.start("os.kill(os.getpid(), signal.SIGKILL)")
+
+    bench.look_until(3)
+
+    assert time.monotonic() - started >= 3
+    assert [line.split(" (log")[0] for line in bench.said[:2]] == [
+        "the worker ended with SIGKILL; it starts again in 1 s",
+        "the worker ended with SIGKILL; it starts again in 2 s",
+    ]
+
+
+def test_a_process_that_ended_in_order_starts_again_at_once(bench: Bench) -> None:
+    bench.start("os._exit(0)")
+
+    bench.look_until(4)
+
+    assert {line.split(" (log")[0] for line in bench.said} == {"the worker ended with code 0; it starts again now"}
+
+
+def test_a_stuck_worker_starts_again(bench: Bench) -> None:
+    bench.start("os._exit(70)")
+
+    bench.look_until(2)
+
+    assert bench.said[0].startswith("the worker ended with code 70; it starts again in 1 s (log: /")
+
+
+def test_a_wrong_setting_ends_the_command_with_the_last_words_of_the_log(bench: Bench) -> None:
+    bench.start("print('setting engine: no such engine'); raise SystemExit(2)")
+
+    with pytest.raises(StackError, match=r"(?s)the worker ended with code 2\. .*worker\.log\):.*no such engine"):
+        bench.look_until(2)
+
+    assert bench.starts == 1
+
+
+def test_a_failure_at_the_start_ends_one_command_and_not_a_lasting_stack(tmp_path: Path) -> None:
+    lasting = Bench(tmp_path, for_good=True)
+    lasting.start("os._exit(1)")
+    lasting.look_until(2)
+    (tmp_path / "one").mkdir()
+    single = Bench(tmp_path / "one", for_good=False)
+    single.start("os._exit(1)")
+
+    with pytest.raises(StackError, match="ended with code 1"):
+        single.look_until(2)
+
+
+def test_a_process_that_never_lives_long_ends_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.supervisor.QUICK_DEATHS", 2)
+    single = Bench(tmp_path, for_good=False)
+    single.start("os.kill(os.getpid(), signal.SIGSEGV)")
+
+    with pytest.raises(StackError, match="ended with SIGSEGV"):
+        single.look_until(4)
+
+    assert single.starts == 3
+
+
+def test_one_that_lived_waits_no_longer_than_at_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.supervisor.LIVED_S", 0.0)
+    bench.start("os.kill(os.getpid(), signal.SIGKILL)")
+
+    bench.look_until(4)
+
+    assert {line.split(" (log")[0] for line in bench.said} == {"the worker ended with SIGKILL; it starts again in 1 s"}
+
+
+def test_stopping_kills_what_does_not_end(bench: Bench) -> None:
+    bench.start("signal.signal(signal.SIGTERM, signal.SIG_IGN); pathlib.Path('ready').touch(); time.sleep(60)")
+    wait_until(lambda: (bench._folder / "ready").exists(), 10)
+    started = time.monotonic()
+
+    bench.supervisor.stop(lambda _: True, 0.2)
+
+    assert time.monotonic() - started < 30
