@@ -19,6 +19,7 @@ import redis
 from configs.settings import Settings
 from jobs.board import JobBoard
 from jobs.broker import Keys, connect
+from jobs.fault import fault
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound
 from model_store.store import ModelStore
@@ -76,6 +77,7 @@ class Runtime:
         pipeline.hincrby(key, str(chunk.first), 1)
         pipeline.expire(key, STREAM_KEPT_S)
         number = int(pipeline.execute()[0])
+        fault("counted")
         try:
             yield number
         except Exception:
