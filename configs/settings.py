@@ -205,6 +205,11 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(100_000_000, ge=1, description="larger files become error rows, unread")
     max_image_pixels: int = Field(100_000_000, ge=1, description="larger images become error rows, undecoded")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field("text", description="of the workers' logs: for people, or JSON lines")
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="on which a worker answers Prometheus; one of its own for each, 0 for none"
+    )
+    metrics_address: str = Field("127.0.0.1", description="that the metrics are bound to; they know no password")
 
     training: TrainingSettings = TrainingSettings()
 

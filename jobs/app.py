@@ -17,6 +17,8 @@ LABEL_QUEUE = "label"
 TRAIN_QUEUE = "train"
 LABEL_CHUNK = "sortline.label_chunk"
 TRAIN_MODEL = "sortline.train_model"
+LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one task
+QUEUED_AT = "queued_at"  # message header: seconds since 1970
 
 
 App: TypeAlias = Celery  # for annotations elsewhere: Celery itself stays behind this door
@@ -53,6 +55,7 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
         worker_prefetch_multiplier=1,  # one chunk at risk
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=True,
+        task_send_sent_event=True,  # what is queued shows in Flower too
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         task_default_queue=LABEL_QUEUE,

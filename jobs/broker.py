@@ -6,7 +6,7 @@ import re
 import ssl
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -19,6 +19,9 @@ MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
 AWAY = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)  # it may come back
+SHORTEST_HIDDEN = 4  # a shorter password stands in half the words of a log
+_IN_USER = re.compile(r"://[^:/@]*:(.*)@")  # to the last @: a password may hold one
+_IN_QUERY = re.compile(r"[?&]password=([^&]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,13 @@ def check(client: redis.Redis, settings: Settings) -> str:
     if numbers < MINIMUM_REDIS:
         raise BrokerError(f"{where} runs Redis {version}; Sortline needs 6.2 or later")
     return version
+
+
+def passwords(settings: Settings) -> frozenset[str]:
+    """Return the broker's password as the URL spells it and as it is, for whoever must keep it out of a text."""
+    url = settings.broker or ""
+    spelled = [match.group(1) for match in (_IN_USER.search(url), _IN_QUERY.search(url)) if match]
+    return frozenset(form for text in spelled for form in (text, unquote(text)) if len(form) >= SHORTEST_HIDDEN)
 
 
 def mask(url: str) -> str:

@@ -1,6 +1,39 @@
-"""The app as Flower loads it (``celery -A jobs.monitored:app flower``): settings from the environment, no tasks."""
+"""The app as Flower loads it (``celery -A jobs.monitored:app flower``), and how Flower shows our jobs.
+
+Settings come from the environment; no task is registered. What ``FLOWER_*`` says wins.
+"""
+
+from __future__ import annotations
+
+from celery import states
+from celery.events.state import TASK_EVENT_TO_STATE, Task
+from flower.options import options
 
 from configs.settings import load_settings
 from jobs.app import App, make_app
+
+# Without the name: the arguments say what it is. The newest are first, since `received` is there.
+COLUMNS = "args,state,result,worker,received,runtime,uuid"
+
+# A task that tells how far it is has started. Celery would make PROGRESS a state of its own, which Flower's filters and
+# its Terminate button don't know.
+TASK_EVENT_TO_STATE["progress"] = states.STARTED
+
+
+def shown(task: Task) -> Task:
+    """Return ``task`` (a copy) as a person reads it: no quotes around text, and a failure's reason as its result."""
+    for name in ("args", "kwargs", "result"):
+        text = getattr(task, name, None)
+        if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+            setattr(task, name, text[1:-1])
+    if task.state in (states.FAILURE, states.RETRY) and task.exception:
+        task.result = task.exception
+    task.root = task.parent = None  # their ids are shown as links
+    return task
+
+
+options.format_task = shown
+options.tasks_columns = COLUMNS
+options.natural_time = True
 
 app: App = make_app(load_settings())

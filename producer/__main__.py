@@ -8,6 +8,7 @@ import typer
 
 from producer.commands import jobs, models
 from producer.commands.label import label
+from producer.commands.monitor import monitor
 from producer.commands.stack import doctor, up, worker
 from producer.commands.train import train
 from producer.errors import FAILURE, OK, UNREACHABLE, USAGE, ProducerError
@@ -31,6 +32,8 @@ app = typer.Typer(
 )
 for command in (label, train, worker, up, doctor):
     app.command()(command)
+# Options that it doesn't know are Flower's.
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from jobs.app import LABEL_CHUNK, LABEL_QUEUE
+from jobs.app import LABEL_CHUNK, LABEL_QUEUE, QUEUED_AT
 from jobs.errors import UnavailableError
 from jobs.messages import LabelChunk, to_json
 from jobs.paths import path_to_text, text_to_path
 from producer.run_file import Plan
+
+NOT_SENT = (OperationalError, redis.RedisError, OSError)  # what Celery raises when Redis takes nothing now
 
 
 class ChunkSender:
@@ -44,6 +48,9 @@ class ChunkSender:
                 # What Flower shows. The arguments themselves would repeat every path in clear.
                 argsrepr=f"{plan.source} chunk {number}/{of}, {len(paths)} images",
                 kwargsrepr=plan.run,
+                parent_id=plan.run,  # Flower links to the run
+                root_id=plan.run,
+                headers={QUEUED_AT: time.time()},
                 retry=False,  # the caller waits, and tells the person why
             )
         except OperationalError as error:

@@ -41,12 +41,13 @@ class _Sent:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. ``waiting`` says what it waits for when it does."""
+    """How far a run is. ``waiting`` says what it waits for when it does, ``worker`` who sent the newest rows."""
 
     done: int
     failed: int
     total: int
     waiting: str = ""
+    worker: str = ""
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class Gatherer:
     _sent: dict[int, _Sent] = field(default_factory=dict)
     _order: int = 0
     _newest_answered: int = 0
+    _newest_worker: str = ""
     _cancel_looked: float = 0.0
     _picked_up: bool = False
     _refused_before: set[int] = field(default_factory=set)
@@ -166,6 +168,7 @@ class Gatherer:
         fault("before journal")
         self.run.record(result)
         fault("after journal")
+        self._newest_worker = result.worker
         if sent is not None:
             self._newest_answered = max(self._newest_answered, sent.order)
             del self._sent[result.first]
@@ -205,4 +208,4 @@ class Gatherer:
                 )
 
     def _progress(self, waiting: str = "") -> Progress:
-        return Progress(self.run.done, self.run.failed, self.run.total, waiting)
+        return Progress(self.run.done, self.run.failed, self.run.total, waiting, self._newest_worker)

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(settings: Settings, queue: str, name: str) -> int:
     """Consume ``queue`` until stopped by a signal; return the exit code."""
-    from worker.child import set_up_logging
+    from worker.logs import set_up_logging
     from worker.tasks import worker_app
 
     set_up_logging(settings)

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
 
 from configs.settings import Settings
-
-FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-
-
-def set_up_logging(settings: Settings) -> None:
-    """Write one line an event to stderr."""
-    logging.basicConfig(level=settings.log_level.upper(), format=FORMAT, stream=sys.stderr, force=True)
-    # Celery repeats every result at level info, and kombu every reconnect attempt.
-    logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
-    logging.getLogger("amqp").setLevel(logging.WARNING)
+from worker.logs import set_up_logging
 
 
 def prepare_child(settings: Settings, parent_pid: int) -> None:

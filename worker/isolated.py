@@ -22,9 +22,10 @@ from configs.settings import Settings
 from jobs.endings import how_it_ended
 from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
 from vision.errors import ImageError
-from worker.child import die_with, set_up_logging
+from worker.child import die_with
 from worker.errors import WorkerError
 from worker.label import label_chunk
+from worker.logs import set_up_logging
 
 CHANCES = 2  # of an image: the process may have been killed for a reason that is not the image
 LOAD_LIMIT_S = 180.0

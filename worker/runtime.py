@@ -30,6 +30,8 @@ from vision.errors import VisionError
 from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing
 from worker.errors import JobRefused
+from worker.logs import log_event
+from worker.metrics import Metrics
 
 log = logging.getLogger("sortline.worker")
 
@@ -49,6 +51,7 @@ class Runtime:
         self.keys = Keys(settings.key_prefix)
         self.limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
         self.store = ModelStore(settings.store_root)
+        self.metrics = Metrics()
         self._classifiers: OrderedDict[str, Classifier] = OrderedDict()
 
     @cached_property
@@ -104,6 +107,7 @@ class Runtime:
         # Only now: a version that fails its checks must not cost a proven one its place.
         while len(self._classifiers) > LOADED_VERSIONS:
             self._classifiers.popitem(last=False)[1].close()
+        self.metrics.note_loaded(pin, loaded.engine, self._classifiers)
         return loaded
 
     def _load(self, pin: ModelPin) -> Classifier:
@@ -132,9 +136,9 @@ class Runtime:
             ) as golden:
                 tolerance = max(manifest.golden.tolerance, PRECISION_TOLERANCE.get(engine.precision, 0.0))
                 difference = classifier.replay(golden["images"], golden["outputs"], tolerance)
-        log.info(
-            "model loaded model=%s engine=%s golden_difference=%.1e load_s=%.2f",
-            pin, engine.describe(), difference, time.perf_counter() - started,
+        log_event(
+            log, "model loaded", model=pin, engine=engine.describe(), golden_difference=f"{difference:.1e}",
+            seconds=round(time.perf_counter() - started, 2),
         )  # fmt: skip
         return classifier
 

@@ -13,7 +13,7 @@ from celery import Celery, Task
 from celery.signals import setup_logging
 
 from configs.settings import Settings, training_settings
-from jobs.app import LABEL_CHUNK, TRAIN_MODEL, make_app
+from jobs.app import LABEL_CHUNK, QUEUED_AT, TRAIN_MODEL, make_app
 from jobs.broker import AWAY
 from jobs.errors import UnavailableError
 from jobs.fault import fault
@@ -24,6 +24,7 @@ from worker.intake import guard
 from worker.isolated import label_isolated
 from worker.label import label_chunk
 from worker.lease import Lease
+from worker.monitoring import show
 from worker.runtime import Runtime
 from worker.watchdog import watchdog
 
@@ -48,7 +49,9 @@ def worker_app(settings: Settings, parent_pid: int | None = None) -> WorkerApp:
     app = make_app(settings, WorkerApp)
     app.settings = settings
     setup_logging.connect(_keep_our_logging, weak=False)
-    register(app, Runtime(settings))
+    runtime = Runtime(settings)
+    register(app, runtime)
+    show(app, runtime)
     if parent_pid is not None:
         from worker.child import prepare_child
 
@@ -69,6 +72,7 @@ def register(app: Celery, runtime: Runtime) -> None:
     def label_chunk_task(task: Task, payload: object) -> str:
         chunk = from_json(LabelChunk, payload)
         fault("fetched")
+        runtime.metrics.note_wait((task.request.headers or {}).get(QUEUED_AT))
         with _lease(task, runtime):
             try:
                 if not runtime.board.is_wanted(chunk.run):
@@ -87,6 +91,7 @@ def register(app: Celery, runtime: Runtime) -> None:
                 raise task.retry(exc=error, countdown=_wait_s(task, runtime)) from error
             fault("before publish")
             runtime.publish(chunk.run, result)
+            runtime.metrics.note_chunk(chunk, result)
         fault("before ack")
         runtime.end_if_large()
         failed = sum(row.error is not None for row in result.rows)

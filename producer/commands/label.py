@@ -132,6 +132,7 @@ def finish(session: Session, run: RunFile, view: RunView, output: Path, max_fail
     from producer.enqueue import ChunkSender
     from producer.gather import Gatherer
     from producer.reports.csv import write_csv
+    from producer.run_events import told
 
     settings = session.settings
     sender = ChunkSender(session.app, run.plan)
@@ -142,7 +143,7 @@ def finish(session: Session, run: RunFile, view: RunView, output: Path, max_fail
     at_start = run.done
     if run.done < run.total:
         session.board.update(run.plan.run, state="running")
-    for progress in gatherer.gather():
+    for progress in told(session, run, gatherer.gather()):
         if progress.done > at_start:
             hint = ""
         elif not asked and session.stack is None and time.monotonic() - started > NO_WORKER_AFTER_S:

@@ -16,7 +16,7 @@ LABELLING = (
     "kombu.transport.redis, celery.apps.worker, celery.concurrency.thread, celery.worker.consumer, celery.worker.loops"
 )
 # Imported by a library where it happens to be there, and not needed.
-OPTIONAL = {"_distutils_hack", "psutil"}
+OPTIONAL = {"_distutils_hack", "cffi", "cryptography", "greenlet", "psutil", "yaml"}
 
 
 def installed_with(name: str, known: set[str] | None = None) -> set[str]:

@@ -1,0 +1,109 @@
+"""What Prometheus can scrape from one worker process. Names and meanings: docs/monitor.md.
+
+Counting costs nothing worth switching off; only the port has a setting. Each Metrics has a registry of its own, so that
+two workers in one process (every test) don't share counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter as Tally
+from collections.abc import Collection
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import start_http_server
+
+from jobs.messages import ChunkResult, LabelChunk, ModelPin
+from vision.engines import Engine
+from worker.logs import log_event
+
+log = logging.getLogger("sortline.worker")
+
+CHUNK_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+class Metrics:
+    """The counts of one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, CPU time, open files: process_*
+        PlatformCollector(registry=registry)
+        self._images = Counter(
+            "sortline_images", "Images that got their row", ["status", "model"], registry=registry
+        )  # fmt: skip
+        self._stages = Counter(
+            "sortline_stage_seconds", "Time by stage of a chunk; stages overlap", ["stage"], registry=registry
+        )
+        self._chunk = Histogram(
+            "sortline_chunk_seconds", "Time to label a chunk", buckets=CHUNK_BUCKETS_S, registry=registry
+        )
+        self._wait = Histogram(
+            "sortline_queue_wait_seconds",
+            "From the sending of a chunk to the start of work on it",
+            buckets=WAIT_BUCKETS_S,
+            registry=registry,
+        )
+        self._batch = Gauge("sortline_batch_images", "Images in one forward pass", ["model"], registry=registry)
+        self._loads = Counter("sortline_model_loads", "Model versions loaded", ["model"], registry=registry)
+        self._loaded = Gauge(
+            "sortline_model_loaded",
+            "1 for each model version that is held ready",
+            ["model", "engine", "device", "precision"],
+            registry=registry,
+        )
+        self._held: dict[str, tuple[ModelPin, Engine]] = {}
+
+    @property
+    def held(self) -> list[tuple[ModelPin, Engine]]:
+        """The model versions that are held ready, the newest last."""
+        return list(self._held.values())
+
+    def note_wait(self, queued_at: object) -> None:
+        """Count how long a chunk waited; ``queued_at`` (seconds since 1970) comes from its message, by its clock."""
+        if isinstance(queued_at, int | float):
+            self._wait.observe(max(0.0, time.time() - queued_at))
+
+    def note_chunk(self, chunk: LabelChunk, result: ChunkResult) -> None:
+        """Count the rows of a chunk and what they took, and log them."""
+        model = str(chunk.model)
+        statuses = Tally("ok" if row.error is None else "error" for row in result.rows)
+        for status, count in statuses.items():
+            self._images.labels(status, model).inc(count)
+        for stage, seconds in result.seconds.items():
+            self._stages.labels(stage.removesuffix("_s")).inc(seconds)
+        seconds = result.seconds.get("chunk_s", 0.0)
+        self._chunk.observe(seconds)
+        log_event(
+            log, "chunk labelled", run=chunk.run, chunk=chunk.first, model=model, images=len(result.rows),
+            failed=statuses["error"], seconds=round(seconds, 4),
+        )  # fmt: skip
+
+    def note_loaded(self, pin: ModelPin, engine: Engine, kept: Collection[str]) -> None:
+        """Count a version that was loaded; of those before, only the digests in ``kept`` are still held."""
+        self._loads.labels(str(pin)).inc()
+        self._batch.labels(str(pin)).set(engine.micro_batch)
+        self._held[pin.digest] = (pin, engine)
+        for digest in self._held.keys() - set(kept):
+            old, was = self._held.pop(digest)
+            self._loaded.remove(*_labels(old, was))
+            self._batch.remove(str(old))
+        self._loaded.labels(*_labels(pin, engine)).set(1)
+
+    def serve(self, address: str, port: int) -> None:
+        """Answer scrapes from now on; a port that can't be had is an error in the log, and no reason not to work."""
+        try:
+            start_http_server(port, address, self.registry)
+        except OSError as error:
+            log_event(
+                log, "metrics can't be served; give each worker a SORTLINE_METRICS_PORT of its own", logging.ERROR,
+                address=address, port=port, error=error,
+            )  # fmt: skip
+            return
+        log_event(log, "metrics served", url=f"http://{address}:{port}/metrics")
+
+
+def _labels(pin: ModelPin, engine: Engine) -> tuple[str, str, str, str]:
+    return str(pin), engine.name, engine.device, engine.precision

@@ -1,0 +1,73 @@
+"""A worker as people see it: what Flower shows of it, its metrics, and what a revoke does to a training job."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import task_revoked
+
+from jobs.app import TRAIN_MODEL
+from jobs.errors import MessageError
+from jobs.messages import JobEvent, TrainModel, from_json
+from worker.runtime import Runtime
+
+
+def show(app: Celery, runtime: Runtime) -> None:
+    """Let the worker of ``app`` serve metrics, and tell Flower's page of it what it is and what it holds."""
+
+    class Monitoring(bootsteps.StartStopStep):
+        """Celery makes one a worker; what ``info`` returns is on the page's tab Other."""
+
+        def start(self, parent: Any) -> None:
+            settings = runtime.settings
+            if settings.metrics_port:
+                runtime.metrics.serve(settings.metrics_address, settings.metrics_port)
+
+        def stop(self, parent: Any) -> None:
+            """The metrics end with the process."""
+
+        def info(self, parent: Any) -> dict[str, object]:
+            return description(runtime, list(parent.app.amqp.queues.consume_from))
+
+    app.steps["worker"].add(Monitoring)
+
+    def revoked(sender: Any = None, request: Any = None, terminated: bool = False, **_: object) -> None:
+        if sender.name == TRAIN_MODEL and sender.app is app:
+            end_revoked(runtime, request.args, terminated=terminated)
+
+    task_revoked.connect(revoked, weak=False)
+
+
+def description(runtime: Runtime, queues: list[str]) -> dict[str, object]:
+    """Return what people want to know of a worker, as words by name."""
+    settings, held = runtime.settings, runtime.metrics.held
+    shown: dict[str, object] = {"sortline": f"{', '.join(queues)} worker, {version('sortline')}"}
+    if held:
+        _, engine = held[-1]
+        shown |= {"engine": engine.name, "device": engine.device, "precision": engine.precision}
+    elif "train" in queues:
+        shown |= {"engine": f"MindSpore {_version('mindspore')}", "device": settings.device}
+    else:  # what the first chunk will choose from
+        shown |= {"engine": settings.engine, "device": settings.device, "precision": settings.precision}
+    shown["models"] = ", ".join(str(pin) for pin, _ in held) or "none loaded yet"
+    return shown
+
+
+def end_revoked(runtime: Runtime, arguments: Any, *, terminated: bool) -> None:
+    """Write the end of a training job that was revoked: Celery drops its message, and somebody may follow the job."""
+    try:
+        job = from_json(TrainModel, arguments[0]).job
+    except (MessageError, IndexError, TypeError, KeyError):
+        return
+    text = "terminated while it ran" if terminated else "revoked before it started"
+    runtime.board.update(job, state="cancelled", text=text)
+    runtime.publish(job, JobEvent(job=job, state="cancelled", text=text))
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
