@@ -54,6 +54,9 @@ class Metrics:
             ["model", "engine", "device", "precision"],
             registry=registry,
         )
+        self._worker = Gauge(
+            "sortline_worker_info", "1, labelled with what this process is", ["queue", "version"], registry=registry
+        )
         self._held: dict[str, tuple[ModelPin, Engine]] = {}
 
     @property
@@ -91,6 +94,10 @@ class Metrics:
             self._loaded.remove(*_labels(old, was))
             self._batch.remove(str(old))
         self._loaded.labels(*_labels(pin, engine)).set(1)
+
+    def note_worker(self, queue: str, version: str) -> None:
+        """Say what this process is."""
+        self._worker.labels(queue, version).set(1)
 
     def serve(self, address: str, port: int) -> None:
         """Answer scrapes from now on; a port that can't be had is an error in the log, and no reason not to work."""

@@ -22,6 +22,7 @@ def show(app: Celery, runtime: Runtime) -> None:
 
         def start(self, parent: Any) -> None:
             settings = runtime.settings
+            runtime.metrics.note_worker(",".join(parent.app.amqp.queues.consume_from), version("sortline"))
             if settings.metrics_port:
                 runtime.metrics.serve(settings.metrics_address, settings.metrics_port)
 

@@ -16,6 +16,13 @@ from producer.errors import FAILURE, OK, UNREACHABLE, UsageError
 from producer.options import Broker, Config, DataRoot, Home, Store, settings_of
 
 
+class LogFormat(str, Enum):
+    """How a worker writes its log."""
+
+    text = "text"
+    json = "json"
+
+
 class Queue(str, Enum):
     """What a worker does."""
 
@@ -26,6 +33,9 @@ class Queue(str, Enum):
 def worker(
     queues: Annotated[Queue, typer.Option("--queues", help="label: consume images; train: consume training jobs.")],
     name: Annotated[str | None, typer.Option(help="Shown in Flower before @host.")] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Lines for people, or JSON for a collector. Also SORTLINE_LOG_FORMAT.")
+    ] = None,
     config: Config = None,
     broker: Broker = None,
     data_root: DataRoot = None,
@@ -49,6 +59,8 @@ def worker(
         )
     environment = {**os.environ, "SORTLINE_HOME": str(settings.home), "SORTLINE_STORE": str(settings.store_root)}
     environment["SORTLINE_BROKER"] = settings.broker
+    if log_format is not None:
+        environment["SORTLINE_LOG_FORMAT"] = log_format.value
     if settings.data_root is not None:
         environment["SORTLINE_DATA_ROOT"] = str(settings.data_root)
     command = [sys.executable, "-m", "worker", "--queues", queues.value]

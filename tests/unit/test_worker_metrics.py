@@ -1,0 +1,102 @@
+"""What a worker counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row
+from tests.broker.conftest import MeanEngine
+from tests.conftest import free_port
+from worker.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+PINS = [ModelPin(name="waste", version=number, digest=str(number) * 64) for number in (1, 2, 3)]
+CHUNK = LabelChunk(run="inbox-1", first=0, paths=("a", "b", "c"), model=PINS[0], top_k=1)
+ROWS = (Row(top=((0, 1.0),)), Row(error="truncated"), Row(top=((1, 0.5),)))
+RESULT = ChunkResult(run="inbox-1", first=0, rows=ROWS, seconds={"decode_s": 0.5, "chunk_s": 0.25})
+
+
+def families(text: str) -> dict[str, str]:
+    """Type of each metric by name."""
+    return {family.name: family.type for family in text_string_to_metric_families(text)}
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    found = metrics.registry.get_sample_value(name, labels)
+    return None if found is None else float(found)
+
+
+def test_rows_count_by_status_and_version_and_times_by_stage() -> None:
+    metrics = Metrics()
+
+    metrics.note_chunk(CHUNK, RESULT)
+    metrics.note_chunk(CHUNK, RESULT)
+
+    assert value(metrics, "sortline_images_total", status="ok", model="waste:1") == 4
+    assert value(metrics, "sortline_images_total", status="error", model="waste:1") == 2
+    assert value(metrics, "sortline_stage_seconds_total", stage="decode") == 1.0
+    assert value(metrics, "sortline_stage_seconds_total", stage="chunk") == 0.5
+    assert value(metrics, "sortline_chunk_seconds_count") == 2
+    assert value(metrics, "sortline_chunk_seconds_bucket", le="0.25") == 2
+    assert value(metrics, "sortline_chunk_seconds_bucket", le="0.1") == 0
+
+
+def test_the_wait_in_the_queue_is_counted_where_the_message_tells_it() -> None:
+    metrics = Metrics()
+
+    for queued_at in (time.time() - 3, time.time() + 60, None, "yesterday"):  # a clock ahead counts as no wait
+        metrics.note_wait(queued_at)
+
+    assert value(metrics, "sortline_queue_wait_seconds_count") == 2
+    assert value(metrics, "sortline_queue_wait_seconds_sum") == pytest.approx(3, abs=0.5)
+
+
+def test_only_versions_that_are_held_show_as_loaded() -> None:
+    metrics, engine = Metrics(), MeanEngine()
+    kept: list[str] = []
+    for pin in PINS:
+        kept = [*kept[-1:], pin.digest]
+        metrics.note_loaded(pin, engine, kept)
+
+    assert [str(pin) for pin, _ in metrics.held] == ["waste:2", "waste:3"]
+    shown = {"engine": "mean", "device": "cpu", "precision": "f32"}
+    held = [value(metrics, "sortline_model_loaded", model=f"waste:{number}", **shown) for number in (1, 2, 3)]
+    assert held == [None, 1, 1]
+    assert value(metrics, "sortline_batch_images", model="waste:1") is None
+    assert value(metrics, "sortline_batch_images", model="waste:3") == engine.micro_batch
+    assert value(metrics, "sortline_model_loads_total", model="waste:1") == 1
+
+
+def test_the_page_lists_the_metrics_and_their_types_as_they_are() -> None:
+    metrics = Metrics()
+    metrics.note_chunk(CHUNK, RESULT)
+    table = (ROOT / "docs" / "monitor.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| `(sortline_\w+)` \| (\w+) \|", table, re.MULTILINE))
+
+    found = families(generate_latest(metrics.registry).decode())
+
+    counters = {name.removesuffix("_total"): kind for name, kind in documented.items()}
+    ours = {name: kind for name, kind in found.items() if name.startswith("sortline_")}
+    assert counters == {name: kind for name, kind in ours.items() if not name.endswith("_created")}
+
+
+def test_metrics_are_served_on_one_address_and_a_taken_port_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    port, metrics = free_port(), Metrics()
+    with caplog.at_level("INFO"):
+        metrics.serve("127.0.0.1", port)
+        Metrics().serve("127.0.0.1", port)
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        assert "sortline_images" in families(answer.read().decode())
+    with socket.socket() as probe, pytest.raises(OSError, match="refused"):
+        probe.connect(("127.0.0.2", port))
+    assert "metrics served" in caplog.text
+    assert "metrics can't be served; give each worker a SORTLINE_METRICS_PORT of its own" in caplog.text
