@@ -72,8 +72,9 @@ def _check_broker(settings: Settings) -> Iterator[Finding]:
 
 def _check_policies(client: redis.Redis) -> Iterator[Finding]:
     try:
-        policy = client.config_get("maxmemory-policy")["maxmemory-policy"]
-        saves = client.config_get("appendonly")["appendonly"]
+        # Not CONFIG GET, which shows passwords and which managed servers and our own ACL forbid.
+        policy = client.info("memory")["maxmemory_policy"]
+        saves = client.info("persistence")["aof_enabled"]
     except (redis.RedisError, KeyError) as error:
         yield Finding(
             "warn", f"eviction policy and persistence can't be read ({error}); want noeviction and appendonly yes"
@@ -87,7 +88,7 @@ def _check_policies(client: redis.Redis) -> Iterator[Finding]:
             f"eviction policy {policy}: Redis would drop queued work unseen; set maxmemory-policy noeviction",
             is_broker=True,
         )
-    if saves == "yes":
+    if saves:
         yield Finding("ok", "persistence: appendonly")
     else:
         yield Finding(

@@ -211,7 +211,7 @@ def test_the_doctor_calls_a_server_that_evicts_bad(settings: Settings, redis_ser
 
 def test_the_doctor_warns_when_the_server_does_not_tell(settings: Settings, redis_server: RedisServer) -> None:
     with redis_server.client() as client:
-        client.execute_command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-config")
+        client.execute_command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-info", "+info|server")
     limited = settings.model_copy(update={"broker": f"redis://plain:pw@127.0.0.1:{redis_server.port}/0"})
 
     first, second = findings(limited, 2)
@@ -220,6 +220,14 @@ def test_the_doctor_warns_when_the_server_does_not_tell(settings: Settings, redi
     assert "pw@" not in first[1]
     assert second[0] == "warn"
     assert "want noeviction and appendonly yes" in second[1]
+
+
+def test_the_doctor_needs_no_right_to_the_configuration(settings: Settings, redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.execute_command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-config")
+    limited = settings.model_copy(update={"broker": f"redis://plain:pw@127.0.0.1:{redis_server.port}/0"})
+
+    assert findings(limited, 3)[1] == ("ok", "eviction policy noeviction")
 
 
 def test_the_doctor_calls_a_wrong_password_bad(home: Path, locked_server: RedisServer) -> None:
