@@ -308,6 +308,15 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return table
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the table in a TOML file that holds no settings; SettingsError says why it can't be read."""
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    return table
+
+
 def _toml_layer(path: Path) -> PydanticBaseSettingsSource:
     try:
         return TomlConfigSettingsSource(Settings, path)

@@ -79,6 +79,7 @@ class ChunkResult(Message):
     rows: Annotated[tuple[Row, ...], Field(max_length=MAX_CHUNK_IMAGES)] = ()
     refused: str | None = None
     worker: str = ""
+    engine: Annotated[str, StringConstraints(max_length=100)] = ""  # "name/device/precision"
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage
 
 

@@ -7,8 +7,10 @@ import sys
 import typer
 
 from producer.commands import jobs, models
+from producer.commands.eval import evaluate
 from producer.commands.label import label
 from producer.commands.monitor import monitor
+from producer.commands.report import report
 from producer.commands.stack import doctor, up, worker
 from producer.commands.train import train
 from producer.errors import FAILURE, OK, UNREACHABLE, USAGE, ProducerError
@@ -30,10 +32,11 @@ app = typer.Typer(
     130 interrupted.
     """,
 )
-for command in (label, train, worker, up, doctor):
+for command in (label, report, train, worker, up, doctor):
     app.command()(command)
 # Options that it doesn't know are Flower's.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)
+app.command("eval")(evaluate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -48,6 +49,59 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file with settings, or the name of one that ships."),
 ]
+
+Formats = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="LIST",
+        help="csv, parquet, jsonl, html; several with commas. The default is the suffix of -o.",
+        rich_help_panel="Reports",
+    ),
+]
+ProbColumns = Annotated[
+    bool,
+    typer.Option("--prob-columns", help="A column with the probability of every class.", rich_help_panel="Reports"),
+]
+ClassMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-map",
+        metavar="FILE",
+        help="Other names and groups for labels in the reports: a TOML file, or a CSV of label, name, group.",
+        rich_help_panel="Reports",
+    ),
+]
+EmbedMb = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1000,
+        help="Size of the thumbnails inside report.html, MB; more are linked.",
+        rich_help_panel="Reports",
+    ),
+]
+SortInto = Annotated[
+    Path | None,
+    typer.Option(
+        "--sort-into", metavar="DIR", help="Put each labelled image into DIR/LABEL/ too.", rich_help_panel="Reports"
+    ),
+]
+
+
+class By(str, Enum):
+    """How ``--sort-into`` places an image."""
+
+    link = "link"
+    copy = "copy"
+    move = "move"
+
+
+SortBy = Annotated[
+    By,
+    typer.Option("--by", help="How: a link to the image, a copy, or the image itself.", rich_help_panel="Reports"),
+]
+EMBED_MB = 32.0
 
 
 def settings_of(

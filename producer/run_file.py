@@ -11,9 +11,10 @@ import fcntl
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,15 @@ CREATE TABLE rows (
     idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
 );
 CREATE TABLE sent (first INTEGER PRIMARY KEY, images INTEGER NOT NULL);
+"""
+# What reports tell beside the rows. Made where it lacks, so that run files of earlier versions still open.
+REPORT_SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunks (
+    first INTEGER PRIMARY KEY, images INTEGER NOT NULL, worker TEXT NOT NULL, engine TEXT NOT NULL,
+    seconds TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS work (started REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
 """
 
 
@@ -53,6 +63,7 @@ class Plan:
     chunk_images: int
     total: int = 0
     inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
+    folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
@@ -77,6 +88,16 @@ class StoredRow(NamedTuple):
     height: int
 
 
+class StoredChunk(NamedTuple):
+    """Who answered one chunk: how many new rows, with what engine ("name/device/precision"), when, seconds by stage."""
+
+    images: int
+    worker: str
+    engine: str
+    seconds: dict[str, float]
+    at: float
+
+
 class RunFile:
     """An open run file, held against other producers until closed."""
 
@@ -88,6 +109,7 @@ class RunFile:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(REPORT_SCHEMA)
             self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
             self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
         except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
@@ -104,7 +126,7 @@ class RunFile:
             beside = path.with_suffix(".new")
             _remove(beside)
             with closing(sqlite3.connect(beside, isolation_level=None)) as database, database:
-                database.executescript(SCHEMA)
+                database.executescript(SCHEMA + REPORT_SCHEMA)
                 database.execute("BEGIN")
                 counted = _Counted(paths)
                 database.executemany("INSERT INTO inputs VALUES (?, ?)", enumerate(counted))
@@ -116,6 +138,16 @@ class RunFile:
             beside.replace(path)
             fault("inputs frozen")
         return cls(path)
+
+    @staticmethod
+    def peek(path: Path) -> tuple[Plan, list[str]] | None:
+        """Return plan and ``requests`` of the run file at ``path`` without holding it; None when it is none."""
+        try:
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+                plan = Plan.from_json(database.execute("SELECT json FROM plan").fetchone()[0])
+                return plan, [text for (text,) in database.execute("SELECT request FROM reports ORDER BY rowid")]
+        except (sqlite3.Error, TypeError, ValueError, KeyError):
+            return None
 
     def close(self) -> None:
         """Close the file and let others have it."""
@@ -168,6 +200,11 @@ class RunFile:
                 )
                 failed += cursor.rowcount == 1 and row.error is not None
             new = self._db.total_changes - before
+            if new:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
+                    (result.first, new, result.worker, result.engine, json.dumps(result.seconds), time.time()),
+                )
             self._db.execute("DELETE FROM sent WHERE first = ?", (result.first,))
         self.done += new
         self.failed += failed
@@ -180,6 +217,34 @@ class RunFile:
     def sent(self) -> list[tuple[int, int]]:
         """Return (index of the first image, images) of each chunk that was sent and has no rows yet."""
         return list(self._db.execute("SELECT first, images FROM sent ORDER BY first"))
+
+    def begin_work(self) -> None:
+        """Note that a command works on this run from now on: its chunks count to the seconds since."""
+        self._db.execute("INSERT INTO work VALUES (?)", (time.time(),))
+
+    def spells(self) -> list[tuple[float, float]]:
+        """Return (start, last chunk) of each command's work on this run, in seconds since 1970; idle ones left out."""
+        found = self._db.execute(
+            "SELECT started, (SELECT max(at) FROM chunks WHERE at >= started AND at < until) FROM"
+            " (SELECT started, lead(started, 1, 1e12) OVER (ORDER BY started) AS until FROM work) ORDER BY started"
+        )
+        return [(started, ended) for started, ended in found if ended is not None]
+
+    def chunks(self, since: float = 0.0) -> Iterator[StoredChunk]:
+        """Yield who answered each chunk whose rows came at ``since`` (seconds since 1970) or later."""
+        found = self._db.execute(
+            "SELECT images, worker, engine, seconds, at FROM chunks WHERE at >= ? ORDER BY first", (since,)
+        )
+        for images, worker, engine, seconds, at in found:
+            yield StoredChunk(images, worker, engine, json.loads(seconds), at)
+
+    def requests(self) -> list[str]:
+        """Return the reports that were asked for, the newest last, as ``producer/reports/request.py`` wrote them."""
+        return [text for (text,) in self._db.execute("SELECT request FROM reports ORDER BY rowid")]
+
+    def keep_request(self, main: str, text: str) -> None:
+        """Keep what was asked for in place of what had the same main report."""
+        self._db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (main, text))
 
     def rows(self) -> Iterator[StoredRow]:
         """Yield every input in order, with its row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -50,6 +51,34 @@ def run_path(settings: Settings, source: Source, origin: str, model: str | None,
     key = "\0".join([source.base, origin, model or "", str(top_k), str(report)])
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[:40] or "run"
     return settings.home / "runs" / f"{slug}-{sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.run"
+
+
+def find_run(settings: Settings, text: str) -> RunFile:
+    """Return the run that ``text`` means: a run file, the name of a run, or a report that was made of one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from producer.reports.request import Request
+
+    given = Path(os.path.abspath(text))  # noqa: PTH100 - links stay as the user wrote them
+    if given.suffix == ".run" and given.is_file():
+        return RunFile(given)
+    found = []
+    for path in (settings.home / "runs").glob("*.run"):
+        peeked = RunFile.peek(path)
+        if peeked is None:
+            continue
+        plan, requests = peeked
+        outputs = {output for request in requests for output in Request.from_json(request).outputs.values()}
+        if text in (plan.run, path.stem) or str(given) in outputs:
+            found.append((path.stat().st_mtime, path))
+    if not found:
+        raise UsageError(
+            f"no run {text}: pass a run file, the name of a run, or a report that one of the runs in "
+            f"{settings.home / 'runs'} has made"
+        )
+    return RunFile(max(found)[1])
 
 
 def open_run(
@@ -110,6 +139,7 @@ def _new_run(
         model=ModelPin(name=manifest.name, version=manifest.version, digest=version.manifest.digest),
         labels=[entry.label for entry in manifest.classes],
         groups=[entry.group for entry in manifest.classes],
+        folders=[entry.folder for entry in manifest.classes],
         top_k=min(top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
     )

@@ -30,7 +30,8 @@ def label_chunk(
     outcomes, seconds = classifier.classify(sources, chunk.top_k)
     # strict: as many rows as paths, or no result at all
     rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
-    return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, seconds=seconds)
+    engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
+    return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
 
 
 def read_below(root: str, path_text: str, max_bytes: int) -> bytes:

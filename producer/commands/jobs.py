@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from producer.errors import UsageError
-from producer.options import Broker, Home, settings_of
+from producer.options import Broker, Formats, Home, settings_of
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and gather jobs.")
 
@@ -109,7 +109,11 @@ def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
 @app.command()
 def gather(
     job: Job,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The report to write.")] = Path("report.csv"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The report to write, or a folder; the default is what `label` was told."),
+    ] = None,
+    formats: Formats = None,
     max_failures: Annotated[int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     broker: Broker = None,
@@ -124,6 +128,7 @@ def gather(
     from producer.commands.label import finish
     from producer.detached import download
     from producer.progress import RunView
+    from producer.reports.request import Request, request_of
     from producer.run_file import RunFile
     from producer.session import open_session
 
@@ -140,7 +145,10 @@ def gather(
         if run is None:
             run = download(session.client, session.keys, job, settings.home / "runs" / f"{job}.run")
         try:
-            code = finish(session, run, view, output, max_failures)
+            request = Request.from_json(run.requests()[-1]) if run.requests() else None
+            if output is not None or formats is not None or request is None:
+                request = request_of(output or Path("report.csv"), formats)
+            code = finish(session, run, view, request, max_failures)
         finally:
             run.close()
     raise typer.Exit(code)

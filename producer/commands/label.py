@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.errors import OK, TOO_MANY_FAILURES
-from producer.options import Broker, Config, DataRoot, Home, Store, settings_of
+from producer.errors import OK, TOO_MANY_FAILURES, UsageError
+from producer.options import (
+    EMBED_MB,
+    Broker,
+    By,
+    ClassMapFile,
+    Config,
+    DataRoot,
+    EmbedMb,
+    Formats,
+    Home,
+    ProbColumns,
+    SortBy,
+    SortInto,
+    Store,
+    settings_of,
+)
 
 if TYPE_CHECKING:
+    from configs.settings import Settings
     from producer.progress import RunView
+    from producer.reports.request import Request
+    from producer.reports.tally import Tally
     from producer.run_file import RunFile
     from producer.session import Session
 
+MOST_KEPT = 1000  # labels of an image in a message: jobs/messages.py: LabelChunk.top_k
 NO_WORKER_AFTER_S = 4.0  # without a row, ask whether anybody is there to label
 
 
@@ -38,7 +58,10 @@ def label(
             help="A folder (searched recursively), an image, a .txt list of paths, or - to read the list.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The report to write.")] = Path("report.csv"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The report to write; or a folder for all of them.")
+    ] = Path("report.csv"),
+    formats: Formats = None,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
@@ -54,13 +77,18 @@ def label(
         bool, typer.Option("--detach", help="Only enqueue; `sortline jobs gather JOB` collects the report.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    prob_columns: ProbColumns = False,
+    class_map: ClassMapFile = None,
+    embed_mb: EmbedMb = EMBED_MB,
+    sort_into: SortInto = None,
+    by: SortBy = By.link,
     config: Config = None,
     broker: Broker = None,
     data_root: DataRoot = None,
     store: Store = None,
     home: Home = None,
 ) -> None:
-    """Label images with a trained network, through the queue; write one CSV row an image.
+    """Label images with a trained network, through the queue; write reports with one row an image.
 
     With no broker, everything that is needed (a private Redis, a worker) is started and taken down again.
     An image that can't be read is a row with status "error" and the reason; the others are labelled all the same.
@@ -72,10 +100,39 @@ def label(
 
       sortline label photos/ -o monday.csv --model waste26:3     # exactly version 3
 
+      sortline label photos/ -o monday/ --format csv,html        # a folder with a page to look at
+
       find /mnt -name '*.jpg' | sortline label - -o found.csv    # a list
 
       sortline label photos/ --broker redis://queue:6379/0 --data-root /mnt/photos
     """
+    from producer.reports.request import request_of
+
+    request = request_of(
+        output, formats, ranks=top_k, probabilities=prob_columns, class_map=class_map, embed_mb=embed_mb
+    )
+    settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
+    labelling = Labelling(source, model, request, max_failures, on_existing, detach, quiet, sort_into, by)
+    raise typer.Exit(label_source(settings, labelling))
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """What one command labels, and what becomes of the answers."""
+
+    source: str
+    model: str | None
+    request: Request
+    max_failures: int | None = None
+    on_existing: OnExisting = OnExisting.resume
+    detach: bool = False
+    quiet: bool = False
+    sort_into: Path | None = None
+    by: By = By.link
+
+
+def label_source(settings: Settings, labelling: Labelling) -> int:
+    """Label a source through the queue and write its reports; return the exit code."""
     from model_store.store import ModelStore
     from producer.gather import RunCancelled
     from producer.images import open_source
@@ -83,19 +140,33 @@ def label(
     from producer.runs import find_model, open_run, run_path
     from producer.session import open_session
 
-    settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
-    images = open_source(source)
+    request, detach = labelling.request, labelling.detach
+    images = open_source(labelling.source)
     models = ModelStore(settings.store_root)
-    version = find_model(models, model)
-    path = run_path(settings, images, source, model, top_k, output.absolute())
+    version = find_model(models, labelling.model)
+    top_k = _kept(request, len(version.manifest.classes))
+    path = run_path(settings, images, labelling.source, labelling.model, top_k, request.main)
+    if labelling.sort_into is not None:
+        from producer.reports.sorting import check_folder
+
+        check_folder(labelling.sort_into, images.base, images.is_folder)
     listed = list(images.paths()) if images.is_read_once else None
     resume = f"to go on: {_command_line()}"
-    with RunView(quiet=quiet) as view, open_session(settings, ["label"], start=not detach) as session:
+    with RunView(quiet=labelling.quiet) as view, open_session(settings, ["label"], start=not detach) as session:
         if session.stack is not None:
             session.stack.say = view.say
-        opened = open_run(path, session.settings, images, listed, version, top_k=top_k, on_existing=on_existing.value)
+        opened = open_run(
+            path,
+            session.settings,
+            images,
+            listed,
+            version,
+            top_k=top_k,
+            on_existing=labelling.on_existing.value,
+        )
         run = opened.run
         try:
+            request.layout(run)  # refuses a class map of other labels before anything is labelled
             for line in [opened.note, *images.unreadable]:
                 if line:
                     view.say(line)
@@ -109,11 +180,17 @@ def label(
                     model=str(run.plan.model),
                 )
             if detach:
+                request.keep(run)
                 enqueue_all(session, run)
                 print(run.plan.run)
-                view.say(f"{run.total} images enqueued; collect with: sortline jobs gather {run.plan.run} -o {output}")
-                return
-            code = finish(session, run, view, output, max_failures)
+                view.say(
+                    f"{run.total} images enqueued; collect with: sortline jobs gather {run.plan.run} -o {request.main}"
+                )
+                return OK
+            code = finish(session, run, view, request, labelling.max_failures)
+            if labelling.sort_into is not None:
+                sort_run(run, request, labelling.sort_into, labelling.by, view.say)
+            return code
         except KeyboardInterrupt:
             view.say(f"interrupted after {run.done} of {run.total} images; {resume}")
             raise
@@ -124,14 +201,13 @@ def label(
             raise
         finally:
             run.close()
-    raise typer.Exit(code)
 
 
-def finish(session: Session, run: RunFile, view: RunView, output: Path, max_failures: int | None) -> int:
-    """Bring a run to its end, write the report, say what became of it; return the exit code."""
+def finish(session: Session, run: RunFile, view: RunView, request: Request, max_failures: int | None) -> int:
+    """Bring a run to its end, write the reports, say what became of it; return the exit code."""
     from producer.enqueue import ChunkSender
     from producer.gather import Gatherer
-    from producer.reports.csv import write_csv
+    from producer.reports.request import write_reports
     from producer.run_events import told
 
     settings = session.settings
@@ -143,6 +219,7 @@ def finish(session: Session, run: RunFile, view: RunView, output: Path, max_fail
     at_start = run.done
     if run.done < run.total:
         session.board.update(run.plan.run, state="running")
+        run.begin_work()
     for progress in told(session, run, gatherer.gather()):
         if progress.done > at_start:
             hint = ""
@@ -151,28 +228,48 @@ def finish(session: Session, run: RunFile, view: RunView, output: Path, max_fail
             if not session.workers("label"):
                 hint = "no label worker answers; start one: sortline worker --queues label"
                 view.say(hint)
-        view.show(progress, hint)
+        view.show(progress, hint, run)
     sender.close()
     seconds = time.monotonic() - started
-    write_csv(run, output)
+    counts = write_reports(run, request, max_pixels=settings.max_image_pixels, say=view.say)
     text = f"{run.total} rows, {run.failed} failed"
     session.board.update(run.plan.run, state="done", text=text)
     view.stop()
-    view.say(summary(run, run.done - at_start, seconds, output, max_failures))
+    view.say(summary(run, counts, run.done - at_start, seconds, max_failures))
+    view.conclude(counts, request)
     allowed = run.total if max_failures is None else max_failures
     return TOO_MANY_FAILURES if run.failed > allowed else OK
 
 
-def summary(run: RunFile, labelled: int, seconds: float, output: Path, max_failures: int | None) -> str:
-    """Return the closing lines: how many, how fast, what failed and why, where the report lies."""
-    reasons = Counter(row.error for row in run.rows() if row.error)
-    why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+def sort_run(run: RunFile, request: Request, into: Path, by: By, say: Callable[[str], None]) -> None:
+    """Put the images of a run into class folders, and say what became of it."""
+    from producer.reports.sorting import sort_images, undo_file
+
+    done = sort_images(run, request.layout(run), into, by.value)
+    for sentence in done.told:
+        say(sentence)
+    more = f", {done.left} left where they are" if done.left else ""
+    say(f"sorted by {by.value} into {into}: {done.placed} images{more}")
+    say(f"to undo it: sortline report --undo-sort {undo_file(into, run)}")
+
+
+def summary(run: RunFile, counts: Tally, labelled: int, seconds: float, max_failures: int | None) -> str:
+    """Return the closing line: how many, how fast, what failed and why."""
+    why = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.most_common())
     rate = f" in {seconds:.1f} s, {labelled / max(seconds, 1e-9):.0f} img/s" if labelled else ""
     failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
     if run.failed and max_failures is None:
         failed += ", which is allowed without --max-failures"
-    labels = f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"
-    return f"{labels}\nreport: {output}"
+    return f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"
+
+
+def _kept(request: Request, classes: int) -> int:
+    """Return how many labels of an image the run keeps: all of them when each has a column."""
+    if not request.probabilities:
+        return request.ranks or 1
+    if classes > MOST_KEPT:
+        raise UsageError(f"--prob-columns: a model of {classes} classes; a worker answers at most {MOST_KEPT} an image")
+    return classes
 
 
 def enqueue_all(session: Session, run: RunFile) -> None:

@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-from jobs.fault import fault
-from producer.run_file import Plan, RunFile, StoredRow
+from producer.reports.files import replacing
+from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
+from producer.run_file import RunFile
 
-CONFIDENCE_DIGITS = 4  # more would show the noise between engines
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+ERROR_COLUMNS = ["path", "error", "error_detail", "width", "height"]
 
 
-def write_csv(run: RunFile, path: Path) -> int:
+def write_csv(run: RunFile, path: Path, layout: Layout | None = None) -> int:
     """Write the report beside ``path`` and rename it there; return its rows. UTF-8, RFC 4180, ``\\n`` line ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header(run.plan))
-            count = 0
-            for cells in cells_of(run):
-                writer.writerow(cells)
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        fault("report written")
-        beside.replace(path)
-        fault("report renamed")
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
+    shown = layout or Layout.of(run.plan)
+    return _write(path, header(shown), (cells_of(shown, answer) for answer in shown.answers(run)))
 
 
-def header(plan: Plan) -> list[str]:
+def write_errors(run: RunFile, path: Path, layout: Layout) -> int:
+    """Write the images that have an error row alone, and return how many there are."""
+    failed = (answer for answer in layout.answers(run) if answer.error)
+    return _write(path, ERROR_COLUMNS, ([safe_cell(answer.path), *_picture(answer)] for answer in failed))
+
+
+def header(layout: Layout) -> list[str]:
     """Return the column names."""
-    more = [name for rank in range(2, ranks(plan) + 1) for name in (f"label_{rank}", f"confidence_{rank}")]
+    more = [name for rank in range(2, layout.ranks + 1) for name in (f"label_{rank}", f"confidence_{rank}")]
     return [
         "path",
         "status",
@@ -51,19 +43,25 @@ def header(plan: Plan) -> list[str]:
         "width",
         "height",
         "model",
+        *(f"p:{name}" for name in layout.probability_names),
     ]
 
 
-def ranks(plan: Plan) -> int:
-    """How many labels a row holds."""
-    return min(plan.top_k, len(plan.labels))
-
-
-def cells_of(run: RunFile) -> Iterator[list[str]]:
-    """Yield the cells of each row."""
-    plan, model = run.plan, str(run.plan.model)
-    for row in run.rows():
-        yield [safe_cell(row.path), *_answer(plan, row), *_picture(row), model if row.top or row.error else ""]
+def cells_of(layout: Layout, answer: Answer) -> list[str]:
+    """Return the cells of one row."""
+    cells = [cell for name, value in answer.ranked for cell in (safe_cell(name), _digits(value))]
+    cells += [""] * (2 * layout.ranks - len(cells))
+    probabilities = [_digits(value) if answer.ranked else "" for value in answer.probabilities]
+    return [
+        safe_cell(answer.path),
+        answer.status,
+        *cells[:2],
+        safe_cell(answer.group or ""),
+        *cells[2:],
+        *_picture(answer),
+        answer.model,
+        *probabilities,
+    ]
 
 
 def safe_cell(text: str) -> str:
@@ -71,20 +69,37 @@ def safe_cell(text: str) -> str:
     return "'" + text if text.startswith(_FORMULA_STARTS) else text
 
 
-def _answer(plan: Plan, row: StoredRow) -> list[str]:
-    width = 2 * ranks(plan) + 2
-    if not row.top:
-        return ["error" if row.error else "missing", *[""] * (width - 1)]
-    cells = [cell for index, value in row.top for cell in (plan.labels[index], f"{value:.{CONFIDENCE_DIGITS}f}")]
-    cells = [safe_cell(cell) for cell in cells] + [""] * (width - 2 - len(cells))
-    group = plan.groups[row.top[0][0]] or ""
-    return ["ok", *cells[:2], safe_cell(group), *cells[2:]]
-
-
-def _picture(row: StoredRow) -> list[str]:
+def _picture(answer: Answer) -> list[str]:
     return [
-        row.error or "",
-        safe_cell(row.detail),
-        str(row.width) if row.width else "",
-        str(row.height) if row.height else "",
+        answer.error or "",
+        safe_cell(answer.detail),
+        str(answer.width) if answer.width else "",
+        str(answer.height) if answer.height else "",
     ]
+
+
+def _digits(value: float) -> str:
+    return f"{value:.{CONFIDENCE_DIGITS}f}"
+
+
+def _write(path: Path, head: list[str], rows: Iterator[list[str]]) -> int:
+    count = 0
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        # The writer quotes what holds a character of its line end. With "\n" alone a bare return, which a label may
+        # hold, would stand unquoted, and readers would take it for the end of the row.
+        writer = csv.writer(_UnixLines(file), lineterminator="\r\n")
+        writer.writerow(head)
+        for cells in rows:
+            writer.writerow(cells)
+            count += 1
+    return count
+
+
+@dataclass(slots=True)
+class _UnixLines:
+    """A file for ``csv.writer`` whose rows end with ``\\n`` instead of ``\\r\\n``."""
+
+    file: TextIO
+
+    def write(self, line: str) -> None:
+        self.file.write(line[:-2] + "\n")

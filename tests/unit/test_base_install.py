@@ -12,7 +12,8 @@ from packaging.utils import canonicalize_name
 
 LABELLING = (
     "producer.__main__, producer.gather, producer.runs, producer.stack, producer.detached, producer.training,"
-    "producer.doctor, producer.reports.csv, worker.__main__, worker.tasks, worker.child, vision.engines.openvino,"
+    "producer.doctor, producer.reports.request, producer.reports.page, jinja2, "
+    "worker.__main__, worker.tasks, worker.child, vision.engines.openvino, "
     "kombu.transport.redis, celery.apps.worker, celery.concurrency.thread, celery.worker.consumer, celery.worker.loops"
 )
 # Imported by a library where it happens to be there, and not needed.

@@ -17,6 +17,7 @@ from jobs.messages import ModelPin
 from producer import errors
 from producer.__main__ import app
 from producer.reports.csv import header
+from producer.reports.layout import Layout
 from producer.run_file import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,4 +156,4 @@ def test_documented_columns_are_those_of_the_report(name: str) -> None:
         column for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for column in re.findall(r"`(\w+)`", row)
     ]
 
-    assert columns == header(plan)
+    assert columns == header(Layout.of(plan))

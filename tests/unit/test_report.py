@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.messages import ChunkResult, ModelPin, Row
-from producer.reports.csv import header, ranks, safe_cell, write_csv
+from producer.reports.csv import header, safe_cell, write_csv
+from producer.reports.layout import Layout
 from producer.run_file import Plan, RunFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,8 +96,8 @@ def test_with_one_label_a_row_there_are_no_further_columns(tmp_path: Path) -> No
 def test_no_more_columns_than_the_model_has_labels(tmp_path: Path) -> None:
     run = made(tmp_path, ["a.jpg"], [OK], top_k=100)
 
-    assert ranks(run.plan) == 3
-    assert [name for name in header(run.plan) if name.startswith("label")] == ["label", "label_2", "label_3"]
+    assert Layout.of(run.plan).ranks == 3
+    assert [name for name in header(Layout.of(run.plan)) if name.startswith("label")] == ["label", "label_2", "label_3"]
 
 
 def test_a_row_with_fewer_labels_than_columns_is_filled_up(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""report.jsonl: one JSON object an input, in input order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from producer.reports.files import replacing
+from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
+from producer.run_file import RunFile
+
+
+def write_jsonl(run: RunFile, path: Path, layout: Layout) -> int:
+    """Write the report beside ``path`` and rename it there; return its rows."""
+    count = 0
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        for answer in layout.answers(run):
+            # One line whatever a label holds: JSON escapes line ends; U+2028 is none for readers of JSON lines.
+            file.write(json.dumps(record(layout, answer), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def record(layout: Layout, answer: Answer) -> dict[str, Any]:
+    """Return one row; text stands as it is, since nothing runs formulas in JSON."""
+    best = answer.ranked[0] if answer.ranked else None
+    found: dict[str, Any] = {
+        "path": answer.path,
+        "status": answer.status,
+        "label": best[0] if best else None,
+        "confidence": round(best[1], CONFIDENCE_DIGITS) if best else None,
+        "group": answer.group,
+        "top": [{"label": name, "confidence": round(value, CONFIDENCE_DIGITS)} for name, value in answer.ranked],
+        "error": answer.error,
+        "error_detail": answer.detail or None,
+        "width": answer.width or None,
+        "height": answer.height or None,
+        "model": answer.model or None,
+    }
+    if layout.probability_names and best:
+        values = (round(value, CONFIDENCE_DIGITS) for value in answer.probabilities)
+        found["probabilities"] = dict(zip(layout.probability_names, values, strict=True))
+    return found

@@ -1,0 +1,136 @@
+"""What all formats of a report share: its columns, what classes are called in it, and the row of each image."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from producer.errors import UsageError
+from producer.run_file import Plan, RunFile, StoredRow
+
+CONFIDENCE_DIGITS = 4  # more would show the noise between engines
+
+ClassMap = Mapping[str, tuple[str, str | None]]  # label of the model -> name and group in reports
+_NO_MAP: ClassMap = {}
+
+
+class Answer(NamedTuple):
+    """One image as every format shows it.
+
+    ``ranked`` holds (name, confidence), the most probable first; ``probabilities`` one value a column of them.
+    """
+
+    path: str
+    status: str  # "ok", "error" or "missing"
+    ranked: list[tuple[str, float]]
+    group: str | None
+    probabilities: list[float]
+    error: str | None
+    detail: str
+    width: int
+    height: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The columns of a run's reports.
+
+    Attributes:
+        names, groups: by class index, after the class map. Several classes may have one name.
+        ranks: how many labels a row shows.
+        probability_names: the names with a column of their own; empty without ``--prob-columns``.
+    """
+
+    names: list[str]
+    groups: list[str | None]
+    ranks: int
+    model: str
+    probability_names: list[str]
+
+    @classmethod
+    def of(
+        cls, plan: Plan, *, ranks: int | None = None, class_map: ClassMap = _NO_MAP, probabilities: bool = False
+    ) -> Layout:
+        """Return the layout of ``plan``; UsageError when its rows can't fill the columns, or the map has other labels.
+
+        Args:
+            ranks: labels a row; as many as the run kept by default.
+        """
+        classes = len(plan.labels)
+        kept = min(plan.top_k, classes)
+        if probabilities and kept < classes:
+            raise UsageError(
+                f"run {plan.run} kept {kept} of {classes} labels an image, so not every class's probability is known; "
+                "label again with --prob-columns"
+            )
+        for label in class_map.keys() - set(plan.labels):
+            near = difflib.get_close_matches(label, plan.labels, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(plan.labels[:30])}"
+            raise UsageError(f"the class map names {label!r}, which is no label of {plan.model}{meant}")
+        mapped = [class_map.get(label, (label, None)) for label in plan.labels]
+        names = [name for name, _ in mapped]
+        return cls(
+            names=names,
+            groups=[new or old for (_, new), old in zip(mapped, plan.groups, strict=False)],
+            ranks=min(ranks or kept, kept),
+            model=str(plan.model),
+            probability_names=list(dict.fromkeys(names)) if probabilities else [],
+        )
+
+    def answers(self, run: RunFile) -> Iterator[Answer]:
+        """Yield the row of each image, in input order."""
+        places = {name: place for place, name in enumerate(self.probability_names)}
+        for row in run.rows():
+            yield self._answer(row, places)
+
+    def _answer(self, row: StoredRow, places: Mapping[str, int]) -> Answer:
+        probabilities = [0.0] * len(places)
+        if places:
+            for index, value in row.top:  # classes of one name share a column
+                probabilities[places[self.names[index]]] += value
+        return Answer(
+            row.path,
+            "ok" if row.top else "error" if row.error else "missing",
+            [(self.names[index], value) for index, value in row.top[: self.ranks]],
+            self.groups[row.top[0][0]] if row.top else None,
+            probabilities,
+            row.error,
+            row.detail,
+            row.width,
+            row.height,
+            self.model if row.top or row.error else "",
+        )
+
+
+def read_class_map(path: Path) -> dict[str, tuple[str, str | None]]:
+    """Return the class map in a TOML file (label = "name" or {name, group}), or in a CSV of label, name, group."""
+    if path.suffix.lower() == ".toml":
+        from configs.settings import read_toml
+
+        found = {label: _entry(path, label, value) for label, value in read_toml(path).items()}
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"label", "name"} <= set(reader.fieldnames or ()):
+                raise UsageError(
+                    f"{path} has no columns label and name; a class map is a CSV with them, or a .toml file"
+                )
+            found = {row["label"]: _entry(path, row["label"], dict(row)) for row in reader}
+    if not found:
+        raise UsageError(f"{path} maps no label")
+    return found
+
+
+def _entry(path: Path, label: str, value: object) -> tuple[str, str | None]:
+    fields = {"name": value} if isinstance(value, str) else value
+    if not isinstance(fields, dict) or not fields.keys() <= {"label", "name", "group"}:
+        raise UsageError(f'{path}: {label!r} must be a name, or a table such as {{name = "paper", group = "dry"}}')
+    name, group = fields.get("name") or label, fields.get("group") or None
+    if not isinstance(name, str) or not (group is None or isinstance(group, str)):
+        raise UsageError(f"{path}: name and group of {label!r} must be text")
+    return name, group

@@ -1,0 +1,274 @@
+"""report.html: one page that holds all it needs. Its only script is ours, known to the browser by its hash.
+
+Text of files, labels and workers passes jinja's escaping, or stands as JSON in a block that browsers don't run; the
+page's policy is a second lock. A gallery of 20,000 images is what a browser bears; of larger runs it holds a part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from time import localtime, strftime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from jobs.paths import path_to_text, text_to_path
+from producer.progress import duration
+from producer.reports.files import replacing
+from producer.reports.layout import CONFIDENCE_DIGITS, Layout
+from producer.reports.page_parts import evaluated, histogram, ranked
+from producer.reports.summary import Timing
+from producer.reports.tally import Tally
+from producer.reports.thumbnails import SMALL_PX, thumbnails
+from producer.reports.truth import FolderTruth
+from producer.run_file import RunFile, StoredRow
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+TEMPLATES = Path(__file__).with_name("templates")
+GALLERY_IMAGES = 20_000
+LISTED_ERRORS = 200
+SHOWN_FIRST = 24  # of the least sure, and of the mistakes
+SLOW_IMAGES = 2000  # from here on the making of thumbnails is worth a word
+
+
+def write_page(
+    run: RunFile,
+    path: Path,
+    layout: Layout,
+    counts: Tally,
+    *,
+    embed_mb: float,
+    max_pixels: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Write the page beside ``path`` and rename it there.
+
+    Args:
+        embed_mb: size of the thumbnails inside; further images are linked to, and load when they are looked at.
+        max_pixels: images that claim more get no thumbnail.
+        say: is told when it takes long.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    script, style = (Markup(TEMPLATES.joinpath(name).read_text("utf-8")) for name in ("report.js", "report.css"))  # noqa: S704 - ours
+    chosen = _choose(run, counts)
+    gallery = _Gallery(run, layout, path.parent, counts.evaluation is not None)
+    if sum(1 for row in chosen if row.top) > SLOW_IMAGES:
+        say(f"making thumbnails for {path.name}")
+    pictures = _embedded(gallery, chosen, counts, int(embed_mb * 1_000_000), max_pixels)
+    by_index = {row.input_index: row for row in chosen}
+    figures = {
+        name: [gallery.figure(by_index[index], pictures) for index in indexes[:SHOWN_FIRST]]
+        for name, indexes in (("review", counts.least_sure), ("mistakes", counts.mistakes))
+    }
+    page = environment.get_template(
+        "report.html"
+    ).stream(
+        title=run.plan.source,
+        subtitle=_subtitle(run),
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        cards=_cards(run, counts),
+        counts=counts,
+        labels=ranked(counts.labels),
+        groups=ranked(counts.groups),
+        reasons=ranked(counts.reasons),
+        histogram=histogram(counts),
+        evaluation=evaluated(counts.evaluation) if counts.evaluation else None,
+        review=figures["review"],
+        mistakes=figures["mistakes"],
+        errors=[row for row in chosen if row.error][:LISTED_ERRORS],
+        sampled=_sampled(counts, len(chosen)),
+        data=(Markup(piece) for piece in gallery.json(chosen, pictures)),  # noqa: S704 - escaped by _json
+        footer=f"Made by Sortline {version('sortline')} from run {run.plan.run}; model {run.plan.model}, "
+        f"{run.plan.model.digest[:12]}.",
+    )
+    page.enable_buffering(64)
+    with replacing(path) as beside, beside.open("wb") as file:
+        page.dump(file, encoding="utf-8")
+
+
+def _choose(run: RunFile, counts: Tally) -> list[StoredRow]:
+    """Return the rows of the gallery: all, or those to look at first, some errors, and every so-manieth of the rest."""
+    if run.total <= GALLERY_IMAGES:
+        return list(run.rows())
+    wanted = {*counts.least_sure, *counts.mistakes}
+    step = -(-run.total // GALLERY_IMAGES)
+    errors = 0
+    chosen = []
+    for row in run.rows():
+        errors += row.error is not None
+        first_errors = row.error is not None and errors <= LISTED_ERRORS
+        if row.input_index in wanted or first_errors or row.input_index % step == 0:
+            chosen.append(row)
+    return chosen
+
+
+def _sampled(counts: Tally, chosen: int) -> str:
+    if chosen == counts.images:
+        return ""
+    step = -(-counts.images // GALLERY_IMAGES)
+    return (
+        f"The gallery holds {chosen:,} of {counts.images:,} images: the least sure, the worst mistakes, the first "
+        f"errors and one in {step} of the others. All counts on this page are of all images."
+    )
+
+
+def _embedded(
+    gallery: _Gallery, chosen: Sequence[StoredRow], counts: Tally, limit: int, max_pixels: int
+) -> dict[int, str]:
+    """Return base64 thumbnails by input index until ``limit`` bytes are full, those to look at first before others."""
+    first = dict.fromkeys([*counts.least_sure[:SHOWN_FIRST], *counts.mistakes[:SHOWN_FIRST]])
+    by_index = {row.input_index: row for row in chosen if row.top}
+    order = [*first, *(index for index in by_index if index not in first)]
+    found: dict[int, str] = {}
+    made = thumbnails((gallery.file(by_index[index].path) for index in order), max_pixels)
+    size = 0
+    for index, data in zip(order, made, strict=True):
+        if data is None:
+            continue
+        found[index] = b64encode(data).decode()
+        size += len(found[index])
+        if size > limit:
+            del found[index]
+            made.close()
+            break
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    path: str
+    name: str
+    confidence: float
+    truth: str
+    second: str
+    source: str
+    tiny: bool
+
+    @property
+    def wrong(self) -> bool:
+        return bool(self.truth) and self.truth != self.name
+
+
+class _Gallery:
+    """Turns rows into what the page shows of an image."""
+
+    def __init__(self, run: RunFile, layout: Layout, folder: Path, with_truth: bool) -> None:
+        self._base = run.plan.base
+        self._layout = layout
+        self._folder = os.path.realpath(folder)
+        self._truth = FolderTruth(run.plan, layout) if with_truth else None
+        self._names = list(dict.fromkeys(layout.names))
+        self._places = {name: place for place, name in enumerate(self._names)}
+
+    def file(self, path: str) -> str:
+        return os.path.join(self._base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
+
+    def link(self, path: str) -> str:
+        """Return the address of an image, relative to the page, so that both may be moved together."""
+        try:
+            relative = os.path.relpath(self.file(path), self._folder)
+        except ValueError:  # a NUL byte: no file
+            return ""
+        return "./" + quote(os.fsencode(relative))
+
+    def figure(self, row: StoredRow, pictures: dict[int, str]) -> _Figure:
+        names = [self._layout.names[index] for index, _ in row.top[:2]]
+        embedded = pictures.get(row.input_index)
+        return _Figure(
+            row.path,
+            names[0],
+            row.top[0][1],
+            (self._truth.name(row.path) if self._truth else "") or "",
+            names[1] if len(names) > 1 else "",
+            f"data:image/webp;base64,{embedded}" if embedded else "",
+            0 < max(row.width, row.height) <= SMALL_PX,
+        )
+
+    def json(self, rows: Iterable[StoredRow], pictures: dict[int, str]) -> Iterator[str]:
+        yield f'{{"names":{_json(self._names)},"images":[\n'
+        for number, row in enumerate(rows):
+            yield (",\n" if number else "") + _json(self._columns(row, pictures))
+        yield "\n]}"
+
+    def _columns(self, row: StoredRow, pictures: dict[int, str]) -> list[Any]:
+        names = self._layout.names
+        ranks = [
+            [self._places[names[index]], round(value, CONFIDENCE_DIGITS)]
+            for index, value in row.top[: self._layout.ranks]
+        ]
+        truth = self._truth.name(row.path) if self._truth else None
+        return [
+            row.path,
+            ranks[0][0] if ranks else -1,
+            ranks[0][1] if ranks else -1,
+            self._places[truth] if truth is not None else -1,
+            ranks,
+            row.error or "",
+            row.detail,
+            row.width,
+            row.height,
+            pictures.get(row.input_index, ""),
+            self.link(row.path),
+        ]
+
+
+def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
+    timing = Timing.of(run)
+    missing = f", {counts.missing:,} without an answer yet" if counts.missing else ""
+    cards = [{"name": "Images", "value": f"{counts.images:,}", "note": f"{counts.ok:,} labelled{missing}"}]
+    evaluation = counts.evaluation
+    if evaluation is not None and evaluation.images:
+        shown = [("Accuracy", evaluation.top1)]
+        shown += [("In the first 5", evaluation.top5)] if len(set(counts.labels)) > 5 else []
+        shown += [("Right group", evaluation.groups)] if evaluation.groups else []
+        for name, score in shown:
+            low, high = score.interval
+            note = f"{score.right:,} of {score.images:,}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+            cards.append({"name": name, "value": f"{100 * score.share:.1f} %", "note": note})
+    failed_note = ", ".join(f"{name} {count:,}" for name, count in ranked(counts.reasons)[:3])
+    cards.append({"name": "Not readable", "value": f"{counts.failed:,}", "note": failed_note or "every image was read"})
+    if counts.ok:
+        mean = f"{100 * counts.confidence_sum / counts.ok:.1f} %"
+        unsure = sum(counts.histogram[: len(counts.histogram) // 2])
+        cards.append({"name": "Confidence", "value": mean, "note": f"on average; {unsure:,} images below 50 %"})
+    if timing.rate:
+        note = f"{timing.images:,} images in {duration(max(1, round(timing.seconds)))}"
+        cards.append({"name": "Rate", "value": f"{timing.rate:,.0f} img/s", "note": note})
+    return cards
+
+
+def _subtitle(run: RunFile) -> str:
+    timing = Timing.of(run)
+    parts = [path_to_text(run.plan.base), f"labelled by {run.plan.model}"]
+    if timing.ended:
+        parts.append(strftime("%Y-%m-%d %H:%M", localtime(timing.ended)))
+    engines = [name.replace("/", " ") for name in timing.engines if name != "unknown"]
+    parts += [", ".join(engines)] if engines else []
+    parts += [f"{len(timing.workers)} workers"] if len(timing.workers) > 1 else []
+    return " · ".join(parts)
+
+
+def _json(value: object) -> str:
+    """Return JSON that can stand in a page's data block: nothing in it ends the block or starts another."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _hash(text: Markup) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"

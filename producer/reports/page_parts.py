@@ -1,0 +1,118 @@
+"""Counts in the form that the page's template draws: bars, histogram, confusion matrix."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from producer.reports.summary import counted
+from producer.reports.tally import Tally
+from producer.reports.truth import ClassScore, Evaluation, Score
+
+MOST_IN_MATRIX = 60  # classes; beyond, the most frequent confusions are listed
+MOST_LISTED = 100
+SHADES = 8
+WIDTH, HEIGHT, LEFT, BELOW = 420, 200, 44, 20  # of the histogram, in its own units
+
+
+def ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Return counts, the largest first."""
+    return list(counted(counts).items())
+
+
+def histogram(counts: Tally) -> dict[str, Any]:
+    """Return bars and marks of the images by confidence; wrong ones lie on top of right ones."""
+    bins = len(counts.histogram)
+    most = max(*counts.histogram, 1)
+    room = HEIGHT - BELOW - 10
+    step = (WIDTH - LEFT - 4) / bins
+    drawn: list[dict[str, Any]] = []
+    for place, (images, wrong) in enumerate(zip(counts.histogram, counts.wrong_histogram, strict=True)):
+        height, wrong_height = room * (images - wrong) / most, room * wrong / most
+        words = f"{100 * place // bins} to {100 * (place + 1) // bins} %: {images:,} images"
+        if counts.evaluation is not None:
+            words += f", {wrong:,} of them wrong"
+        top = HEIGHT - BELOW - height
+        drawn.append(
+            {
+                "x": round(LEFT + 2 + place * step, 2),
+                "width": round(step - 2, 2),
+                "y": round(top, 2),
+                "height": round(height, 2),
+                "wrong_y": round(top - wrong_height, 2),
+                "wrong_height": round(wrong_height, 2),
+                "words": words,
+            }
+        )
+    filled = [bar["words"] for bar, images in zip(drawn, counts.histogram, strict=True) if images]
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "bins": drawn,
+        "lines": [{"y": round(HEIGHT - BELOW - room * part, 2), "text": f"{most * part:,.0f}"} for part in (0, 0.5, 1)],
+        "marks": [
+            {"x": LEFT + 2 + (WIDTH - LEFT - 4) * part, "text": f"{100 * part:.0f} %", "anchor": anchor}
+            for part, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end"))
+        ],
+        "words": "Images by confidence. " + "; ".join(filled) + ".",
+    }
+
+
+def evaluated(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what the template needs of an evaluation."""
+    classes = evaluation.classes()
+    names = [item.name for item in classes]
+    folders = ranked(evaluation.other_folders)
+    confusions = evaluation.confusions()
+    return {
+        "words": _words(evaluation),
+        "names": names,
+        "truths": [item.name for item in classes if item.images],
+        "matrix": _matrix(evaluation, classes) if len(names) <= MOST_IN_MATRIX else [],
+        "confusions": confusions[:MOST_LISTED],
+        "classes": [_class(item) for item in sorted(classes, key=lambda item: (item.recall.share, item.name))],
+        "groups": [_class(item) for item in evaluation.group_classes()],
+        "other_folders": folders[:MOST_LISTED],
+        "more_folders": max(0, len(folders) - MOST_LISTED),
+    }
+
+
+def _words(evaluation: Evaluation) -> str:
+    words = f"The folder that an image lies in says what it shows; {evaluation.images:,} images are compared with it."
+    if evaluation.unreadable:
+        words += f" {evaluation.unreadable:,} more could not be labelled and count neither as right nor as wrong."
+    other = sum(evaluation.other_folders.values())
+    if other:
+        words += f" {other:,} lie in folders of other names."
+    return words
+
+
+def _matrix(evaluation: Evaluation, classes: list[ClassScore]) -> list[dict[str, Any]]:
+    rows = []
+    for true in classes:
+        if not true.images:  # only ever answered
+            continue
+        cells = []
+        for answer in classes:
+            count = evaluation.pairs[true.name, answer.name]
+            shade = -(-SHADES * count // true.images)  # any image at all is seen
+            cells.append({"name": answer.name, "count": count, "shade": shade, "off": true.name != answer.name})
+        rows.append({"truth": true.name, "cells": cells})
+    return rows
+
+
+def _class(item: ClassScore) -> dict[str, Any]:
+    low, high = item.recall.interval
+    return {
+        "name": item.name,
+        "images": item.images,
+        "recall": _percent(item.recall),
+        "interval": f"{100 * low:.0f} to {100 * high:.0f}" if item.images else "",
+        "precision": _percent(item.precision),
+        "f1": f"{item.f1:.3f}",
+    }
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.share:.1f} %" if score.images else "none"

@@ -1,0 +1,76 @@
+"""report.parquet: the columns of report.csv with types that don't depend on what the rows hold."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from producer.errors import UsageError
+from producer.reports.csv import header
+from producer.reports.files import replacing
+from producer.reports.layout import Answer, Layout
+from producer.run_file import RunFile
+
+ROWS_A_GROUP = 10_000  # what is in memory at once
+
+
+def check_pyarrow() -> None:
+    """Raise UsageError where pyarrow is missing: before hours of labelling, not after."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"--format parquet needs pyarrow ({error}); install it with: pip install 'sortline[parquet]'"
+        ) from error
+
+
+def write_parquet(run: RunFile, path: Path, layout: Layout) -> int:
+    """Write the report beside ``path`` and rename it there; return its rows."""
+    check_pyarrow()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = schema_of(layout).with_metadata(
+        {"run": run.plan.run, "model": layout.model, "digest": run.plan.model.digest}
+    )
+    answers, count = layout.answers(run), 0
+    with replacing(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        while rows := [_values(layout, answer) for answer in islice(answers, ROWS_A_GROUP)]:
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            count += len(rows)
+    return count
+
+
+def schema_of(layout: Layout) -> Any:
+    """Return the schema: text, float32 for confidences, int32 for sizes; only path and status are never null."""
+    import pyarrow as pa
+
+    def kind(column: str) -> Any:
+        if column.startswith(("confidence", "p:")):
+            return pa.float32()
+        return pa.int32() if column in ("width", "height") else pa.string()
+
+    return pa.schema([pa.field(name, kind(name), nullable=name not in ("path", "status")) for name in header(layout)])
+
+
+def _values(layout: Layout, answer: Answer) -> list[str | float | None]:
+    ranked: list[str | float | None] = [part for pair in answer.ranked for part in pair]
+    ranked += [None] * (2 * layout.ranks - len(ranked))
+    probabilities = [value if answer.ranked else None for value in answer.probabilities]
+    return [
+        answer.path,
+        answer.status,
+        *ranked[:2],
+        answer.group,
+        *ranked[2:],
+        answer.error,
+        answer.detail or None,
+        answer.width or None,
+        answer.height or None,
+        answer.model or None,
+        *probabilities,
+    ]

@@ -1,0 +1,166 @@
+"""Which reports somebody wants of a run, and where; kept in the run file so that they can be made again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from producer.errors import UsageError
+from producer.options import EMBED_MB
+from producer.reports.layout import Layout, read_class_map
+from producer.reports.tally import Tally, Truth, tally
+from producer.run_file import RunFile
+
+FORMATS = ("csv", "parquet", "jsonl", "html")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The reports of one run.
+
+    Attributes:
+        outputs: absolute path by format, in the order of FORMATS, then "errors" and "summary".
+        ranks: labels a row; all that the run kept when None.
+        class_map: as read; kept, so that a file that has changed since changes no report made again.
+        embed_mb: size of the thumbnails inside the page.
+    """
+
+    outputs: dict[str, str]
+    ranks: int | None = None
+    probabilities: bool = False
+    class_map: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    truth: Truth = "auto"
+    embed_mb: float = EMBED_MB
+
+    @property
+    def main(self) -> Path:
+        """The report to name first."""
+        return Path(next(iter(self.outputs.values())))
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats with a row an image."""
+        return [name for name in self.outputs if name in FORMATS]
+
+    def layout(self, run: RunFile) -> Layout:
+        """Return the columns; UsageError when the run can't fill them."""
+        return Layout.of(run.plan, ranks=self.ranks, class_map=self.class_map, probabilities=self.probabilities)
+
+    def keep(self, run: RunFile) -> None:
+        """Keep the request in the run file."""
+        run.keep_request(str(self.main), self.to_json())
+
+    def to_json(self) -> str:
+        """Return the request as JSON text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """Return the request in ``text``."""
+        values: dict[str, Any] = json.loads(text)
+        class_map = {label: (name, group) for label, (name, group) in values.pop("class_map").items()}
+        if values["truth"] not in get_args(Truth):
+            raise ValueError(f"no truth {values['truth']!r}")
+        return cls(class_map=class_map, **values)
+
+
+def request_of(
+    output: Path,
+    formats: str | None,
+    *,
+    in_folder: Sequence[str] = ("csv",),
+    ranks: int | None = None,
+    probabilities: bool = False,
+    class_map: Path | None = None,
+    truth: Truth = "auto",
+    embed_mb: float = EMBED_MB,
+) -> Request:
+    """Return what options ask for; UsageError for what would fail only when all work is done."""
+    outputs = outputs_of(output, formats_of(formats), in_folder=in_folder)
+    if "parquet" in outputs:
+        from producer.reports.parquet import check_pyarrow
+
+        check_pyarrow()
+    return Request(
+        outputs=outputs,
+        ranks=ranks,
+        probabilities=probabilities,
+        class_map=read_class_map(class_map) if class_map is not None else {},
+        truth=truth,
+        embed_mb=embed_mb,
+    )
+
+
+def formats_of(text: str | None) -> list[str]:
+    """Return the formats in a list such as "csv,html"; UsageError names an unknown one."""
+    names = [name.strip().lower() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(f"--format {name}: no such format; there are {', '.join(FORMATS)}")
+    return [name for name in FORMATS if name in names]
+
+
+def outputs_of(output: Path, formats: Sequence[str], *, in_folder: Sequence[str] = ("csv",)) -> dict[str, str]:
+    """Return where each report goes.
+
+    ``report.csv`` stands for itself, and with several formats for ``report.html`` and so on beside it, with
+    ``report.errors.csv`` and ``report.summary.json``. A folder, which has no suffix, holds ``report.*``, ``errors.csv``
+    and ``summary.json``.
+    """
+    path = Path(os.path.abspath(output))  # noqa: PTH100 - links stay as the user wrote them
+    suffix = path.suffix.lower().removeprefix(".")
+    if path.is_dir() or not suffix:
+        named = {name: path / f"report.{name}" for name in formats or in_folder}
+        more = {"errors": path / "errors.csv", "summary": path / "summary.json"}
+    else:
+        wanted = list(formats) or [suffix if suffix in FORMATS else "csv"]
+        named = {name: path.with_suffix(f".{name}") for name in wanted}
+        if len(wanted) == 1 and suffix not in FORMATS:
+            named = {wanted[0]: path}
+        more = {name: path.with_suffix(end) for name, end in (("errors", ".errors.csv"), ("summary", ".summary.json"))}
+    return {name: str(file) for name, file in {**named, **more}.items()}
+
+
+def write_reports(
+    run: RunFile, request: Request, *, max_pixels: int, say: Callable[[str], None] = lambda text: None
+) -> Tally:
+    """Write every report of ``request``, each by a rename, and keep the request in the run file; return the counts.
+
+    Args:
+        max_pixels: of an image that a thumbnail is made of.
+        say: is told what takes long.
+    """
+    layout = request.layout(run)
+    counts = tally(run, layout, request.truth)
+    for name, file in request.outputs.items():
+        path = Path(file)
+        if name == "csv":
+            from producer.reports.csv import write_csv
+
+            write_csv(run, path, layout)
+        elif name == "jsonl":
+            from producer.reports.jsonl import write_jsonl
+
+            write_jsonl(run, path, layout)
+        elif name == "parquet":
+            from producer.reports.parquet import write_parquet
+
+            write_parquet(run, path, layout)
+        elif name == "html":
+            from producer.reports.page import write_page
+
+            write_page(run, path, layout, counts, embed_mb=request.embed_mb, max_pixels=max_pixels, say=say)
+        elif name == "errors":
+            from producer.reports.csv import write_errors
+
+            write_errors(run, path, layout)
+        elif name == "summary":
+            from producer.reports.summary import write_summary
+
+            write_summary(run, path, counts)
+    request.keep(run)
+    return counts

@@ -1,0 +1,310 @@
+"""Images into class folders, with a file that undoes it.
+
+Every step is written to the undo file, and on the disk, before it is taken: a sort that was interrupted goes on behind
+the last step, and all of it can be played back. Nothing is ever overwritten, neither then nor now.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from jobs.paths import path_to_text, text_to_path
+from producer.errors import UsageError
+from producer.reports.layout import Layout
+from producer.run_file import RunFile
+
+By = Literal["link", "copy", "move"]
+STEPS_AT_ONCE = 256  # written to the disk together
+LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
+TOLD = 20  # problems that are told one by one
+
+
+class Step(NamedTuple):
+    """One image on its way: ``source`` and ``target`` are absolute paths, ``place`` the image's place in the run."""
+
+    place: int
+    source: str
+    target: str
+
+
+@dataclass(slots=True)
+class Sorted:
+    """What became of a sort or of its undoing: images placed, and sentences about those that were not."""
+
+    placed: int = 0
+    left: int = 0
+    told: list[str] = field(default_factory=list)
+
+    def leave(self, sentence: str) -> None:
+        """Count an image that stays where it is, and why."""
+        self.left += 1
+        if len(self.told) < TOLD:
+            self.told.append(sentence)
+
+
+def undo_file(into: Path, run: RunFile) -> Path:
+    """Where the steps of this run's sort into ``into`` are written."""
+    return into / f"undo-{run.plan.run}.jsonl"
+
+
+def check_folder(into: Path, base: str, walked: bool) -> None:
+    """Raise UsageError when the sorted images would lie inside the folder that is labelled."""
+    inside = os.path.realpath(into)
+    if walked and os.path.commonpath([inside, os.path.realpath(base)]) == os.path.realpath(base):
+        raise UsageError(
+            f"{into} is inside the labelled folder {base}, whose next run would label the sorted images too; "
+            "choose a folder elsewhere"
+        )
+
+
+def sort_images(run: RunFile, layout: Layout, into: Path, by: By) -> Sorted:
+    """Put each labelled image into the folder of its label below ``into``; images with an error stay.
+
+    A name that is taken gets a number. The same call again goes on where an earlier one was interrupted.
+    """
+    into = Path(os.path.abspath(into))  # noqa: PTH100 - links stay as the user wrote them
+    check_folder(into, run.plan.base, run.plan.walked)
+    into.mkdir(parents=True, exist_ok=True)
+    journal = undo_file(into, run)
+    done = Sorted()
+    last = _resume(journal, run, by, done)
+    folders = folder_names(layout.names)
+    with journal.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(json.dumps({"run": run.plan.run, "by": by}) + "\n")
+        wanted = _wanted(run, layout, folders, into, last)
+        while batch := list(islice(wanted, STEPS_AT_ONCE)):
+            taken: set[str] = set()
+            steps = []
+            for index, source, folder in batch:
+                if not os.path.isfile(source) or os.path.islink(source):  # noqa: PTH113, PTH114
+                    kind = "a link" if os.path.islink(source) else "no file here"  # noqa: PTH114
+                    done.leave(f"{path_to_text(source)} is {kind}; left as it is")
+                    continue
+                os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+                steps.append(Step(index, source, free_name(folder, os.path.basename(source), taken)))  # noqa: PTH119
+            _write(file, steps)
+            for step in steps:
+                _take(step, by, done)
+    return done
+
+
+def undo(journal: Path) -> Sorted:
+    """Play an undo file back; what somebody changed since stays. Delete the file once all is back."""
+    by, steps = _read(journal)
+    done = Sorted()
+    folders = set()
+    for step in steps:
+        folders.add(os.path.dirname(step.target))  # noqa: PTH120
+        if not os.path.lexists(step.target):
+            continue  # never taken, or played back by an earlier call
+        sentence = _untake(step, by)
+        if sentence:
+            done.leave(sentence)
+        else:
+            done.placed += 1
+    for folder in folders:
+        with suppress(OSError):  # not empty: it holds what is not ours
+            os.rmdir(folder)  # noqa: PTH106
+    if not done.left:
+        journal.unlink()
+    return done
+
+
+def folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """Return a folder name for each label: the label, without what a file system or a person would trip over."""
+    found: dict[str, str] = {}
+    used: set[str] = set()
+    for label in dict.fromkeys(labels):
+        text = path_to_text(label).replace("/", "_").replace("\\", "_").strip(" .") or "_"
+        text = os.fsencode(text)[:LONGEST_NAME].decode(errors="ignore")
+        name, number = text, 2
+        while name.casefold() in used:
+            name, number = f"{text}-{number}", number + 1
+        used.add(name.casefold())
+        found[label] = name
+    return found
+
+
+def free_name(folder: str, name: str, taken: set[str]) -> str:
+    """Return the path of ``name`` in ``folder``, or of name-2, name-3, ... where that exists; note it in ``taken``."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+
+    def at(number: int) -> str:
+        return os.path.join(folder, name if number == 1 else f"{stem}-{number}{suffix}")  # noqa: PTH118
+
+    def is_free(number: int) -> bool:
+        return at(number) not in taken and not os.path.lexists(at(number))
+
+    high = 1
+    while not is_free(high):  # doubling, then halving: a camera may have named a million files alike
+        high *= 2
+    low = high // 2
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_free(middle) else (middle, high)
+    taken.add(at(high))
+    return at(high)
+
+
+def _wanted(
+    run: RunFile, layout: Layout, folders: dict[str, str], into: Path, after: int
+) -> Iterator[tuple[int, str, str]]:
+    for row in run.rows():
+        if row.top and row.input_index > after:
+            source = os.path.join(run.plan.base, text_to_path(row.path))  # noqa: PTH118
+            yield row.input_index, source, os.path.join(into, folders[layout.names[row.top[0][0]]])  # noqa: PTH118
+
+
+def _resume(journal: Path, run: RunFile, by: By, done: Sorted) -> int:
+    """Finish what an interrupted sort had written down; return the index of its last image, or -1."""
+    if not journal.exists():
+        return -1
+    _cut_half_line(journal)
+    if not journal.stat().st_size:
+        return -1
+    earlier, steps = _read(journal)
+    if earlier != by:
+        raise UsageError(
+            f"these images were sorted by {earlier} before; undo that first: sortline report --undo-sort {journal}"
+        )
+    newest = deque(steps, maxlen=STEPS_AT_ONCE)  # older ones were taken before these were written
+    for step in newest:
+        if not _is_taken(step, by):
+            _take(step, by, done)
+    return newest[-1].place if newest else -1
+
+
+def _write(file: Any, steps: Iterable[Step]) -> None:
+    for step in steps:
+        line = {"index": step.place, "from": path_to_text(step.source), "to": path_to_text(step.target)}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _read(journal: Path) -> tuple[By, Iterator[Step]]:
+    """Return how an undo file's images were placed, and its steps. A half line is of a step that was never taken."""
+    lines = journal.open("rb")
+    try:
+        by = json.loads(next(lines)).get("by")
+    except (ValueError, AttributeError, StopIteration):
+        by = None
+    if by not in ("link", "copy", "move"):
+        lines.close()
+        raise UsageError(f"{journal} is not an undo file")
+    return by, _steps(journal, lines)
+
+
+def _steps(journal: Path, lines: BinaryIO) -> Iterator[Step]:
+    with lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                found = json.loads(line)
+                yield Step(int(found["index"]), text_to_path(found["from"]), text_to_path(found["to"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UsageError(f"{journal} holds a line that is no step ({error})") from error
+
+
+def _cut_half_line(journal: Path) -> None:
+    """Remove what a failing machine left of a last line, so that the next one stands alone."""
+    with journal.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        while size:
+            file.seek(size - 1)
+            if file.read(1) == b"\n":
+                break
+            size -= 1
+        file.truncate(size)
+
+
+def _is_taken(step: Step, by: str) -> bool:
+    if by == "link":
+        return _links_to(step)
+    if by == "copy":
+        return os.path.exists(step.target) and filecmp.cmp(step.source, step.target, shallow=False)  # noqa: PTH110
+    return os.path.lexists(step.target) and not os.path.lexists(step.source)
+
+
+def _links_to(step: Step) -> bool:
+    return os.path.islink(step.target) and os.readlink(step.target) == step.source  # noqa: PTH114, PTH115
+
+
+def _take(step: Step, by: By, done: Sorted) -> None:
+    try:
+        if by == "link":
+            os.symlink(step.source, step.target)  # noqa: PTH211
+        elif by == "copy":
+            _copy(step.source, step.target)
+        else:
+            _move(step.source, step.target)
+        done.placed += 1
+    except OSError as error:
+        done.leave(f"{path_to_text(step.source)} stays: {error.strerror or error}")
+
+
+def _untake(step: Step, by: str) -> str:
+    """Take a step back; return why not, or an empty text."""
+    source, target = path_to_text(step.source), path_to_text(step.target)
+    try:
+        if by == "link":
+            if not _links_to(step):
+                return f"{target} is not the link that was made; left as it is"
+            os.unlink(step.target)  # noqa: PTH108
+        elif by == "copy":
+            if not os.path.exists(step.source):  # noqa: PTH110
+                return f"{source} is gone, so its copy {target} stays"
+            if not filecmp.cmp(step.source, step.target, shallow=False):
+                return f"{target} differs from {source} by now; left as it is"
+            os.unlink(step.target)  # noqa: PTH108
+        else:
+            os.makedirs(os.path.dirname(step.source), exist_ok=True)  # noqa: PTH103, PTH120
+            _move(step.target, step.source)
+    except OSError as error:
+        return f"{target} stays: {error.strerror or error}"
+    return ""
+
+
+def _move(source: str, target: str) -> None:
+    """Move a file without ever replacing another, which a rename would do."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        if not os.path.samefile(source, target):  # noqa: PTH121
+            raise
+        # an earlier move was interrupted between link and unlink
+    except OSError:  # another file system, or one without hard links
+        _copy(source, target)
+    os.unlink(source)  # noqa: PTH108
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy bytes and times; the target appears whole, and never in the place of another."""
+    beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)[:100]}.{os.getpid()}.new")  # noqa: PTH118, PTH119, PTH120
+    try:
+        shutil.copy2(source, beside)
+        with open(beside, "rb") as file:  # noqa: PTH123
+            os.fsync(file.fileno())
+        try:
+            os.link(beside, target)
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links here: nothing better than to look first
+            if os.path.lexists(target):
+                raise FileExistsError(f"{target} exists") from None
+            os.rename(beside, target)  # noqa: PTH104
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(beside)  # noqa: PTH108

@@ -1,0 +1,149 @@
+"""summary.json: what a script wants to know of a run without reading its rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from producer.reports.files import replacing
+from producer.reports.tally import Tally
+from producer.reports.truth import ClassScore, Evaluation, Score
+from producer.run_file import RunFile
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a run took, and who did it.
+
+    Attributes:
+        seconds: from the start of a command to its last chunk, summed over the commands that worked on the run.
+        images: how many came in that time.
+        stages: seconds by stage, summed over workers.
+        engines, workers: images by "name/device/precision", and by worker.
+    """
+
+    started: float
+    ended: float
+    seconds: float
+    images: int
+    stages: dict[str, float]
+    engines: dict[str, int]
+    workers: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Images a second; 0 when unknown."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    @classmethod
+    def of(cls, run: RunFile) -> Timing:
+        """Return what the run file knows; rows that an earlier version of Sortline gathered count nowhere."""
+        stages: Counter[str] = Counter()
+        engines: Counter[str] = Counter()
+        workers: Counter[str] = Counter()
+        images = 0
+        for chunk in run.chunks():
+            images += chunk.images
+            engines[chunk.engine or "unknown"] += chunk.images
+            workers[chunk.worker or "unknown"] += chunk.images
+            for stage, seconds in chunk.seconds.items():
+                stages[stage] += seconds  # type: ignore[assignment]  # a Counter of floats
+        spells = run.spells()
+        return cls(
+            started=spells[0][0] if spells else 0.0,
+            ended=spells[-1][1] if spells else 0.0,
+            seconds=sum(end - start for start, end in spells),
+            images=images if spells else 0,
+            stages={stage: round(float(seconds), 3) for stage, seconds in stages.items()},
+            engines=dict(engines.most_common()),
+            workers=dict(workers.most_common()),
+        )
+
+
+def write_summary(run: RunFile, path: Path, tally: Tally) -> None:
+    """Write the summary beside ``path`` and rename it there."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(summary(run, tally), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
+    """Return the summary; counts are sorted, the largest first."""
+    plan, timing = run.plan, Timing.of(run)
+    found: dict[str, Any] = {
+        "run": plan.run,
+        "source": plan.source,
+        "base": plan.base,
+        "model": plan.model.model_dump(),
+        "images": tally.images,
+        "ok": tally.ok,
+        "failed": tally.failed,
+        "missing": tally.missing,
+        "mean_confidence": round(tally.confidence_sum / tally.ok, 4) if tally.ok else None,
+        "labels": counted(tally.labels),
+        "groups": counted(tally.groups),
+        "reasons": counted(tally.reasons),
+        "started": _moment(timing.started),
+        "ended": _moment(timing.ended),
+        "seconds": round(timing.seconds, 3),
+        "images_per_second": round(timing.rate, 1),
+        "engines": [_engine(name, images) for name, images in timing.engines.items()],
+        "workers": timing.workers,
+        "stage_seconds": timing.stages,
+    }
+    if tally.evaluation is not None:
+        found["evaluation"] = evaluated(tally.evaluation)
+    return found
+
+
+def counted(counts: Counter[str]) -> dict[str, int]:
+    """Return counts, the largest first and equal ones by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def evaluated(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what the folders' names say about the answers."""
+    groups = evaluation.groups
+    return {
+        "images": evaluation.images,
+        "unreadable": evaluation.unreadable,
+        "other_folders": counted(evaluation.other_folders),
+        "top1": _score(evaluation.top1),
+        "top5": _score(evaluation.top5),
+        "group": _score(groups) if groups else None,
+        "classes": _classes(evaluation.classes()),
+        "groups": _classes(evaluation.group_classes()),
+        "confusions": [{"truth": truth, "label": name, "images": n} for truth, name, n in evaluation.confusions()],
+    }
+
+
+def _score(score: Score) -> dict[str, Any]:
+    low, high = score.interval
+    return {"right": score.right, "share": round(score.share, 4), "interval_95": [round(low, 4), round(high, 4)]}
+
+
+def _classes(scores: Sequence[ClassScore]) -> dict[str, Any]:
+    return {
+        score.name: {
+            "images": score.images,
+            "answers": score.answers,
+            "right": score.right,
+            "recall": round(score.recall.share, 4) if score.images else None,
+            "precision": round(score.precision.share, 4) if score.answers else None,
+            "f1": round(score.f1, 4),
+        }
+        for score in scores
+    }
+
+
+def _engine(text: str, images: int) -> dict[str, Any]:
+    name, device, precision = (text.split("/") + ["unknown"] * 2)[:3]
+    return {"engine": name, "device": device, "precision": precision, "images": images}
+
+
+def _moment(seconds: float) -> str | None:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds") if seconds else None

@@ -1,0 +1,120 @@
+"""One pass over a run: what its summary, its page and the terminal say. Memory stays flat at a million rows."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from producer.reports.layout import Layout
+from producer.reports.truth import Evaluation, FolderTruth
+from producer.run_file import RunFile, StoredRow
+
+BINS = 20  # of the confidence histogram
+REVIEWED = 60  # the least sure images, and as many of the worst mistakes
+
+Truth = Literal["auto", "folders", "none"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a run.
+
+    Attributes:
+        histogram: images by confidence, in steps of a twentieth.
+        wrong_histogram: those of them whose folder says otherwise.
+        least_sure, mistakes: indexes of inputs; the least sure, and the most sure that were wrong, come first.
+        evaluation: None where folders are no truth.
+    """
+
+    images: int = 0
+    ok: int = 0
+    failed: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    groups: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    confidence_sum: float = 0.0
+    histogram: list[int] = field(default_factory=lambda: [0] * BINS)
+    wrong_histogram: list[int] = field(default_factory=lambda: [0] * BINS)
+    least_sure: list[int] = field(default_factory=list)
+    mistakes: list[int] = field(default_factory=list)
+    evaluation: Evaluation | None = None
+
+    @property
+    def missing(self) -> int:
+        """Inputs without a row."""
+        return self.images - self.ok - self.failed
+
+
+def tally(run: RunFile, layout: Layout, truth: Truth = "auto") -> Tally:
+    """Count the rows of ``run``.
+
+    Args:
+        truth: "auto" evaluates when the folder of every image is a label; "folders" evaluates the images whose folder
+            is one and counts the others; "none" never does.
+    """
+    found = Tally(images=run.total)
+    folders = FolderTruth(run.plan, layout)
+    evaluation = None if truth == "none" else Evaluation()
+    least_sure = _Extremes(REVIEWED)
+    mistakes = _Extremes(REVIEWED)
+    for row in run.rows():
+        true_name = folders.name(row.path) if evaluation is not None else None
+        if evaluation is not None and true_name is None:
+            if truth == "auto":
+                evaluation = None
+                mistakes = _Extremes(REVIEWED)
+                found.wrong_histogram = [0] * BINS
+            else:
+                evaluation.other_folders[folders.folder(row.path)] += 1
+        if not row.top:
+            found.failed += row.error is not None
+            found.reasons.update([row.error] if row.error else [])
+            if evaluation is not None and true_name is not None:
+                evaluation.unreadable += 1
+            continue
+        best, confidence = row.top[0]
+        name, group = layout.names[best], layout.groups[best]
+        place = min(int(confidence * BINS), BINS - 1)
+        found.ok += 1
+        found.labels[name] += 1
+        found.groups.update([group] if group else [])
+        found.confidence_sum += confidence
+        found.histogram[place] += 1
+        least_sure.offer(-confidence, row.input_index)
+        if evaluation is not None and true_name is not None:
+            _evaluate(evaluation, layout, row, true_name)
+            if name != true_name:
+                found.wrong_histogram[place] += 1
+                mistakes.offer(confidence, row.input_index)
+    found.least_sure, found.mistakes = least_sure.indexes(), mistakes.indexes()
+    found.evaluation = evaluation if evaluation is not None and (evaluation.images or truth == "folders") else None
+    return found
+
+
+def _evaluate(evaluation: Evaluation, layout: Layout, row: StoredRow, true_name: str) -> None:
+    names = [layout.names[index] for index, _ in row.top[:5]]
+    evaluation.pairs[true_name, names[0]] += 1
+    evaluation.in_five += true_name in names
+    true_group = layout.groups[layout.names.index(true_name)]
+    if true_group:
+        evaluation.group_pairs[true_group, layout.groups[row.top[0][0]] or ""] += 1
+
+
+class _Extremes:
+    """Keeps the indexes of the highest values; of equal ones the earlier."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._heap: list[tuple[float, int]] = []
+
+    def offer(self, value: float, index: int) -> None:
+        entry = (value, -index)
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, entry)
+        elif entry > self._heap[0]:
+            heapq.heapreplace(self._heap, entry)
+
+    def indexes(self) -> list[int]:
+        return [-index for _, index in sorted(self._heap, reverse=True)]

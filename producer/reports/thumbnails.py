@@ -1,0 +1,96 @@
+"""Small copies of images for the page, made without trusting a file: limits are checked before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any
+
+THUMBNAIL_PX = 144  # longest side
+SMALL_PX = 64  # up to here an image is kept as it is, without loss: what one looks at are its pixels
+MOST_BYTES = 100_000_000
+MOST_PIXELS_UNDRAFTED = 50_000_000  # only JPEG can be decoded at a fraction of its size
+AHEAD = 32  # thumbnails under way
+# As vision/decode.py, which this package must not import: Pillow knows forty more, each C code that files reach.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+def thumbnails(paths: Iterable[str], max_pixels: int) -> Generator[bytes | None, None, None]:
+    """Yield a WebP file of each image in order, or None where it can't be had. Made by as many threads as cores."""
+    _pillow()
+    make = partial(thumbnail, max_pixels=max_pixels)
+    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thumbnail") as pool:
+        under_way: deque[Future[bytes | None]] = deque()
+        try:
+            for path in paths:
+                under_way.append(pool.submit(make, path))
+                if len(under_way) >= AHEAD:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:  # whoever has enough closes this
+            for future in under_way:
+                future.cancel()
+
+
+def thumbnail(path: str, max_pixels: int) -> bytes | None:
+    """Return a WebP file of the upright image on white, at most 144 pixels long; None when it can't be had."""
+    try:
+        data = _read(path)
+        return _shrunk(data, max_pixels) if data else None
+    except (OSError, ValueError, MemoryError):
+        return None
+    except Exception:  # Pillow's plugins let through whatever a damaged file provokes: struct, zlib, index errors
+        return None
+
+
+def _read(path: str) -> bytes:
+    # Without O_NONBLOCK, opening a named pipe waits for a writer who may never come.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:  # noqa: PTH123  (a descriptor, not a path)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            return b""
+        return file.read(MOST_BYTES)
+
+
+def _shrunk(data: bytes, max_pixels: int) -> bytes | None:
+    image_module, image_ops = _pillow()
+    with image_module.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        drafted = image.format in ("JPEG", "MPO")
+        if width * height > (max_pixels if drafted else min(max_pixels, MOST_PIXELS_UNDRAFTED)):
+            return None
+        if drafted:
+            image.draft("RGB", (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
+        upright = image_ops.exif_transpose(image)
+        small = max(upright.size) <= SMALL_PX
+        if upright.mode.startswith("I;16"):
+            upright = upright.point(lambda value: value / 257).convert("L")
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            canvas = image_module.new("RGBA", upright.size, "white")
+            canvas.alpha_composite(upright)
+            upright = canvas
+        upright = upright.convert("RGB")
+        upright.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), reducing_gap=2.0)
+        file = io.BytesIO()
+        upright.save(file, "WEBP", quality=72, method=2, lossless=small)
+        return file.getvalue()
+
+
+@cache
+def _pillow() -> tuple[Any, Any]:
+    from PIL import Image, ImageOps
+
+    # Ours is checked for each image. Pillow's own limit warns by a global, which would be too late and of all threads.
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and palettes change nothing here
+    return Image, ImageOps

@@ -1,0 +1,136 @@
+"""How right a run was, where the folder of each image says what it shows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+
+from jobs.paths import path_to_text, text_to_path
+from producer.reports.layout import Layout
+from producer.run_file import Plan
+
+Z_95 = 1.959964
+
+
+class FolderTruth:
+    """Tells the class that an image's parent folder is named after: by its label, its folder in training, its name."""
+
+    def __init__(self, plan: Plan, layout: Layout) -> None:
+        self._base = plan.base
+        self._names: dict[str, str] = {}
+        for known in (layout.names, plan.folders, plan.labels):  # the label wins
+            self._names.update(zip(known, layout.names, strict=False))
+
+    def folder(self, path: str) -> str:
+        """Return the name of the folder that an input lies in, as printable text."""
+        inside = os.path.join(self._base, text_to_path(path))  # noqa: PTH118 - a million times
+        return path_to_text(os.path.basename(os.path.dirname(inside)))  # noqa: PTH119, PTH120
+
+    def name(self, path: str) -> str | None:
+        """Return the name of the class in reports, or None when the folder is none."""
+        return self._names.get(text_to_path(self.folder(path)))
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A share of images, with the interval that holds the true share in 95 of 100 such samples (Wilson 1927)."""
+
+    right: int
+    images: int
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1; 0 without images."""
+        return self.right / self.images if self.images else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end; never below 0 or above 1, and sensible also near them."""
+        if not self.images:
+            return 0.0, 1.0
+        n, share = self.images, self.share
+        middle = share + Z_95**2 / (2 * n)
+        spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n))
+        scale = 1 + Z_95**2 / n
+        return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class: its images, how many answers named it, how many of both."""
+
+    name: str
+    images: int
+    answers: int
+    right: int
+
+    @property
+    def recall(self) -> Score:
+        """Of the images of this class, those that were labelled so."""
+        return Score(self.right, self.images)
+
+    @property
+    def precision(self) -> Score:
+        """Of the images labelled so, those that are of this class."""
+        return Score(self.right, self.answers)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of both."""
+        return 2 * self.right / (self.images + self.answers) if self.images + self.answers else 0.0
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Counts of labelled images whose folder is a label. ``pairs`` counts (truth, label)."""
+
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    in_five: int = 0
+    group_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    unreadable: int = 0  # the folder is a label, but the image could not be labelled
+    other_folders: Counter[str] = field(default_factory=Counter)  # images whose folder is no label
+
+    @property
+    def images(self) -> int:
+        """How many images count."""
+        return sum(self.pairs.values())
+
+    @property
+    def top1(self) -> Score:
+        """Images whose most probable label is their folder's."""
+        return Score(sum(count for (truth, name), count in self.pairs.items() if truth == name), self.images)
+
+    @property
+    def top5(self) -> Score:
+        """Images with their folder's label among the first five."""
+        return Score(self.in_five, self.images)
+
+    @property
+    def groups(self) -> Score | None:
+        """Images in the right group; None where the model has no groups."""
+        images = sum(self.group_pairs.values())
+        right = sum(count for (truth, name), count in self.group_pairs.items() if truth == name)
+        return Score(right, images) if images else None
+
+    def classes(self) -> list[ClassScore]:
+        """Return each class that is true or was answered, in the order of names."""
+        images: Counter[str] = Counter()
+        answers: Counter[str] = Counter()
+        for (truth, name), count in self.pairs.items():
+            images[truth] += count
+            answers[name] += count
+        return [
+            ClassScore(name, images[name], answers[name], self.pairs[name, name])
+            for name in sorted(images.keys() | answers.keys())
+        ]
+
+    def group_classes(self) -> list[ClassScore]:
+        """Return the same of groups."""
+        return Evaluation(pairs=self.group_pairs).classes()
+
+    def confusions(self) -> list[tuple[str, str, int]]:
+        """Return (truth, label, images) of what was taken for something else, the most frequent first."""
+        wrong = [(truth, name, count) for (truth, name), count in self.pairs.items() if truth != name]
+        return sorted(wrong, key=lambda item: (-item[2], item[0], item[1]))

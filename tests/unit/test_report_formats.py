@@ -1,0 +1,299 @@
+"""JSONL, Parquet, errors and summary of a run, class maps, probability columns, and where each report goes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.messages import Row
+from producer.errors import UsageError
+from producer.reports.csv import header, write_csv, write_errors
+from producer.reports.jsonl import write_jsonl
+from producer.reports.layout import Layout, read_class_map
+from producer.reports.parquet import schema_of, write_parquet
+from producer.reports.request import Request, formats_of, outputs_of, request_of, write_reports
+from producer.reports.summary import Timing, summary
+from producer.reports.tally import tally
+from tests.unit.reported import ok, run_of
+
+ROOT = Path(__file__).resolve().parents[2]
+BROKEN = Row(error="truncated", detail="the file ends early", width=3, height=2)
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_bare_return_in_a_label_does_not_end_a_row(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["a", "b"], [ok(0), ok(1)], labels=["gl\rass", "pa\nper", "tin"]) as run:
+        write_csv(run, tmp_path / "r.csv")
+
+    assert [row["label"] for row in lines_of(tmp_path / "r.csv")] == ["gl\rass", "pa\nper"]
+    assert b'"gl\rass"' in (tmp_path / "r.csv").read_bytes()
+    assert b"\r\n" not in (tmp_path / "r.csv").read_bytes()
+
+
+def test_json_lines_hold_what_the_csv_holds_without_its_escapes(tmp_path: Path) -> None:
+    labels = ["=glass\n", "pa\u2028per", "tin"]
+    with run_of(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], [ok(0, 0.75), BROKEN], labels=labels) as run:
+        assert write_jsonl(run, tmp_path / "r.jsonl", Layout.of(run.plan)) == 3
+
+    text = (tmp_path / "r.jsonl").read_text(encoding="utf-8")
+    good, broken, missing = (json.loads(line) for line in text.split("\n")[:-1])
+    assert good == {
+        "path": "a.jpg",
+        "status": "ok",
+        "label": "=glass\n",
+        "confidence": 0.75,
+        "group": "recyclable",
+        "top": [
+            {"label": "=glass\n", "confidence": 0.75},
+            {"label": "pa\u2028per", "confidence": 0.125},
+            {"label": "tin", "confidence": 0.125},
+        ],
+        "error": None,
+        "error_detail": None,
+        "width": 640,
+        "height": 480,
+        "model": "waste:7",
+    }
+    assert (broken["status"], broken["error"], broken["label"], broken["top"]) == ("error", "truncated", None, [])
+    assert (missing["status"], missing["model"], missing["width"]) == ("missing", None, None)
+
+
+def test_the_types_of_parquet_columns_do_not_depend_on_the_rows(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["a.jpg", "b.jpg"], [BROKEN, BROKEN]) as run:
+        layout = Layout.of(run.plan)
+        write_parquet(run, tmp_path / "all_bad.parquet", layout)
+    with run_of(tmp_path / "2", ["a.jpg", "b.jpg"], [ok(2, 0.8), BROKEN]) as run:
+        write_parquet(run, tmp_path / "mixed.parquet", layout)
+
+    bad, mixed = pq.read_table(tmp_path / "all_bad.parquet"), pq.read_table(tmp_path / "mixed.parquet")
+    assert bad.schema == mixed.schema == schema_of(layout)
+    assert mixed.schema.names == header(layout)
+    assert mixed.schema.field("confidence_2").type == pa.float32()
+    assert mixed.schema.field("label").type == pa.string()
+    assert mixed.schema.metadata[b"model"] == b"waste:7"
+    first, second = mixed.to_pylist()
+    assert (first["label"], round(first["confidence"], 6), first["group"], first["error"]) == ("tin", 0.8, None, None)
+    assert (second["label"], second["confidence"], second["error"], second["width"]) == (None, None, "truncated", 3)
+
+
+def test_without_pyarrow_the_command_says_what_to_install_before_any_work(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['pyarrow'] = None\n"  # as where it is not installed
+        "from producer.__main__ import run\n"
+        "sys.exit(run(['label', sys.argv[1], '-o', 'r.parquet']))"
+    )
+    (tmp_path / "photos").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "photos")], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+    assert done.returncode == 2
+    assert "pip install 'sortline[parquet]'" in done.stderr
+
+
+def test_the_errors_file_holds_the_images_that_failed_and_nothing_else(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["=a.jpg", "b.jpg", "c.jpg"], [BROKEN, ok(1)]) as run:
+        assert write_errors(run, tmp_path / "e.csv", Layout.of(run.plan)) == 1
+
+    assert (tmp_path / "e.csv").read_text() == (
+        "path,error,error_detail,width,height\n'=a.jpg,truncated,the file ends early,3,2\n"
+    )
+
+
+def test_the_summary_adds_up(tmp_path: Path) -> None:
+    rows = [ok(0, 0.9), ok(0, 0.5), ok(2, 0.7), BROKEN, Row(error="empty", detail="no content")]
+    with run_of(tmp_path, [f"{n}.jpg" for n in range(6)], rows) as run:
+        found = summary(run, tally(run, Layout.of(run.plan)))
+
+    assert (found["images"], found["ok"], found["failed"], found["missing"]) == (6, 3, 2, 1)
+    assert found["labels"] == {"glass": 2, "tin": 1}
+    assert found["groups"] == {"recyclable": 2}
+    assert found["reasons"] == {"empty": 1, "truncated": 1}
+    assert found["mean_confidence"] == 0.7
+    assert found["model"] == {"name": "waste", "version": 7, "digest": "0f" * 32}
+    assert found["engines"] == [{"engine": "openvino", "device": "cpu", "precision": "bf16", "images": 5}]
+    assert found["workers"] == {"label-1@host": 5}
+    assert found["stage_seconds"] == {"decode_s": 0.5, "chunk_s": 1.0}
+    assert "evaluation" not in found
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_seconds_between_two_commands_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr("producer.run_file.time.time", lambda: now)
+    with run_of(tmp_path, [f"{n}.jpg" for n in range(4)], []) as run:
+        from jobs.messages import ChunkResult
+
+        now += 4
+        run.record(ChunkResult(run="inbox-1", first=0, rows=(ok(0), ok(1))))
+        now += 3600
+        run.begin_work()  # a command that was stopped before anything came back
+        now += 3600
+        run.begin_work()
+        now += 1
+        run.record(ChunkResult(run="inbox-1", first=2, rows=(ok(0), ok(1))))
+        timing = Timing.of(run)
+
+    assert timing.seconds == 5
+    assert timing.rate == 4 / 5
+
+
+def test_a_run_file_of_an_earlier_version_still_gives_its_reports(tmp_path: Path) -> None:
+    import sqlite3
+
+    with run_of(tmp_path, ["a.jpg"], [ok(0)]) as run:
+        path = run.path
+    with sqlite3.connect(path) as database:
+        for table in ("chunks", "work", "reports"):
+            database.execute(f"DROP TABLE {table}")
+        plan = json.loads(database.execute("SELECT json FROM plan").fetchone()[0])
+        del plan["folders"]
+        database.execute("UPDATE plan SET json = ?", (json.dumps(plan),))
+    database.close()
+
+    from producer.run_file import RunFile
+
+    run = RunFile(path)
+    found = summary(run, tally(run, Layout.of(run.plan)))
+    run.close()
+    assert (found["ok"], found["seconds"], found["engines"], found["started"]) == (1, 0, [], None)
+
+
+def test_probability_columns_need_a_run_that_kept_every_label(tmp_path: Path) -> None:
+    with (
+        run_of(tmp_path, ["a.jpg"], [ok(0, top_k=2)], top_k=2) as run,
+        pytest.raises(UsageError, match=r"kept 2 of 3 labels an image.* label again with --prob-columns"),
+    ):
+        Layout.of(run.plan, probabilities=True)
+
+
+def test_probability_columns_hold_every_class_and_sum_up_classes_of_one_name(tmp_path: Path) -> None:
+    class_map = {"paper": ("dry", None), "tin": ("dry", "sack")}
+    with run_of(tmp_path, ["a.jpg", "b.jpg"], [ok(2, 0.6), BROKEN]) as run:
+        layout = Layout.of(run.plan, ranks=1, class_map=class_map, probabilities=True)
+        write_csv(run, tmp_path / "r.csv", layout)
+        write_jsonl(run, tmp_path / "r.jsonl", layout)
+        write_parquet(run, tmp_path / "r.parquet", layout)
+
+    first, second = lines_of(tmp_path / "r.csv")
+    assert (first["label"], first["confidence"], first["group"]) == ("dry", "0.6000", "sack")
+    assert (first["p:glass"], first["p:dry"]) == ("0.2000", "0.8000")
+    assert (second["p:glass"], second["p:dry"]) == ("", "")
+    assert "label_2" not in first
+    assert json.loads((tmp_path / "r.jsonl").read_text().splitlines()[0])["probabilities"] == {"glass": 0.2, "dry": 0.8}
+    assert pq.read_table(tmp_path / "r.parquet")["p:dry"].to_pylist() == [pytest.approx(0.8, abs=1e-6), None]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("map.toml", 'glass = "jar"\ntin = {name = "metal", group = "yellow bag"}\n'),
+        ("map.csv", "label,name,group\nglass,jar,\ntin,metal,yellow bag\n"),
+    ],
+)
+def test_a_class_map_renames_labels_and_leaves_others(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    class_map = read_class_map(tmp_path / name)
+    with run_of(tmp_path, ["a.jpg"], [ok(2)]) as run:
+        layout = Layout.of(run.plan, class_map=class_map)
+
+    assert layout.names == ["jar", "paper", "metal"]
+    assert layout.groups == ["recyclable", "recyclable", "yellow bag"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.toml", 'glas = "jar"', "the class map names 'glas', which is no label of waste:7; did you mean 'glass'"),
+        ("m.toml", "glass = 3", "'glass' must be a name, or a table"),
+        ("m.toml", 'glass = {nme = "x"}', "'glass' must be a name, or a table"),
+        ("m.csv", "a,b\n1,2\n", "no columns label and name"),
+        ("m.csv", "label,name\n", "maps no label"),
+    ],
+)
+def test_a_class_map_that_can_not_be_meant_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+
+    with run_of(tmp_path, ["a.jpg"], [ok(2)]) as run, pytest.raises(UsageError, match=message):
+        Layout.of(run.plan, class_map=read_class_map(tmp_path / name))
+
+
+def test_formats_are_read_from_a_list_and_unknown_ones_refused() -> None:
+    assert formats_of("html, CSV") == ["csv", "html"]
+    assert formats_of(None) == []
+    with pytest.raises(UsageError, match="no such format; there are csv, parquet, jsonl, html"):
+        formats_of("csv,xlsx")
+
+
+@pytest.mark.parametrize(
+    ("output", "formats", "expected"),
+    [
+        ("r.csv", [], ["r.csv", "r.errors.csv", "r.summary.json"]),
+        ("r.html", [], ["r.html", "r.errors.csv", "r.summary.json"]),
+        ("r.csv", ["csv", "html"], ["r.csv", "r.html", "r.errors.csv", "r.summary.json"]),
+        ("r.csv", ["html"], ["r.html", "r.errors.csv", "r.summary.json"]),
+        ("r.txt", [], ["r.txt", "r.errors.csv", "r.summary.json"]),
+        ("r.v2.csv", [], ["r.v2.csv", "r.v2.errors.csv", "r.v2.summary.json"]),
+        ("out", ["jsonl"], ["out/report.jsonl", "out/errors.csv", "out/summary.json"]),
+        ("out", [], ["out/report.csv", "out/errors.csv", "out/summary.json"]),
+    ],
+)
+def test_each_report_has_its_place(output: str, formats: list[str], expected: list[str], tmp_path: Path) -> None:
+    found = outputs_of(tmp_path / output, formats)
+
+    assert list(found.values()) == [str(tmp_path / name) for name in expected]
+    assert len(set(found.values())) == len(found)
+
+
+def test_a_request_is_kept_in_the_run_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("label,name\nglass,jar\n")
+    request = request_of(tmp_path / "out", "csv,html", ranks=2, class_map=tmp_path / "map.csv", truth="folders")
+    other = request_of(tmp_path / "r.jsonl", None)
+    with run_of(tmp_path, ["a.jpg"], [ok(0)]) as run:
+        request.keep(run)
+        other.keep(run)
+        request.keep(run)
+        kept = [Request.from_json(text) for text in run.requests()]
+
+    assert kept == [other, request]
+
+
+def test_all_reports_are_made_and_the_csv_has_its_bytes(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["a.jpg", "b.jpg"], [ok(0), BROKEN]) as run:
+        write_reports(run, request_of(tmp_path / "out", "csv,html,jsonl,parquet"), max_pixels=10**8)
+        write_csv(run, tmp_path / "alone.csv")
+
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["errors.csv", "report.csv", "report.html", "report.jsonl", "report.parquet", "summary.json"]
+    assert (tmp_path / "out" / "report.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_whatever_the_number_of_rows(tmp_path: Path) -> None:
+    peaks = []
+    for images in (20_000, 100_000):
+        folder = tmp_path / str(images)
+        with run_of(folder, [f"{n % 7}/{n:07}.jpg" for n in range(images)], [ok(n % 3) for n in range(images)]) as run:
+            layout = Layout.of(run.plan)
+            tracemalloc.start()
+            counts = tally(run, layout)
+            write_csv(run, folder / "r.csv", layout)
+            write_jsonl(run, folder / "r.jsonl", layout)
+            write_parquet(run, folder / "r.parquet", layout)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert counts.ok == images
+
+    assert peaks[1] < 1.2 * peaks[0]
