@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jobs.paths import path_to_text, text_to_path
 from producer.errors import UsageError
@@ -101,10 +102,10 @@ def sort_images(run: RunFile, layout: Layout, into: Path, by: By) -> Sorted:
 
 def undo(journal: Path) -> Sorted:
     """Play an undo file back; what somebody changed since stays. Delete the file once all is back."""
-    by, steps = _read(journal)
+    by = _by(journal)
     done = Sorted()
     folders = set()
-    for step in steps:
+    for step in _steps(journal):
         folders.add(os.path.dirname(step.target))  # noqa: PTH120
         if not os.path.lexists(step.target):
             continue  # never taken, or played back by an earlier call
@@ -173,13 +174,15 @@ def _resume(journal: Path, run: RunFile, by: By, done: Sorted) -> int:
     _cut_half_line(journal)
     if not journal.stat().st_size:
         return -1
-    earlier, steps = _read(journal)
+    earlier = _by(journal)
     if earlier != by:
         raise UsageError(
             f"these images were sorted by {earlier} before; undo that first: sortline report --undo-sort {journal}"
         )
-    newest = deque(steps, maxlen=STEPS_AT_ONCE)  # older ones were taken before these were written
+    newest = deque(_steps(journal), maxlen=STEPS_AT_ONCE)  # older ones were taken before these were written
     for step in newest:
+        with suppress(FileNotFoundError):
+            os.unlink(_beside(step.source, step.target))  # noqa: PTH108
         if not _is_taken(step, by):
             _take(step, by, done)
     return newest[-1].place if newest else -1
@@ -193,22 +196,22 @@ def _write(file: Any, steps: Iterable[Step]) -> None:
     os.fsync(file.fileno())
 
 
-def _read(journal: Path) -> tuple[By, Iterator[Step]]:
-    """Return how an undo file's images were placed, and its steps. A half line is of a step that was never taken."""
-    lines = journal.open("rb")
+def _by(journal: Path) -> By:
+    """Return how the images of an undo file were placed."""
     try:
-        by = json.loads(next(lines)).get("by")
+        with journal.open("rb") as lines:
+            by = json.loads(next(lines)).get("by")
     except (ValueError, AttributeError, StopIteration):
         by = None
     if by not in ("link", "copy", "move"):
-        lines.close()
         raise UsageError(f"{journal} is not an undo file")
-    return by, _steps(journal, lines)
+    return by
 
 
-def _steps(journal: Path, lines: BinaryIO) -> Iterator[Step]:
-    with lines:
-        for line in lines:
+def _steps(journal: Path) -> Iterator[Step]:
+    """Yield the steps of an undo file. A half line is of a step that was never taken."""
+    with journal.open("rb") as lines:
+        for line in islice(lines, 1, None):
             if not line.endswith(b"\n"):
                 break
             try:
@@ -292,7 +295,7 @@ def _move(source: str, target: str) -> None:
 
 def _copy(source: str, target: str) -> None:
     """Copy bytes and times; the target appears whole, and never in the place of another."""
-    beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)[:100]}.{os.getpid()}.new")  # noqa: PTH118, PTH119, PTH120
+    beside = _beside(source, target)
     try:
         shutil.copy2(source, beside)
         with open(beside, "rb") as file:  # noqa: PTH123
@@ -308,3 +311,8 @@ def _copy(source: str, target: str) -> None:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(beside)  # noqa: PTH108
+
+
+def _beside(source: str, target: str) -> str:
+    """Return where a copy is made before it gets its name; the same for the same source, so that it can be cleared."""
+    return os.path.join(os.path.dirname(target), f".{sha256(os.fsencode(source)).hexdigest()[:16]}.new")  # noqa: PTH118, PTH120
