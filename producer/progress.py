@@ -147,13 +147,15 @@ def worker_rates(run: RunFile, window_s: float) -> list[tuple[str, str, float]]:
 
 
 def workers_table(rates: list[tuple[str, str, float]]) -> Table:
-    """Return the table of workers, no wider than the terminal."""
+    """Return the table of workers, at most 80 columns wide."""
+    from producer.reports.terminal import shortened
+
     table = Table(box=None, pad_edge=False, show_header=True, header_style="dim")
-    table.add_column("worker", no_wrap=True, overflow="ellipsis")
-    table.add_column("engine", no_wrap=True, overflow="ellipsis")
+    table.add_column("worker", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
     table.add_column("img/s", justify="right", no_wrap=True)
     for name, engine, rate in rates[:MOST_WORKERS]:
-        table.add_row(Text(name), Text(engine), f"{rate:.0f}")
+        table.add_row(Text(shortened(name, 40)), Text(shortened(engine, 26)), f"{rate:.0f}")
     if len(rates) > MOST_WORKERS:
         rest = rates[MOST_WORKERS:]
         table.add_row(f"and {len(rest)} more", "", f"{sum(rate for *_, rate in rest):.0f}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from jobs.paths import path_to_text, text_to_path
 from producer.errors import UsageError
@@ -203,9 +203,9 @@ def _by(journal: Path) -> By:
             by = json.loads(next(lines)).get("by")
     except (ValueError, AttributeError, StopIteration):
         by = None
-    if by not in ("link", "copy", "move"):
+    if by not in get_args(By):
         raise UsageError(f"{journal} is not an undo file")
-    return by
+    return cast("By", by)
 
 
 def _steps(journal: Path) -> Iterator[Step]:

@@ -24,13 +24,18 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def shortened(text: str, cells: int) -> str:
+    """Return ``text`` in at most this many columns of a terminal."""
+    return text if cell_len(text) <= cells else set_cell_size(text, cells - 1) + "…"
+
+
 def class_bars(tally: Tally, *, unicode: bool) -> list[str]:
     """Return a line for each of the most frequent labels, at most 80 columns wide."""
     counts = ranked(tally.labels)
     shown = counts[:MOST_BARS] if len(counts) > MOST_BARS + 1 else counts
     if not shown:
         return []
-    names = [_short(printable(name)) for name, _ in shown]
+    names = [shortened(printable(name), NAME_CELLS) for name, _ in shown]
     width = max(cell_len(name) for name in names)
     digits = len(f"{shown[0][1]:,}")
     lines = []
@@ -75,10 +80,6 @@ def report_line(request: Request) -> str:
 
 def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _short(name: str) -> str:
-    return name if cell_len(name) <= NAME_CELLS else set_cell_size(name, NAME_CELLS - 1) + "…"
 
 
 def _score(score: Score) -> str:

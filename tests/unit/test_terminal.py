@@ -1,0 +1,183 @@
+"""The terminal: the closing bars and the live display, at 80 columns, in a pipe, without colour."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from producer.progress import MOST_WORKERS, workers_table
+from producer.reports.request import request_of
+from producer.reports.tally import Tally
+from producer.reports.terminal import accuracy, class_bars, printable, report_line
+from producer.reports.truth import Evaluation
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tally_of(**labels: int) -> Tally:
+    return Tally(images=sum(labels.values()), ok=sum(labels.values()), labels=Counter(labels))
+
+
+def test_bars_are_as_long_as_their_counts() -> None:
+    lines = class_bars(tally_of(glass=40, paper=20, tin=1), unicode=True)
+
+    assert [line.count("█") for line in lines] == [32, 16, 1]
+    assert [line.split()[-2:] for line in lines] == [["65.6", "%"], ["32.8", "%"], ["1.6", "%"]]
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 300, "日本語の長いラベル" * 5, "é" * 30])
+def test_bars_stay_within_80_columns_and_in_line(name: str) -> None:
+    lines = class_bars(Tally(images=1_234_567, ok=1_234_567, labels=Counter({name: 1_234_566, "b": 1})), unicode=True)
+
+    assert {cell_len(line) for line in lines} == {cell_len(lines[0])}
+    assert cell_len(lines[0]) <= 80
+
+
+def test_many_labels_end_in_one_line() -> None:
+    lines = class_bars(tally_of(**{f"c{number}": number + 1 for number in range(100)}), unicode=False)
+
+    assert len(lines) == 13
+    assert lines[-1] == "  and 88 more labels: 3,916 images"
+    assert "█" not in "".join(lines)
+
+
+def test_no_label_commands_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[31mred\r\n\u202egpj.exe"
+    lines = class_bars(Tally(images=1, ok=1, labels=Counter({hostile: 1})), unicode=True)
+    evaluation = Evaluation(pairs=Counter({(hostile, "b"): 1}), other_folders=Counter({hostile: 1}))
+
+    for line in [*lines, *accuracy(evaluation), printable("\udce9")]:
+        assert line.isprintable()
+    assert printable("Glas ü 日本") == "Glas ü 日本"
+
+
+def test_accuracy_is_told_with_its_interval_and_what_does_not_count() -> None:
+    pairs = Counter({("glass", "glass"): 9, ("paper", "glass"): 1})
+    lines = accuracy(Evaluation(pairs=pairs, in_five=10, unreadable=2, other_folders=Counter(misc=3)))
+
+    assert lines == [
+        "accuracy against the folders' names: 90.0 % (9 of 10; 95 % interval 59.6 to 98.2 %)",
+        "most often confused: paper taken for glass (1)",
+        "not counted, could not be labelled: 2",
+        "not counted, in folders that are no label: 3 (misc 3)",
+    ]
+    assert "nothing to compare" in accuracy(Evaluation())[0]
+
+
+def test_the_report_line_names_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert report_line(request_of(Path("r.csv"), "csv,html")) == (
+        "report: r.csv, beside it r.html, r.errors.csv, r.summary.json"
+    )
+
+
+def test_the_table_of_workers_fits_80_columns_and_counts_the_rest() -> None:
+    rates = [(f"label-{number}@{'host' * 20}", "openvino cpu bf16", 100.0 - number) for number in range(20)]
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(workers_table(rates))
+    lines = shown.getvalue().splitlines()
+
+    assert max(map(cell_len, lines)) <= 80
+    assert len(lines) == 1 + MOST_WORKERS + 1
+    assert lines[-1].split() == ["and", "8", "more", "676"]
+
+
+LIVE = """
+import sys, time
+from collections import Counter
+from pathlib import Path
+from producer.gather import Progress
+from producer.progress import RunView
+from producer.reports.request import request_of
+from producer.reports.tally import Tally
+
+class Run:
+    def chunks(self, since):
+        from producer.run_file import StoredChunk
+        return [StoredChunk(100, f"label-1@host{n}", "openvino/cpu/bf16", {}, 0.0) for n in (1, 2)]
+
+with RunView(quiet=False) as view:
+    view._looked -= 60
+    for done in (0, 500, 1000):
+        view.show(Progress(done, 3, 1000, "Redis is away, trying again" if done == 500 else ""), "", Run())
+        time.sleep(0.05)
+    view.stop()
+    view.say("1000 images: 997 labelled")
+    counts = Tally(images=1000, ok=1000, labels=Counter(glass=700, paper=300))
+    view.conclude(counts, request_of(Path("r.csv"), None))
+"""
+
+
+def in_a_terminal(columns: int, **environment: str) -> str:
+    """What the program writes to a terminal of this width."""
+    import fcntl
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "CI")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", LIVE],
+        stderr=theirs,
+        stdout=theirs,
+        env={**clean, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment},
+        cwd=ROOT,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait(60) == 0, shown.decode()
+    return shown.decode()
+
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def test_the_live_display_fits_80_columns_and_names_the_workers() -> None:
+    shown = in_a_terminal(80)
+    lines = [line.rstrip("\r") for line in re.split(r"[\r\n]+", ESCAPES.sub("", shown))]
+
+    assert max(map(cell_len, lines)) <= 80
+    assert any("labelling" in line and "1000/1000" in line for line in lines)
+    assert any(line.startswith("label-1@host2") and "openvino cpu bf16" in line for line in lines)
+    assert "Redis is away, trying again" in lines
+    assert sum("█" in line for line in lines) == 2
+
+
+def test_no_color_means_no_colour() -> None:
+    coloured, plain = in_a_terminal(80), in_a_terminal(80, NO_COLOR="1")
+
+    assert re.search(r"\x1b\[[0-9;]*3[0-9]", coloured)
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-8]|4[0-8])[0-9;]*m", plain)
+
+
+def test_in_a_pipe_there_are_plain_lines_and_no_escape() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIVE], capture_output=True, cwd=ROOT, check=True, env={**os.environ, "LANG": "C.UTF-8"}
+    )
+
+    text = done.stderr.decode()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert [line.split()[0] for line in text.splitlines() if "█" in line or "#" in line] == ["glass", "paper"]
+    assert "report: r.csv" in text
