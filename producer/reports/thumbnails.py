@@ -57,7 +57,7 @@ def _read(path: str) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
             return b""
-        return file.read(MOST_BYTES)
+        return file.read(status.st_size)  # not more: it may be growing
 
 
 def _shrunk(data: bytes, max_pixels: int) -> bytes | None:
