@@ -16,6 +16,7 @@ from producer.errors import UsageError
 from producer.run_file import Plan, RunFile
 
 INPUTS_A_PIECE = 5000
+DETACHED_CHUNK_IMAGES = 128
 MAX_PIECE_BYTES = 256 * 1024 * 1024  # of one piece, decompressed: whoever wrote it may not be us
 
 
@@ -31,6 +32,11 @@ def upload(client: redis.Redis, keys: Keys, run: RunFile) -> None:
     pipeline.execute()
 
 
+def chunk_images(plan: Plan) -> int:
+    """Return the images of each chunk of a detached run, which is enqueued before any worker's rate is known."""
+    return plan.chunk_images or DETACHED_CHUNK_IMAGES
+
+
 def download(client: redis.Redis, keys: Keys, job: str, path: Path) -> RunFile:
     """Make the run file of ``job`` at ``path`` from what ``upload`` left; all its chunks count as sent.
 
@@ -43,8 +49,9 @@ def download(client: redis.Redis, keys: Keys, job: str, path: Path) -> RunFile:
         raise UsageError(f"no detached run {job} on this broker; `sortline jobs list` shows what there is")
     plan = Plan.from_json(str(head))
     run = RunFile.create(path, plan, _inputs(client, name))
-    for first in range(0, run.total, plan.chunk_images):
-        run.note_sent(first, min(plan.chunk_images, run.total - first))
+    size = chunk_images(plan)
+    for first in range(0, run.total, size):
+        run.note_sent(first, min(size, run.total - first))
     return run
 
 

@@ -38,7 +38,10 @@ class ChunkSender:
             model=plan.model,
             top_k=plan.top_k,
         )
-        number, of = first // plan.chunk_images + 1, -(-plan.total // plan.chunk_images)
+        if plan.chunk_images:
+            which = f"chunk {first // plan.chunk_images + 1}/{-(-plan.total // plan.chunk_images)}, {len(paths)} images"
+        else:
+            which = f"images {first + 1}-{first + len(paths)} of {plan.total}"
         try:
             self._app.send_task(
                 LABEL_CHUNK,
@@ -46,7 +49,7 @@ class ChunkSender:
                 queue=LABEL_QUEUE,
                 producer=self._producer,
                 # What Flower shows. The arguments themselves would repeat every path in clear.
-                argsrepr=f"{plan.source} chunk {number}/{of}, {len(paths)} images",
+                argsrepr=f"{plan.source} {which}",
                 kwargsrepr=plan.run,
                 parent_id=plan.run,  # Flower links to the run
                 root_id=plan.run,

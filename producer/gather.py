@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import redis
@@ -15,6 +15,7 @@ from jobs.broker import AWAY, Keys
 from jobs.errors import MessageError, UnavailableError
 from jobs.fault import fault
 from jobs.messages import ChunkResult, from_json
+from producer.chunk_size import ChunkSize
 from producer.enqueue import ChunkSender
 from producer.errors import BrokerUnreachable, ProducerError, RunRefused
 from producer.run_file import RunFile
@@ -62,12 +63,16 @@ class Gatherer:
     stale_s: float
     watch: Callable[[], None] = lambda: None
     _sent: dict[int, _Sent] = field(default_factory=dict)
+    _size: ChunkSize = field(init=False)
     _order: int = 0
     _newest_answered: int = 0
     _newest_worker: str = ""
     _cancel_looked: float = 0.0
     _picked_up: bool = False
     _refused_before: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._size = ChunkSize(self.run.plan.chunk_images)
 
     def gather(self) -> Generator[Progress, None, None]:
         """Label what has no row yet; yield progress several times a second until every input has one.
@@ -77,7 +82,7 @@ class Gatherer:
             RunCancelled: somebody cancelled it.
             BrokerUnreachable: Redis was away for two minutes.
         """
-        todo = self.run.missing_chunks()
+        todo: Iterator[tuple[int, list[str]]] | None = None
         held: tuple[int, list[str]] | None = None  # a chunk that Redis would not take yet
         away_since, pause_s = 0.0, 0.1
         yield self._progress()
@@ -86,9 +91,12 @@ class Gatherer:
                 if not self._picked_up:
                     self._pick_up()
                     self._picked_up = True
-                while len(self._sent) < self.window_chunks and (held := held or next(todo, None)) is not None:
-                    if held[0] not in self._sent:
-                        self._send(*held)
+                if todo is None:
+                    queued = [(first, sent.images) for first, sent in self._sent.items()]
+                    todo = self.run.missing_chunks(self._next_size, queued)
+                window = self._size.window(self.window_chunks)
+                while len(self._sent) < window and (held := held or next(todo, None)) is not None:
+                    self._send(*held)
                     held = None
                 if not self._sent:
                     break
@@ -109,6 +117,10 @@ class Gatherer:
             run = self.run.plan.run
             self.client.delete(self.keys.results(run), self.keys.inputs(run), self.keys.attempts(run))
         yield self._progress()
+
+    def _next_size(self) -> int:
+        in_flight = sum(sent.images for sent in self._sent.values())
+        return self._size.next(self.run.total - self.run.done - in_flight)
 
     def _pick_up(self) -> None:
         """Take in what came while no producer was there, and wait for what an earlier one left on the queue.
@@ -169,6 +181,7 @@ class Gatherer:
         self.run.record(result)
         fault("after journal")
         self._newest_worker = result.worker
+        self._size.note(result.worker, len(result.rows), result.seconds.get("chunk_s", 0.0))
         if sent is not None:
             self._newest_answered = max(self._newest_answered, sent.order)
             del self._sent[result.first]

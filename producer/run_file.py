@@ -12,7 +12,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -60,7 +61,7 @@ class Plan:
     labels: list[str]
     groups: list[str | None]
     top_k: int
-    chunk_images: int
+    chunk_images: int  # of each chunk; 0: as `producer/chunk_size.py` reckons
     total: int = 0
     inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
     folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
@@ -159,19 +160,30 @@ class RunFile:
         """Number of inputs."""
         return self.plan.total
 
-    def missing_chunks(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield (index of the first image, paths) of each stretch of inputs that has no rows, chunk by chunk."""
-        size = self.plan.chunk_images
-        for start in range(0, self.total, size):
-            stop = min(start + size, self.total)
-            if self._rows_between(start, stop) == stop - start:
+    def missing_chunks(
+        self, size: Callable[[], int], queued: Iterable[tuple[int, int]] = ()
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Yield (index of the first image, paths) of each stretch of inputs that has no rows, ``size()`` at a time.
+
+        ``queued`` are stretches (index of the first image, images) that are left out.
+        """
+        ends = {first: first + images for first, images in queued}
+        starts = sorted(ends)
+        at = 0
+        while found := self._db.execute(
+            "SELECT inputs.idx, path FROM inputs LEFT JOIN rows USING (idx)"
+            " WHERE inputs.idx >= ? AND rows.idx IS NULL ORDER BY inputs.idx LIMIT ?",
+            (at, size()),
+        ).fetchall():
+            first = found[0][0]
+            place = bisect_right(starts, first)
+            if place and first < ends[starts[place - 1]]:
+                at = ends[starts[place - 1]]
                 continue
-            missing = self._db.execute(
-                "SELECT inputs.idx, path FROM inputs LEFT JOIN rows USING (idx)"
-                " WHERE inputs.idx >= ? AND inputs.idx < ? AND rows.idx IS NULL ORDER BY inputs.idx",
-                (start, stop),
-            ).fetchall()
-            yield from _stretches(missing)
+            stop = starts[place] if place < len(starts) else self.total
+            paths = [path for offset, (index, path) in enumerate(found) if index == first + offset < stop]
+            at = first + len(paths)
+            yield first, paths
 
     def paths(self, first: int, count: int) -> list[str]:
         """Return the paths of ``count`` inputs from index ``first`` on."""
@@ -256,11 +268,6 @@ class RunFile:
             pairs = [(int(label), float(probability)) for label, probability in json.loads(top or "[]")]
             yield StoredRow(index, path, pairs, error, detail or "", width or 0, height or 0)
 
-    def _rows_between(self, start: int, stop: int) -> int:
-        return int(
-            self._db.execute("SELECT count(*) FROM rows WHERE idx >= ? AND idx < ?", (start, stop)).fetchone()[0]
-        )
-
 
 def digest_of(paths: Iterable[str]) -> tuple[int, str]:
     """Return how many paths there are, and the digest that a run file of them would have."""
@@ -287,14 +294,6 @@ class _Counted:
 
     def digest(self) -> str:
         return self._hash.hexdigest()
-
-
-def _stretches(missing: list[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
-    start = 0
-    for position in range(1, len(missing) + 1):
-        if position == len(missing) or missing[position][0] != missing[position - 1][0] + 1:
-            yield missing[start][0], [path for _, path in missing[start:position]]
-            start = position
 
 
 def _remove(path: Path) -> None:

@@ -274,16 +274,16 @@ def _kept(request: Request, classes: int) -> int:
 
 def enqueue_all(session: Session, run: RunFile) -> None:
     """Put every chunk without rows on the queue, and the list of inputs beside it for whoever gathers."""
-    from producer.detached import upload
+    from functools import partial
+
+    from producer.detached import chunk_images, upload
     from producer.enqueue import ChunkSender
 
     upload(session.client, session.keys, run)
     sender = ChunkSender(session.app, run.plan)
-    waiting = {first for first, _ in run.sent()}
-    for first, paths in run.missing_chunks():
-        if first not in waiting:
-            sender.send(first, paths)
-            run.note_sent(first, len(paths))
+    for first, paths in run.missing_chunks(partial(chunk_images, run.plan), run.sent()):
+        sender.send(first, paths)
+        run.note_sent(first, len(paths))
     sender.close()
 
 

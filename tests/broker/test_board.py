@@ -176,7 +176,7 @@ def test_another_host_gathers_what_was_detached(
 ) -> None:
     producer = new_producer(24)
     upload(client, KEYS, producer.run)
-    for first, paths in producer.run.missing_chunks():
+    for first, paths in producer.run.missing_chunks(lambda: 4):
         producer.sender.send(first, paths)
         producer.run.note_sent(first, len(paths))
     elsewhere = new_producer(run=download(client, KEYS, "inbox-1", tmp_path / "other" / "inbox.run"))

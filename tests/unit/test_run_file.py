@@ -41,6 +41,10 @@ def names(count: int) -> list[str]:
     return [f"{number:05}.jpg" for number in range(count)]
 
 
+def missing(run: RunFile, size: int = 4, queued: Iterable[tuple[int, int]] = ()) -> list[tuple[int, list[str]]]:
+    return list(run.missing_chunks(lambda: size, queued))
+
+
 def create(folder: Path, paths: Iterable[str], chunk_images: int = 4) -> RunFile:
     return RunFile.create(folder / "inbox.run", plan(chunk_images), paths)
 
@@ -101,14 +105,14 @@ def test_a_resumed_run_counts_what_it_had_and_asks_for_the_rest(run: RunFile) ->
     run = reopened(run)
 
     assert (run.done, run.failed, run.total) == (4, 1, 10)
-    assert list(run.missing_chunks()) == [(0, names(10)[:4]), (8, names(10)[8:])]
+    assert missing(run) == [(0, names(10)[:4]), (8, names(10)[8:])]
     run.close()
 
 
 def test_a_run_with_all_rows_asks_for_nothing(run: RunFile) -> None:
     run.record(answer(0, *[OK] * 10))
 
-    assert list(run.missing_chunks()) == []
+    assert missing(run) == []
 
 
 def test_a_chunk_recorded_twice_counts_once(run: RunFile) -> None:
@@ -130,27 +134,28 @@ def test_the_first_writer_of_a_row_wins(run: RunFile) -> None:
     assert (run.done, run.failed) == (3, 2)
 
 
-def test_after_partial_rows_missing_stretches_never_cross_a_chunks_border(run: RunFile) -> None:
+def test_after_partial_rows_missing_stretches_hold_what_lies_together(run: RunFile) -> None:
     run.record(answer(1, OK))
     run.record(answer(4, OK, OK, OK))
 
-    assert (
-        list(run.missing_chunks())
-        == [
-            (0, names(10)[0:1]),
-            (2, names(10)[2:4]),
-            (7, names(10)[7:8]),  # not together with 8 and 9, which are the next chunk
-            (8, names(10)[8:10]),
-        ]
-    )
+    assert missing(run) == [(0, names(10)[0:1]), (2, names(10)[2:4]), (7, names(10)[7:10])]
+    assert missing(run, 2) == [(0, names(10)[0:1]), (2, names(10)[2:4]), (7, names(10)[7:9]), (9, names(10)[9:10])]
+
+
+def test_what_is_queued_is_not_missing_whatever_its_size(run: RunFile) -> None:
+    run.record(answer(9, OK))
+
+    assert missing(run, 4, [(3, 2), (7, 1)]) == [(0, names(10)[0:3]), (5, names(10)[5:7]), (8, names(10)[8:9])]
+    assert missing(run, 100, [(0, 10)]) == []
+    assert missing(run, 1, [(1, 8)]) == [(0, names(10)[0:1])]
 
 
 def test_missing_chunks_sees_rows_that_come_while_it_is_read(run: RunFile) -> None:
-    missing = run.missing_chunks()
+    found = run.missing_chunks(lambda: 4)
 
-    assert next(missing)[0] == 0
+    assert next(found)[0] == 0
     run.record(answer(4, OK, OK, OK, OK))
-    assert next(missing)[0] == 8
+    assert next(found)[0] == 8
 
 
 def test_a_chunk_is_sent_until_its_rows_come(run: RunFile) -> None:
@@ -172,7 +177,7 @@ def test_rows_past_the_end_are_refused_and_none_is_kept(run: RunFile, first: int
     with pytest.raises(RunFileError, match=r"worker label-1@host sent rows past the end of run inbox-20260301-1a2b3c"):
         run.record(answer(first, *[OK] * count))
 
-    assert (run.done, list(run.missing_chunks())[-1][0]) == (0, 8)
+    assert (run.done, missing(run)[-1][0]) == (0, 8)
     assert run.sent() == [(first, count)]
 
 
@@ -198,7 +203,7 @@ def test_creating_again_replaces_inputs_and_rows(run: RunFile) -> None:
     run.close()
 
     run = RunFile.create(run.path, plan(), names(3))
-    assert (run.total, run.done, run.sent(), list(run.missing_chunks())) == (3, 0, [], [(0, names(3))])
+    assert (run.total, run.done, run.sent(), missing(run)) == (3, 0, [], [(0, names(3))])
     run.close()
 
 
@@ -232,7 +237,7 @@ def test_twenty_thousand_inputs_are_quick(tmp_path: Path) -> None:
         run.record(answer(first, *[OK] * min(128, 20_000 - first)))
 
     assert sum(1 for _ in run.rows()) == run.done == 20_000
-    assert list(run.missing_chunks()) == []
+    assert missing(run) == []
     assert run.sent() == []
     assert time.monotonic() - started < 20  # about one on one slow core; a commit a row would take minutes
     run.close()

@@ -120,7 +120,7 @@ def test_a_bad_recipe_is_refused_alike_from_a_file_and_from_a_message(recipe: di
 
 def test_every_fault_is_told_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        load_settings(environment={"SORTLINE_DEVICE": "toaster", "SORTLINE_CHUNK_IMAGES": "0"})
+        load_settings(environment={"SORTLINE_DEVICE": "toaster", "SORTLINE_CHUNK_IMAGES": "-1"})
 
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["setting chunk_images", "setting device"]
 
