@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint unit clean lock
+.PHONY: help setup demo test lint unit soak clean lock
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ test: lint ## Lint, and all tests
 
 unit: .venv/ready ## Only the quick tests
 	$(BIN)/python -m pytest -m "not slow" tests/unit
+
+soak: .venv/ready ## The chaos test, longer: SOAK="--images 200000 --workers 8 --worker-kills 500" and more
+	$(BIN)/python -m tests.chaos.soak $(SOAK)
 
 lock: ## Pin all dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
