@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TypeAlias, TypeVar
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from configs.settings import Settings
-from jobs.broker import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, celery_broker_url, tls_options
+from jobs.broker import AWAY, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, celery_broker_url, tls_options
 from jobs.transport import COMPRESSION
 
 LABEL_QUEUE = "label"
@@ -21,6 +22,7 @@ LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one 
 QUEUED_AT = "queued_at"  # message header: seconds since 1970
 
 
+UNREACHED = (*AWAY, OperationalError)  # what Celery raises when Redis is away or full
 App: TypeAlias = Celery  # for annotations elsewhere: Celery itself stays behind this door
 AnyApp = TypeVar("AnyApp", bound=Celery)
 
@@ -40,6 +42,8 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
             # The sweep runs every interval x throttle seconds; the defaults make that 100.
             "unacked_restore_interval": max(1, min(5, settings.visibility_timeout_s // 4)),
             "unacked_restore_throttle": 1,
+            # A worker killed within the sweep leaves its lock behind: by default nobody would sweep for 300 s.
+            "unacked_mutex_expire": settings.visibility_timeout_s,
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,

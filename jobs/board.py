@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import redis
 
-from jobs.broker import Keys
+from jobs.broker import AWAY, Keys
 
 KEPT_S = 30 * 24 * 3600
 ENDED = frozenset({"done", "failed", "cancelled"})
@@ -41,7 +42,7 @@ class JobBoard:
         self._keys = keys
 
     def add(self, job: str, *, kind: str, title: str, model: str = "") -> None:
-        """Put a queued job on the board."""
+        """Put a queued job on the board. A Redis that is away or full keeps people from seeing it, and nothing else."""
         now = time.time()
         state = JobState(job=job, kind=kind, title=title, model=model, created=now, updated=now)
         pipeline = self._client.pipeline()
@@ -50,12 +51,14 @@ class JobBoard:
         pipeline.expire(self._keys.job(job), KEPT_S)
         pipeline.zadd(self._keys.jobs, {job: now})
         pipeline.zremrangebyscore(self._keys.jobs, 0, now - KEPT_S)
-        pipeline.execute()
+        with suppress(*AWAY):
+            pipeline.execute()
 
     def update(self, job: str, **values: str) -> None:
-        """Change fields of a job. A job that Redis forgot stays forgotten."""
-        if self._client.hexists(self._keys.job(job), "job"):
-            self._client.hset(self._keys.job(job), mapping={**values, "updated": time.time()})
+        """Change fields of a job. A job that Redis forgot stays forgotten; one that is away misses the change."""
+        with suppress(*AWAY):
+            if self._client.hexists(self._keys.job(job), "job"):
+                self._client.hset(self._keys.job(job), mapping={**values, "updated": time.time()})
 
     def get(self, job: str) -> JobState | None:
         """Return one job, or None when Redis doesn't know it."""

@@ -18,7 +18,13 @@ from jobs.errors import BrokerAway, BrokerError
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 SOCKET_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
-AWAY = (redis.ConnectionError, redis.TimeoutError, redis.exceptions.BusyLoadingError)  # it may come back
+# What passes: a server that is away, still reads its data from disk, or is full until workers have taken some.
+AWAY = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.OutOfMemoryError,
+)
 SHORTEST_HIDDEN = 4  # a shorter password stands in half the words of a log
 _IN_USER = re.compile(r"://[^:/@]*:(.*)@")  # to the last @: a password may hold one
 _IN_QUERY = re.compile(r"[?&]password=([^&]*)")

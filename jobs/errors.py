@@ -19,3 +19,7 @@ class BrokerAway(BrokerError):
 
 class UnavailableError(JobError):
     """Redis, a share or a disk is away for now. Trying again later may help."""
+
+
+class BrokerFull(UnavailableError):
+    """Redis is at its ``maxmemory`` and takes no more until something is taken out."""

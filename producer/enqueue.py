@@ -8,9 +8,10 @@ import time
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError
 
 from jobs.app import LABEL_CHUNK, LABEL_QUEUE, QUEUED_AT
-from jobs.errors import UnavailableError
+from jobs.errors import BrokerFull, UnavailableError
 from jobs.messages import LabelChunk, to_json
 from jobs.paths import path_to_text, text_to_path
 from producer.run_file import Plan
@@ -57,7 +58,8 @@ class ChunkSender:
                 retry=False,  # the caller waits, and tells the person why
             )
         except OperationalError as error:
-            raise UnavailableError(f"Redis takes no messages: {error}") from error
+            is_full = isinstance(error.__cause__, OutOfMemoryError)
+            raise (BrokerFull if is_full else UnavailableError)(f"Redis takes no messages: {error}") from error
 
     def close(self) -> None:
         """Give the connection back."""

@@ -12,7 +12,7 @@ import redis
 from jobs.app import LABEL_QUEUE
 from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys
-from jobs.errors import MessageError, UnavailableError
+from jobs.errors import BrokerFull, MessageError, UnavailableError
 from jobs.fault import fault
 from jobs.messages import ChunkResult, from_json
 from producer.chunk_size import ChunkSize
@@ -26,6 +26,8 @@ CANCEL_LOOK_S = 2.0
 PATIENCE_S = 120.0  # how long Redis may be away
 # A chunk that others' chunks keep waiting is sent again at last: nothing tells it from one that was lost.
 STALE_BEHIND_OTHERS = 8
+FULL_FROM = 0.75  # of Redis's maxmemory
+SENDS_A_LOOK = 32
 
 
 class RunCancelled(ProducerError):
@@ -69,6 +71,8 @@ class Gatherer:
     _newest_worker: str = ""
     _cancel_looked: float = 0.0
     _picked_up: bool = False
+    _sends_until_look: int = 0
+    _held: tuple[int, list[str]] | None = None  # a chunk that Redis would not take yet
     _refused_before: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -83,7 +87,6 @@ class Gatherer:
             BrokerUnreachable: Redis was away for two minutes.
         """
         todo: Iterator[tuple[int, list[str]]] | None = None
-        held: tuple[int, list[str]] | None = None  # a chunk that Redis would not take yet
         away_since, pause_s = 0.0, 0.1
         yield self._progress()
         while True:
@@ -94,15 +97,14 @@ class Gatherer:
                 if todo is None:
                     queued = [(first, sent.images) for first, sent in self._sent.items()]
                     todo = self.run.missing_chunks(self._next_size, queued)
-                window = self._size.window(self.window_chunks)
-                while len(self._sent) < window and (held := held or next(todo, None)) is not None:
-                    self._send(*held)
-                    held = None
-                if not self._sent:
+                full = self._fill_window(todo)
+                if not self._sent and full is None:
                     break
-                self._journal(READ_S)
+                came = self._journal(READ_S)
                 self._send_lost_again()
                 self._look_for_cancel()
+                if full is not None and not came:
+                    raise full
                 away_since, pause_s = 0.0, 0.1
                 yield self._progress()
             except (*AWAY, UnavailableError) as error:
@@ -110,7 +112,7 @@ class Gatherer:
                 if time.monotonic() - away_since > PATIENCE_S:
                     raise BrokerUnreachable(f"Redis has been away for {PATIENCE_S:.0f} s: {error}") from error
                 pause_s = min(pause_s * 2, 5.0)
-                yield self._progress(f"Redis is away, trying again ({error})")
+                yield self._progress(f"Redis is away or full, trying again ({error})")
                 time.sleep(pause_s)
             self.watch()
         with contextlib.suppress(*AWAY):  # every row is here; a Redis that is away must not spoil the end
@@ -134,6 +136,38 @@ class Gatherer:
         for first, images in self.run.sent():
             if first not in self._refused_before:
                 self._note(first, images)
+
+    def _fill_window(self, todo: Iterator[tuple[int, list[str]]]) -> BrokerFull | None:
+        """Send chunks until the window is full, or until Redis is: it makes room as rows are journalled."""
+        try:
+            window = self._size.window(self.window_chunks)
+            while len(self._sent) < window and (chunk := self._held or next(todo, None)) is not None:
+                self._held = chunk
+                self._look_for_room()
+                self._send(*chunk)
+                self._held = None
+        except BrokerFull as error:
+            return error
+        return None
+
+    def _look_for_room(self) -> None:
+        """Raise BrokerFull when Redis is nearly full.
+
+        Workers need room as well, to hold what they take, to answer and to start: a Redis that one producer has filled
+        to the brim serves nobody any more.
+        """
+        self._sends_until_look -= 1
+        if self._sends_until_look > 0:
+            return
+        self._sends_until_look = SENDS_A_LOOK
+        try:
+            memory = self.client.info("memory")
+        except redis.exceptions.NoPermissionError:
+            return
+        used, limit = int(memory.get("used_memory", 0)), int(memory.get("maxmemory", 0))
+        if limit and used > limit * FULL_FROM:
+            self._sends_until_look = 0
+            raise BrokerFull(f"Redis takes no messages: {used} of its {limit} bytes (maxmemory) are used")
 
     def _send(self, first: int, paths: list[str]) -> None:
         fault("before send")

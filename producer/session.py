@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import redis
 
 from configs.settings import Settings
-from jobs.app import App, make_app
+from jobs.app import UNREACHED, App, make_app
 from jobs.board import JobBoard
 from jobs.broker import Keys, check, connect, mask
 from jobs.errors import BrokerError
@@ -49,7 +50,10 @@ class Session:
 
     def workers(self, kind: str, timeout_s: float = 1.0) -> list[str]:
         """Return the names of the workers that consume queue ``kind`` and answer in time."""
-        queues = self.app.control.inspect(timeout=timeout_s).active_queues() or {}
+        try:
+            queues = self.app.control.inspect(timeout=timeout_s).active_queues() or {}
+        except UNREACHED:
+            return []
         return sorted(name for name, found in queues.items() if any(queue["name"] == kind for queue in found))
 
 
@@ -84,6 +88,7 @@ def _connected(settings: Settings) -> Iterator[redis.Redis]:
     try:
         client = connect(settings)
         check(client, settings)
+        _warn_of_eviction(client)
     except BrokerError as error:
         raise BrokerUnreachable(str(error)) from error
     except ValueError as error:  # redis-py on a malformed URL; its words may quote the password
@@ -94,3 +99,17 @@ def _connected(settings: Settings) -> Iterator[redis.Redis]:
         yield client
     finally:
         client.close()
+
+
+def _warn_of_eviction(client: redis.Redis) -> None:
+    """Say when this Redis drops queued work once it is full; what it drops is sent again, late."""
+    try:
+        memory = client.info("memory")
+    except redis.RedisError:
+        return
+    if memory.get("maxmemory") and (policy := memory.get("maxmemory_policy", "noeviction")) != "noeviction":
+        print(
+            f"warning: Redis evicts by {policy} when it is full, which loses queued work; "
+            "set maxmemory-policy noeviction",
+            file=sys.stderr,
+        )

@@ -111,6 +111,27 @@ def test_two_runs_on_one_worker_both_end_with_their_own_rows(
     assert len(set(expected)) > 12  # rows in a wrong order would be seen
 
 
+def test_a_small_run_that_starts_later_ends_before_a_large_one(desk: Desk, new_producer: NewProducer) -> None:
+    desk.engine.seconds = 0.05
+    large = new_producer(24, name="large")
+    small = new_producer(8, name="small")
+    runs = {"large": large.gatherer.gather(), "small": small.gatherer.gather()}
+    next(runs["large"])
+    next(runs["large"])  # its window is on the queue
+    ended = []
+
+    with working(desk):
+        while runs:
+            for name, gathering in list(runs.items()):
+                if next(gathering, None) is None:
+                    ended.append(name)
+                    del runs[name]
+
+    assert ended == ["small", "large"]
+    assert len(labelled(large.run)) == 24
+    assert len(labelled(small.run)) == 8
+
+
 def test_a_run_with_nothing_left_to_do_asks_no_worker(client: redis.Redis, new_producer: NewProducer) -> None:
     producer = new_producer(0)
 
