@@ -14,7 +14,7 @@ import sqlite3
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -123,7 +123,7 @@ class RunFile:
 
         The file appears by a rename once all inputs are in it: a crash leaves no half list to resume from.
         """
-        with _lock(path):
+        with _lock(path), _writing(path):
             beside = path.with_suffix(".new")
             _remove(beside)
             with closing(sqlite3.connect(beside, isolation_level=None)) as database, database:
@@ -203,7 +203,7 @@ class RunFile:
             )
         before = self._db.total_changes
         failed = 0
-        with self._db:
+        with _writing(self.path), self._db:
             self._db.execute("BEGIN")
             for index, row in enumerate(result.rows, start=result.first):
                 cursor = self._db.execute(
@@ -224,7 +224,8 @@ class RunFile:
 
     def note_sent(self, first: int, images: int) -> None:
         """Remember that a chunk is on the queue, so that a resumed run waits for it instead of sending it again."""
-        self._db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?)", (first, images))
+        with _writing(self.path):
+            self._db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?)", (first, images))
 
     def sent(self) -> list[tuple[int, int]]:
         """Return (index of the first image, images) of each chunk that was sent and has no rows yet."""
@@ -294,6 +295,26 @@ class _Counted:
 
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the database's errors inside the block into one that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RunFileError(
+            f"{path} can't be written ({error}): is its disk full, read-only or gone? Every row that it has is safe; "
+            "give it room, then type the same command again"
+        ) from error
+
+
+def _stretches(missing: list[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    start = 0
+    for position in range(1, len(missing) + 1):
+        if position == len(missing) or missing[position][0] != missing[position - 1][0] + 1:
+            yield missing[start][0], [path for _, path in missing[start:position]]
+            start = position
 
 
 def _remove(path: Path) -> None:

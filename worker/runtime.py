@@ -18,7 +18,7 @@ import redis
 
 from configs.settings import Settings
 from jobs.board import JobBoard
-from jobs.broker import Keys, connect
+from jobs.broker import AWAY, Keys, connect
 from jobs.fault import fault
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound
@@ -162,7 +162,7 @@ class Runtime:
                 pipeline.expire(self.keys.results(job), STREAM_KEPT_S)
                 pipeline.execute()
                 return
-            except (redis.ConnectionError, redis.TimeoutError) as error:
+            except AWAY as error:
                 if time.monotonic() > deadline:
                     raise
                 log.warning("results wait for Redis job=%s: %s", job, error)
