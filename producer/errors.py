@@ -23,6 +23,10 @@ class UsageError(ProducerError):
 class RunRefused(ProducerError):
     """A worker will never do this job; trying again would not help."""
 
+    def __init__(self, message: str, worker: str = "") -> None:
+        super().__init__(message)
+        self.worker = worker
+
 
 class BrokerUnreachable(ProducerError):
     """Redis can't be reached or used."""

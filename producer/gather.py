@@ -207,7 +207,7 @@ class Gatherer:
             self._refused_before.add(result.first)
             return
         if result.refused is not None:
-            raise RunRefused(f"{result.worker or 'a worker'} refuses this run: {result.refused}")
+            raise RunRefused(f"{result.worker or 'a worker'} refuses this run: {result.refused}", result.worker)
         sent = self._sent.get(result.first)
         if sent is not None and sent.images != len(result.rows):
             return

@@ -119,7 +119,8 @@ def settings_of(
     if broker is not None and (urlsplit(broker).password or "password=" in urlsplit(broker).query):
         # Every user of this machine can read command lines.
         raise UsageError(
-            "a password on the command line can be read by everybody here; put the URL into SORTLINE_BROKER"
+            "a password on the command line can be read by everybody here; put the URL into SORTLINE_BROKER, or as "
+            "`broker` into the file of --config"
         )
     flags: dict[str, Any] = {
         "home": home,

@@ -10,11 +10,13 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 import redis
 
 from jobs.app import LABEL_RUN
 from producer.enqueue import NOT_SENT
+from producer.errors import RunRefused
 from producer.gather import Progress, RunCancelled
 from producer.progress import duration
 from producer.run_file import RunFile
@@ -34,13 +36,15 @@ def told(session: Session, run: RunFile, gathering: Iterator[Progress]) -> Itera
         for progress in gathering:
             events.show(progress)
             yield progress
-    except GeneratorExit:  # Ctrl-C, or an error of whoever looks at the progress
+    except (GeneratorExit, KeyboardInterrupt):  # Ctrl-C, or an error of whoever looks at the progress
         events.end("task-revoked", "interrupted", terminated=False)
         raise
     except RunCancelled as error:
         events.end("task-revoked", str(error), terminated=False)
         raise
     except Exception as error:
+        if isinstance(error, RunRefused):
+            events.note_worker(error.worker)
         events.end("task-failed", str(error), exception=str(error))
         raise
     events.end("task-succeeded", events.summary())
@@ -74,6 +78,10 @@ class _RunEvents:
         self._send("task-progress", result=text)
         with contextlib.suppress(redis.RedisError):
             self._session.board.update(self._run.plan.run, text=text)
+
+    def note_worker(self, worker: str) -> None:
+        """Take the name of a worker that has sent no rows."""
+        self._newest = replace(self._newest, worker=worker)
 
     def end(self, kind: str, text: str, **fields: object) -> None:
         """Say how the run ended."""

@@ -309,14 +309,6 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _stretches(missing: list[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
-    start = 0
-    for position in range(1, len(missing) + 1):
-        if position == len(missing) or missing[position][0] != missing[position - 1][0] + 1:
-            yield missing[start][0], [path for _, path in missing[start:position]]
-            start = position
-
-
 def _remove(path: Path) -> None:
     for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
         name.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="TOML file with settings")
     parser.add_argument("--name", help="shown in Flower; the default is label or train and the process number")
     options = parser.parse_args(arguments)
+    os.umask(os.umask(0o027) | 0o027)  # versions and checkpoints are nothing for strangers
     if options.queues == TRAIN_QUEUE and find_spec("mindspore") is None:
         return _fail('training needs MindSpore on this machine: pip install "sortline[train]"', 1)
     try:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from enum import Enum
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.errors import FAILURE, OK, UNREACHABLE, UsageError
+from producer.errors import FAILURE, OK, UNREACHABLE, ProducerError, UsageError
 from producer.options import Broker, Config, DataRoot, Home, Store, settings_of
+
+if TYPE_CHECKING:
+    from configs.settings import Settings
+
+CHECK_LIMIT_S = 5.0
 
 
 class LogFormat(str, Enum):
@@ -36,6 +42,9 @@ def worker(
     log_format: Annotated[
         LogFormat | None, typer.Option(help="Lines for people, or JSON for a collector. Also SORTLINE_LOG_FORMAT.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Start none: exit with 0 if the worker of this name here answers.")
+    ] = False,
     config: Config = None,
     broker: Broker = None,
     data_root: DataRoot = None,
@@ -57,6 +66,9 @@ def worker(
         raise UsageError(
             "a worker needs a broker: --broker or SORTLINE_BROKER; `sortline up` runs everything on one machine"
         )
+    if check:
+        _check_worker(settings, name or queues.value)
+        return
     environment = {**os.environ, "SORTLINE_HOME": str(settings.home), "SORTLINE_STORE": str(settings.store_root)}
     environment["SORTLINE_BROKER"] = settings.broker
     if log_format is not None:
@@ -136,6 +148,15 @@ def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = Non
         if finding.mark == "bad":
             code = max(code, UNREACHABLE if finding.is_broker else FAILURE)
     raise typer.Exit(code)
+
+
+def _check_worker(settings: Settings, name: str) -> None:
+    from producer.session import open_session
+
+    full_name = f"{name}@{socket.gethostname()}"
+    with open_session(settings, start=False) as session:
+        if not session.app.control.ping(destination=[full_name], timeout=CHECK_LIMIT_S):
+            raise ProducerError(f"no worker {full_name} answers within {CHECK_LIMIT_S:.0f} s")
 
 
 def _as_interrupt(*_: object) -> None:

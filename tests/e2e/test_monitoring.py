@@ -109,6 +109,9 @@ def test_metrics_and_logs_tell_of_a_run(
     assert all(event["model"] == "colours:1" and event["run"].startswith("photos-") for event in chunks)
     assert all(event["seconds"] >= 0 for event in chunks)
     assert "forged" not in log.read_text()
+    kept = list(home.glob("flower.db*"))
+    assert kept
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)  # Flower trusts what it reads from it
 
 
 def test_metrics_are_off_unless_a_port_is_given(
