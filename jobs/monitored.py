@@ -8,9 +8,10 @@ from __future__ import annotations
 from celery import states
 from celery.events.state import TASK_EVENT_TO_STATE, Task
 from flower.options import options
+from kombu import Queue
 
 from configs.settings import load_settings
-from jobs.app import App, make_app
+from jobs.app import LABEL_QUEUE, TRAIN_QUEUE, App, make_app
 
 # Without the name: the arguments say what it is. The newest are first, since `received` is there.
 COLUMNS = "args,state,result,worker,received,runtime,uuid"
@@ -37,3 +38,5 @@ options.tasks_columns = COLUMNS
 options.natural_time = True
 
 app: App = make_app(load_settings())
+# What the page of the broker shows while no worker is there to name its queues.
+app.conf.task_queues = [Queue(LABEL_QUEUE), Queue(TRAIN_QUEUE)]

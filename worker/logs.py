@@ -26,6 +26,7 @@ def set_up_logging(settings: Settings) -> None:
     kind = JsonLines if settings.log_format == "json" else TextLines
     handler.setFormatter(kind(passwords(settings)))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     # Celery repeats every message and result at level info, and kombu every reconnect attempt.
     for name in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -122,7 +122,7 @@ def open_page(browser: BrowserContext, url: str) -> Page:
 def rows_of(page: Page) -> list[dict[str, str]]:
     """What the table of the page shows: cells by column."""
     page.wait_for_selector("tbody tr td")
-    heads = [cell.lower() for cell in page.locator("thead").first.locator("th").all_inner_texts()]
+    heads = [cell.strip().lower() for cell in page.locator("thead").first.locator("th").all_inner_texts()]
     cells = [row.locator("td").all_inner_texts() for row in page.locator("tbody tr").all()]
     joined = [[cell.replace("\n", "") for cell in row] for row in cells]  # a long name is broken into two parts
     return [dict(zip(heads, row, strict=True)) for row in joined if len(row) == len(heads)]
@@ -197,6 +197,18 @@ def test_a_wrong_password_is_refused(site: Site, open_browser: OpenBrowser) -> N
     assert "Cluster overview" in page.content()
     assert page.request.get(f"{url}/api/workers").status == 401  # it asks for no password, and this sends none unasked
     assert page.evaluate("fetch('/api/workers').then(answer => answer.status)") == 200
+
+
+def test_the_broker_page_shows_how_much_waits_on_our_queues(
+    site: Site, open_browser: OpenBrowser, redis_server: RedisServer
+) -> None:
+    with redis_server.client() as client:
+        client.lpush("sortline:label", "{}", "{}", "{}")
+        client.lpush("sortline:train", "{}")
+    url = site.start_flower()
+    page = open_page(open_browser(site.password), f"{url}/broker")
+
+    assert {(row["queue"], row["messages"]) for row in rows_of(page)} >= {("label", "3"), ("train", "1")}
 
 
 def test_a_failed_training_shows_its_reason(site: Site, open_browser: OpenBrowser, tmp_path: Path) -> None:
