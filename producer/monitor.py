@@ -28,8 +28,7 @@ NOT_INSTALLED = 'Flower is not installed: pip install "sortline[monitor]"'
 ON = frozenset({"1", "true", "yes", "on", "t", "y"})
 # A command line is no place for a secret.
 SECRET = frozenset({"basic_auth", "oauth2_secret", "cookie_secret"})
-# A program of somebody's own, which may undo whatever is checked here.
-PROGRAM = frozenset({"conf", "auth_provider"})
+OWN_LOGINS = "flower.views.auth."  # classes for logins at GitHub, GitLab, Google and others
 # What these name is told by our own options and settings.
 OURS = {"address": "--address", "port": "--port", "read_only": "--read-only or --allow-changes", "db": "--home"}
 
@@ -69,8 +68,11 @@ def plan_flower(
         if name.startswith("FLOWER_") and value
     }
     wishes = {**given, **_parse(options)}
-    for name in wishes.keys() & PROGRAM:
-        raise UsageError(f"Flower's {name} is not passed on: it runs code that could undo the password")
+    if "conf" in wishes or not wishes.get("auth_provider", OWN_LOGINS).startswith(OWN_LOGINS):
+        raise UsageError(
+            "Flower's conf, and an auth_provider that is not Flower's, are not passed on: they run code that could "
+            "undo the password"
+        )
     wishes["address"] = address or given.get("address", ADDRESS)
     wishes["port"] = str(port or given.get("port") or free_port(wishes["address"]))
     wishes["read_only"] = "true" if read_only and given.get("read_only", "true").lower() in ON else "false"
@@ -92,11 +94,7 @@ def plan_flower(
         password, is_new = flower_password(home)
         wishes["basic_auth"] = f"{USER}:{password}"
         kept = password_file(home)
-        told += (
-            f", user {USER}, password {password} (shown once, kept in {kept})"
-            if is_new
-            else (f", user {USER}, password in {kept}")
-        )
+        told += f", user {USER}, password {f'{password} (shown once, kept in {kept})' if is_new else f'in {kept}'}"
     _refuse_strangers(wishes)
     told += "; read-only" if wishes["read_only"] == "true" else "; it may revoke tasks and stop workers"
     return Flower({f"FLOWER_{name.upper()}": value for name, value in (defaults | wishes).items()}, told)

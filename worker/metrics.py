@@ -66,7 +66,7 @@ class Metrics:
 
     def note_wait(self, queued_at: object) -> None:
         """Count how long a chunk waited; ``queued_at`` (seconds since 1970) comes from its message, by its clock."""
-        if isinstance(queued_at, int | float):
+        if isinstance(queued_at, float):  # an integer of a stranger's may be too large to subtract
             self._wait.observe(max(0.0, time.time() - queued_at))
 
     def note_chunk(self, chunk: LabelChunk, result: ChunkResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -92,7 +93,8 @@ OpenBrowser = Callable[..., BrowserContext]
 @pytest.fixture
 def open_browser(tmp_path: Path) -> Iterator[OpenBrowser]:
     """Opens chromium with an empty profile of its own, and a password to answer with."""
-    assert CHROMIUM, "no chromium on this machine: apt-get install chromium"
+    if CHROMIUM is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium on this machine: apt-get install chromium")
     with sync_playwright() as playwright, ExitStack() as stack:
 
         def open_one(password: str) -> BrowserContext:

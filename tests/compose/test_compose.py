@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +19,7 @@ import pytest
 from tests.compose.services import ROOT, MissingVariable, Services, dockerfile, read_compose
 from tests.conftest import wait_until, write_images
 from tests.e2e.test_train import LEARNS, QUICK, write_shades
+from tests.unit.test_docs import parse
 
 SECRETS = {"REDIS_PASSWORD": "canary-redis-1f", "FLOWER_PASSWORD": "canary-flower-2e"}
 GIVEN = {**SECRETS, "PHOTOS": "/mnt/photos", "REPORTS": "./reports"}
@@ -117,6 +119,16 @@ def test_images_are_pinned_and_only_the_trainers_has_mindspore() -> None:
         assert install == f'/opt/sortline/bin/pip install --constraint constraints.txt ".{extra}"'
         assert ("COPY", f"--from=build-{target} /opt/sortline /opt/sortline") in stages[target]
         assert ("USER", "sortline") in stages[target]
+
+
+def test_the_commands_that_the_page_gives_to_a_service_parse() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    given = re.findall(r"^docker compose run --rm (?:-v \S+ )?(\S+) (.*)$", page, re.MULTILINE)
+
+    assert len(given) > 3
+    for service, arguments in given:
+        assert service in ("producer", "trainer")
+        parse(shlex.split(arguments, comments=True))
 
 
 @pytest.mark.slow

@@ -82,6 +82,9 @@ def test_changes_are_allowed_only_when_asked_for(home: Path) -> None:
 def test_options_of_flower_pass_through_its_environment(home: Path) -> None:
     found = planned(home, "--max-tasks=500", "--natural_time=false", "--debug")
 
+    login = planned(home, "--auth_provider=flower.views.auth.GithubLoginHandler", "--auth=me@example")
+    assert "FLOWER_BASIC_AUTH" not in login
+    assert login["FLOWER_AUTH"] == "me@example"
     assert found["FLOWER_MAX_TASKS"] == "500"
     assert found["FLOWER_NATURAL_TIME"] == "false"
     assert found["FLOWER_DEBUG"] == "true"
@@ -95,8 +98,8 @@ def test_options_of_flower_pass_through_its_environment(home: Path) -> None:
         ("--oauth2_secret=x", "set FLOWER_OAUTH2_SECRET"),
         ("--address=0.0.0.0", "use --address"),
         ("--read_only=false", "use --read-only or --allow-changes"),
-        ("--conf=mine.py", "conf is not passed on"),
-        ("--auth_provider=mine.Handler", "auth_provider is not passed on"),
+        ("--conf=mine.py", "are not passed on: they run code"),
+        ("--auth_provider=mine.Handler", "are not passed on: they run code"),
         ("stray", "has no option stray"),
     ],
 )
@@ -107,7 +110,7 @@ def test_an_option_that_is_wrong_secret_or_dangerous_is_refused(home: Path, opti
 
 
 def test_a_program_of_the_environment_is_refused_as_well(home: Path) -> None:
-    with pytest.raises(UsageError, match="conf is not passed on"):
+    with pytest.raises(UsageError, match="are not passed on"):
         planned(home, environment={"FLOWER_CONF": "mine.py"})
 
 
