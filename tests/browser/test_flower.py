@@ -130,6 +130,13 @@ def rows_of(page: Page) -> list[dict[str, str]]:
     return [dict(zip(heads, row, strict=True)) for row in joined if len(row) == len(heads)]
 
 
+def statuses(page: Page, url: str) -> dict[str, str]:
+    """What the workers page says of each kind of worker."""
+    page.goto(f"{url}/workers")
+    page.locator("#workers-table tbody .badge").first.wait_for()
+    return {row["worker"].partition("-")[0]: row["status"] for row in rows_of(page)}
+
+
 def row_with(page: Page, url: str, arguments: str) -> dict[str, str]:
     """The row of the tasks page with these arguments; empty as long as there is none."""
     page.goto(url)
@@ -158,10 +165,7 @@ def test_a_run_shows_its_workers_online_its_moving_text_and_its_chunks(
         return len(seen) >= 2
 
     wait_until(moves, 120, "text that changes")
-    page.goto(f"{url}/workers")
-    page.wait_for_function("document.querySelectorAll('#workers-table tbody tr').length > 1")
-    workers = {row["worker"].partition("-")[0]: row["status"] for row in rows_of(page)}
-    assert workers == {"label": "Online", "train": "Online"}
+    assert statuses(page, url) == {"label": "Online", "train": "Online"}
     assert len(rows_of(page)) == 2  # the run's own events are no third worker
 
     done = re.compile(r"3000 images, 0 failed, \d+ img/s, colours:1")
@@ -246,6 +250,8 @@ def test_a_training_can_be_terminated_only_where_changes_are_allowed(
 
     if not may_change:
         assert button.count() == 0
+        assert statuses(page, url) == {"train": "Online"}  # also while it trains
+        page.goto(f"{url}/task/{task}")
         revoke = f"fetch('/api/task/revoke/{task}?terminate=true', {{method: 'POST'}}).then(answer => answer.status)"
         assert page.evaluate(revoke) == 403
         state = sortline("jobs", "show", job.stdout.strip(), home=site.home, env=site.env).stdout
