@@ -26,6 +26,8 @@ app = typer.Typer(
 
     sortline label inbox/ -o report.csv        # one CSV row an image
 
+    sortline eval photos/test                  # how right the model is, as a page to look at
+
     sortline up                                # keep Redis, workers and Flower running here
 
     Exit codes: 0 ok, 1 failure, 2 usage, 4 more failed images than --max-failures, 69 broker unreachable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -82,17 +83,16 @@ def report(
             if output or formats or top_k or prob_columns or class_map or embed_mb != EMBED_MB or not earlier:
                 base = earlier[-1] if earlier else None
                 same_place = base is not None and output is None
-                earlier = [
-                    request_of(
-                        output or (base.main if base else Path("report.csv")),
-                        formats or (",".join(base.formats) if base and same_place else None),
-                        ranks=top_k or (base.ranks if base else None),
-                        probabilities=prob_columns,
-                        class_map=class_map,
-                        truth=base.truth if base else "auto",
-                        embed_mb=embed_mb,
-                    )
-                ]
+                made = request_of(
+                    output or (base.main if base else Path("report.csv")),
+                    formats or (",".join(base.formats) if base and same_place else None),
+                    ranks=top_k or (base.ranks if base else None),
+                    probabilities=prob_columns or (base is not None and base.probabilities),
+                    class_map=class_map,
+                    truth=base.truth if base else "auto",
+                    embed_mb=embed_mb,
+                )
+                earlier = [replace(made, class_map=base.class_map) if base and class_map is None else made]
             for request in earlier:
                 counts = write_reports(found, request, max_pixels=settings.max_image_pixels, say=view.say)
                 if counts.missing:

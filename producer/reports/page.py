@@ -76,7 +76,7 @@ def write_page(
     page = environment.get_template(
         "report.html"
     ).stream(
-        title=run.plan.source,
+        title=_title(run),
         subtitle=_subtitle(run),
         style=style,
         script=script,
@@ -253,9 +253,14 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
     return cards
 
 
+def _title(run: RunFile) -> str:
+    """Return the last two folders of what was labelled: whoever gets the page need not learn all of the path."""
+    return path_to_text("/".join(Path(run.plan.base).parts[-2:]).strip("/")) if run.plan.walked else run.plan.source
+
+
 def _subtitle(run: RunFile) -> str:
     timing = Timing.of(run)
-    parts = [path_to_text(run.plan.base), f"labelled by {run.plan.model}"]
+    parts = [f"labelled by {run.plan.model}"]
     if timing.ended:
         parts.append(strftime("%Y-%m-%d %H:%M", localtime(timing.ended)))
     engines = [name.replace("/", " ") for name in timing.engines if name != "unknown"]

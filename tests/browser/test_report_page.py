@@ -91,6 +91,11 @@ def test_the_page_tells_totals_and_shows_every_thumbnail(report: Path, opened: O
             lambda: page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
         )
         assert page.locator("#tiles img").count() == 60
+        cropped = (
+            "[...document.querySelectorAll('.shown img')].filter((image) => "
+            "image.getBoundingClientRect().bottom > image.parentElement.getBoundingClientRect().bottom + 1).length"
+        )
+        assert page.evaluate(cropped) == 0
         assert watched.requests == [report.as_uri()]
 
 

@@ -145,7 +145,7 @@ def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == raised
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/labelling.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/reports.md"])
 def test_documented_columns_are_those_of_the_report(name: str) -> None:
     plan = Plan(
         run="r", source="s", base="/", data_root="/", walked=True, labels=["a", "b"], groups=[None, None], top_k=2,
