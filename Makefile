@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint unit soak clean lock
+.PHONY: help setup demo test lint unit soak pictures clean lock
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,10 @@ setup: .venv/ready ## Make .venv with everything pinned; leaves .venv/bin/sortli
 
 demo: .venv/ready ## Train on real digits, label 360 unseen ones through the queue, report
 	$(BIN)/python examples/digits_demo.py demo-run
+
+pictures: .venv/ready ## Take the pictures of docs/images from a run of the demo (needs chromium)
+	test -e demo-run/report.csv || $(BIN)/python examples/digits_demo.py demo-run
+	$(BIN)/python docs/images/make_pictures.py demo-run
 
 lint: .venv/ready ## Formatting, lint rules, types
 	$(BIN)/ruff format --check .
