@@ -29,7 +29,9 @@ MOST_WORKERS = 12  # in the table; the slower ones are counted below it
 class RunView:
     """Shows done/total, failed, images a second and the time left of a run on standard error, and who labels it."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, bar: bool = True) -> None:
+        """Prepare the display; without ``bar`` it only says and concludes."""
+        self._wants_bar = bar
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._bar: _Bar | None = None
         self._task: TaskID | None = None
@@ -38,7 +40,7 @@ class RunView:
         self._first_done = -1
 
     def __enter__(self) -> RunView:
-        if self._console.is_terminal and not self._console.quiet:
+        if self._wants_bar and self._console.is_terminal and not self._console.quiet:
             self._bar = _Bar(
                 TextColumn("[bold]labelling"),
                 BarColumn(bar_width=None),

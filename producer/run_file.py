@@ -259,11 +259,12 @@ class RunFile:
         """Keep what was asked for in place of what had the same main report."""
         self._db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (main, text))
 
-    def rows(self) -> Iterator[StoredRow]:
-        """Yield every input in order, with its row."""
+    def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
+        """Yield every input in order, with its row; or only those that failed."""
         found = self._db.execute(
             "SELECT inputs.idx, path, top, error, detail, width, height FROM inputs LEFT JOIN rows USING (idx)"
-            " ORDER BY inputs.idx"
+            " WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",
+            (failed,),
         )
         for index, path, top, error, detail, width, height in found:
             pairs = [(int(label), float(probability)) for label, probability in json.loads(top or "[]")]

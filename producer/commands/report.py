@@ -76,7 +76,7 @@ def report(
     settings = settings_of(home=home)
     found = find_run(settings, run)
     try:
-        with RunView(quiet=False) as view:
+        with RunView(quiet=False, bar=False) as view:
             kept = [Request.from_json(text) for text in found.requests()]
             named = os.path.abspath(run)  # noqa: PTH100 - links stay as the user wrote them
             earlier = [request for request in kept if named in request.outputs.values()] or kept

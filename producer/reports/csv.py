@@ -24,7 +24,7 @@ def write_csv(run: RunFile, path: Path, layout: Layout | None = None) -> int:
 
 def write_errors(run: RunFile, path: Path, layout: Layout) -> int:
     """Write the images that have an error row alone, and return how many there are."""
-    failed = (answer for answer in layout.answers(run) if answer.error)
+    failed = layout.answers(run, failed=True)
     return _write(path, ERROR_COLUMNS, ([safe_cell(answer.path), *_picture(answer)] for answer in failed))
 
 

@@ -82,10 +82,10 @@ class Layout:
             probability_names=list(dict.fromkeys(names)) if probabilities else [],
         )
 
-    def answers(self, run: RunFile) -> Iterator[Answer]:
-        """Yield the row of each image, in input order."""
+    def answers(self, run: RunFile, *, failed: bool = False) -> Iterator[Answer]:
+        """Yield the row of each image, in input order; or only of those that failed."""
         places = {name: place for place, name in enumerate(self.probability_names)}
-        for row in run.rows():
+        for row in run.rows(failed=failed):
             yield self._answer(row, places)
 
     def _answer(self, row: StoredRow, places: Mapping[str, int]) -> Answer:

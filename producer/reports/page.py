@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jobs.paths import path_to_text, text_to_path
+from producer.images import IMAGE_SUFFIXES
 from producer.progress import duration
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Layout
@@ -180,7 +181,12 @@ class _Gallery:
         return os.path.join(self._base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
 
     def link(self, path: str) -> str:
-        """Return the address of an image, relative to the page, so that both may be moved together."""
+        """Return the address of an image, relative to the page, so that both may be moved together.
+
+        A list may name any file, and a browser would run some kinds: only images are linked.
+        """
+        if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122
+            return ""
         try:
             relative = os.path.relpath(self.file(path), self._folder)
         except ValueError:  # a NUL byte: no file

@@ -56,8 +56,17 @@ def test_nothing_is_fetched_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_links_to_images_are_relative_and_hold_any_name(tmp_path: Path) -> None:
-    names = ["a b.jpg", "100%25.jpg", "#x?.jpg", "//evil.example/x.jpg", "sub/日本.jpg"]
-    with run_of(tmp_path, names, [ok(0)] * 5, base=str(tmp_path / "in")) as run:
+    names = [
+        "a b.jpg",
+        "100%25.jpg",
+        "#x?.jpg",
+        "//evil.example/x.jpg",
+        "sub/日本.JPG",
+        "page.html",
+        "x.svg",
+        "a\0.jpg",
+    ]
+    with run_of(tmp_path, names, [ok(0)] * 8, base=str(tmp_path / "in")) as run:
         data = data_of(page_of(run, tmp_path / "out" / "r.html"))
 
     assert [row[10] for row in data["images"]] == [
@@ -65,7 +74,10 @@ def test_links_to_images_are_relative_and_hold_any_name(tmp_path: Path) -> None:
         "./../in/100%2525.jpg",
         "./../in/%23x%3F.jpg",
         "./../../../../" + "../" * (len(tmp_path.parts) - 4) + "evil.example/x.jpg",
-        "./../in/sub/%E6%97%A5%E6%9C%AC.jpg",
+        "./../in/sub/%E6%97%A5%E6%9C%AC.JPG",
+        "",
+        "",
+        "./../in/a%00.jpg",
     ]
 
 

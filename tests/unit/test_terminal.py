@@ -15,11 +15,13 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from producer.progress import MOST_WORKERS, workers_table
+from jobs.messages import ChunkResult
+from producer.progress import MOST_WORKERS, worker_rates, workers_table
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
 from producer.reports.terminal import accuracy, class_bars, printable, report_line
 from producer.reports.truth import Evaluation
+from tests.unit.reported import ok, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +93,15 @@ def test_the_table_of_workers_fits_80_columns_and_counts_the_rest() -> None:
     assert max(map(cell_len, lines)) <= 80
     assert len(lines) == 1 + MOST_WORKERS + 1
     assert lines[-1].split() == ["and", "8", "more", "676"]
+
+
+def test_the_rate_of_a_worker_is_what_came_from_it_lately(tmp_path: Path) -> None:
+    hostile = "label-1@host\x1b[31m"
+    with run_of(tmp_path, [f"{number}.jpg" for number in range(40)], [ok(0)] * 30, worker=hostile) as run:
+        run.record(ChunkResult(run="inbox-1", first=30, rows=(ok(0),) * 10, worker="label-2@host", engine="a/cpu/f32"))
+        found = worker_rates(run, 10.0)
+
+    assert found == [("label-1@host\\x1b[31m", "openvino cpu bf16", 3.0), ("label-2@host", "a cpu f32", 1.0)]
 
 
 LIVE = """
