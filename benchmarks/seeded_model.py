@@ -1,0 +1,40 @@
+"""``python -m benchmarks.seeded_model STORE``: publish MobileNetV2 at 224 x 224 with seeded weights, untrained."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import mindspore
+import numpy as np
+
+from benchmarks.home import CLASSES, SIDE_PX
+from model_store.manifest import ClassEntry
+from model_store.store import ModelStore
+from vision.networks.served import build_network
+from vision.networks.spec import NetworkSpec
+from vision.preprocess import Preprocessing
+from worker.publishing import publish_network
+
+
+def publish(root: Path) -> None:
+    """Put ``seeded:1`` into the store, in production."""
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    mindspore.set_seed(0)
+    spec = NetworkSpec(name="mobilenet_v2", classes=CLASSES, height_px=SIDE_PX, width_px=SIDE_PX)
+    store = ModelStore(root)
+    version = publish_network(
+        store,
+        "seeded",
+        build_network(spec),
+        Preprocessing(height_px=SIDE_PX, width_px=SIDE_PX),
+        golden_images=np.random.default_rng(0).integers(0, 256, (4, SIDE_PX, SIDE_PX, 3), dtype=np.uint8),
+        classes=[ClassEntry(label=f"class {index}", folder=str(index)) for index in range(CLASSES)],
+        training={},
+        scores={},
+    )
+    store.set_alias("seeded", "production", version.version, who="benchmark", why="the only one")
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]))
