@@ -60,8 +60,12 @@ def publish_stub(home: Path) -> None:
     store.set_alias("stub", "production", version.version, who="benchmark", why="the only one")
 
 
-def publish_seeded(home: Path) -> None:
-    """Put MobileNetV2 with seeded weights into production. In a process of its own, which takes MindSpore along."""
+def link_store(home: Path, given: Path | None) -> None:
+    """Make the home's store: the one given, or a new one with seeded MobileNetV2 in production."""
+    if given is not None:
+        (home / "store").symlink_to(given.absolute())
+        return
+    # A process of its own takes MindSpore along when it ends.
     subprocess.run([sys.executable, "-m", "benchmarks.seeded_model", str(home / "store")], check=True, cwd=ROOT)
 
 
@@ -119,12 +123,12 @@ def redis_server(home: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def stack(home: Path) -> Iterator[None]:
+def stack(home: Path, more: Mapping[str, str] = NOTHING) -> Iterator[None]:
     """`sortline up` without a training worker."""
     log = home / "up.log"
     with log.open("wb") as output:
         up = subprocess.Popen(
-            [SORTLINE, "up", "--no-train"], env=environment(home), stdout=output, stderr=subprocess.STDOUT
+            [SORTLINE, "up", "--no-train"], env=environment(home, more), stdout=output, stderr=subprocess.STDOUT
         )
     try:
         wait_for(lambda: b"now, in another terminal" in log.read_bytes(), "sortline up")
@@ -153,12 +157,21 @@ class Labelled:
     peak_bytes: int
 
 
-def label(home: Path, source: Path, more: Mapping[str, str] = NOTHING) -> Labelled:
+def label(home: Path, source: Path, more: Mapping[str, str] = NOTHING, *, model: str = "") -> Labelled:
     """Run `sortline label` anew, whatever it has done before."""
     report = home / "report.csv"
     started = time.perf_counter()
     process = subprocess.Popen(
-        [SORTLINE, "label", str(source), "-o", str(report), "--on-existing", "overwrite"],
+        [
+            SORTLINE,
+            "label",
+            str(source),
+            "-o",
+            str(report),
+            "--on-existing",
+            "overwrite",
+            *(["--model", model] if model else []),
+        ],
         env=environment(home, more),
         stderr=subprocess.PIPE,
         text=True,

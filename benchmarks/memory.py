@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,7 +24,7 @@ import psutil
 from benchmarks.home import (
     environment,
     label,
-    publish_seeded,
+    link_store,
     publish_stub,
     redis_server,
     temporary_home,
@@ -41,9 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="names in the list")
     parser.add_argument("--photos", type=int, nargs="*", default=[2_000, 10_000], help="for the real worker")
+    parser.add_argument("--store", type=Path, help="with one classifier in production; MobileNetV2 when not given")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    figures = {**of_the_queue(options.images), **of_a_worker(options.photos)}
+    figures = {**of_the_queue(options.images), **of_a_worker(options.photos, options.store)}
     if options.json:
         print(json.dumps(figures))
         return
@@ -67,13 +69,13 @@ def of_the_queue(counts: list[int]) -> dict[str, Any]:
     return figures
 
 
-def of_a_worker(counts: list[int]) -> dict[str, Any]:
+def of_a_worker(counts: list[int], store: Path | None) -> dict[str, Any]:
     """Return the peak of a real label worker, newly started for each of these numbers of photos."""
     figures: dict[str, Any] = {}
     if not counts:
         return figures
     with temporary_home() as home, redis_server(home) as server:
-        publish_seeded(home)
+        link_store(home, store)
         env = {**chunks_of(server, 128), "SORTLINE_DATA_ROOT": str(home)}
         for count in counts:
             write_photos(home / f"photos-{count}", count)
