@@ -1,0 +1,117 @@
+"""Every benchmark still runs and prints its figures. With tiny sizes, so what the figures say means nothing here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import environment
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = Path("~/.cache/sortline-peers").expanduser()
+
+
+def run(home: Path, module: str, *arguments: str) -> str:
+    """Run a benchmark; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def figures(home: Path, module: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark; return its figures by name."""
+    found: dict[str, Any] = json.loads(run(home, module, "--json", *arguments))
+    return found
+
+
+def numbers(text: object) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", str(text))]
+
+
+def test_scaling_prints_a_rate_for_each_number_of_workers_and_each_chunk_size(home: Path) -> None:
+    found = figures(
+        home, "scaling", "--workers", "1", "2", "--rate", "2000", "--seconds", "0.5", "--chunk-images", "32",
+        "--chunk-sizes", "64", "--images", "640",
+    )  # fmt: skip
+
+    assert list(found) == [
+        "1 workers of 2000 img/s",
+        "2 workers of 2000 img/s",
+        "chunks of 64, workers that answer at once",
+    ]
+    assert all(numbers(value)[0] > 0 for value in found.values())
+    assert "1.00 times one" in found["1 workers of 2000 img/s"]
+
+
+def test_memory_prints_what_producer_redis_and_worker_hold(home: Path, model_store: Path) -> None:
+    found = figures(home, "memory", "--images", "640", "--photos", "40", "--store", str(model_store))
+
+    held = {name: value for name, value in found.items() if name.endswith("MB")}
+    assert list(held) == ["producer at 640 images, MB", "Redis at 640 images, MB", "label worker at 40 photos, MB"]
+    assert all(1 < value < 2000 for value in held.values())
+
+
+def test_start_prints_three_medians(home: Path, model_store: Path) -> None:
+    found = figures(home, "start", "--times", "1", "--store", str(model_store))
+
+    assert list(found) == [
+        "sortline --help, s",
+        "10 photos, nothing running, s",
+        "10 photos, running stack, s",
+    ]
+    assert all(value > 0 for value in found.values())
+
+
+def test_gpu_prints_parity_ceiling_and_distance_also_without_a_gpu(
+    home: Path, tmp_path: Path, model_store: Path
+) -> None:
+    from benchmarks.home import write_photos
+
+    write_photos(tmp_path / "photos", 40)
+
+    said = run(home, "gpu", "colours", str(tmp_path / "photos"), "--store", str(model_store), "--device", "cpu",
+               "--measured-s", "0.2")  # fmt: skip
+
+    assert re.search(r"CPUExecutionProvider +\d+ img/s, golden difference \S+, 100.0% equal labels", said)
+    assert re.search(r"sortline label, whole command +\d+ img/s, [\d.]+% of the ceiling \d+", said)
+
+
+def test_the_gpu_script_says_how_it_is_used() -> None:
+    done = subprocess.run([str(ROOT / "benchmarks/gpu.sh")], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "gpu.sh STORE MODEL FOLDER" in done.stderr
+
+
+@pytest.mark.skipif(not (PEERS / "torch").exists(), reason="python -m benchmarks.peers --install makes the peers")
+def test_peers_prints_their_rates_and_ours_beside_them(home: Path, model_store: Path) -> None:
+    found = figures(
+        home, "peers", "--images", "64", "--rounds", "1", "--peers", "torch", "--cache", str(PEERS),
+        "--store", str(model_store),
+    )  # fmt: skip
+
+    assert list(found) == ["sortline label", "torch DataLoader + timm, f32", "torch DataLoader + timm, bf16"]
+    assert all(numbers(value)[0] > 0 for value in found.values())
+
+
+def test_training_prints_the_accuracy_of_a_seed(home: Path) -> None:
+    found = figures(home, "training", "digits", "--seeds", "0", "--epochs", "1")
+
+    assert "of 360 held-out digits" in found["seed 0"]
+    assert 0 <= found["median accuracy"] <= 1
