@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import typer
 
+from configs.settings import Settings
+from jobs.app import LABEL_QUEUE
+from jobs.broker import Keys
 from jobs.messages import ModelPin
 from producer import errors
 from producer.__main__ import app
@@ -157,3 +160,10 @@ def test_documented_columns_are_those_of_the_report(name: str) -> None:
     ]
 
     assert columns == header(Layout.of(plan))
+
+
+def test_the_scaling_page_names_the_keys_that_an_autoscaler_counts() -> None:
+    keys = Keys(Settings().key_prefix)
+
+    listed = set(re.findall(r"listName: (\S+)", text_of("docs/scaling.md")))
+    assert listed == {keys.queue(LABEL_QUEUE), keys.unacked}
