@@ -84,8 +84,10 @@ class JobBoard:
         self._leave(job, "cancel")
 
     def is_wanted(self, job: str) -> bool:
-        """Whether work on ``job`` is of use: nobody cancelled it, and it has not ended. A forgotten job is wanted."""
-        cancel, state = self._client.hmget(self._keys.job(job), "cancel", "state")
+        """Whether work on ``job`` is of use: nobody cancelled it, and it has not ended, as far as Redis can tell."""
+        cancel = state = None
+        with suppress(*AWAY):
+            cancel, state = self._client.hmget(self._keys.job(job), "cancel", "state")
         return not cancel and state not in ENDED
 
     def is_cancelled(self, job: str) -> bool:

@@ -90,6 +90,8 @@ def register(app: Celery, runtime: Runtime) -> None:
                     raise
                 raise task.retry(exc=error, countdown=_wait_s(task, runtime)) from error
             fault("before publish")
+            if not runtime.board.is_wanted(chunk.run):
+                return "cancelled, or done by another"  # its rows would lie in Redis for nobody
             runtime.publish(chunk.run, result)
             runtime.metrics.note_chunk(chunk, result)
         fault("before ack")

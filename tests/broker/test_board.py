@@ -15,6 +15,7 @@ from producer.detached import download, upload
 from producer.errors import UsageError
 from producer.run_file import RunFile
 from tests.broker.conftest import KEYS, Desk, NewProducer, labelled, new_run, plan_of, working
+from tests.conftest import RedisServer
 
 
 @pytest.fixture
@@ -196,3 +197,19 @@ def test_the_uploaded_plan_is_json_that_says_where_the_images_are(settings: Sett
 
     plan = json.loads(client.lindex(KEYS.inputs("inbox-1"), 0))
     assert (plan["run"], plan["base"], plan["total"]) == ("inbox-1", str(settings.data_root), 3)
+
+
+def test_a_job_is_wanted_until_it_is_cancelled_or_has_ended_also_when_redis_can_not_tell(
+    client: redis.Redis, redis_server: RedisServer
+) -> None:
+    board = JobBoard(client, KEYS)
+    for job in ("new", "cancelled", "done"):
+        board.add(job, kind="label", title="inbox")
+    board.ask_to_cancel("cancelled")
+    board.update("done", state="done")
+
+    assert [board.is_wanted(job) for job in ("new", "unknown", "cancelled", "done")] == [True, True, False, False]
+    redis_server.kill()
+    assert board.is_wanted("done")
+    board.add("later", kind="label", title="inbox")  # neither ends a run
+    board.update("new", state="running")
