@@ -41,6 +41,7 @@ def test_a_run_through_every_kind_of_kill_has_the_bytes_of_an_undisturbed_one(
         "worker kill": 10, "redis kill": 2, "redis loss": 2, "flush": 2, "producer kill": 3, "stop": 1
     }  # fmt: skip
     assert stormy.report == calm.report
+    assert not {"sortline:label", "sortline:unacked", "sortline:unacked_index"} & {*calm.keys, *stormy.keys}
     rows = list(csv.DictReader(io.StringIO(calm.report.decode())))
     assert [row["path"] for row in rows] == sorted(path.name for path in photos.iterdir())
     lost = {row["path"]: row for row in rows if row["status"] != "ok"}
