@@ -30,7 +30,7 @@ from worker.watchdog import watchdog
 
 log = logging.getLogger("sortline.worker")
 
-TRIES = 6  # of a job whose surroundings are away
+TRIES = 12  # of a job whose surroundings are away: 50 s in the default configuration
 ATTEMPTS = 3  # of a chunk or training job whose process dies
 LONGEST_WAIT_S = 15
 
@@ -88,7 +88,9 @@ def register(app: Celery, runtime: Runtime) -> None:
                 if task.request.retries >= TRIES:
                     runtime.publish(chunk.run, _refusal(task, chunk, f"{type(error).__name__}: {error}"))
                     raise
-                raise task.retry(exc=error, countdown=_wait_s(task, runtime)) from error
+                raise task.retry(
+                    exc=error, countdown=wait_s(task.request.retries, runtime.settings.visibility_timeout_s)
+                ) from error
             fault("before publish")
             if not runtime.board.is_wanted(chunk.run):
                 return "cancelled, or done by another"  # its rows would lie in Redis for nobody
@@ -138,7 +140,9 @@ def register(app: Celery, runtime: Runtime) -> None:
                 end("failed", str(error))
                 raise
             report(JobEvent(job=job.job, state="progress", text=f"waiting: {error}"))
-            raise task.retry(exc=error, countdown=_wait_s(task, runtime)) from error
+            raise task.retry(
+                exc=error, countdown=wait_s(task.request.retries, runtime.settings.visibility_timeout_s)
+            ) from error
         except Exception as error:
             end("failed", str(error) or type(error).__name__)
             raise
@@ -172,10 +176,10 @@ def _label(chunk: LabelChunk, runtime: Runtime, attempt: int, worker: str) -> Ch
         return label_chunk(chunk, runtime.classifier(chunk.model), runtime.data_root, runtime.limits, worker)
 
 
-def _wait_s(task: Task, runtime: Runtime) -> float:
-    """Return how long the next try waits: longer each time."""
-    # A waiting message is held without a lease: half of the visibility timeout keeps it from being given to another.
-    return min(2.0**task.request.retries, LONGEST_WAIT_S, runtime.settings.visibility_timeout_s / 2)
+def wait_s(retries: int, visibility_timeout_s: float) -> float:
+    """Return how long the next try waits: longer each time, up to half of the visibility timeout."""
+    # A waiting message is held without a lease: it must be taken up again before it is given to another worker.
+    return min(2.0**retries, LONGEST_WAIT_S, visibility_timeout_s / 2)
 
 
 def _refusal(task: Task, chunk: LabelChunk, why: str) -> ChunkResult:

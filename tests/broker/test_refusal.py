@@ -24,6 +24,7 @@ from tests.broker.conftest import (
     waiting,
     working,
 )
+from worker.tasks import wait_s
 
 
 @pytest.fixture
@@ -161,6 +162,15 @@ def test_waits_never_grow_past_the_longest(
 
     with working(desk):
         assert refused(new_producer(4), "is the share mounted") < 2.5
+
+
+@pytest.mark.parametrize(
+    ("retries", "visibility_timeout_s", "wait"), [(0, 10, 1), (2, 10, 4), (3, 10, 5), (9, 3, 1.5), (9, 60, 15)]
+)
+def test_a_waiting_message_is_taken_up_before_its_lease_runs_out(
+    retries: int, visibility_timeout_s: int, wait: float
+) -> None:
+    assert wait_s(retries, visibility_timeout_s) == wait
 
 
 def test_an_engine_that_fails_is_tried_again_before_the_run_is_refused(
