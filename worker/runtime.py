@@ -110,6 +110,11 @@ class Runtime:
         self.metrics.note_loaded(pin, loaded.engine, self._classifiers)
         return loaded
 
+    def unload(self) -> None:
+        """Give back the device's memory; the next chunk loads its classifier anew."""
+        while self._classifiers:
+            self._classifiers.popitem(last=False)[1].close()
+
     def _load(self, pin: ModelPin) -> Classifier:
         started = time.perf_counter()
         version = self.store.resolve(str(pin))

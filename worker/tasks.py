@@ -171,6 +171,7 @@ def _label(chunk: LabelChunk, runtime: Runtime, attempt: int, worker: str) -> Ch
             "%d workers died on chunk run=%s first=%d: now image by image, in a process of its own",
             attempt - 1, chunk.run, chunk.first,
         )  # fmt: skip
+        runtime.unload()  # the other process needs the device's memory
         return label_isolated(chunk, runtime.settings, worker)
     with watchdog(runtime.settings.stuck_s, f"chunk {chunk.first} of run {chunk.run}"):
         return label_chunk(chunk, runtime.classifier(chunk.model), runtime.data_root, runtime.limits, worker)

@@ -10,7 +10,7 @@ import redis
 
 from configs.settings import Settings
 from jobs.messages import ChunkResult, Row
-from tests.broker.conftest import KEYS, chunk_of, stored_pin
+from tests.broker.conftest import KEYS, NewProducer, chunk_of, really_working, stored_pin
 from worker.errors import WorkerError
 from worker.isolated import label_isolated
 from worker.label import label_chunk
@@ -108,3 +108,17 @@ def test_attempts_that_die_are_counted_and_those_that_end_are_not(real_settings:
 
     assert last == ATTEMPTS + 1
     assert client.exists(key) == 0
+
+
+def test_a_chunk_on_which_three_workers_died_is_isolated_and_the_next_is_not(
+    real_settings: Settings, client: redis.Redis, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_FAULT", f"read {POISON:05d}.png=segv")  # for children: this process has looked already
+    producer = new_producer(8, pin=stored_pin(real_settings))
+    client.hset(KEYS.attempts(producer.run.plan.run), "0", ATTEMPTS)
+
+    with really_working(real_settings):
+        producer.finish(60)
+
+    assert [row.error for row in producer.run.rows()] == [None, None, "worker_lost", None] + [None] * 4
+    assert client.exists(KEYS.attempts(producer.run.plan.run)) == 0
