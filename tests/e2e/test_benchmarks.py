@@ -26,7 +26,7 @@ def run(home: Path, module: str, *arguments: str) -> str:
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
         cwd=ROOT,
     )
