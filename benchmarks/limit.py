@@ -75,6 +75,7 @@ def measure(model: str, photos: list[Path], folder: Path, images: int) -> dict[s
             spec=NetworkSpec.from_json(version.manifest.network),
         ),
         precision=settings.precision,
+        judged={name: proof.passed for name, proof in version.manifest.precisions.items()},
     )
     print(engine.describe(), file=sys.stderr)
     before = decode_rate(photos, preprocessing), infer_rate(photos, preprocessing, engine)

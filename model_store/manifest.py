@@ -37,6 +37,7 @@ FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME_PATTERN}\z")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Part = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
@@ -71,11 +72,25 @@ class Golden(_Record):
     agreement: dict[str, Number]
 
 
+class PrecisionProof(_Record):
+    """How a lower precision labelled the validation images beside f32 where the version was published.
+
+    ``equal`` is the part of them with f32's answer; ``accuracy`` and ``f32_accuracy`` are the parts that are right.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    equal: Part
+    accuracy: Part
+    f32_accuracy: Part
+    passed: bool
+
+
 class ManifestDraft(_Record):
     """What whoever trained the model knows; the store adds name, version, time and checksums.
 
     ``network`` and ``preprocessing`` are opaque here. ``training`` holds configuration, data fingerprint, counts and
-    seconds a phase. ``parent`` is the "name:version" of the backbone the model grew on.
+    seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``parent`` is
+    the "name:version" of the backbone the model grew on.
     """
 
     kind: Literal["classifier", "backbone"]
@@ -85,6 +100,7 @@ class ManifestDraft(_Record):
     training: dict[str, JsonValue] = {}
     scores: dict[str, Number] = {}
     golden: Golden | None = None
+    precisions: dict[str, PrecisionProof] = {}
     parent: Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}:[1-9][0-9]{{0,8}}\z")] | None = None
 
     @field_validator("classes")
@@ -131,7 +147,8 @@ class Manifest(ManifestDraft):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, as they lie on disk."""
-        record = self.model_dump(mode="json")
+        # The first manifests lack precisions, and must keep their bytes and digests.
+        record = self.model_dump(mode="json", exclude=None if self.precisions else {"precisions"})
         text = json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,26 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from jobs.messages import ModelPin
-from model_store.manifest import ClassEntry, Golden, ManifestDraft
+from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
 from model_store.store import ModelStore, ModelVersion
-from vision.engines import ModelFiles, open_engine
+from vision.dataset import LabelledImage
+from vision.decode import DEFAULT_LIMITS, ImageLimits
+from vision.engines import ModelFiles, open_engine, precisions
 from vision.errors import EngineError
 from vision.export import export_onnx
 from vision.foreign_spec import spec_metadata
 from vision.networks.served import build_served
 from vision.preprocess import Preprocessing
 from vision.weights import get_weights, write_safetensors
+from worker.precision import judge_precisions
 
 log = logging.getLogger("sortline.publishing")
 
 GOLDEN_TOLERANCE = 1e-3  # largest difference of a probability that another float32 engine may show
 FEATURE_TOLERANCE = 1e-2  # of a backbone's features, which reach about 6
 COMPARED_ENGINES = ("openvino", "onnxruntime")
+
+Files = Callable[[Mapping[str, PrecisionProof]], Mapping[str, bytes]]
 
 
 def publish_network(
@@ -41,13 +46,17 @@ def publish_network(
     training: Mapping[str, Any],
     scores: Mapping[str, float],
     parent: ModelPin | None = None,
-    files: Mapping[str, bytes] | None = None,
+    validation: Sequence[LabelledImage] = (),
+    limits: ImageLimits = DEFAULT_LIMITS,
+    files: Files = lambda proofs: {},
 ) -> ModelVersion:
     """Export ``network``, compare every engine here with MindSpore on ``golden_images``, and publish the version.
 
     Args:
         golden_images: uint8 (K, H, W, 3) RGB, real inputs of the network; a worker replays them before it serves.
-        files: more files of the version, by name.
+        validation: images that a classifier was not trained on. Every precision of this host labels them beside f32;
+            without them none is judged, and only f32 serves unless a worker is told otherwise.
+        files: makes more files of the version, by name, from the proofs of the precisions.
 
     Raises:
         EngineError: an engine answers differently than MindSpore; nothing is published.
@@ -63,7 +72,9 @@ def publish_network(
         np.savez_compressed(folder / "golden.npz", images=golden_images, outputs=expected)
         model = ModelFiles(onnx=onnx.read_bytes(), weights=weights.read_bytes(), spec=spec)
         tolerance = GOLDEN_TOLERANCE if spec.classes else FEATURE_TOLERANCE
-        for file_name, data in (files or {}).items():
+        agreement = _agreement(model, golden_images, expected, tolerance)
+        proofs = judge_precisions(model, validation, preprocessing, limits) if spec.classes else {}
+        for file_name, data in files(proofs).items():
             (folder / file_name).write_bytes(data)
         return ManifestDraft(
             kind="classifier" if spec.classes else "backbone",
@@ -75,8 +86,9 @@ def publish_network(
             golden=Golden(
                 inputs_sha256=hashlib.sha256(golden_images.tobytes()).hexdigest(),
                 tolerance=tolerance,
-                agreement=_agreement(model, golden_images, expected, tolerance),
+                agreement=agreement,
             ),
+            precisions=proofs,
             parent=str(parent) if parent else None,
         )
 
@@ -86,21 +98,24 @@ def publish_network(
 def _agreement(
     model: ModelFiles, images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float
 ) -> dict[str, float]:
-    """Return the largest difference from ``expected`` of each engine that is installed here."""
+    """Return the largest difference from ``expected`` of each engine and precision that is to be had here.
+
+    Only f32 must keep to ``tolerance``; what a lower precision may do is for its gate to say.
+    """
     differences: dict[str, float] = {}
-    for name in COMPARED_ENGINES:
+    for name, precision in [(engine, each) for engine in COMPARED_ENGINES for each in precisions(engine)]:
         try:
-            engine = open_engine(model, engine=name, device="cpu", precision="f32")
+            engine = open_engine(model, engine=name, device="cpu", precision=precision)
         except EngineError as error:
-            log.info("not compared engine=%s: %s", name, error)
+            log.info("not compared engine=%s precision=%s: %s", name, precision, error)
             continue
         try:
             difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
         finally:
             engine.close()
-        if not difference <= tolerance:
+        if precision == "f32" and not difference <= tolerance:
             raise EngineError(
                 f"{name} differs from MindSpore by {difference:.2g} on the golden images (allowed {tolerance:g})"
             )
-        differences[f"{name}/f32"] = difference
+        differences[f"{name}/{precision}"] = difference
     return differences

@@ -32,12 +32,11 @@ from vision.preprocess import Preprocessing
 from worker.errors import JobRefused
 from worker.logs import log_event
 from worker.metrics import Metrics
+from worker.precision import golden_tolerance
 
 log = logging.getLogger("sortline.worker")
 
 LOADED_VERSIONS = 2  # a run on the old version may end while one on the new version starts
-# bf16 has 8 bits of mantissa; wrong channel order or scaling moves golden probabilities far more.
-PRECISION_TOLERANCE = {"bf16": 0.1}
 PUBLISH_PATIENCE_S = 60.0
 STREAM_KEPT_S = 7 * 24 * 3600  # rows that nobody gathers don't stay for ever
 
@@ -131,15 +130,16 @@ class Runtime:
             spec=spec,
         )
         engine = open_engine(
-            files, engine=self.settings.engine, device=self.settings.device, precision=self.settings.precision
-        )
+            files, engine=self.settings.engine, device=self.settings.device, precision=self.settings.precision,
+            judged={name: proof.passed for name, proof in manifest.precisions.items()},
+        )  # fmt: skip
         classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=self.settings.decode_threads)
         difference = 0.0
         if manifest.golden is not None:
             with np.load(
                 io.BytesIO(self.store.open_file(pin.name, pin.version, "golden.npz")), allow_pickle=False
             ) as golden:
-                tolerance = max(manifest.golden.tolerance, PRECISION_TOLERANCE.get(engine.precision, 0.0))
+                tolerance = golden_tolerance(manifest.golden, engine)
                 difference = classifier.replay(golden["images"], golden["outputs"], tolerance)
         log_event(
             log, "model loaded", model=pin, engine=engine.describe(), golden_difference=f"{difference:.1e}",

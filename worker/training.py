@@ -6,7 +6,7 @@ import errno
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from jobs.errors import UnavailableError
 from jobs.messages import JobEvent, ModelPin, TrainModel
 from jobs.paths import text_to_path
 from model_store.errors import StoreError
-from model_store.manifest import ClassEntry
+from model_store.manifest import ClassEntry, PrecisionProof
 from model_store.store import ModelVersion
 from vision.augment import Augmentation
 from vision.calibration import expected_calibration_error, fit_temperature
@@ -333,8 +333,11 @@ class _Training:
             fingerprint=seen,
             seconds=self.seconds,
         )
-        files = report_files(report, self.runtime.limits)
-        self.seconds["report"] = round(time.perf_counter() - started, 3)
+
+        def files(proofs: Mapping[str, PrecisionProof]) -> dict[str, bytes]:
+            self.seconds["publish"] = round(time.perf_counter() - started, 3)
+            return report_files(replace(report, precisions=proofs), self.runtime.limits)
+
         return publish_network(
             self.runtime.store,
             self.job.name,
@@ -355,6 +358,8 @@ class _Training:
                 "ece": expected_calibration_error(fitted.logits, targets, temperature),
             },
             parent=self.job.backbone,
+            validation=split.validation.images,
+            limits=self.runtime.limits,
             files=files,
         )
 

@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.paths import path_to_text
+from model_store.manifest import PrecisionProof
 from vision import metrics
 from vision.calibration import cross_entropy, softmax
 from vision.dataset import ClassInfo, LabelledImage
@@ -56,6 +57,7 @@ class TrainingReport:
     skipped: Sequence[str]  # a line for each unreadable image
     fingerprint: str  # of the dataset
     seconds: Mapping[str, float]  # by phase
+    precisions: Mapping[str, PrecisionProof] = field(default_factory=dict)  # by "engine/precision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,7 @@ class _Page:
             "Confusion matrix": plot(plots["confusion_matrix.png"], "True and predicted classes", css="plot wide"),
             "Most confused": self._pairs(),
             "Confidence": plot(plots["reliability.png"], "Accuracy by confidence, before and after the temperature"),
+            "Precision": self._precisions(),
             "Most confident mistakes": self._mistakes(),
             "Data": self._data(),
             "Time": table(("phase", "seconds"), seconds),
@@ -243,6 +246,21 @@ class _Page:
             for pair in pairs
         )
         return table(("true class", "taken for", "images"), rows, numbers_from=2)
+
+    def _precisions(self) -> str:
+        proofs = self.report.precisions
+        if not proofs:
+            return (
+                "<p>The host of this job computes in f32 only, so workers take f32 unless they are told otherwise.</p>"
+            )
+
+        def row(name: str, proof: PrecisionProof) -> Sequence[str]:
+            parts = (proof.equal, proof.accuracy, proof.f32_accuracy)
+            rates = (f"{100 * part:.1f}\u00a0%" for part in parts)
+            return text(name), f"{proof.images:,}", *rates, "yes" if proof.passed else "no"
+
+        head = ("engine/precision", "images", "answers as f32", "accuracy", "accuracy of f32", "served by auto")
+        return table(head, (row(name, proof) for name, proof in proofs.items()))
 
     def _mistakes(self) -> str:
         measured = self.measured

@@ -20,6 +20,7 @@ import pytest
 
 from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
 from tests.e2e.test_label import processes_below, rows_of
+from vision.engines import precisions
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,13 @@ def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Pat
     rows = rows_of(home / "r.csv")
     assert [row["label"] for row in rows] == [Path(row["path"]).parent.name for row in rows]
     assert shown["training"]["images"]["skipped"] == 1
-    assert set(shown["golden"]["agreement"]) == {"openvino/f32", "onnxruntime/f32"}
+    reduced = {f"openvino/{precision}" for precision in precisions("openvino")} - {"openvino/f32"}
+    assert set(shown["golden"]["agreement"]) == {"openvino/f32", "onnxruntime/f32"} | reduced
+    assert set(shown["precisions"]) == reduced
+    for proof in shown["precisions"].values():
+        assert proof["images"] == shown["training"]["images"]["validation"]
+        assert proof["f32_accuracy"] == pytest.approx(shown["scores"]["val_top1"])
+        assert proof["passed"]  # bright and dark noise are far apart
     assert processes_below(home) == []
 
 

@@ -73,6 +73,38 @@ def test_the_digest_is_the_sha256_of_the_manifest_on_disk(three: ModelStore) -> 
     assert Manifest.from_bytes(data, "here") == found.manifest
 
 
+PROOF = {"images": 100, "equal": 0.97, "accuracy": 0.8, "f32_accuracy": 0.81, "passed": True}
+
+
+def test_a_manifest_without_precisions_keeps_the_bytes_that_it_always_had(store: ModelStore) -> None:
+    plain = store.publish("waste", writing()).manifest
+    record = json.loads(plain.to_bytes())
+
+    proven = Manifest.model_validate({**plain.model_dump(), "precisions": {"openvino/bf16": PROOF}})
+
+    assert "precisions" not in record  # as in manifests of before there were any
+    assert Manifest.from_bytes(plain.to_bytes(), "here").precisions == {}
+    assert json.loads(proven.to_bytes()) == {**record, "precisions": {"openvino/bf16": PROOF}}
+    assert Manifest.from_bytes(proven.to_bytes(), "here") == proven
+    with pytest.raises(ManifestError, match="changed after it was published"):
+        Manifest.from_bytes(with_record(plain, {}), "here")
+
+
+@pytest.mark.parametrize(
+    "change", [{"images": 0}, {"equal": 1.01}, {"accuracy": -0.1}, {"passed": "yes"}, {"passed": None}, {"sure": True}]
+)
+def test_a_proof_with_impossible_figures_is_refused(store: ModelStore, change: dict[str, object]) -> None:
+    plain = store.publish("waste", writing()).manifest
+
+    with pytest.raises(ManifestError, match=r"(?s)here is not a manifest: .*precisions"):
+        Manifest.from_bytes(with_record(plain, {"openvino/bf16": {**PROOF, **change}}), "here")
+
+
+def with_record(manifest: Manifest, precisions: dict[str, object]) -> bytes:
+    record = {**json.loads(manifest.to_bytes()), "precisions": precisions}
+    return (json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def test_published_files_are_read_only(three: ModelStore) -> None:
     folder = three.resolve("waste:1").folder
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}

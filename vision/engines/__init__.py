@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from typing import Final
 
 from vision.engines.protocol import Engine, Images, ModelFiles, Outputs
 from vision.errors import EngineError
 
-__all__ = ["Engine", "Images", "ModelFiles", "Outputs", "open_engine"]
+__all__ = ["Engine", "Images", "ModelFiles", "Outputs", "open_engine", "precisions"]
 
 ENGINES: Final = ("openvino", "onnxruntime", "mindspore")
 DEVICES: Final = ("cpu", "cuda", "ascend")
@@ -22,7 +23,13 @@ log = logging.getLogger("sortline.engine")
 
 
 def open_engine(
-    files: ModelFiles, *, engine: str = "auto", device: str = "auto", precision: str = "auto", threads: int = 0
+    files: ModelFiles,
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    judged: Mapping[str, bool] | None = None,
+    threads: int = 0,
 ) -> Engine:
     """Return the network loaded and ready; the choice and its reason are one log line.
 
@@ -30,7 +37,9 @@ def open_engine(
         files: the model version's bytes.
         engine: "openvino", "onnxruntime", "mindspore" or "auto", the fastest for the device.
         device: "cpu", "cuda", "ascend" or "auto": cuda if ONNX Runtime can use it, else cpu.
-        precision: "f32", "bf16" or "auto", the fastest that the device computes in.
+        precision: "f32", "bf16" or "auto", the fastest that the device computes in and ``judged`` allows.
+        judged: whether each "engine/precision" that was compared with f32 on these files passed; "auto" takes f32 or
+            one that did. None: it takes any.
         threads: cores to use on a CPU; 0 = all that this process may use.
 
     Raises:
@@ -52,7 +61,32 @@ def open_engine(
         reason = f"device {device}" if engine == "auto" else f"engine {engine} asked for"
     if engine == "auto":
         engine = {"cpu": "openvino", "cuda": "onnxruntime", "ascend": "mindspore"}[device]
+    if precision == "auto" and judged is not None:
+        precision, left_out = _fastest(engine, judged)
+        reason += left_out
     return _logged(_open(files, engine, device, precision, threads), reason)
+
+
+def precisions(engine: str) -> tuple[str, ...]:
+    """Return what ``engine`` computes in on this host's CPU, the fastest first; the last is f32."""
+    if engine != "openvino" or importlib.util.find_spec("openvino") is None:
+        return ("f32",)
+    from vision.engines.openvino import cpu_precisions
+
+    return cpu_precisions()
+
+
+def _fastest(engine: str, judged: Mapping[str, bool]) -> tuple[str, str]:
+    """Return the fastest precision that passed, or f32, and why faster ones were left out."""
+    *reduced, full = precisions(engine)
+    left_out = ""
+    for precision in reduced:
+        passed = judged.get(f"{engine}/{precision}")
+        if passed:
+            return precision, left_out
+        why = "was never compared with f32 for this version" if passed is None else "labels too differently from f32"
+        left_out += f"; {precision} {why}, SORTLINE_PRECISION={precision} takes it nevertheless"
+    return full, left_out
 
 
 def _open(files: ModelFiles, engine: str, device: str, precision: str, threads: int) -> Engine:

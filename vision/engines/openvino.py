@@ -36,9 +36,8 @@ class OpenVinoEngine(BatchingEngine):
         check_onnx(files.onnx)
         openvino = import_openvino()
         core = openvino.Core()
-        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         streams = threads or available_cpus()
-        chosen = _precision(precision, has_bf16)
+        chosen = _precision(precision, _abilities(core))
         shape = [MICRO_BATCH, files.spec.height_px, files.spec.width_px, 3]
         options = {
             "INFERENCE_PRECISION_HINT": chosen,
@@ -100,11 +99,24 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _precision(asked: str, has_bf16: bool) -> str:
+def cpu_precisions() -> tuple[str, ...]:
+    """Return what this CPU computes in, the fastest first; the last is f32.
+
+    Raises:
+        EngineError: OpenVINO is not installed.
+    """
+    return _abilities(import_openvino().Core())
+
+
+def _abilities(core: Any) -> tuple[str, ...]:
+    return ("bf16", "f32") if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("f32",)
+
+
+def _precision(asked: str, abilities: tuple[str, ...]) -> str:
     if asked not in PRECISIONS:
         raise EngineError(f"precision {asked!r} is unknown to the openvino engine; use one of {', '.join(PRECISIONS)}")
-    if asked == "bf16" and not has_bf16:
-        raise EngineError("this CPU does not compute in bf16 (AVX-512 BF16 or AMX); use precision f32 or auto")
     if asked == "auto":
-        return "bf16" if has_bf16 else "f32"
+        return abilities[0]
+    if asked not in abilities:
+        raise EngineError(f"this CPU does not compute in {asked} (AVX-512 BF16 or AMX); use precision f32 or auto")
     return asked

@@ -1,0 +1,242 @@
+"""The gate of lower precisions: its rule, its figures, and what a worker makes of them."""
+
+from __future__ import annotations
+
+import logging
+from math import comb
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import mindspore
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import vision.engines
+from configs.settings import Settings
+from jobs.messages import ModelPin
+from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
+from model_store.store import ModelStore
+from tests.unit.seeded import seeded_network
+from vision.dataset import LabelledImage
+from vision.decode import ImageLimits
+from vision.engines import open_engine, precisions
+from vision.export import export_onnx
+from vision.networks.served import build_served
+from vision.networks.spec import NetworkSpec
+from vision.preprocess import Preprocessing
+from worker.precision import chance_of_loss, golden_tolerance, judge, judge_precisions
+from worker.publishing import publish_network
+from worker.runtime import Runtime
+
+mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+SPEC = NetworkSpec(name="lenet5", classes=4, height_px=32, width_px=32)
+PREPROCESSING = Preprocessing(height_px=32, width_px=32)
+
+
+def judged(images: int, *, lost: int = 0, won: int = 0, wrong_otherwise: int = 0) -> PrecisionProof:
+    """Return the proof of a precision that differs from an f32 that is right, but for the images ``won``, so often."""
+    truth = np.zeros(images, np.int64)
+    f32, answers = truth.copy(), truth.copy()
+    answers[:lost] = 1
+    f32[lost : lost + won] = 1
+    end = lost + won + wrong_otherwise
+    f32[lost + won : end], answers[lost + won : end] = 1, 2
+    return judge(answers, f32, truth)
+
+
+@pytest.mark.parametrize("lost", range(8))
+@pytest.mark.parametrize("won", range(8))
+def test_the_chance_of_a_loss_is_the_upper_tail_of_a_fair_coin(lost: int, won: int) -> None:
+    # Counted from the other end: all that is not above the mirrored count.
+    at_most = sum(comb(lost + won, count) for count in range(won + 1)) / 2 ** (lost + won)
+
+    assert chance_of_loss(lost, won) == pytest.approx(at_most)
+    if lost:
+        assert chance_of_loss(lost, won) + chance_of_loss(won + 1, lost - 1) == pytest.approx(1)
+
+
+def test_chances_worked_out_by_hand() -> None:
+    assert chance_of_loss(0, 0) == 1
+    assert chance_of_loss(5, 0) == 1 / 32
+    assert chance_of_loss(3, 3) == 42 / 64
+    assert chance_of_loss(8, 2) == 56 / 1024
+    assert chance_of_loss(9, 2) == 67 / 2048
+    assert chance_of_loss(3000, 2900) == pytest.approx(0.0986, abs=1e-3)  # far beyond what a float's powers hold
+
+
+def test_an_equal_precision_passes_with_all_its_figures() -> None:
+    assert judged(200) == PrecisionProof(images=200, equal=1.0, accuracy=1.0, f32_accuracy=1.0, passed=True)
+    proof = judged(200, lost=1, won=2, wrong_otherwise=1)
+    assert (proof.equal, proof.accuracy, proof.f32_accuracy) == (0.98, 0.99, 0.985)
+
+
+@pytest.mark.parametrize(
+    ("images", "differing", "passed"),
+    [(100, 3, True), (100, 4, False), (1000, 30, True), (1000, 31, False), (33, 0, True), (33, 1, False)],
+)
+def test_97_of_100_answers_must_be_those_of_f32(images: int, differing: int, passed: bool) -> None:
+    assert judged(images, wrong_otherwise=differing).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("images", "lost", "won", "passed"),
+    [
+        (1000, 5, 0, True),  # half a point, though chance gives it only once in 32
+        (1000, 6, 0, False),  # more, and once in 64
+        (200, 4, 0, True),  # two points, once in 16
+        (200, 5, 0, False),  # once in 32
+        (400, 8, 2, True),  # 1.5 points, 56 in 1024
+        (400, 9, 2, False),  # 67 in 2048
+        (400, 0, 12, True),  # better
+    ],
+)
+def test_accuracy_may_fall_by_half_a_point_or_by_what_chance_explains(
+    images: int, lost: int, won: int, passed: bool
+) -> None:
+    assert judged(images, lost=lost, won=won).passed is passed
+
+
+def test_the_golden_images_may_differ_by_what_was_recorded_for_the_precision_and_a_margin() -> None:
+    golden = Golden(
+        inputs_sha256="0" * 64,
+        tolerance=1e-3,
+        agreement={"openvino/f32": 1e-6, "openvino/bf16": 0.01, "other/bf16": 1e-5},
+    )
+
+    def tolerance(name: str, precision: str) -> float:
+        engine: Any = SimpleNamespace(name=name, precision=precision)
+        return golden_tolerance(golden, engine)
+
+    assert tolerance("openvino", "f32") == 1e-3
+    assert tolerance("openvino", "bf16") == pytest.approx(0.03)
+    assert tolerance("other", "bf16") == 1e-3
+    assert tolerance("third", "bf16") == 0.1
+
+
+def test_what_was_not_proven_is_not_taken_by_auto_and_the_log_says_how_to_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # As on a CPU with bf16, so that the test holds on any; what it really computes in comes below.
+    monkeypatch.setattr(vision.engines, "precisions", lambda engine: ("bf16", "f32"))
+    files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+
+    with caplog.at_level(logging.INFO, "sortline.engine"):
+        for verdicts in ({}, {"openvino/bf16": False}, {"onnxruntime/bf16": True}):
+            engine = open_engine(files, engine="openvino", judged=verdicts)
+            assert engine.precision == "f32"
+            engine.close()
+
+    never, failed, other = caplog.messages
+    assert "bf16 was never compared with f32 for this version, SORTLINE_PRECISION=bf16 takes it nevertheless" in never
+    assert "bf16 labels too differently from f32, SORTLINE_PRECISION=bf16 takes it nevertheless" in failed
+    assert "bf16 was never compared" in other
+
+
+@pytest.mark.parametrize(
+    ("precision", "verdicts", "taken"),
+    [
+        ("auto", {"openvino/bf16": True}, "fastest"),
+        ("auto", {"openvino/bf16": False}, "f32"),
+        ("auto", {}, "f32"),
+        ("auto", None, "fastest"),
+        ("f32", {"openvino/bf16": True}, "f32"),
+        ("fastest", {"openvino/bf16": False}, "fastest"),
+    ],
+)
+def test_auto_takes_the_fastest_proven_precision_and_a_setting_is_obeyed(
+    tmp_path: Path, precision: str, verdicts: dict[str, bool] | None, taken: str
+) -> None:
+    fastest = precisions("openvino")[0]
+    files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+
+    asked = precision.replace("fastest", fastest)
+    engine = open_engine(files, engine="openvino", device="cpu", precision=asked, judged=verdicts)
+
+    assert engine.precision == taken.replace("fastest", fastest)
+    engine.close()
+
+
+def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path: Path) -> None:
+    images = write_images(tmp_path, 9)
+    images[3].path.write_bytes(b"\x89PNG broken")
+    files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+
+    proofs = judge_precisions(files, images, PREPROCESSING, ImageLimits())
+
+    assert set(proofs) == {f"openvino/{precision}" for precision in precisions("openvino")[:-1]}
+    for proof in proofs.values():
+        assert proof.images == 8
+        assert proof.equal >= 0.75
+        assert proof.f32_accuracy < 1  # the network is not trained, its images are noise
+    assert judge_precisions(files, [], PREPROCESSING, ImageLimits()) == {}
+    assert judge_precisions(files, images[3:4], PREPROCESSING, ImageLimits()) == {}
+
+
+def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    version = publish_network(
+        store,
+        "noise",
+        seeded_network(SPEC),
+        PREPROCESSING,
+        golden_images=pictures(SPEC, 4),
+        classes=[ClassEntry(label=label, folder=label) for label in "abcd"],
+        training={},
+        scores={},
+        validation=write_images(tmp_path, 8),
+        files=lambda proofs: {"page.html": ", ".join(proofs).encode()},
+    )
+    reduced = precisions("openvino")[:-1]
+    manifest = version.manifest
+    assert manifest.golden is not None
+    assert set(manifest.golden.agreement) == {"openvino/f32", "onnxruntime/f32"} | {
+        f"openvino/{name}" for name in reduced
+    }
+    assert store.open_file("noise", 1, "page.html").decode() == ", ".join(manifest.precisions)
+
+    served = [precision_of(tmp_path, copy_with(store, manifest.precisions, passed)) for passed in (True, False, None)]
+
+    assert served == [precisions("openvino")[0], "f32", "f32"]
+
+
+def exported(spec: NetworkSpec, folder: Path) -> bytes:
+    export_onnx(build_served(seeded_network(spec)), folder / "n.onnx", height_px=spec.height_px, width_px=spec.width_px)
+    return (folder / "n.onnx").read_bytes()
+
+
+def pictures(spec: NetworkSpec, count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, spec.height_px, spec.width_px, 3), np.uint8)
+
+
+def write_images(folder: Path, count: int) -> list[LabelledImage]:
+    images = []
+    for number, pixels in enumerate(pictures(SPEC, count)):
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+        images.append(LabelledImage(folder / f"{number}.png", number % SPEC.classes))
+    return images
+
+
+def copy_with(store: ModelStore, proofs: dict[str, PrecisionProof], passed: bool | None) -> ModelPin:
+    """Publish ``noise:1`` again, as if all precisions had passed or failed their gate or, None, never met it."""
+    given = store.resolve("noise:1").manifest
+    changed = {name: proof.model_copy(update={"passed": passed}) for name, proof in proofs.items()}
+
+    def write(folder: Path) -> ManifestDraft:
+        for name in given.files:
+            (folder / name).write_bytes(store.open_file("noise", 1, name))
+        fields = {field: getattr(given, field) for field in ManifestDraft.model_fields}
+        return ManifestDraft(**{**fields, "precisions": {} if passed is None else changed})
+
+    version = store.publish("noise", write)
+    return ModelPin(name="noise", version=version.version, digest=version.manifest.digest)
+
+
+def precision_of(folder: Path, pin: ModelPin) -> str:
+    runtime = Runtime(Settings(store=folder / "store", device="cpu"))
+    classifier = runtime.classifier(pin)
+    classifier.close()
+    return classifier.engine.precision
