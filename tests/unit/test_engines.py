@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.unit.seeded import seeded_network
-from vision.engines import Engine, ModelFiles, open_engine
+from vision.engines import Engine, ModelFiles, open_engine, precisions
 from vision.engines.batching import available_cpus
 from vision.engines.onnx_file import check_onnx
+from vision.engines.openvino import import_openvino, pooled_parts
 from vision.errors import EngineError, ShapeError
 from vision.export import export_onnx
 from vision.networks.served import build_network, build_served
@@ -206,12 +207,57 @@ def test_cuda_without_its_provider_names_the_package(lenet: ModelFiles) -> None:
 
 
 def test_bf16_is_refused_where_the_cpu_lacks_it(lenet: ModelFiles) -> None:
-    from vision.engines.openvino import import_openvino
-
     if "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU computes in bf16")
     with pytest.raises(EngineError, match=r"does not compute in bf16 .*; use precision f32"):
         open_engine(lenet, engine="openvino", precision="bf16")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [
+        MOBILENET,
+        replace(MOBILENET, convention="torch", pooling="max", mirrored=True),
+        replace(MOBILENET, taps=(8, 15), scales=(1.0, 1.43), root=True, prototypes=6),
+    ],
+    ids=["plain", "mirrored maxima, torch", "taps, scales, radial units"],
+)
+def test_a_graph_in_two_parts_answers_as_the_whole(spec: NetworkSpec, tmp_path: Path) -> None:
+    openvino = import_openvino()
+    core, images = openvino.Core(), pictures(spec, 4)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = core.read_model(files_of(seeded_network(spec), tmp_path).onnx)
+    model.reshape(list(images.shape))
+    expected = core.compile_model(model, "CPU", exact)(images)[0]
+
+    body, head = pooled_parts(model)
+
+    features = core.compile_model(body, "CPU", exact)(images)
+    found = core.compile_model(head, "CPU", exact)(list(features.values()))[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    kinds = [{node.get_type_name() for node in part.get_ops()} for part in (body, head)]
+    assert ["Convolution" in each for each in kinds] == [True, False]
+    assert "MatMul" in kinds[1]
+
+
+@pytest.mark.slow
+def test_a_head_in_bf16_would_differ_more_from_f32(tmp_path: Path) -> None:
+    if "bf16" not in precisions("openvino"):
+        pytest.skip("this CPU does not compute in bf16")
+    spec = replace(MOBILENET, root=True, prototypes=64, temperature=0.1)
+    files, images = files_of(seeded_network(spec), tmp_path), pictures(spec, 32)
+    outputs = {}
+    for precision in ("f32", "bf16"):
+        engine = open_engine(files, engine="openvino", precision=precision)
+        outputs[precision] = engine.predict(images)
+        engine.close()
+    core = import_openvino().Core()
+    whole = core.compile_model(core.read_model(files.onnx), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})(images)[0]
+
+    ours, theirs = (np.abs(found - outputs["f32"]).mean() for found in (outputs["bf16"], whole))
+
+    assert 0 < ours < theirs / 2
 
 
 def test_mindspore_needs_weights(lenet: ModelFiles) -> None:
