@@ -272,6 +272,7 @@ def test_text_can_be_read_and_nothing_is_wider_than_the_window(
 HOSTILE = [
     "<script>alert(1)</script>",
     "</script><script>alert(2)</script>",
+    "</script x",
     '"><img src=x onerror=alert(3)>',
     "<!--<script>alert(4)//",
     "' onmouseover='alert(5)",

@@ -292,9 +292,12 @@ def test_what_is_no_undo_file_is_refused(text: str, tmp_path: Path) -> None:
 def test_steps_are_on_the_disk_before_they_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inbox = photos(tmp_path / "inbox", "a.jpg")
     seen: list[str] = []
+    synced: list[int] = []
     take = sorting._take
+    monkeypatch.setattr(os, "fsync", synced.append)
 
     def look(step: sorting.Step, by: By, done: sorting.Sorted) -> None:
+        assert synced
         seen.extend(json.loads(line).get("to", "") for line in journal.read_text().splitlines())
         take(step, by, done)
 

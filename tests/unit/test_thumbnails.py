@@ -132,10 +132,22 @@ def test_what_is_no_image_gives_none_and_never_waits(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
+    Image.new("RGB", (200, 200)).save(tmp_path / "icon.ico")  # Pillow reads it, our list of formats does not have it
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     Image.new("RGB", (200, 200)).save(tmp_path / "good.jpg")
     (tmp_path / "cut.png").write_bytes(bomb(100)[:60])
-    names = ["pipe.jpg", "text.jpg", "empty.jpg", "script.eps", "good.jpg", "cut.png", "gone.jpg", "a\0b", "."]
+    names = [
+        "pipe.jpg",
+        "text.jpg",
+        "empty.jpg",
+        "script.eps",
+        "icon.ico",
+        "good.jpg",
+        "cut.png",
+        "gone.jpg",
+        "a\0b",
+        ".",
+    ]
 
     found = list(thumbnails((str(tmp_path / name) for name in names), LIMIT))
 
