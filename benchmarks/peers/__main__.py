@@ -4,7 +4,7 @@ Each in an environment of its own, on the same folder and cores, in turn with `s
 before and after each of them, so that each ratio is of neighbours in time. A peer's clock starts when its network is
 loaded and has run once; ours runs from the start of the command to its end, report included.
 
-``--install`` makes the environments first (about 6 GB below the cache folder). Those that are missing are passed over.
+``--install`` makes the environments first (about 8 GB below the cache folder). Those that are missing are passed over.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.home import label, link_store, stack, temporary_home, write_photos
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENTS = ("torch", "ray", "mindspore")
+ENVIRONMENTS = ("torch", "ray", "mindspore", "mindspore-newest")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ PEERS = (
     Peer("MindSpore in batches of 32", "mindspore", "mindspore_loop.py", 0.16, ("32", "graph")),
     Peer("MindSpore one by one, graph mode", "mindspore", "mindspore_loop.py", 0.1, ("1", "graph"), least=8),
     Peer("MindSpore one by one, its default", "mindspore", "mindspore_loop.py", 0.05, ("1", "pynative"), least=8),
+    Peer(
+        "MindSpore 2.10 one by one, graph mode", "mindspore-newest", "mindspore_loop.py", 0.02, ("1", "graph"), least=8
+    ),
 )
 
 
@@ -77,7 +80,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     for what, value in figures.items():
-        print(f"{what:34} {value}")
+        print(f"{what:38} {value}")
 
 
 def compare(home: Path, photos: Path, peers: list[Peer], options: argparse.Namespace) -> dict[str, Any]:
