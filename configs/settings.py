@@ -198,7 +198,7 @@ class Settings(BaseSettings):
 
     device: Literal["auto", "cpu", "cuda", "ascend"] = "auto"
     engine: Literal["auto", "openvino", "onnxruntime", "mindspore"] = "auto"
-    precision: Literal["auto", "f32", "bf16"] = "auto"
+    precision: Literal["auto", "f32", "bf16", "int8", "int8+bf16"] = "auto"
     decode_threads: int = Field(0, ge=0, le=256, description="threads that read and decode; 0 is one a core")
     feature_cache: Path | None = Field(
         None, description="features of training images, kept for later jobs; none is HOME/features"

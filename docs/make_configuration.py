@@ -22,7 +22,7 @@ PAGE = Path(__file__).with_name("configuration.md")
 MEANINGS = {
     "device": "what labels: auto takes CUDA if ONNX Runtime can use it, else the CPU",
     "engine": "what runs the exported network: auto is openvino on a CPU, onnxruntime on CUDA, mindspore on Ascend",
-    "precision": "of the engine's arithmetic: auto is the fastest of which the version was proven to label as f32 does",
+    "precision": "of the engine's arithmetic: auto is the fastest that was proven to label as f32 does",
     "log_level": "of the workers' logs",
     "training.network": "which network is trained",
     "training.height_px": "height of the network's input, pixels",

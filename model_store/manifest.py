@@ -26,7 +26,7 @@ from pydantic import (
 from model_store.errors import ManifestError
 
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
-SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json")
+SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
 NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 FILE_NAME_PATTERN = (
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(" + "|".join(suffix.replace(".", r"\.") for suffix in SUFFIXES) + ")"

@@ -13,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.manifest import Golden, PrecisionProof
+from model_store.store import ModelStore, ModelVersion
 from vision.dataset import LabelledImage
 from vision.decode import ImageLimits
 from vision.engines import Engine, ModelFiles, open_engine, precisions
 from vision.engines.batching import available_cpus
 from vision.errors import ImageError
+from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing, load_image
 
 ENGINE = "openvino"  # the one that computes in more than f32
+INT8_FILES = ("serving.int8.xml", "serving.int8.bin")
 LEAST_EQUAL = 0.97  # part of the images that must get f32's answer
 MOST_LOST = 0.005  # accuracy that may be lost, whatever a test says of it
 SIGNIFICANCE = 0.05
@@ -40,7 +43,7 @@ def judge_precisions(
 
     Each image is decoded once. One that can't be read any more is left out.
     """
-    *reduced, full = precisions(ENGINE)
+    *reduced, full = precisions(ENGINE, model)
     answers: dict[str, list[NDArray[np.int64]]] = {precision: [] for precision in (full, *reduced)}
     targets: list[int] = []
     if reduced:
@@ -93,6 +96,22 @@ def chance_of_loss(lost: int, won: int) -> float:
     """
     differing = lost + won
     return sum(math.comb(differing, count) for count in range(lost, differing + 1)) / 2**differing
+
+
+def read_files(store: ModelStore, version: ModelVersion) -> ModelFiles:
+    """Return what engines need of a version, verified.
+
+    Raises:
+        ChecksumError: a file is missing or is not what was published.
+    """
+    read = partial(store.open_file, version.name, version.version)
+    quantised = set(INT8_FILES) <= version.manifest.files.keys()
+    return ModelFiles(
+        onnx=read("serving.onnx"),
+        weights=read("weights.safetensors"),
+        spec=NetworkSpec.from_json(version.manifest.network),
+        int8=(read(INT8_FILES[0]), read(INT8_FILES[1])) if quantised else None,
+    )
 
 
 def golden_tolerance(golden: Golden, engine: Engine) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from vision.export import export_onnx
 from vision.foreign_spec import spec_metadata
 from vision.networks.served import build_served
 from vision.preprocess import Preprocessing
+from vision.quantise import quantise
 from vision.weights import get_weights, write_safetensors
-from worker.precision import judge_precisions
+from worker.precision import INT8_FILES, judge_precisions
 
 log = logging.getLogger("sortline.publishing")
 
@@ -47,6 +49,7 @@ def publish_network(
     scores: Mapping[str, float],
     parent: ModelPin | None = None,
     validation: Sequence[LabelledImage] = (),
+    calibration: NDArray[np.uint8] | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
     files: Files = lambda proofs: {},
 ) -> ModelVersion:
@@ -56,6 +59,8 @@ def publish_network(
         golden_images: uint8 (K, H, W, 3) RGB, real inputs of the network; a worker replays them before it serves.
         validation: images that a classifier was not trained on. Every precision of this host labels them beside f32;
             without them none is judged, and only f32 serves unless a worker is told otherwise.
+        calibration: uint8 (N, H, W, 3) RGB, images that it was trained on: an 8-bit graph is made with them, which is
+            kept if it passes.
         files: makes more files of the version, by name, from the proofs of the precisions.
 
     Raises:
@@ -72,8 +77,13 @@ def publish_network(
         np.savez_compressed(folder / "golden.npz", images=golden_images, outputs=expected)
         model = ModelFiles(onnx=onnx.read_bytes(), weights=weights.read_bytes(), spec=spec)
         tolerance = GOLDEN_TOLERANCE if spec.classes else FEATURE_TOLERANCE
+        if calibration is not None and spec.classes:
+            model = _with_int8(model, calibration)
         agreement = _agreement(model, golden_images, expected, tolerance)
         proofs = judge_precisions(model, validation, preprocessing, limits) if spec.classes else {}
+        if model.int8 is not None and any(proofs[name].passed for name in proofs if "int8" in name):
+            for file_name, data in zip(INT8_FILES, model.int8, strict=True):
+                (folder / file_name).write_bytes(data)
         for file_name, data in files(proofs).items():
             (folder / file_name).write_bytes(data)
         return ManifestDraft(
@@ -95,6 +105,15 @@ def publish_network(
     return store.publish(name, write)
 
 
+def _with_int8(model: ModelFiles, images: NDArray[np.uint8]) -> ModelFiles:
+    """Return the model with an 8-bit graph, or as it is where none can be made."""
+    try:
+        return replace(model, int8=quantise(model.onnx, images))
+    except EngineError as error:
+        log.info("no 8-bit graph: %s", error)
+        return model
+
+
 def _agreement(
     model: ModelFiles, images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float
 ) -> dict[str, float]:
@@ -103,7 +122,7 @@ def _agreement(
     Only f32 must keep to ``tolerance``; what a lower precision may do is for its gate to say.
     """
     differences: dict[str, float] = {}
-    for name, precision in [(engine, each) for engine in COMPARED_ENGINES for each in precisions(engine)]:
+    for name, precision in [(engine, each) for engine in COMPARED_ENGINES for each in precisions(engine, model)]:
         try:
             engine = open_engine(model, engine=name, device="cpu", precision=precision)
         except EngineError as error:

@@ -25,14 +25,13 @@ from model_store.errors import ChecksumError, ManifestError, ModelNotFound
 from model_store.store import ModelStore
 from vision.classifier import Classifier
 from vision.decode import ImageLimits
-from vision.engines import ModelFiles, open_engine
+from vision.engines import open_engine
 from vision.errors import VisionError
-from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing
 from worker.errors import JobRefused
 from worker.logs import log_event
 from worker.metrics import Metrics
-from worker.precision import golden_tolerance
+from worker.precision import golden_tolerance, read_files
 
 log = logging.getLogger("sortline.worker")
 
@@ -122,17 +121,14 @@ class Runtime:
             raise ManifestError(
                 f"{self.settings.store_root} holds another {pin} than the producer saw; use one store for both"
             )
-        spec = NetworkSpec.from_json(manifest.network)
         preprocessing = Preprocessing.from_json(manifest.preprocessing)
-        files = ModelFiles(
-            onnx=self.store.open_file(pin.name, pin.version, "serving.onnx"),
-            weights=self.store.open_file(pin.name, pin.version, "weights.safetensors"),
-            spec=spec,
-        )
         engine = open_engine(
-            files, engine=self.settings.engine, device=self.settings.device, precision=self.settings.precision,
+            read_files(self.store, version),
+            engine=self.settings.engine,
+            device=self.settings.device,
+            precision=self.settings.precision,
             judged={name: proof.passed for name, proof in manifest.precisions.items()},
-        )  # fmt: skip
+        )
         classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=self.settings.decode_threads)
         difference = 0.0
         if manifest.golden is not None:

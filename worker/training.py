@@ -34,6 +34,7 @@ from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing, load_image
 from vision.prototypes import Prototypes, choose_prototypes
+from vision.quantise import CALIBRATION_IMAGES, can_quantise
 from vision.train import Epoch, FitOptions, Samples, TrainingStopped, fit, predict_logits
 from vision.weights import backbone_only, get_weights, read_safetensors, set_weights
 from worker.errors import JobCancelled, JobRefused
@@ -293,7 +294,10 @@ class _Training:
         )
 
     def _publish(self, data: TrainingData, split: Split, network: Any, fitted: _Fitted) -> ModelVersion:
-        self.say("publishing: export, and comparison of the engines")
+        lacking = (
+            "" if can_quantise() else '; no 8-bit graph: it takes a CPU with VNNI, and pip install "sortline[int8]"'
+        )
+        self.say(f"publishing: export, and comparison of engines and precisions{lacking}")
         started = time.perf_counter()
         targets = split.validation.samples().targets
         temperature = fit_temperature(fitted.logits, targets)
@@ -359,6 +363,9 @@ class _Training:
             },
             parent=self.job.backbone,
             validation=split.validation.images,
+            calibration=_pictures(_spread(split.training.images, CALIBRATION_IMAGES), data.preprocessing, self.runtime)
+            if can_quantise()
+            else None,
             limits=self.runtime.limits,
             files=files,
         )

@@ -121,7 +121,7 @@ def test_what_was_not_proven_is_not_taken_by_auto_and_the_log_says_how_to_take_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # As on a CPU with bf16, so that the test holds on any; what it really computes in comes below.
-    monkeypatch.setattr(vision.engines, "precisions", lambda engine: ("bf16", "f32"))
+    monkeypatch.setattr(vision.engines, "precisions", lambda engine, files: ("bf16", "f32"))
     files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
 
     with caplog.at_level(logging.INFO, "sortline.engine"):

@@ -37,7 +37,7 @@ def open_engine(
         files: the model version's bytes.
         engine: "openvino", "onnxruntime", "mindspore" or "auto", the fastest for the device.
         device: "cpu", "cuda", "ascend" or "auto": cuda if ONNX Runtime can use it, else cpu.
-        precision: "f32", "bf16" or "auto", the fastest that the device computes in and ``judged`` allows.
+        precision: "f32", "bf16", "int8", "int8+bf16" or "auto": the fastest that is to be had and ``judged`` allows.
         judged: whether each "engine/precision" that was compared with f32 on these files passed; "auto" takes f32 or
             one that did. None: it takes any.
         threads: cores to use on a CPU; 0 = all that this process may use.
@@ -62,23 +62,26 @@ def open_engine(
     if engine == "auto":
         engine = {"cpu": "openvino", "cuda": "onnxruntime", "ascend": "mindspore"}[device]
     if precision == "auto" and judged is not None:
-        precision, left_out = _fastest(engine, judged)
+        precision, left_out = _fastest(engine, files, judged)
         reason += left_out
     return _logged(_open(files, engine, device, precision, threads), reason)
 
 
-def precisions(engine: str) -> tuple[str, ...]:
-    """Return what ``engine`` computes in on this host's CPU, the fastest first; the last is f32."""
+def precisions(engine: str, files: ModelFiles | None = None) -> tuple[str, ...]:
+    """Return what ``engine`` computes in on this host's CPU, the fastest first; the last is f32.
+
+    Only ``files`` that hold an 8-bit graph can be run in int8.
+    """
     if engine != "openvino" or importlib.util.find_spec("openvino") is None:
         return ("f32",)
     from vision.engines.openvino import cpu_precisions
 
-    return cpu_precisions()
+    return cpu_precisions(files)
 
 
-def _fastest(engine: str, judged: Mapping[str, bool]) -> tuple[str, str]:
+def _fastest(engine: str, files: ModelFiles, judged: Mapping[str, bool]) -> tuple[str, str]:
     """Return the fastest precision that passed, or f32, and why faster ones were left out."""
-    *reduced, full = precisions(engine)
+    *reduced, full = precisions(engine, files)
     left_out = ""
     for precision in reduced:
         passed = judged.get(f"{engine}/{precision}")

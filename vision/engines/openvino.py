@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from itertools import pairwise
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from vision.errors import EngineError
 # MobileNetV2 at 224 on two AVX2 cores, f32, two streams: 160-175 images a second with 1, 2 or 4, 155 with 8 and about a
 # third less with 16, whose activations leave the cache. 4 halves the Python work of 2.
 MICRO_BATCH: Final = 4
-PRECISIONS: Final = ("auto", "f32", "bf16")
+PRECISIONS: Final = ("auto", "f32", "bf16", "int8", "int8+bf16")
 POOLINGS: Final = ("ReduceMean", "ReduceMax")
 
 
@@ -29,7 +30,8 @@ class OpenVinoEngine(BatchingEngine):
         """Compile the graph.
 
         Args:
-            precision: of what comes before the head; "auto" is bf16 where the CPU computes with it, else f32.
+            precision: of what comes before the head; "auto" is the fastest. "int8" runs the 8-bit graph, whose first
+                and last convolutions are in f32, or in bf16 with "int8+bf16".
             threads: cores to use; 0 = all that this process may use.
 
         Raises:
@@ -39,7 +41,7 @@ class OpenVinoEngine(BatchingEngine):
         openvino = import_openvino()
         core = openvino.Core()
         streams = threads or available_cpus()
-        chosen = _precision(precision, _abilities(core))
+        chosen = _precision(precision, _abilities(core, files), files)
         shape = [MICRO_BATCH, files.spec.height_px, files.spec.width_px, 3]
         options = {
             "NUM_STREAMS": streams,
@@ -50,11 +52,13 @@ class OpenVinoEngine(BatchingEngine):
         lanes = streams + 1  # one copies its images while the others compute: 3 % more
         self._passes: SimpleQueue[_Pass] = SimpleQueue()
         try:
-            model = core.read_model(files.onnx)
+            quantised = files.int8 if chosen.startswith("int8") else None
+            model = core.read_model(*quantised) if quantised else core.read_model(files.onnx)
             model.reshape(shape)
-            parts = [(model, chosen)]
-            if chosen != "f32" and files.spec.classes:
-                parts = list(zip(pooled_parts(model), (chosen, "f32"), strict=False))
+            body_precision = "bf16" if chosen.endswith("bf16") else "f32"
+            parts = [(model, body_precision)]
+            if body_precision != "f32" and files.spec.classes:
+                parts = list(zip(pooled_parts(model), (body_precision, "f32"), strict=False))
             self._compiled = [
                 core.compile_model(part, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint}) for part, hint in parts
             ]
@@ -145,24 +149,45 @@ def pooled_parts(model: Any) -> list[Any]:
     return [body, openvino.Model(model.get_results(), features, "head")]
 
 
-def cpu_precisions() -> tuple[str, ...]:
-    """Return what this CPU computes in, the fastest first; the last is f32.
+def cpu_precisions(files: ModelFiles | None = None) -> tuple[str, ...]:
+    """Return what this CPU computes in, ``files`` given with their 8-bit graph, the fastest first; the last is f32.
 
     Raises:
         EngineError: OpenVINO is not installed.
     """
-    return _abilities(import_openvino().Core())
+    return _abilities(import_openvino().Core(), files)
 
 
-def _abilities(core: Any) -> tuple[str, ...]:
-    return ("bf16", "f32") if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("f32",)
+def has_vnni() -> bool:
+    """Return whether this CPU multiplies 8-bit numbers exactly.
+
+    Without VNNI sums of two products saturate at 16 bits: a graph would label otherwise than where it was judged.
+    """
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
-def _precision(asked: str, abilities: tuple[str, ...]) -> str:
+def _abilities(core: Any, files: ModelFiles | None) -> tuple[str, ...]:
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if files is None or files.int8 is None or not has_vnni():
+        return ("bf16", "f32") if has_bf16 else ("f32",)
+    return ("int8+bf16", "bf16", "int8", "f32") if has_bf16 else ("int8", "f32")
+
+
+def _precision(asked: str, abilities: tuple[str, ...], files: ModelFiles) -> str:
     if asked not in PRECISIONS:
         raise EngineError(f"precision {asked!r} is unknown to the openvino engine; use one of {', '.join(PRECISIONS)}")
     if asked == "auto":
         return abilities[0]
+    if asked.startswith("int8") and files.int8 is None:
+        raise EngineError(f"this model version has no 8-bit graph for {asked}; use precision auto, bf16 or f32")
+    if asked.startswith("int8") and not has_vnni():
+        raise EngineError(f"this CPU has no VNNI, which {asked} needs; use precision auto, bf16 or f32")
     if asked not in abilities:
-        raise EngineError(f"this CPU does not compute in {asked} (AVX-512 BF16 or AMX); use precision f32 or auto")
+        raise EngineError(
+            f"this CPU does not compute in bf16 (AVX-512 BF16 or AMX); {asked} needs it: use precision f32 or auto"
+        )
     return asked

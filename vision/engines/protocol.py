@@ -22,12 +22,14 @@ class ModelFiles:
     Attributes:
         onnx: the exported graph; may be empty for the mindspore engine.
         weights: a safetensors file under our names; only the mindspore engine needs it.
-        spec: the network that both hold.
+        int8: .xml and .bin of the graph with 8-bit convolutions, in OpenVINO's format; None where it was not made.
+        spec: the network that all hold.
     """
 
     onnx: bytes
     weights: bytes | None
     spec: NetworkSpec
+    int8: tuple[bytes, bytes] | None = None
 
 
 class Engine(Protocol):
@@ -36,7 +38,8 @@ class Engine(Protocol):
     Attributes:
         name: "openvino", "onnxruntime" or "mindspore".
         device: "cpu", "cuda" or "ascend".
-        precision: of the convolutions, "f32" or "bf16"; inputs are uint8 and outputs float32 either way.
+        precision: of the convolutions: "f32", "bf16", "int8" with some in f32, or "int8+bf16" with those in bf16.
+            Inputs are uint8 and outputs float32 in all.
         micro_batch: images of one forward pass. Smaller batches are filled up, so that an image's result does not
             depend on its neighbours or on how a chunk was cut.
     """

@@ -1,0 +1,203 @@
+"""8-bit graphs: what stays in float, how near they come, and that only proven ones are published."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mindspore
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import vision.engines.openvino
+import worker.precision
+from configs.settings import Settings
+from jobs.messages import ModelPin
+from model_store.manifest import ClassEntry
+from model_store.store import ModelStore
+from tests.unit.seeded import seeded_network
+from vision.dataset import LabelledImage
+from vision.engines import ModelFiles, open_engine, precisions
+from vision.engines.openvino import import_openvino
+from vision.errors import EngineError
+from vision.export import export_onnx
+from vision.networks.served import build_served
+from vision.networks.spec import NetworkSpec
+from vision.preprocess import Preprocessing
+from vision.quantise import FLOAT_FIRST, FLOAT_LAST, can_quantise, kept_in_float, quantise
+from worker.errors import JobRefused
+from worker.publishing import publish_network
+from worker.runtime import Runtime
+
+pytest.importorskip("nncf")
+if not can_quantise():
+    pytest.skip("this CPU has no VNNI", allow_module_level=True)
+mindspore.set_context(mode=mindspore.GRAPH_MODE)
+
+# Heads on taps come before the last convolutions in some orders of the graph, and must not take those with them.
+SPEC = NetworkSpec(name="mobilenet_v2", classes=5, height_px=48, width_px=64, taps=(15,), temperature=0.2)
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    return seeded_network(SPEC)
+
+
+@pytest.fixture(scope="module")
+def files(network: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    onnx = exported(network, tmp_path_factory.mktemp("graph"))
+    return ModelFiles(onnx=onnx, weights=None, spec=SPEC, int8=quantise(onnx, pictures(8)))
+
+
+@pytest.mark.slow
+def test_all_convolutions_but_the_first_and_last_ones_are_in_8_bits_and_the_head_is_not(files: ModelFiles) -> None:
+    assert files.int8 is not None
+    nodes = import_openvino().Core().read_model(*files.int8).get_ordered_ops()
+
+    convolutions = [bits_of(node) for node in nodes if "Convolution" in node.get_type_name()]
+    dense = [bits_of(node) for node in nodes if node.get_type_name() == "MatMul"]
+
+    assert sorted(convolutions) == [8] * (52 - FLOAT_FIRST - FLOAT_LAST) + [32] * (FLOAT_FIRST + FLOAT_LAST)
+    assert convolutions[:FLOAT_FIRST] == [32] * FLOAT_FIRST
+    assert dense == [32]
+
+
+@pytest.mark.slow
+def test_each_scale_and_its_mirror_image_have_their_own_first_and_last_convolutions(tmp_path: Path) -> None:
+    exported(seeded_network(replace(SPEC, scales=(1.0, 0.75), mirrored=True)), tmp_path)
+    model = import_openvino().convert_model(tmp_path / "n.onnx")
+    convolutions = {node.get_friendly_name() for node in model.get_ops() if "Convolution" in node.get_type_name()}
+
+    kept = kept_in_float(model)
+
+    assert len(convolutions) == 4 * 52  # two scales, each mirrored, too
+    assert len(convolutions & set(kept)) == 4 * (FLOAT_FIRST + FLOAT_LAST)
+
+
+@pytest.mark.slow
+def test_an_8_bit_graph_answers_nearly_as_f32(files: ModelFiles) -> None:
+    images = pictures(9)
+    outputs = {}
+    for precision in precisions("openvino", files):
+        engine = open_engine(files, engine="openvino", precision=precision)
+        assert engine.precision == precision
+        outputs[precision] = engine.predict(images)
+        engine.close()
+
+    for name in {*outputs} - {"f32"}:
+        differences = np.abs(outputs[name] - outputs["f32"])
+        assert differences.max() > 0
+        assert differences.mean() < outputs["f32"].std() / 5
+        np.testing.assert_allclose(outputs[name].sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("least", [0.0, 1.1], ids=["passed", "failed"])
+def test_an_8_bit_graph_is_published_and_served_only_if_it_passed(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float
+) -> None:
+    monkeypatch.setattr(worker.precision, "LEAST_EQUAL", least)
+    monkeypatch.setattr(worker.precision, "MOST_LOST", 1.0)
+    images = []
+    for number, pixels in enumerate(pictures(6)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+        images.append(LabelledImage(tmp_path / f"{number}.png", number % SPEC.classes))
+
+    version = publish_network(
+        ModelStore(tmp_path / "store"),
+        "noise",
+        network,
+        Preprocessing(height_px=SPEC.height_px, width_px=SPEC.width_px),
+        golden_images=pictures(4),
+        classes=[ClassEntry(label=label, folder=label) for label in "abcde"],
+        training={},
+        scores={},
+        validation=images,
+        calibration=pictures(8),
+    )
+
+    pin = ModelPin(name="noise", version=1, digest=version.manifest.digest)
+    proof = version.manifest.precisions["openvino/int8"]
+    assert (proof.images, proof.passed) == (6, least == 0)
+    assert {name for name in version.manifest.files if "int8" in name} == (
+        {"serving.int8.xml", "serving.int8.bin"} if proof.passed else set()
+    )
+    if proof.passed:
+        fastest = "int8+bf16" if "bf16" in precisions("openvino") else "int8"
+        served = [precision_of(tmp_path, pin, asked) for asked in ("auto", fastest, "int8", "f32")]
+        assert served == [fastest, fastest, "int8", "f32"]
+    else:
+        assert precision_of(tmp_path, pin, "auto") == "f32"
+        with pytest.raises(JobRefused, match="no 8-bit graph"):
+            precision_of(tmp_path, pin, "int8")
+
+
+def test_a_network_of_few_convolutions_is_left_in_float(tmp_path: Path) -> None:
+    spec = NetworkSpec(name="lenet5", classes=4, height_px=48, width_px=64)
+    onnx = exported(seeded_network(spec), tmp_path)
+
+    with pytest.raises(EngineError, match="too few convolutions for 8 bits: 2"):
+        quantise(onnx, pictures(2))
+    with pytest.raises(EngineError, match="no 8-bit graph for int8; use precision auto"):
+        open_engine(ModelFiles(onnx=onnx, weights=None, spec=spec), engine="openvino", precision="int8")
+
+
+@pytest.mark.slow
+def test_a_damaged_8_bit_graph_is_refused(files: ModelFiles) -> None:
+    assert files.int8 is not None
+    xml, weights = files.int8
+    for damaged in ((xml[:-100], weights), (xml, weights[:-100]), (b"", weights), (b"<net/>", b"")):
+        with pytest.raises(EngineError, match="refuses"):
+            open_engine(replace(files, int8=damaged), engine="openvino", precision="int8")
+
+
+def test_int8_comes_first_where_there_is_a_graph(tmp_path: Path) -> None:
+    without = ModelFiles(onnx=b"", weights=None, spec=SPEC)
+
+    assert precisions("openvino", replace(without, int8=(b"", b""))) in (
+        ("int8+bf16", "bf16", "int8", "f32"),
+        ("int8", "f32"),
+    )
+    assert precisions("openvino", without) == precisions("openvino")
+    assert precisions("onnxruntime", replace(without, int8=(b"", b""))) == ("f32",)
+
+
+def test_int8_is_refused_where_the_cpu_lacks_vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spec = NetworkSpec(name="lenet5", classes=4, height_px=48, width_px=64)
+    with_graph = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), weights=None, spec=spec, int8=(b"", b""))
+    monkeypatch.setattr(vision.engines.openvino, "has_vnni", lambda: False)
+
+    assert precisions("openvino", with_graph) == precisions("openvino")
+    with pytest.raises(EngineError, match="no VNNI, which int8 needs; use precision auto"):
+        open_engine(with_graph, engine="openvino", precision="int8")
+
+
+def exported(network: Any, folder: Path) -> bytes:
+    spec = network.spec
+    export_onnx(build_served(network), folder / "n.onnx", height_px=spec.height_px, width_px=spec.width_px)
+    return (folder / "n.onnx").read_bytes()
+
+
+def pictures(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, SPEC.height_px, SPEC.width_px, 3), np.uint8)
+
+
+def bits_of(node: Any) -> int:
+    """Return in how many bits a node's weights are stored."""
+    found, nodes = 32, [node.input_value(1).get_node()]
+    while nodes:
+        node = nodes.pop()
+        if node.get_type_name() == "Constant" and node.get_element_type().size == 1:
+            found = 8
+        nodes += [source.get_node() for source in node.input_values()]
+    return found
+
+
+def precision_of(folder: Path, pin: ModelPin, asked: str) -> str:
+    settings = Settings.model_validate({"store": folder / "store", "device": "cpu", "precision": asked})
+    classifier = Runtime(settings).classifier(pin)
+    classifier.close()
+    return classifier.engine.precision
