@@ -1,7 +1,7 @@
 """Image files to pixels: uint8, RGB, C-contiguous, shape (height, width, 3), the EXIF orientation applied.
 
 Transparent pixels lie on white, of an animation the first frame counts. Every failure of one image is an `ImageError`
-with one of these reasons: not_found, not_a_file, unreadable, empty, too_large, too_many_pixels, not_an_image,
+with one of these reasons: not_found, not_a_file, unreadable, changed, empty, too_large, too_many_pixels, not_an_image,
 unsupported_format, truncated, corrupt. All functions may be called from many threads at once.
 """
 
@@ -11,7 +11,8 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vision.errors import ImageError
-from vision.jpeg import read_jpeg_header
+from vision.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
+from vision.signatures import ends_early, foreign_format, read_format
 
 Pixels = NDArray[np.uint8]
 # From width and height of the upright image: by what a JPEG decoder may shrink both sides.
@@ -31,27 +33,6 @@ Room = Callable[[int, int], float]
 # What people's image folders hold. Pillow knows forty more formats, each of them C code that strangers' files reach.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
-_SIGNATURES = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WebP"),
-    (0, b"GIF8", "GIF"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-)
-_FOREIGN = (
-    (4, b"ftypavif", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (0, b"\0\0\0\x0cjP", "JPEG 2000"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"8BPS", "Photoshop"),
-    (0, b"\0\0\1\0", "icon"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"<svg", "SVG"),
-)
-_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_COLOR_2,
@@ -104,27 +85,52 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     """Return the bytes of a regular file of 1 to ``max_bytes`` bytes; the size is checked before reading.
 
     Raises:
-        ImageError: not_found, not_a_file, too_large, empty, or unreadable (permissions, input and output).
+        ImageError: not_found, not_a_file, too_large, empty, changed (while it was read), or unreadable (permissions,
+            input and output).
     """
-    try:
-        # Without O_NONBLOCK, opening a named pipe waits for a writer who may never come.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  (a descriptor, not a path)
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not_a_file", f"{path} is a folder, pipe, socket or device")
-            _check_bytes(status.st_size, max_bytes, str(path))
-            data = _read_up_to(file, max_bytes + 1, status.st_size)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError("not_found", f"{path} does not exist") from error
-    except IsADirectoryError as error:
-        raise ImageError("not_a_file", f"{path} is a folder") from error
-    except ValueError as error:  # a NUL byte in the path
-        raise ImageError("not_found", f"{str(path)!r} is no file name") from error
-    except OSError as error:
-        raise ImageError("unreadable", f"{path}: {error.strerror or error}") from error
-    _check_bytes(len(data), max_bytes, str(path))  # it may have grown or shrunk since
+    with naming_failures(str(path)):
+        return read_regular(str(path), max_bytes, str(path))
+
+
+def read_regular(path: str, max_bytes: int, what: str, *, folder: int | None = None, flags: int = 0) -> bytes:
+    """Return what `read_file` does, of a ``path`` from the open ``folder`` on; OSError is left to `naming_failures`."""
+    # Not opened at all where it is no file: opening a pipe wakes its writer, opening a device may do anything.
+    _check_regular(os.stat(path, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), what)
+    # Without O_NONBLOCK, a pipe put there since would have us wait for a writer who may never come.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=folder)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  (a descriptor, not a path)
+        before = os.fstat(descriptor)
+        _check_regular(before, what)
+        _check_bytes(before.st_size, max_bytes, what)
+        data = _read_up_to(file, max_bytes + 1, before.st_size)
+        after = os.fstat(descriptor)
+    _check_bytes(len(data), max_bytes, what)
+    if (len(data), before.st_mtime_ns) != (before.st_size, after.st_mtime_ns):
+        raise ImageError("changed", f"{what} changed while it was read; label it again once it is complete")
     return data
+
+
+@contextmanager
+def naming_failures(what: str) -> Iterator[None]:
+    """Turn the system's errors inside the block into an ImageError about ``what``."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("not_found", f"{what} does not exist") from error
+    except IsADirectoryError as error:
+        raise ImageError("not_a_file", f"{what} is a folder") from error
+    except ValueError as error:  # a NUL byte in the path
+        raise ImageError("not_found", f"{what!r} is no file name") from error
+    except OSError as error:
+        raise ImageError("unreadable", f"{what}: {error.strerror or error}") from error
+
+
+def _check_regular(status: os.stat_result, what: str) -> None:
+    if stat.S_ISLNK(status.st_mode):  # where links are not followed
+        raise ImageError("unreadable", f"{what} is a link that leads round in a circle, or was put there just now")
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
+        raise ImageError("not_a_file", f"{what} is a {kind}")
 
 
 def _read_up_to(file: io.FileIO, limit: int, expected: int) -> bytes:
@@ -147,6 +153,9 @@ def _check_bytes(size: int, max_bytes: int, what: str) -> None:
 def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
     """Return what `decode_image` returns, a large JPEG at 1/2, 1/4 or 1/8 where ``room`` allows: 3-5 times faster."""
     _check_bytes(len(data), limits.max_bytes, "the image")
+    if has_too_many_scans(data):
+        # 60 KB can have a decoder walk over the same 100 million pixels for half a minute, 1 MB for ten.
+        raise ImageError("unsupported_format", f"a JPEG of more than {MAX_SCANS} scans, where a photo has about ten")
     header = read_jpeg_header(data)
     if header is not None:
         _check_pixels(header.width_px, header.height_px, limits)
@@ -171,6 +180,10 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         _check_pixels(width, height, limits)
+        if image.format == "TIFF":
+            # A tile may be larger than its picture, and is decoded whole.
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            _check_pixels(_length(tags.get(322)), _length(tags.get(323)), limits)
         if image.format in ("JPEG", "MPO"):
             shrink = _shrink(width, height, _orientation(image), room)
             image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
@@ -192,6 +205,10 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
         raise ImageError("too_many_pixels", f"it claims {width} x {height} pixels, the limit is {limits.max_pixels:,}")
+
+
+def _length(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _shrink(width: int, height: int, orientation: int, room: Room | None) -> int:
@@ -242,24 +259,20 @@ def _to_8_bits(grey: NDArray[np.generic]) -> Pixels:
     return np.rint((values - low) * (255 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8)
 
 
-def _signature(data: bytes, table: tuple[tuple[int, bytes, str], ...]) -> str | None:
-    return next((name for at, mark, name in table if data[at : at + len(mark)] == mark), None)
-
-
 def _unidentified(data: bytes) -> ImageError:
-    known, foreign = _signature(data, _SIGNATURES), _signature(data, _FOREIGN)
-    if known is not None:
-        return _damaged(data, f"its {known} header can't be read")
-    if foreign is not None:
+    if (known := read_format(data)) is not None:
+        return _damaged(data, f"its {known} header is damaged, or of a kind that can't be read")
+    if (foreign := foreign_format(data)) is not None:
         return ImageError("unsupported_format", f"it is {foreign}; convert it to JPEG or PNG")
     return ImageError("not_an_image", f"it starts with {data[:12]!r}, as no image does")
 
 
 def _damaged(data: bytes, cause: object) -> ImageError:
-    name = _signature(data, _SIGNATURES)
+    name = read_format(data)
+    if name == "JPEG" and (kind := unusual_kind(data)) is not None:
+        return ImageError("unsupported_format", f"{kind}; convert it to an ordinary JPEG")
     if "not supported" in str(cause) or isinstance(cause, NotImplementedError):
         return ImageError("unsupported_format", f"a kind of {name or 'image'} that can't be read: {cause}")
-    end = _END_MARKS.get(name or "")
-    if "truncated" in str(cause).lower() or isinstance(cause, EOFError) or (end is not None and end not in data):
+    if "truncated" in str(cause).lower() or isinstance(cause, EOFError) or ends_early(data):
         return ImageError("truncated", f"the file ends early, after {len(data):,} bytes: {cause}")
     return ImageError("corrupt", f"{type(cause).__name__ if isinstance(cause, Exception) else 'header'}: {cause}")

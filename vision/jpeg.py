@@ -6,13 +6,21 @@ few bytes that matter lets OpenCV decode ordinary JPEGs on all cores. Whatever i
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4, C8 and CC are tables, not frames
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
+_UNUSUAL_FRAMES = {
+    **dict.fromkeys((0xC3, 0xCB), "a lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
+    0xF7: "a JPEG-LS file",
+}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _ORIENTATION_TAG = 0x0112
+_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in coded pixels FF 00 is a byte FF, and D0 to D7 are restarts
+MAX_SCANS = 500
 _SHORT = 3  # the TIFF field type: 16 bits, unsigned
 
 
@@ -52,6 +60,31 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
                 return None
             return JpegHeader(width_px=width, height_px=height, orientation=orientation)
     return None
+
+
+def unusual_kind(data: bytes) -> str | None:
+    """Return what is unusual about a JPEG that no decoder here knows; None when its frame is an ordinary one."""
+    for marker, segment in _segments(data):
+        if marker in _UNUSUAL_FRAMES:
+            return _UNUSUAL_FRAMES[marker]
+        if marker in _START_OF_FRAME and segment[:1] != b"\x08":
+            return f"a JPEG of {segment[0] if segment else 0} bits a colour"
+    return None
+
+
+def has_too_many_scans(data: bytes) -> bool:
+    """Whether a JPEG has more than `MAX_SCANS` scans. What follows its end (films, depth maps) does not count."""
+    start_of_scan = b"\xff\xda"
+    if data[:2] != b"\xff\xd8" or data.count(start_of_scan) <= MAX_SCANS:
+        return False
+    scans, at = 0, 2
+    while (found := _MARKER.search(data, at)) is not None:
+        marker, at = data[found.end() - 1], found.end()
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        at += int.from_bytes(data[at : at + 2], "big")
+    return scans > MAX_SCANS
 
 
 def _segments(data: bytes) -> list[tuple[int, bytes]]:

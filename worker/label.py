@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from jobs.fault import fault
 from jobs.messages import ChunkResult, LabelChunk, Row
 from jobs.paths import path_to_text, text_to_path
 from vision.classifier import Classifier, Outcome
-from vision.decode import DEFAULT_LIMITS, ImageLimits, read_file
+from vision.decode import DEFAULT_LIMITS, ImageLimits, naming_failures, read_regular
 from vision.errors import ImageError
 
 
@@ -42,11 +44,32 @@ def read_below(root: str, path_text: str, max_bytes: int) -> bytes:
     name = text_to_path(path_text)
     fault(f"read {path_text}")
     if "\0" in name:
-        raise ImageError("not_found", f"{path_text} is no file name: it holds a NUL byte")
+        raise ImageError("not_found", f"{name} is no file name: it holds a NUL byte")
     path = os.path.realpath(os.path.join(root, name))  # noqa: PTH118 - absolute parts are refused below
     if os.path.commonpath([root, path]) != root:
-        raise ImageError("outside_data_root", f"{path_text} is not below the worker's data root")
-    return read_file(Path(path), max_bytes)
+        raise ImageError("outside_data_root", f"{name} is not below the worker's data root")
+    *folders, last = Path(os.path.relpath(path, root)).parts or (".",)
+    with naming_failures(path), _opened_folder(root, folders) as folder:
+        return read_regular(last, max_bytes, path, folder=folder, flags=os.O_NOFOLLOW)
+
+
+@contextmanager
+def _opened_folder(root: str, names: list[str]) -> Iterator[int]:
+    """Yield a descriptor of the folder ``names`` lead to, no link among them.
+
+    The links are resolved already. Whoever puts one in since, to lead out of ``root``, makes this fail.
+    """
+    # O_PATH opens a folder that may be passed through and not listed; where it is unknown, such a folder is unreadable.
+    flags = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+    folder = os.open(root, flags)
+    try:
+        for name in names:
+            below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        yield folder
+    finally:
+        os.close(folder)
 
 
 def _row(outcome: Outcome) -> Row:

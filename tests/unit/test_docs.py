@@ -167,3 +167,11 @@ def test_the_scaling_page_names_the_keys_that_an_autoscaler_counts() -> None:
 
     listed = set(re.findall(r"listName: (\S+)", text_of("docs/scaling.md")))
     assert listed == {keys.queue(LABEL_QUEUE), keys.unacked}
+
+
+def test_the_images_page_says_what_to_do_about_every_reason() -> None:
+    def codes(page: str, title: str) -> set[str]:
+        section = text_of(page).partition(f"## {title}")[2].partition("\n## ")[0]
+        return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+    assert codes("docs/images.md", "Reasons, and what to do") == codes("docs/labelling.md", "Reason codes")

@@ -1,0 +1,276 @@
+"""Every awkward file gets the row that it must, its neighbours keep theirs, and none leaves the data root."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vision.decode
+from jobs.paths import path_to_text
+from producer.images import open_source
+from tests.unit.awkward_images import Awkward, corpus, encoded, picture
+from tests.unit.test_label_chunk import ColourEngine, chunk_of
+from vision.classifier import Classifier
+from vision.decode import ImageLimits
+from vision.errors import ImageError
+from vision.preprocess import Preprocessing, read_file
+from worker.label import label_chunk, read_below
+
+# As in production, where vision.decode sets this filter; pytest resets it for each test.
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
+
+CORPUS = corpus()
+LIMIT = 1_000_000
+MEMORY_MB = 600  # the interpreter with its libraries has about 120
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("awkward")
+    for file in CORPUS:
+        file.write(root)
+    (root / "neighbour.png").write_bytes(encoded(picture().rotate(180), "PNG"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[tuple[Classifier, ColourEngine]]:
+    engine = ColourEngine(micro_batch=3)
+    classifier = Classifier(engine, Preprocessing(height_px=8, width_px=8), decode_threads=2)
+    yield classifier, engine
+    classifier.close()
+
+
+def test_the_corpus_is_large_and_no_two_files_have_one_name() -> None:
+    assert len({file.name for file in CORPUS}) == len(CORPUS) > 300
+    formats = {Path(file.name).suffix for file in CORPUS if file.name.startswith("bomb/")}
+    assert formats == {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".ppm"}
+
+
+@pytest.mark.parametrize("file", CORPUS, ids=[path_to_text(file.name)[:60] for file in CORPUS])
+def test_an_awkward_file_has_its_row_and_its_neighbours_have_theirs(
+    folder: Path, pool: tuple[Classifier, ColourEngine], file: Awkward
+) -> None:
+    classifier, engine = pool
+    alone = label_chunk(chunk_of("neighbour.png"), classifier, folder).rows[0]
+    engine.batches.clear()
+
+    before, row, after = label_chunk(
+        chunk_of("neighbour.png", path_to_text(file.name), "neighbour.png"), classifier, folder
+    ).rows
+
+    assert before == after == alone
+    assert row.error == file.reason, row.detail
+    if file.reason is not None:
+        assert (row.top, len(row.detail) > 10) == ((), True)
+        return
+    assert (row.width, row.height) == file.size
+    if file.corners is not None:
+        pixels = engine.batches[0][1].astype(int)
+        shown = [pixels[place] for place in ((0, 0), (0, -1), (-1, 0), (-1, -1))]
+        assert np.abs(np.asarray(shown) - file.corners).max() <= file.tolerance, shown
+
+
+def test_a_walk_finds_what_has_an_images_suffix_and_is_not_hidden(folder: Path) -> None:
+    found = list(open_source(str(folder)).paths())
+
+    assert sorted(found) == sorted([*(file.name for file in CORPUS if file.found), "neighbour.png"])
+    assert all("\n" not in path_to_text(path) for path in found)
+
+
+def test_bombs_take_no_more_memory_than_an_image_within_the_limits_may(tmp_path: Path) -> None:
+    # In a process of its own, whose peak is nobody else's.
+    program = f"""
+import resource
+from pathlib import Path
+from tests.unit.awkward_images import corpus
+from vision.errors import ImageError
+from vision.preprocess import Preprocessing, load_image
+for file in corpus():
+    if isinstance(file.content, bytes) and file.name.startswith(("bomb/", "long/", "png/text", "jpeg/many")):
+        try:
+            load_image(file.content, Preprocessing(height_px=32, width_px=32))
+        except ImageError:
+            pass
+peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+assert peak_mb < {MEMORY_MB}, peak_mb
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+# --- what moves meanwhile
+
+
+Swap = Callable[[Path], None]
+
+
+def _last_part(tree: Path) -> None:
+    (tree / "data" / "album" / "a.png").unlink()
+    (tree / "data" / "album" / "a.png").symlink_to(tree / "private" / "a.png")
+
+
+def _folder(tree: Path) -> None:
+    (tree / "data" / "album").rename(tree / "data" / "old")
+    (tree / "data" / "album").symlink_to(tree / "private")
+
+
+def _target_of_link(tree: Path) -> None:
+    (tree / "data" / "real.png").unlink()
+    (tree / "data" / "real.png").symlink_to(tree / "private" / "a.png")
+
+
+def _pipe(tree: Path) -> None:
+    (tree / "data" / "album" / "a.png").unlink()
+    os.mkfifo(tree / "data" / "album" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("path", "swap", "reasons"),
+    [
+        ("album/a.png", _last_part, {"unreadable"}),
+        ("album/a.png", _folder, {"not_found", "unreadable"}),
+        ("link.png", _target_of_link, {"unreadable"}),
+        ("album/a.png", _pipe, {"not_a_file"}),
+    ],
+)
+def test_a_link_put_in_after_the_check_does_not_lead_out_of_the_data_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, swap: Swap, reasons: set[str]
+) -> None:
+    for name in ("data/album", "private"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("data/album/a.png", "data/real.png"):
+        (tmp_path / name).write_bytes(b"ours")
+    (tmp_path / "private" / "a.png").write_bytes(b"secret")
+    (tmp_path / "data" / "link.png").symlink_to("real.png")
+    resolve = os.path.realpath
+
+    def resolve_and_swap(given: str) -> str:
+        resolved = resolve(given)
+        swap(tmp_path)
+        return resolved
+
+    assert read_below(str(tmp_path / "data"), path, LIMIT) == b"ours"
+    monkeypatch.setattr("worker.label.os.path.realpath", resolve_and_swap)
+
+    with pytest.raises(ImageError) as caught:
+        read_below(str(tmp_path / "data"), path, LIMIT)
+    assert caught.value.reason in reasons
+
+
+def test_a_link_that_is_swapped_all_the_time_never_shows_what_lies_outside(tmp_path: Path) -> None:
+    inside, outside, name = tmp_path / "data" / "in", tmp_path / "out", tmp_path / "data" / "album"
+    for folder, content in ((inside, b"ours"), (outside, b"secret")):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(content)
+    done = threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            for target in (inside, outside):
+                (tmp_path / "next").symlink_to(target)
+                (tmp_path / "next").replace(name)
+
+    name.symlink_to(inside)
+    seen: set[str] = set()
+    with ThreadPoolExecutor(1) as pool:
+        swapping = pool.submit(swap)
+        try:
+            for _ in range(3000):
+                try:
+                    seen.add(read_below(str(tmp_path / "data"), "album/a.png", LIMIT).decode())
+                except ImageError as error:
+                    seen.add(error.reason)
+        finally:
+            done.set()
+        swapping.result()
+
+    assert seen <= {"ours", "outside_data_root", "not_found", "unreadable"}
+    assert "ours" in seen
+
+
+def test_a_folder_that_may_be_passed_through_and_not_listed_is_passed_through(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may list everything")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "a.png").write_bytes(b"ours")
+    (tmp_path / "closed").chmod(0o100)
+    try:
+        assert read_below(str(tmp_path), "closed/a.png", LIMIT) == b"ours"
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+
+
+def test_reading_leaves_no_descriptor_open(folder: Path) -> None:
+    def read_all() -> int:
+        for file in CORPUS:
+            try:
+                read_below(str(folder), path_to_text(file.name), LIMIT)
+            except ImageError:
+                continue
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    assert read_all() == read_all()
+
+
+@pytest.mark.parametrize("change", ["grown", "cut", "overwritten"])
+def test_a_file_written_while_it_is_read_is_an_error_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture(), "PNG"))
+    os.utime(path, ns=(0, 0))
+    read = vision.decode._read_up_to
+
+    def change_and_read(file: io.FileIO, limit: int, expected: int) -> bytes:
+        content = path.read_bytes()
+        new = {"grown": content * 2, "cut": content[:50], "overwritten": content[::-1]}[change]
+        with path.open("r+b") as writing:
+            writing.truncate(len(new))
+            writing.write(new)
+        return read(file, limit, expected)
+
+    monkeypatch.setattr("vision.decode._read_up_to", change_and_read)
+
+    with pytest.raises(ImageError) as caught:
+        read_file(path, LIMIT)
+    assert (caught.value.reason, "label it again" in caught.value.detail) == ("changed", True)
+
+
+def test_files_rewritten_during_a_run_have_old_or_new_content_or_an_error_row(
+    tmp_path: Path, pool: tuple[Classifier, ColourEngine]
+) -> None:
+    path = tmp_path / "a.png"
+    contents = [encoded(picture(), "PNG"), encoded(picture().rotate(180), "JPEG"), b"", b"text", b"\x89PNG\r\n\x1a\n"]
+    path.write_bytes(contents[0])
+    done = threading.Event()
+
+    def rewrite() -> None:
+        while not done.is_set():
+            for content in contents:
+                path.write_bytes(content)
+            path.unlink()
+
+    with ThreadPoolExecutor(1) as threads:
+        rewriting = threads.submit(rewrite)
+        try:
+            for _ in range(50):
+                rows = label_chunk(chunk_of(*["a.png"] * 16), pool[0], tmp_path, ImageLimits()).rows
+                assert len(rows) == 16
+                for row in rows:
+                    assert row.error is not None or (row.width, row.height) == (64, 32)
+        finally:
+            done.set()
+        rewriting.result()
