@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from jobs.fault import fault
 from jobs.messages import ChunkResult, ModelPin
 from jobs.paths import path_to_text
 from producer.errors import ProducerError
+from producer.since import Input, Look
 
 SCHEMA = """
 CREATE TABLE plan (json TEXT NOT NULL);
@@ -42,6 +44,15 @@ CREATE TABLE IF NOT EXISTS chunks (
 CREATE TABLE IF NOT EXISTS work (started REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
 """
+# What a later run compares: the state of each input that could be looked at, and the files that this run left out as
+# unchanged, by absolute path. Made where it lacks, too.
+SINCE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (idx INTEGER PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS unchanged (
+    path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+INPUTS_A_BATCH = 1000
 
 
 class RunFileError(ProducerError):
@@ -110,7 +121,7 @@ class RunFile:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(REPORT_SCHEMA)
+            self._db.executescript(REPORT_SCHEMA + SINCE_SCHEMA)
             self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
             self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
         except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
@@ -118,19 +129,29 @@ class RunFile:
             raise RunFileError(f"{path} is not a run file ({error}); delete it to start anew") from error
 
     @classmethod
-    def create(cls, path: Path, plan: Plan, paths: Iterable[str]) -> RunFile:
+    def create(cls, path: Path, plan: Plan, paths: Iterable[str], look: Look | None = None) -> RunFile:
         """Freeze the inputs of a new run, and open it. An existing run file is replaced.
 
         The file appears by a rename once all inputs are in it: a crash leaves no half list to resume from.
+
+        Args:
+            look: how the files' states are learned; without it none are known, and a later run labels all again.
         """
         with _lock(path), _writing(path):
             beside = path.with_suffix(".new")
             _remove(beside)
             with closing(sqlite3.connect(beside, isolation_level=None)) as database, database:
-                database.executescript(SCHEMA + REPORT_SCHEMA)
+                database.executescript(SCHEMA + REPORT_SCHEMA + SINCE_SCHEMA)
                 database.execute("BEGIN")
-                counted = _Counted(paths)
-                database.executemany("INSERT INTO inputs VALUES (?, ?)", enumerate(counted))
+                earlier = look.earlier if look is not None else None
+                counted = _Counted(look.inputs(paths) if look is not None else _plain(paths), earlier is not None)
+                numbered = enumerate(counted)
+                while batch := list(islice(numbered, INPUTS_A_BATCH)):
+                    database.executemany("INSERT INTO inputs VALUES (?, ?)", ((at, found.text) for at, found in batch))
+                    states = ((at, *found.state) for at, found in batch if found.state is not None)
+                    database.executemany("INSERT INTO files VALUES (?, ?, ?)", states)
+                if earlier is not None:
+                    database.executemany("INSERT INTO unchanged VALUES (?, ?, ?)", earlier.unchanged())
                 filled = {**asdict(plan), "model": plan.model, "total": counted.total}
                 filled["inputs_digest"] = counted.digest()
                 database.execute("INSERT INTO plan VALUES (?)", (Plan(**filled).to_json(),))
@@ -259,6 +280,19 @@ class RunFile:
         """Keep what was asked for in place of what had the same main report."""
         self._db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (main, text))
 
+    def labelled_files(self) -> Iterator[tuple[str, int, int]]:
+        """Yield absolute path, size and time of the last change of each file that this run knows to have labels.
+
+        Those are its own, as they were when it began, and those that it left out as unchanged.
+        """
+        base = path_to_text(self.plan.base)
+        for path, size, modified_ns in self._db.execute(
+            "SELECT path, size, modified_ns FROM inputs JOIN files USING (idx) JOIN rows USING (idx)"
+            " WHERE error IS NULL ORDER BY inputs.idx"
+        ):
+            yield os.path.join(base, path), size, modified_ns  # noqa: PTH118
+        yield from self._db.execute("SELECT path, size, modified_ns FROM unchanged ORDER BY path")
+
     def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
         """Yield every input in order, with its row; or only those that failed."""
         found = self._db.execute(
@@ -271,28 +305,34 @@ class RunFile:
             yield StoredRow(index, path, pairs, error, detail or "", width or 0, height or 0)
 
 
-def digest_of(paths: Iterable[str]) -> tuple[int, str]:
-    """Return how many paths there are, and the digest that a run file of them would have."""
-    counted = _Counted(paths)
+def digest_of(paths: Iterable[str] | Iterable[Input], *, with_states: bool = False) -> tuple[int, str]:
+    """Return how many inputs there are, and the digest that a run file of them would have."""
+    counted = _Counted(_plain(paths), with_states)
     for _ in counted:
         pass
     return counted.total, counted.digest()
 
 
-class _Counted:
-    """The texts of paths, counted and hashed while they pass."""
+def _plain(paths: Iterable[str] | Iterable[Input]) -> Iterator[Input]:
+    for path in paths:
+        yield path if isinstance(path, Input) else Input(path_to_text(path))
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        self._paths = paths
+
+class _Counted:
+    """Inputs, counted and hashed while they pass; with their states when those made the list what it is."""
+
+    def __init__(self, inputs: Iterable[Input], with_states: bool) -> None:
+        self._inputs = inputs
+        self._with_states = with_states
         self._hash = sha256()
         self.total = 0
 
-    def __iter__(self) -> Iterator[str]:
-        for path in self._paths:
-            text = path_to_text(path)
+    def __iter__(self) -> Iterator[Input]:
+        for found in self._inputs:
             self.total += 1
-            self._hash.update(text.encode() + b"\n")
-            yield text
+            state = [str(value) for value in found.state or ()] if self._with_states else []
+            self._hash.update("\t".join([found.text, *state]).encode() + b"\n")
+            yield found
 
     def digest(self) -> str:
         return self._hash.hexdigest()

@@ -17,7 +17,8 @@ from model_store.errors import ModelNotFound
 from model_store.store import ModelStore, ModelVersion
 from producer.errors import UsageError
 from producer.images import Source
-from producer.run_file import Plan, RunFile, digest_of
+from producer.run_file import Plan, RunFile
+from producer.since import Earlier, Look
 
 OnExisting = Literal["resume", "overwrite", "error"]
 
@@ -46,9 +47,18 @@ def find_model(store: ModelStore, reference: str | None) -> ModelVersion:
     )
 
 
-def run_path(settings: Settings, source: Source, origin: str, model: str | None, top_k: int, report: Path) -> Path:
-    """Return the run file that this very command has: same source, model, labels a row and report."""
-    key = "\0".join([source.base, origin, model or "", str(top_k), str(report)])
+def run_path(
+    settings: Settings,
+    source: Source,
+    origin: str,
+    model: str | None,
+    top_k: int,
+    report: Path,
+    since: str | None = None,
+) -> Path:
+    """Return the run file that this very command has: same source, model, labels a row, report and earlier run."""
+    parts = [source.base, origin, model or "", str(top_k), str(report)]
+    key = "\0".join(parts if since is None else [*parts, f"since {since}"])
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[:40] or "run"
     return settings.home / "runs" / f"{slug}-{sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.run"
 
@@ -90,11 +100,15 @@ def open_run(
     *,
     top_k: int,
     on_existing: OnExisting,
+    since: str | None = None,
+    report: Path | None = None,
 ) -> OpenedRun:
     """Return the run of ``path``: the unfinished one goes on, with its images and its model version; else a new one.
 
     Args:
         paths: the inputs, when they can be read only once (standard input); else None and ``source`` is walked.
+        since: an earlier run, as ``find_run`` knows it; a new run leaves out what is unchanged since.
+        report: the main report of this run, which must be none of the earlier run's.
 
     Raises:
         UsageError: there is one already and ``on_existing`` is "error"; or there is nothing to label.
@@ -107,20 +121,61 @@ def open_run(
             model = found.plan.model
             note = f"resuming {found.plan.run}: {found.done} of {found.total} images have their row, model {model}"
             return OpenedRun(found, note)
-        same_model = found.plan.model.digest == version.manifest.digest
-        if same_model and digest_of(paths if paths is not None else source.paths()) == (
-            found.total,
-            found.plan.inputs_digest,
-        ):
-            return OpenedRun(
-                found, f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
+        found.close()  # ``since`` may mean it
+    look, told = Look(source.base), ""
+    if since is not None:
+        look, told = _look_since(settings, source, since, version, report)
+    try:
+        if path.exists() and on_existing == "resume":
+            found = RunFile(path)
+            same_model = found.plan.model.digest == version.manifest.digest
+            if same_model and look.digest_of(paths if paths is not None else source.paths()) == (
+                found.total,
+                found.plan.inputs_digest,
+            ):
+                return OpenedRun(
+                    found, f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
+                )
+            found.close()
+        run = _new_run(path, settings, source, paths, version, top_k, look)
+    finally:
+        if look.earlier is not None:
+            look.earlier.close()
+    if since is not None:
+        told = f"{look.unchanged:,} unchanged since {since}, {run.total:,} to label{told}"
+    return OpenedRun(run, told)
+
+
+def _look_since(
+    settings: Settings, source: Source, since: str, version: ModelVersion, report: Path | None
+) -> tuple[Look, str]:
+    """Return what leaves out the files that ``since`` knows, and what a person should know about it."""
+    from producer.reports.request import Request
+
+    run = find_run(settings, since)
+    try:
+        outputs = {output for text in run.requests() for output in Request.from_json(text).outputs.values()}
+        if str(report) in outputs:
+            raise UsageError(
+                f"--since {since} has made {report}, which this run would replace by the rows of new and changed files "
+                "alone; give -o another name"
             )
-        found.close()
-    return OpenedRun(_new_run(path, settings, source, paths, version, top_k), "")
+        if run.plan.model.digest != version.manifest.digest:
+            pin = f"{version.manifest.name}:{version.manifest.version}"
+            return Look(source.base, Earlier()), f": that run's labels are of {run.plan.model}, not of {pin}"
+        return Look(source.base, Earlier(run)), ""
+    finally:
+        run.close()
 
 
 def _new_run(
-    path: Path, settings: Settings, source: Source, paths: list[str] | None, version: ModelVersion, top_k: int
+    path: Path,
+    settings: Settings,
+    source: Source,
+    paths: list[str] | None,
+    version: ModelVersion,
+    top_k: int,
+    look: Look,
 ) -> RunFile:
     if settings.data_root is None:
         raise UsageError(
@@ -143,8 +198,8 @@ def _new_run(
         top_k=min(top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
     )
-    run = RunFile.create(path, plan, paths if paths is not None else source.paths())
-    if run.total == 0:
+    run = RunFile.create(path, plan, paths if paths is not None else source.paths(), look)
+    if run.total == 0 and not look.unchanged:
         run.close()
         path.unlink()
         raise UsageError(

@@ -67,6 +67,15 @@ def label(
         typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, max=1000, help="Labels in each row.")] = 5,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="RUN_OR_REPORT",
+            help="Label only files that are new or changed since an earlier run: by path, size and time of the last "
+            "change. What has no label there, or one of another model version, is labelled as well.",
+        ),
+    ] = None,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,
@@ -102,6 +111,8 @@ def label(
 
       sortline label photos/ -o monday/ --format csv,html        # a folder with a page to look at
 
+      sortline label photos/ -o tuesday.csv --since monday.csv   # only what is new or changed
+
       find /mnt -name '*.jpg' | sortline label - -o found.csv    # a list
 
       sortline label photos/ --broker redis://queue:6379/0 --data-root /mnt/photos
@@ -112,7 +123,7 @@ def label(
         output, formats, ranks=top_k, probabilities=prob_columns, class_map=class_map, embed_mb=embed_mb
     )
     settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
-    labelling = Labelling(source, model, request, max_failures, on_existing, detach, quiet, sort_into, by)
+    labelling = Labelling(source, model, request, max_failures, on_existing, detach, quiet, sort_into, by, since)
     raise typer.Exit(label_source(settings, labelling))
 
 
@@ -129,6 +140,7 @@ class Labelling:
     quiet: bool = False
     sort_into: Path | None = None
     by: By = By.link
+    since: str | None = None
 
 
 def label_source(settings: Settings, labelling: Labelling) -> int:
@@ -145,7 +157,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
     models = ModelStore(settings.store_root)
     version = find_model(models, labelling.model)
     top_k = _kept(request, len(version.manifest.classes))
-    path = run_path(settings, images, labelling.source, labelling.model, top_k, request.main)
+    path = run_path(settings, images, labelling.source, labelling.model, top_k, request.main, labelling.since)
     if labelling.sort_into is not None:
         from producer.reports.sorting import check_folder
 
@@ -163,6 +175,8 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
             version,
             top_k=top_k,
             on_existing=labelling.on_existing.value,
+            since=labelling.since,
+            report=request.main,
         )
         run = opened.run
         try:

@@ -312,3 +312,26 @@ def test_the_same_finished_command_has_nothing_to_do_until_the_folder_changes(
     assert "this command has run before" in refused.stderr
     assert "6 images: 6 labelled" in more.stderr
     assert (home / "runs").stat().st_mode & 0o077 == 0
+
+
+def test_since_an_earlier_report_only_new_and_changed_images_are_labelled(
+    home: Path, tmp_path: Path, model_store: Path
+) -> None:
+    photos = tmp_path / "photos"
+    write_images(photos, 6)
+    env = {"SORTLINE_STORE": str(model_store)}
+    sortline("label", str(photos), "-o", "monday.csv", home=home, env=env)
+    write_images(photos / "new", 2)
+    write_images(photos, 1, size=32)
+
+    tuesday = sortline("label", str(photos), "-o", "tuesday.csv", "--since", "monday.csv", home=home, env=env)
+    wednesday = sortline("label", str(photos), "-o", "wednesday.csv", "--since", "tuesday.csv", home=home, env=env)
+    refused = sortline("label", str(photos), "-o", "monday.csv", "--since", "monday.csv", home=home, env=env, code=2)
+
+    assert "5 unchanged since monday.csv, 3 to label" in tuesday.stderr
+    assert [row["path"] for row in rows_of(home / "tuesday.csv")] == ["00000.png", "new/00000.png", "new/00001.png"]
+    assert {row["status"] for row in rows_of(home / "tuesday.csv")} == {"ok"}
+    assert "8 unchanged since tuesday.csv, 0 to label" in wednesday.stderr
+    assert rows_of(home / "wednesday.csv") == []
+    assert "give -o another name" in refused.stderr
+    assert len(rows_of(home / "monday.csv")) == 6
