@@ -314,7 +314,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the table in a TOML file that holds no settings; SettingsError says why it can't be read."""
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, no TOML, too long a number, too deep
         raise SettingsError(f"{path}: {error}") from error
     return table
 
@@ -322,7 +322,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _toml_layer(path: Path) -> PydanticBaseSettingsSource:
     try:
         return TomlConfigSettingsSource(Settings, path)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, no TOML, too long a number, too deep
         raise SettingsError(f"{path}: {error}") from error
 
 
@@ -337,7 +337,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
