@@ -99,8 +99,9 @@ def test_all_engines_agree_on_mobilenet(spec: NetworkSpec, tmp_path: Path) -> No
     assert reference.shape == (6, spec.outputs)
     assert reference.std() > 0.01
     for found in others:
-        # Random layers amplify the last digits: features, which reach 6, were seen to differ by 1.5e-4.
-        np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-5 if spec.classes else 3e-4)
+        # Random layers amplify the last digits: features, which reach 6, were seen to differ by 1.5e-4, and
+        # probabilities with maxima as features by 3e-5 with AVX-512.
+        np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-4 if spec.classes else 3e-4)
 
 
 def test_outputs_come_in_the_order_of_the_images(engine: Engine) -> None:
