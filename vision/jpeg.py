@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4, C8 and CC are tables, not frames
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
+_PROGRESSIVE_FRAMES = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _UNUSUAL_FRAMES = {
     **dict.fromkeys((0xC3, 0xCB), "a lossless JPEG"),
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
@@ -19,7 +20,7 @@ _UNUSUAL_FRAMES = {
 }
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _ORIENTATION_TAG = 0x0112
-_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # in coded pixels FF 00 is a byte FF, and D0 to D7 are restarts
+_MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]")  # FF 00 is a coded byte FF; the others have no length
 MAX_SCANS = 500
 _SHORT = 3  # the TIFF field type: 16 bits, unsigned
 
@@ -74,17 +75,28 @@ def unusual_kind(data: bytes) -> str | None:
 
 def has_too_many_scans(data: bytes) -> bool:
     """Whether a JPEG has more than `MAX_SCANS` scans. What follows its end (films, depth maps) does not count."""
-    start_of_scan = b"\xff\xda"
-    if data[:2] != b"\xff\xd8" or data.count(start_of_scan) <= MAX_SCANS:
+    if data[:2] != b"\xff\xd8":
         return False
-    scans, at = 0, 2
-    while (found := _MARKER.search(data, at)) is not None:
+    frame = scans = components = 0
+    at = 2
+    while scans <= MAX_SCANS and (found := _MARKER.search(data, at)) is not None:
         marker, at = data[found.end() - 1], found.end()
         if marker == 0xD9:
             break
-        scans += marker == 0xDA
+        if marker in _START_OF_FRAME:
+            frame, components = marker, int.from_bytes(data[at + 7 : at + 8], "big")
+        if marker == 0xDA:
+            if scans == 0 and _has_few(data, at, frame, components):
+                return False
+            scans += 1
         at += int.from_bytes(data[at : at + 2], "big")
     return scans > MAX_SCANS
+
+
+def _has_few(data: bytes, scan: int, frame: int, components: int) -> bool:
+    """Whether there can't be many scans, by the first one, whose segment starts at ``scan``: saves most counting."""
+    whole = frame not in _PROGRESSIVE_FRAMES and data[scan + 2 : scan + 3] == bytes((components,))
+    return whole or data.count(b"\xff\xda") <= MAX_SCANS  # decoders end behind a sequential scan of all colours
 
 
 def _segments(data: bytes) -> list[tuple[int, bytes]]:

@@ -116,6 +116,9 @@ def _jpegs() -> Iterator[Awkward]:
     yield Awkward("jpeg/odd-exif.jpg", encoded(picture(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\0\x12"))
     yield Awkward("jpeg/header-only.jpg", b"\xff\xd8\xff\xd9", "corrupt")
     yield Awkward("jpeg/many-scans.jpg", many_scans(5000), "unsupported_format")
+    yield Awkward("jpeg/many-sequential-scans.jpg", many_sequential_scans(5000), "unsupported_format")
+    film = encoded(picture(), "JPEG", progressive=True) + b"\xff\xda\0\x02" * 5000
+    yield Awkward("jpeg/film-behind.jpg", film)
     two = encoded(picture(), "MPO", save_all=True, append_images=[picture().rotate(180)], quality=95, subsampling=0)
     yield Awkward("jpeg/two-pictures.jpg", two)
 
@@ -171,6 +174,14 @@ def arithmetic_jpeg() -> bytes:
     scan = _segment(0xDA, bytes((1, 1, 0x00, 0, 0, 0))) + coded
     table = _segment(0xDB, b"\0" + b"\x01" * 64)
     return b"\xff\xd8" + table + _segment(0xCA, frame) + scan + b"\xff\xd9"
+
+
+def many_sequential_scans(count: int) -> bytes:
+    """Return a JPEG that is not progressive and has one colour a scan, the first one again and again."""
+    plain = encoded(picture(), "JPEG")
+    start = plain.index(b"\xff\xda")
+    scan = _segment(0xDA, bytes((1, 1, 0x00, 0, 63, 0))) + b"\0" * 4
+    return plain[:start] + scan * count + b"\xff\xd9"
 
 
 def many_scans(count: int, width: int = 8000, height: int = 8000) -> bytes:
