@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 
 from configs.settings import load_settings
 from model_store.store import ModelStore
-from vision.engines import Engine, ModelFiles, open_engine
-from vision.networks.spec import NetworkSpec
+from vision.engines import Engine, open_engine
 from vision.preprocess import Preprocessing, load_image
+from worker.precision import read_files
 
 SORTLINE = str(Path(sys.executable).parent / "sortline")
 MEASURED_S = 5.0
@@ -69,11 +69,7 @@ def measure(model: str, photos: list[Path], folder: Path, images: int) -> dict[s
     version = store.resolve(model)
     preprocessing = Preprocessing.from_json(version.manifest.preprocessing)
     engine = open_engine(
-        ModelFiles(
-            onnx=store.open_file(version.name, version.version, "serving.onnx"),
-            weights=None,
-            spec=NetworkSpec.from_json(version.manifest.network),
-        ),
+        read_files(store, version),
         precision=settings.precision,
         judged={name: proof.passed for name, proof in version.manifest.precisions.items()},
     )
