@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ def link_store(home: Path, given: Path | None) -> None:
     subprocess.run([sys.executable, "-m", "benchmarks.seeded_model", str(home / "store")], check=True, cwd=ROOT)
 
 
-def write_photos(folder: Path, count: int) -> None:
+def write_photos(folder: Path, count: int, distinct: int = DISTINCT_PHOTOS) -> None:
     """Write photo-like JPEG files of 224 x 224: smooth shapes with a little noise, about 10 KB each."""
     import cv2
     import numpy as np
@@ -78,8 +78,8 @@ def write_photos(folder: Path, count: int) -> None:
     random = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"{number:07d}.jpg"
-        if number >= DISTINCT_PHOTOS:
-            path.hardlink_to(folder / f"{number % DISTINCT_PHOTOS:07d}.jpg")
+        if number >= distinct:
+            path.hardlink_to(folder / f"{number % distinct:07d}.jpg")
             continue
         coarse = random.integers(0, 256, (7, 7, 3), dtype=np.uint8)
         pixels = cv2.resize(coarse, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_CUBIC).astype(np.int16)
@@ -157,7 +157,9 @@ class Labelled:
     peak_bytes: int
 
 
-def label(home: Path, source: Path, more: Mapping[str, str] = NOTHING, *, model: str = "") -> Labelled:
+def label(
+    home: Path, source: Path, more: Mapping[str, str] = NOTHING, *, model: str = "", options: Sequence[str] = ()
+) -> Labelled:
     """Run `sortline label` anew, whatever it has done before."""
     report = home / "report.csv"
     started = time.perf_counter()
@@ -171,6 +173,7 @@ def label(home: Path, source: Path, more: Mapping[str, str] = NOTHING, *, model:
             "--on-existing",
             "overwrite",
             *(["--model", model] if model else []),
+            *options,
         ],
         env=environment(home, more),
         stderr=subprocess.PIPE,

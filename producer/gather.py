@@ -99,7 +99,10 @@ class Gatherer:
                     todo = self.run.missing_chunks(self._next_size, queued)
                 full = self._fill_window(todo)
                 if not self._sent and full is None:
-                    break
+                    if self.run.done == self.run.total:
+                        break
+                    todo = None  # copies of an image that failed are tried themselves
+                    continue
                 came = self._journal(READ_S)
                 self._send_lost_again()
                 self._look_for_cancel()

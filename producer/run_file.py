@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from jobs.fault import fault
 from jobs.messages import ChunkResult, ModelPin
 from jobs.paths import path_to_text
+from producer import copies
 from producer.errors import ProducerError
 from producer.since import Input, Look
 
@@ -75,6 +76,7 @@ class Plan:
     chunk_images: int  # of each chunk; 0: as `producer/chunk_size.py` reckons
     total: int = 0
     inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
+    duplicates: bool = False  # byte-identical images are labelled once, and reports have the column duplicate_of
     folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
 
     def to_json(self) -> str:
@@ -98,6 +100,7 @@ class StoredRow(NamedTuple):
     detail: str
     width: int
     height: int
+    duplicate_of: str = ""
 
 
 class StoredChunk(NamedTuple):
@@ -121,7 +124,7 @@ class RunFile:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(REPORT_SCHEMA + SINCE_SCHEMA)
+            self._db.executescript(REPORT_SCHEMA + SINCE_SCHEMA + copies.SCHEMA)
             self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
             self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
         except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
@@ -141,7 +144,7 @@ class RunFile:
             beside = path.with_suffix(".new")
             _remove(beside)
             with closing(sqlite3.connect(beside, isolation_level=None)) as database, database:
-                database.executescript(SCHEMA + REPORT_SCHEMA + SINCE_SCHEMA)
+                database.executescript(SCHEMA + REPORT_SCHEMA + SINCE_SCHEMA + copies.SCHEMA)
                 database.execute("BEGIN")
                 earlier = look.earlier if look is not None else None
                 counted = _Counted(look.inputs(paths) if look is not None else _plain(paths), earlier is not None)
@@ -152,6 +155,8 @@ class RunFile:
                     database.executemany("INSERT INTO files VALUES (?, ?, ?)", states)
                 if earlier is not None:
                     database.executemany("INSERT INTO unchanged VALUES (?, ?, ?)", earlier.unchanged())
+                if plan.duplicates:
+                    copies.order_copies(database, plan.base)
                 filled = {**asdict(plan), "model": plan.model, "total": counted.total}
                 filled["inputs_digest"] = counted.digest()
                 database.execute("INSERT INTO plan VALUES (?)", (Plan(**filled).to_json(),))
@@ -193,7 +198,9 @@ class RunFile:
         at = 0
         while found := self._db.execute(
             "SELECT inputs.idx, path FROM inputs LEFT JOIN rows USING (idx)"
-            " WHERE inputs.idx >= ? AND rows.idx IS NULL ORDER BY inputs.idx LIMIT ?",
+            " WHERE inputs.idx >= ? AND rows.idx IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM places WHERE places.idx = inputs.idx AND first IS NOT NULL)"
+            " ORDER BY inputs.idx LIMIT ?",
             (at, size()),
         ).fetchall():
             first = found[0][0]
@@ -239,9 +246,15 @@ class RunFile:
                     (result.first, new, result.worker, result.engine, json.dumps(result.seconds), time.time()),
                 )
             self._db.execute("DELETE FROM sent WHERE first = ?", (result.first,))
-        self.done += new
+            filled = copies.fill_copies(self._db, result.first, len(result.rows)) if self.plan.duplicates else 0
+        self.done += new + filled
         self.failed += failed
         return new
+
+    @property
+    def copies(self) -> int:
+        """Number of inputs that get the row of another one."""
+        return int(self._db.execute("SELECT count(first) FROM places").fetchone()[0])
 
     def note_sent(self, first: int, images: int) -> None:
         """Remember that a chunk is on the queue, so that a resumed run waits for it instead of sending it again."""
@@ -296,13 +309,17 @@ class RunFile:
     def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
         """Yield every input in order, with its row; or only those that failed."""
         found = self._db.execute(
-            "SELECT inputs.idx, path, top, error, detail, width, height FROM inputs LEFT JOIN rows USING (idx)"
-            " WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",
+            "SELECT inputs.idx, inputs.path, top, error, detail, width, height, originals.path FROM places"
+            " JOIN inputs USING (idx) LEFT JOIN rows USING (idx) LEFT JOIN inputs AS originals"
+            " ON originals.idx = places.first WHERE NOT ? OR error IS NOT NULL ORDER BY place"
+            if self.plan.duplicates
+            else "SELECT inputs.idx, path, top, error, detail, width, height, NULL FROM inputs LEFT JOIN rows"
+            " USING (idx) WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",
             (failed,),
         )
-        for index, path, top, error, detail, width, height in found:
+        for index, path, top, error, detail, width, height, first in found:
             pairs = [(int(label), float(probability)) for label, probability in json.loads(top or "[]")]
-            yield StoredRow(index, path, pairs, error, detail or "", width or 0, height or 0)
+            yield StoredRow(index, path, pairs, error, detail or "", width or 0, height or 0, first or "")
 
 
 def digest_of(paths: Iterable[str] | Iterable[Input], *, with_states: bool = False) -> tuple[int, str]:

@@ -55,10 +55,13 @@ def run_path(
     top_k: int,
     report: Path,
     since: str | None = None,
+    duplicates: bool = False,
 ) -> Path:
     """Return the run file that this very command has: same source, model, labels a row, report and earlier run."""
     parts = [source.base, origin, model or "", str(top_k), str(report)]
-    key = "\0".join(parts if since is None else [*parts, f"since {since}"])
+    parts += [f"since {since}"] if since is not None else []
+    parts += ["duplicates"] if duplicates else []
+    key = "\0".join(parts)
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[:40] or "run"
     return settings.home / "runs" / f"{slug}-{sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.run"
 
@@ -102,12 +105,14 @@ def open_run(
     on_existing: OnExisting,
     since: str | None = None,
     report: Path | None = None,
+    duplicates: bool = False,
 ) -> OpenedRun:
     """Return the run of ``path``: the unfinished one goes on, with its images and its model version; else a new one.
 
     Args:
         paths: the inputs, when they can be read only once (standard input); else None and ``source`` is walked.
         since: an earlier run, as ``find_run`` knows it; a new run leaves out what is unchanged since.
+        duplicates: label byte-identical images once.
         report: the main report of this run, which must be none of the earlier run's.
 
     Raises:
@@ -137,12 +142,14 @@ def open_run(
                     found, f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
                 )
             found.close()
-        run = _new_run(path, settings, source, paths, version, top_k, look)
+        run = _new_run(path, settings, source, paths, version, top_k, look, duplicates)
     finally:
         if look.earlier is not None:
             look.earlier.close()
     if since is not None:
         told = f"{look.unchanged:,} unchanged since {since}, {run.total:,} to label{told}"
+    if duplicates:
+        told += f"{'; ' if told else ''}{run.copies:,} of {run.total:,} images are copies of another"
     return OpenedRun(run, told)
 
 
@@ -176,6 +183,7 @@ def _new_run(
     version: ModelVersion,
     top_k: int,
     look: Look,
+    duplicates: bool,
 ) -> RunFile:
     if settings.data_root is None:
         raise UsageError(
@@ -197,6 +205,7 @@ def _new_run(
         folders=[entry.folder for entry in manifest.classes],
         top_k=min(top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
+        duplicates=duplicates,
     )
     run = RunFile.create(path, plan, paths if paths is not None else source.paths(), look)
     if run.total == 0 and not look.unchanged:

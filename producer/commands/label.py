@@ -76,6 +76,13 @@ def label(
             "change. What has no label there, or one of another model version, is labelled as well.",
         ),
     ] = None,
+    duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--duplicates",
+            help="Label byte-identical images once; reports name the first one in the column duplicate_of.",
+        ),
+    ] = False,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,
@@ -123,7 +130,11 @@ def label(
         output, formats, ranks=top_k, probabilities=prob_columns, class_map=class_map, embed_mb=embed_mb
     )
     settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
-    labelling = Labelling(source, model, request, max_failures, on_existing, detach, quiet, sort_into, by, since)
+    labelling = Labelling(
+        source, model, request, max_failures, on_existing, detach, quiet, sort_into, by, since, duplicates
+    )
+    if duplicates and detach:
+        raise UsageError("--duplicates: not with --detach, whose run may be gathered where no image can be read")
     raise typer.Exit(label_source(settings, labelling))
 
 
@@ -141,6 +152,7 @@ class Labelling:
     sort_into: Path | None = None
     by: By = By.link
     since: str | None = None
+    duplicates: bool = False
 
 
 def label_source(settings: Settings, labelling: Labelling) -> int:
@@ -157,7 +169,9 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
     models = ModelStore(settings.store_root)
     version = find_model(models, labelling.model)
     top_k = _kept(request, len(version.manifest.classes))
-    path = run_path(settings, images, labelling.source, labelling.model, top_k, request.main, labelling.since)
+    path = run_path(
+        settings, images, labelling.source, labelling.model, top_k, request.main, labelling.since, labelling.duplicates
+    )
     if labelling.sort_into is not None:
         from producer.reports.sorting import check_folder
 
@@ -167,6 +181,8 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
     with RunView(quiet=labelling.quiet) as view, open_session(settings, ["label"], start=not detach) as session:
         if session.stack is not None:
             session.stack.say = view.say
+        if labelling.duplicates:
+            view.say("looking for copies, which reads the files of equal size")
         opened = open_run(
             path,
             session.settings,
@@ -177,6 +193,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
             on_existing=labelling.on_existing.value,
             since=labelling.since,
             report=request.main,
+            duplicates=labelling.duplicates,
         )
         run = opened.run
         try:

@@ -43,6 +43,7 @@ def header(layout: Layout) -> list[str]:
         "width",
         "height",
         "model",
+        *(["duplicate_of"] if layout.duplicates else []),
         *(f"p:{name}" for name in layout.probability_names),
     ]
 
@@ -60,6 +61,7 @@ def cells_of(layout: Layout, answer: Answer) -> list[str]:
         *cells[2:],
         *_picture(answer),
         answer.model,
+        *([safe_cell(answer.duplicate_of)] if layout.duplicates else []),
         *probabilities,
     ]
 

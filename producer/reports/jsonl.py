@@ -38,6 +38,8 @@ def record(layout: Layout, answer: Answer) -> dict[str, Any]:
         "height": answer.height or None,
         "model": answer.model or None,
     }
+    if layout.duplicates:
+        found["duplicate_of"] = answer.duplicate_of or None
     if layout.probability_names and best:
         values = (round(value, CONFIDENCE_DIGITS) for value in answer.probabilities)
         found["probabilities"] = dict(zip(layout.probability_names, values, strict=True))

@@ -34,6 +34,7 @@ class Answer(NamedTuple):
     width: int
     height: int
     model: str
+    duplicate_of: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Layout:
         names, groups: by class index, after the class map. Several classes may have one name.
         ranks: how many labels a row shows.
         probability_names: the names with a column of their own; empty without ``--prob-columns``.
+        duplicates: whether there is a column ``duplicate_of``.
     """
 
     names: list[str]
@@ -51,6 +53,7 @@ class Layout:
     ranks: int
     model: str
     probability_names: list[str]
+    duplicates: bool = False
 
     @classmethod
     def of(
@@ -80,6 +83,7 @@ class Layout:
             ranks=min(ranks or kept, kept),
             model=str(plan.model),
             probability_names=list(dict.fromkeys(names)) if probabilities else [],
+            duplicates=plan.duplicates,
         )
 
     def answers(self, run: RunFile, *, failed: bool = False) -> Iterator[Answer]:
@@ -104,6 +108,7 @@ class Layout:
             row.width,
             row.height,
             self.model if row.top or row.error else "",
+            row.duplicate_of if row.top else "",
         )
 
 

@@ -72,5 +72,6 @@ def _values(layout: Layout, answer: Answer) -> list[str | float | None]:
         answer.width or None,
         answer.height or None,
         answer.model or None,
+        *([answer.duplicate_of or None] if layout.duplicates else []),
         *probabilities,
     ]

@@ -110,6 +110,13 @@ def test_peers_prints_their_rates_and_ours_beside_them(home: Path, model_store: 
     assert all(numbers(value)[0] > 0 for value in found.values())
 
 
+def test_copies_prints_a_ratio_with_and_without_copies(home: Path, model_store: Path) -> None:
+    found = figures(home, "copies", "--photos", "20", "--rounds", "1", "--store", str(model_store))
+
+    assert list(found) == ["half copies", "no copies"]
+    assert all(numbers(value)[0] > 0 for value in found.values())
+
+
 def test_training_prints_the_accuracy_of_a_seed(home: Path) -> None:
     found = figures(home, "training", "digits", "--seeds", "0", "--epochs", "1")
 

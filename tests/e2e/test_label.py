@@ -335,3 +335,36 @@ def test_since_an_earlier_report_only_new_and_changed_images_are_labelled(
     assert rows_of(home / "wednesday.csv") == []
     assert "give -o another name" in refused.stderr
     assert len(rows_of(home / "monday.csv")) == 6
+
+
+def test_copies_are_labelled_once_and_a_killed_worker_changes_no_byte(
+    home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
+) -> None:
+    photos = tmp_path / "photos"
+    for number, path in enumerate(write_images(photos, 1500)):
+        (photos / f"copy-{number:05d}.png").write_bytes(path.read_bytes())
+    for name in ("bad.png", "worse.png"):
+        (photos / name).write_text("not a picture")
+    env = cluster(redis_server, model_store, tmp_path)
+    with worker(redis_server, home, model_store, tmp_path):
+        calm = sortline("label", str(photos), "-o", "calm.csv", "--duplicates", home=home, env=env)
+        sortline("label", str(photos), "-o", "plain.csv", home=home, env=env)
+    other = home / "other"
+    other.mkdir()
+    command = ("label", str(photos), "-o", str(home / "disturbed.csv"), "--duplicates")
+    with (
+        worker(redis_server, home, model_store, tmp_path) as first,
+        producer(*command, home=other, env=env) as running,
+    ):
+        wait_until(lambda: rows_done(other) > 200, 30, "some rows")
+        first.send_signal(signal.SIGKILL)
+        with worker(redis_server, home, model_store, tmp_path):
+            assert running.wait(90) == 0
+
+    assert "1,501 of 3,002 images are copies of another" in calm.stderr
+    assert (home / "disturbed.csv").read_bytes() == (home / "calm.csv").read_bytes()
+    rows, plain = rows_of(home / "calm.csv"), rows_of(home / "plain.csv")
+    copies = {row["path"]: row.pop("duplicate_of") for row in rows}
+    assert [row["path"] for row in rows if row["error"] == "not_an_image"] == ["bad.png", "worse.png"]
+    assert [(row["path"], row["label"]) for row in rows] == [(row["path"], row["label"]) for row in plain]
+    assert all(first == path.removeprefix("copy-") * path.startswith("copy-") for path, first in copies.items())

@@ -96,7 +96,7 @@ def test_rows_come_in_input_order_however_the_chunks_arrive(run: RunFile) -> Non
 
     assert [row.path for row in run.rows()] == names(10)
     assert [row.input_index for row in run.rows() if row.error] == [0, 9]
-    assert next(row for row in run.rows() if row.input_index == 1)[2:] == ([(1, 0.75), (0, 0.25)], None, "", 640, 480)
+    assert next(row for row in run.rows() if row.input_index == 1)[2:7] == ([(1, 0.75), (0, 0.25)], None, "", 640, 480)
     assert (run.done, run.failed) == (10, 2)
 
 
