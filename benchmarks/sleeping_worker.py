@@ -10,10 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
 from unittest.mock import patch
 
 from jobs.messages import ModelPin
 from vision.classifier import Classifier, Outcome, Source
+from vision.engines import Engine
 from worker.__main__ import main
 from worker.runtime import Runtime
 
@@ -25,6 +28,9 @@ class SleepingClassifier(Classifier):
 
     def __init__(self, seconds_an_image: float) -> None:
         """Load nothing."""
+        self.engine = cast(
+            "Engine", SimpleNamespace(name="sleeping", device="none", precision="f32")
+        )  # as rows name it
         self._seconds_an_image = seconds_an_image
 
     def classify(self, sources: Sequence[Source], top_k: int) -> tuple[list[Outcome], dict[str, float]]:
