@@ -279,7 +279,8 @@ def test_a_folded_file_gives_equal_outputs(tmp_path: Path, convention: str) -> N
 
     assert imported.notes[0] == "names: torchvision, batch norm folded"
     assert expected.std() > 0.01
-    np.testing.assert_allclose(served(images).asnumpy(), expected, atol=1e-5)
+    # Folding rounds otherwise in 52 convolutions: 1.1e-5 with AVX-512, less with AVX2.
+    np.testing.assert_allclose(served(images).asnumpy(), expected, atol=3e-5)
 
 
 def test_lenet_is_recognised_with_its_input_size(tmp_path: Path) -> None:
