@@ -210,7 +210,7 @@ def test_cuda_without_its_provider_names_the_package(lenet: ModelFiles) -> None:
 def test_bf16_is_refused_where_the_cpu_lacks_it(lenet: ModelFiles) -> None:
     if "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU computes in bf16")
-    with pytest.raises(EngineError, match=r"does not compute in bf16 .*; use precision f32"):
+    with pytest.raises(EngineError, match=r"does not compute in bf16 .*: use precision f32"):
         open_engine(lenet, engine="openvino", precision="bf16")
 
 
