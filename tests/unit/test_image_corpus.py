@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 CORPUS = corpus()
 LIMIT = 1_000_000
+NOBODY = 65534
 MEMORY_MB = 600  # the interpreter with its libraries has about 120
 
 
@@ -201,16 +203,23 @@ def test_a_link_that_is_swapped_all_the_time_never_shows_what_lies_outside(tmp_p
     assert "ours" in seen
 
 
-def test_a_folder_that_may_be_passed_through_and_not_listed_is_passed_through(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may list everything")
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "closed" / "a.png").write_bytes(b"ours")
-    (tmp_path / "closed").chmod(0o100)
-    try:
-        assert read_below(str(tmp_path), "closed/a.png", LIMIT) == b"ours"
-    finally:
-        (tmp_path / "closed").chmod(0o700)
+def test_a_folder_that_may_be_passed_through_and_not_listed_is_passed_through() -> None:
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as root:  # pytest's own folders let nobody else pass
+        Path(root).chmod(0o711)
+        closed = Path(root) / "closed"
+        closed.mkdir()
+        (closed / "a.png").write_bytes(b"ours")
+        closed.chmod(0o311)
+        if user == 0:
+            os.seteuid(NOBODY)  # root may list everything
+        try:
+            with pytest.raises(PermissionError):
+                list(closed.iterdir())
+            assert read_below(root, "closed/a.png", LIMIT) == b"ours"
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o700)
 
 
 def test_reading_leaves_no_descriptor_open(folder: Path) -> None:
