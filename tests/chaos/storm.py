@@ -176,7 +176,7 @@ class Storm:
                 self.memory.take("producer", psutil.Process(self._producer.pid))
                 for worker in self._fleet.workers:
                     self.memory.take("worker", worker)
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks
 
     def _do(self, event: str) -> None:
         self.done[event] += 1

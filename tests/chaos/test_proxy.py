@@ -69,7 +69,7 @@ class Proxy:
                 while self.mode == "swallow":
                     time.sleep(0.05)  # a black hole: nothing comes through, nothing is refused
                 if self.mode == "delay":
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # the delay of a far network
                 other.sendall(data)
         with contextlib.suppress(OSError):
             other.shutdown(socket.SHUT_RDWR)  # its own pump then ends, and closes it

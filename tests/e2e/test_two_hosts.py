@@ -138,7 +138,7 @@ def test_a_link_cut_in_the_middle_of_a_run_changes_no_byte_of_the_report(
             there.set_link("down")
             time.sleep(1)  # what was on its way has arrived
             before = rows_done(second)
-            time.sleep(CUT_S)
+            time.sleep(CUT_S)  # how long the cable is out
             during = rows_done(second)
             hung_up = subprocess.run(
                 here.command(sys.executable, "-c", HANG_UP, env["SORTLINE_BROKER"], there.address),

@@ -118,7 +118,9 @@ def test_one_that_lived_waits_no_longer_than_at_first(bench: Bench, monkeypatch:
 
 
 def test_stopping_kills_what_does_not_end(bench: Bench) -> None:
-    bench.start("signal.signal(signal.SIGTERM, signal.SIG_IGN); pathlib.Path('ready').touch(); time.sleep(60)")
+    bench.start(  # sleeps until it is killed
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); pathlib.Path('ready').touch(); time.sleep(60)"
+    )
     wait_until(lambda: (bench._folder / "ready").exists(), 10)
     started = time.monotonic()
 

@@ -122,7 +122,7 @@ with RunView(quiet=False) as view:
     view._looked -= 60
     for done in (0, 500, 1000):
         view.show(Progress(done, 3, 1000, "Redis is away, trying again" if done == 500 else ""), "", Run())
-        time.sleep(0.05)
+        time.sleep(0.05)  # for the screen to be drawn once more
     view.stop()
     view.say("1000 images: 997 labelled")
     counts = Tally(images=1000, ok=1000, labels=Counter(glass=700, paper=300))
