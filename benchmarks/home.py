@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ STUB_NETWORK: dict[str, JsonValue] = {
     "height_px": SIDE_PX,
     "width_px": SIDE_PX,
 }
+SAMPLE_S = 0.1  # between two looks at memory
 DISTINCT_PHOTOS = 256  # the rest are links to them: the disk is not what is measured
 NOTHING: Mapping[str, str] = {}
 
@@ -192,6 +194,31 @@ def label(
     if set(rows) != {"ok"}:
         raise SystemExit(f"{len(rows) - rows.count('ok')} of {len(rows)} images have no label; see {report}")
     return Labelled(len(rows), seconds, float(rate[1]), used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+@contextmanager
+def peak_memory(process: psutil.Process, summed: Callable[[Iterable[int]], int] = sum) -> Iterator[list[int]]:
+    """Watch a process and its children inside the block; the list holds the most bytes they had resident.
+
+    ``summed`` makes one number of all of them: their sum, or with ``max`` the largest.
+    """
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(SAMPLE_S):
+            try:
+                family = [process, *process.children(recursive=True)]
+                peak[0] = max(peak[0], summed(member.memory_info().rss for member in family))
+            except psutil.NoSuchProcess:
+                continue  # a child has just ended
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
 
 
 def wait_for(condition: Callable[[], object], what: str, limit_s: float = 60) -> None:

@@ -13,9 +13,6 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from benchmarks.home import (
     environment,
     label,
     link_store,
+    peak_memory,
     publish_stub,
     redis_server,
     temporary_home,
@@ -92,28 +90,6 @@ def of_a_worker(counts: list[int], store: Path | None) -> dict[str, Any]:
             worker.wait()
             figures[f"label worker at {count} photos, MB"] = round(peak[0] / MB, 1)
     return figures
-
-
-@contextmanager
-def peak_memory(process: psutil.Process) -> Iterator[list[int]]:
-    """Watch a process inside the block; the list holds the most bytes it had resident, its children's added."""
-    peak, over = [0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(SAMPLE_S):
-            try:
-                family = [process, *process.children(recursive=True)]
-                peak[0] = max(peak[0], sum(member.memory_info().rss for member in family))
-            except psutil.NoSuchProcess:
-                continue  # a child has just ended
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
 
 
 if __name__ == "__main__":

@@ -13,17 +13,13 @@ import argparse
 import contextlib
 import csv
 import json
-import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +28,7 @@ import mindspore
 import numpy as np
 import psutil
 
+from benchmarks.home import SORTLINE, environment, peak_memory
 from benchmarks.mindspore_alone import batched_rate, single_rate
 from examples.digits_demo import write_digits
 from model_store.store import ModelStore
@@ -42,7 +39,6 @@ from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
 from vision.weights import backbone_only, read_safetensors, set_weights
 
-SORTLINE = str(Path(sys.executable).parent / "sortline")
 ENGINE_S = 6.0  # of each look at the engine alone; one before and one after the job, as neighbours come and go
 # The course project's recipe: a linear head on pooled features, everything else by default.
 WASTE = """
@@ -172,8 +168,8 @@ def train(home: Path, dataset: Path, name: str, recipe: list[str]) -> Job:
     """Run `sortline train` with a private stack; return what it took."""
     home.mkdir(exist_ok=True)
     started = time.perf_counter()
-    with peak_memory(home) as peak:
-        said = sortline(home, "train", str(dataset), "--name", name, *recipe)
+    with begun(home, "train", str(dataset), "--name", name, *recipe) as command, peak_memory(command, max) as peak:
+        said = told(command)
     seconds = time.perf_counter() - started
     manifest = ModelStore(home / "store").resolve(name).manifest
     rates = re.findall(r"reading images \d+/\d+, (\d+) img/s", said)
@@ -181,36 +177,29 @@ def train(home: Path, dataset: Path, name: str, recipe: list[str]) -> Job:
     return Job(seconds, phases, float(rates[-1]) if rates else 0.0, peak[0], manifest)
 
 
-def sortline(home: Path, *arguments: str) -> str:
-    """Run a command in a home of its own; return what it told."""
-    environment = {**os.environ, "SORTLINE_HOME": str(home)}
-    done = subprocess.run([SORTLINE, *arguments], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"sortline {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}")
-    return done.stderr
+def sortline(home: Path, *arguments: str) -> None:
+    """Run a command in a home of its own, to its end."""
+    with begun(home, *arguments) as command:
+        told(command)
 
 
-@contextmanager
-def peak_memory(home: Path) -> Iterator[list[int]]:
-    """Watch, inside the block, the training worker's busiest child; the list holds its largest resident bytes."""
-    peak, over = [0], threading.Event()
+def begun(home: Path, *arguments: str) -> psutil.Popen:
+    """Start a command in a home of its own."""
+    return psutil.Popen(
+        [SORTLINE, *arguments],
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
-    def watch() -> None:
-        while not over.wait(0.2):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if "worker" in " ".join(process.cmdline()) or "spawn_main" in " ".join(process.cmdline()):
-                        peak[0] = max(peak[0], process.memory_info().rss)
-                except psutil.Error:
-                    continue  # it has just ended
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
+def told(command: psutil.Popen) -> str:
+    """Return what a command told until its end; end the benchmark when it failed."""
+    said = str(command.communicate()[1])
+    if command.returncode:
+        raise SystemExit(f"{command.args}: exit {command.returncode}\n{said}")
+    return said
 
 
 def backbone(home: Path) -> Any:

@@ -49,6 +49,11 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file with settings, or the name of one that ships."),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 Formats = Annotated[
     str | None,

@@ -17,6 +17,8 @@ from producer.options import (
     EmbedMb,
     Formats,
     Home,
+    Model,
+    Quiet,
     Store,
     settings_of,
 )
@@ -33,14 +35,11 @@ def evaluate(
         Path, typer.Option("--output", "-o", help="The page to write, or a folder for all reports.")
     ] = Path("evaluation.html"),
     formats: Formats = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
-    ] = None,
+    model: Model = None,
     on_existing: Annotated[
         OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
     ] = OnExisting.resume,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: Quiet = False,
     class_map: ClassMapFile = None,
     embed_mb: EmbedMb = EMBED_MB,
     config: Config = None,

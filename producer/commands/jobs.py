@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from producer.errors import UsageError
-from producer.options import Broker, Formats, Home, settings_of
+from producer.options import Broker, Formats, Home, Quiet, settings_of
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and gather jobs.")
 
@@ -115,7 +115,7 @@ def gather(
     ] = None,
     formats: Formats = None,
     max_failures: Annotated[int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: Quiet = False,
     broker: Broker = None,
     home: Home = None,
 ) -> None:

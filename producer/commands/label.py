@@ -23,7 +23,9 @@ from producer.options import (
     EmbedMb,
     Formats,
     Home,
+    Model,
     ProbColumns,
+    Quiet,
     SortBy,
     SortInto,
     Store,
@@ -62,10 +64,7 @@ def label(
         Path, typer.Option("--output", "-o", help="The report to write; or a folder for all of them.")
     ] = Path("report.csv"),
     formats: Formats = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
-    ] = None,
+    model: Model = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, max=1000, help="Labels in each row.")] = 5,
     since: Annotated[
         str | None,
@@ -92,7 +91,7 @@ def label(
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue; `sortline jobs gather JOB` collects the report.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: Quiet = False,
     prob_columns: ProbColumns = False,
     class_map: ClassMapFile = None,
     embed_mb: EmbedMb = EMBED_MB,

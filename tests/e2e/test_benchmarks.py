@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import environment
+from tests.conftest import environment, write_images
 
 pytestmark = pytest.mark.slow
 
@@ -111,6 +111,16 @@ def test_peers_prints_their_rates_and_ours_beside_them(home: Path, model_store: 
     assert list(found)[:2] == ["sortline label", "MindSpore in batches of 32"]
     assert len(found) == 4
     assert all(numbers(value)[0] > 0 for value in found.values())
+
+
+def test_limit_prints_what_the_cores_can_do_and_what_the_command_did(home: Path, model_store: Path) -> None:
+    (home / "store").symlink_to(model_store)
+    write_images(home / "photos", 8)
+
+    found = figures(home, "limit", "colours", str(home / "photos"), "--images", "30", "--measured-s", "0.1")
+
+    assert list(found) == ["decode", "infer", "limit", "sortline", "sortline / limit"]
+    assert 0 < found["limit"] < min(found["decode"], found["infer"])
 
 
 def test_copies_prints_a_ratio_with_and_without_copies(home: Path, model_store: Path) -> None:
