@@ -119,7 +119,7 @@ def check(client: redis.Redis, settings: Settings) -> str:
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise BrokerError(f"{where} refuses the user or password: {error}. Check SORTLINE_BROKER") from error
     except redis.RedisError as error:
-        raise BrokerAway(f"can't reach Redis at {where}: {error}") from error
+        raise BrokerAway(f"can't reach Redis at {where}: {error}; start it, or correct the address") from error
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < MINIMUM_REDIS:
         raise BrokerError(f"{where} runs Redis {version}; Sortline needs 6.2 or later")
