@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -27,7 +28,16 @@ def test_a_head_trained_on_imported_weights_sorts_photos_of_other_families(home:
     assert "mobilenetv2-imagenet:1: mobilenet_v2, backbone, tf convention" in imported
     assert "have a near copy in train/" in trained.stderr
     assert "256 images: 256 labelled, 0 failed" in labelled.stderr
-    assert right / len(rows) >= 0.78
+    manifest = json.loads(sortline("models", "show", "waste26", home=home).stdout)
+    (served,) = json.loads((home / "report.summary.json").read_text(encoding="utf-8"))["engines"]
+    proofs, scores = manifest["precisions"], manifest["scores"]
+    proof = proofs.get(f"{served['engine']}/{served['precision']}")
+    stated = proof["accuracy"] if proof else scores["val_top1"]
+    seen = (right, served, proofs, scores)
+    # A precision below f32 may lose what a paired test can't tell from chance: several of 256 photos. It is judged on
+    # the very photos labelled here, so what serves must be as good as it was said to be.
+    assert abs(right - stated * len(rows)) <= 2, seen
+    assert scores["val_top1"] >= 0.78, seen
     assert {row["group"] for row in rows} == {"Recyclable", "Residual (dry)", "Hazardous", "Household food (wet)"}
 
 
