@@ -115,11 +115,12 @@ def test_peers_prints_their_rates_and_ours_beside_them(home: Path, model_store: 
 
 def test_limit_prints_what_the_cores_can_do_and_what_the_command_did(home: Path, model_store: Path) -> None:
     (home / "store").symlink_to(model_store)
-    write_images(home / "photos", 8)
+    write_images(home / "photos", 2)
 
-    found = figures(home, "limit", "colours", str(home / "photos"), "--images", "30", "--measured-s", "0.1")
+    found = figures(home, "limit", "colours", str(home / "photos"), "--images", "30", "--measured-s", "0.1", "--camera")
 
-    assert list(found) == ["decode", "infer", "limit", "sortline", "sortline / limit"]
+    rates = ["decode", "infer", "limit", "sortline", "sortline / limit", "idle / cores"]
+    assert list(found) == [*rates, "full decode", "decode / full"]
     assert 0 < found["limit"] < min(found["decode"], found["infer"])
 
 
