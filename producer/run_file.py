@@ -1,8 +1,8 @@
 """The run file: what a run was asked, and every row it has got. Resume and reports read nothing else.
 
-One SQLite file a run. Inputs are frozen when it is made. Rows are keyed by the index of their input, and the first
-writer wins: a chunk that two workers answered still gives one row an image. It may lose the newest rows when power
-fails (never its form); those images are then simply labelled again.
+One SQLite file a run. Inputs are frozen when it is made (``producer/frozen_inputs.py``). Rows are keyed by the index of
+their input, and the first writer wins: a chunk that two workers answered still gives one row an image. It may lose the
+newest rows when power fails (never its form); those images are then simply labelled again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,16 +24,9 @@ from jobs.messages import ChunkResult, ModelPin
 from jobs.paths import path_to_text
 from producer import copies
 from producer.errors import ProducerError
-from producer.since import Input, Look
+from producer.frozen_inputs import SINCE_SCHEMA, freeze_inputs
+from producer.since import Look
 
-SCHEMA = """
-CREATE TABLE plan (json TEXT NOT NULL);
-CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL);
-CREATE TABLE rows (
-    idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
-);
-CREATE TABLE sent (first INTEGER PRIMARY KEY, images INTEGER NOT NULL);
-"""
 # What reports tell beside the rows. Made where it lacks, so that run files of earlier versions still open.
 REPORT_SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (
@@ -45,15 +36,6 @@ CREATE TABLE IF NOT EXISTS chunks (
 CREATE TABLE IF NOT EXISTS work (started REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
 """
-# What a later run compares: the state of each input that could be looked at, and the files that this run left out as
-# unchanged, by absolute path. Made where it lacks, too.
-SINCE_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (idx INTEGER PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS unchanged (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
-INPUTS_A_BATCH = 1000
 
 
 class RunFileError(ProducerError):
@@ -143,23 +125,7 @@ class RunFile:
         with _lock(path), _writing(path):
             beside = path.with_suffix(".new")
             _remove(beside)
-            with closing(sqlite3.connect(beside, isolation_level=None)) as database, database:
-                database.executescript(SCHEMA + REPORT_SCHEMA + SINCE_SCHEMA + copies.SCHEMA)
-                database.execute("BEGIN")
-                earlier = look.earlier if look is not None else None
-                counted = _Counted(look.inputs(paths) if look is not None else _plain(paths), earlier is not None)
-                numbered = enumerate(counted)
-                while batch := list(islice(numbered, INPUTS_A_BATCH)):
-                    database.executemany("INSERT INTO inputs VALUES (?, ?)", ((at, found.text) for at, found in batch))
-                    states = ((at, *found.state) for at, found in batch if found.state is not None)
-                    database.executemany("INSERT INTO files VALUES (?, ?, ?)", states)
-                if earlier is not None:
-                    database.executemany("INSERT INTO unchanged VALUES (?, ?, ?)", earlier.unchanged())
-                if plan.duplicates:
-                    copies.order_copies(database, plan.base)
-                filled = {**asdict(plan), "model": plan.model, "total": counted.total}
-                filled["inputs_digest"] = counted.digest()
-                database.execute("INSERT INTO plan VALUES (?)", (Plan(**filled).to_json(),))
+            freeze_inputs(beside, plan, paths, look)
             fault("inputs written")
             _remove(path)
             beside.replace(path)
@@ -320,39 +286,6 @@ class RunFile:
         for index, path, top, error, detail, width, height, first in found:
             pairs = [(int(label), float(probability)) for label, probability in json.loads(top or "[]")]
             yield StoredRow(index, path, pairs, error, detail or "", width or 0, height or 0, first or "")
-
-
-def digest_of(paths: Iterable[str] | Iterable[Input], *, with_states: bool = False) -> tuple[int, str]:
-    """Return how many inputs there are, and the digest that a run file of them would have."""
-    counted = _Counted(_plain(paths), with_states)
-    for _ in counted:
-        pass
-    return counted.total, counted.digest()
-
-
-def _plain(paths: Iterable[str] | Iterable[Input]) -> Iterator[Input]:
-    for path in paths:
-        yield path if isinstance(path, Input) else Input(path_to_text(path))
-
-
-class _Counted:
-    """Inputs, counted and hashed while they pass; with their states when those made the list what it is."""
-
-    def __init__(self, inputs: Iterable[Input], with_states: bool) -> None:
-        self._inputs = inputs
-        self._with_states = with_states
-        self._hash = sha256()
-        self.total = 0
-
-    def __iter__(self) -> Iterator[Input]:
-        for found in self._inputs:
-            self.total += 1
-            state = [str(value) for value in found.state or ()] if self._with_states else []
-            self._hash.update("\t".join([found.text, *state]).encode() + b"\n")
-            yield found
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
 
 
 @contextmanager

@@ -114,7 +114,7 @@ class Look:
             yield Input(text, state)
 
     def digest_of(self, paths: Iterable[str]) -> tuple[int, str]:
-        """Return what ``run_file.digest_of`` returns of the inputs."""
-        from producer.run_file import digest_of
+        """Return what ``frozen_inputs.digest_of`` returns of the inputs."""
+        from producer.frozen_inputs import digest_of
 
         return digest_of(self.inputs(paths), with_states=self.earlier is not None)

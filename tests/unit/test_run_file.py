@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from jobs.messages import ChunkResult, ModelPin, Row
-from producer.run_file import Plan, RunFile, RunFileError, digest_of
+from producer.frozen_inputs import digest_of
+from producer.run_file import Plan, RunFile, RunFileError
 
 ROOT = Path(__file__).resolve().parents[2]
 OK = Row(top=((1, 0.75), (0, 0.25)), width=640, height=480)
