@@ -57,9 +57,9 @@ def evaluate(
 
     Examples:
 
-      sortline eval photos/test                                 # evaluation.html, evaluation.summary.json
+      sortline eval photos/test                      # evaluation.html and counts
 
-      sortline eval photos/test -o march/ --model kitchen:3     # a folder with all reports
+      sortline eval photos/test -o march/            # a folder with all reports
     """
     from producer.reports.request import request_of
 

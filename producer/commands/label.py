@@ -111,17 +111,17 @@ def label(
 
     Examples:
 
-      sortline label photos/                                     # report.csv, with the model in production
+      sortline label photos/                                  # report.csv
 
-      sortline label photos/ -o monday.csv --model waste26:3     # exactly version 3
+      sortline label photos/ --model waste26:3                # exactly version 3
 
-      sortline label photos/ -o monday/ --format csv,html        # a folder with a page to look at
+      sortline label photos/ -o monday/ --format csv,html     # a page as well
 
-      sortline label photos/ -o tuesday.csv --since monday.csv   # only what is new or changed
+      sortline label photos/ -o tue.csv --since mon.csv       # what has changed
 
-      find /mnt -name '*.jpg' | sortline label - -o found.csv    # a list
+      find /mnt -name '*.jpg' | sortline label - -o found.csv # a list
 
-      sortline label photos/ --broker redis://queue:6379/0 --data-root /mnt/photos
+      sortline label /mnt/photos --broker redis://queue:6379/0 --data-root /mnt
     """
     from producer.reports.request import request_of
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, import, export, promote and roll back models.")
 
-Reference = Annotated[str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]")]
+Reference = Annotated[
+    str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]", help="A version; a name alone means the one in production.")
+]
 Why = Annotated[str, typer.Option("--why", help="A reason, kept in the history.")]
 
 
@@ -99,7 +101,7 @@ def promote(reference: Reference, why: Why = "promoted by hand", store: Store = 
 
 @app.command()
 def rollback(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model, without a version.")],
     why: Why = "rolled back by hand",
     store: Store = None,
     home: Home = None,
@@ -172,7 +174,7 @@ def export(
 
     Examples:
 
-      sortline models export waste26:3 --format onnx                # waste26-3.onnx
+      sortline models export waste26:3 --format onnx      # waste26-3.onnx
 
       sortline models export waste26 --format mindir -o new.mindir
     """

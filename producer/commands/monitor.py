@@ -35,7 +35,7 @@ def monitor(
 
       sortline monitor --allow-changes --port 8080 --max_tasks=20000
 
-      FLOWER_BASIC_AUTH=me:secret sortline monitor --address 0.0.0.0 --broker redis://queue:6379/0
+      FLOWER_BASIC_AUTH=me:secret sortline monitor --address 0.0.0.0
     """
     from importlib.util import find_spec
 

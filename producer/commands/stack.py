@@ -55,9 +55,9 @@ def worker(
 
     Examples:
 
-      SORTLINE_BROKER=redis://queue:6379/0 sortline worker --queues label --data-root /mnt/photos --store /mnt/models
+      sortline worker --queues label --data-root /mnt/photos --store /mnt/models
 
-      sortline worker --queues train --broker redis://queue:6379/0 --data-root /mnt/photos
+      sortline worker --queues train --broker redis://queue:6379/0
     """
     from configs.settings import find_config
 
@@ -138,7 +138,7 @@ def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = Non
 
     Example:
 
-      SORTLINE_BROKER=redis://queue:6379/0 sortline doctor --data-root /mnt/photos
+      sortline doctor --broker redis://queue:6379/0 --data-root /mnt/photos
     """
     from producer.doctor import check_all
 

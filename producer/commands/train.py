@@ -112,13 +112,13 @@ def train(
 
       sortline train photos/ --config waste26 --name kitchen --set epochs=20
 
-      sortline train photos/ --config waste26 --detach          # prints the job; sortline jobs watch JOB
+      sortline train photos/ --config waste26 --detach    # prints the job's name
 
-      sortline train photos/ --config waste26 --folds 5         # how good is this recipe? publishes nothing
+      sortline train photos/ --config waste26 --folds 5   # how good is it?
 
-      sortline train photos/ --config waste26 --sweep lr_max=0.001,0.003 --sweep augmentation.repeat=0,4
+      sortline train photos/ --config waste26 --sweep lr_max=0.001,0.003
 
-      sortline train photos/ --config waste26 --sweep lr_max=1e-4..1e-2 --sweep dropout=0..0.5 --trials 20
+      sortline train photos/ --config waste26 --sweep dropout=0..0.5 --trials 20
     """
     from rich.console import Console
 

@@ -122,6 +122,20 @@ def test_the_configuration_page_is_what_its_script_writes() -> None:
     assert text_of("docs/configuration.md") == script["page"](), "run: python docs/make_configuration.py"
 
 
+def test_the_commands_page_is_what_its_script_writes() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "make_commands.py"))
+
+    assert text_of("docs/commands.md") == script["page"](), "run: python docs/make_commands.py"
+
+
+def test_every_line_of_an_example_fits_a_narrow_terminal() -> None:
+    examples = [block for language, block in FENCE.findall(text_of("docs/commands.md")) if language == "sh"]
+
+    assert len(examples) == len(re.findall(r"^## sortline ", text_of("docs/commands.md"), re.MULTILINE))
+    # Help indents by three, and keeps two columns at the right; a longer line is broken where it can't be copied.
+    assert [line for block in examples for line in block.splitlines() if len(line) > 76] == []
+
+
 def test_the_training_page_has_every_key_of_a_recipe() -> None:
     keys = set(re.findall(r"^\| `training\.([\w.]+)`", text_of("docs/configuration.md"), re.MULTILINE))
     rows = "\n".join(re.findall(r"^\| (`[^|]+`) \|", text_of("docs/training.md"), re.MULTILINE))
