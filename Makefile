@@ -23,7 +23,7 @@ demo: .venv/ready ## Train on real digits, label 360 unseen ones through the que
 
 pictures: .venv/ready ## Take the pictures of docs/images from a run of the demo (needs chromium)
 	test -e demo-run/report.csv || $(BIN)/python examples/digits_demo.py demo-run
-	$(BIN)/python docs/images/make_pictures.py demo-run
+	$(BIN)/python -m docs.images.make_pictures demo-run
 
 lint: .venv/ready ## Formatting, lint rules, types
 	$(BIN)/ruff format --check .

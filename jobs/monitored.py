@@ -5,10 +5,15 @@ Settings come from the environment; no task is registered. What ``FLOWER_*`` say
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import states
 from celery.events.state import TASK_EVENT_TO_STATE, Task
 from flower.options import options
+from flower.urls import handlers
+from flower.views.tasks import TasksView
 from kombu import Queue
+from tornado.web import url
 
 from configs.settings import load_settings
 from jobs.app import LABEL_QUEUE, TRAIN_QUEUE, App, make_app
@@ -19,6 +24,43 @@ COLUMNS = "args,state,result,worker,received,runtime,uuid"
 # A task that tells how far it is has started. Celery would make PROGRESS a state of its own, which Flower's filters and
 # its Terminate button don't know.
 TASK_EVENT_TO_STATE["progress"] = states.STARTED
+
+# Flower's page of workers moves by itself, that of tasks would not. What somebody marks or has the focus on stays, a
+# tab that nobody looks at asks nothing, and a Flower that is gone is no dialog (DataTables' way) every two seconds.
+MOVING = b"""<script>
+$(function () {
+  var table = $("#tasks-table").DataTable();
+  $.fn.dataTable.ext.errMode = "none";
+  $("#tasks-table_processing").remove();
+  function later() { setTimeout(look, 2000); }
+  function look() {
+    if (document.hidden || !getSelection().isCollapsed || $("#tasks-table tbody").has(document.activeElement).length) {
+      return later();
+    }
+    table.one("xhr.dt", later);
+    table.ajax.reload(null, false);
+  }
+  later();
+});
+</script>
+"""
+
+
+class MovingTasks(TasksView):
+    """Flower's page of tasks, asking for newer texts every two seconds unless ``FLOWER_AUTO_REFRESH`` is off."""
+
+    def render_string(self, template_name: str, **named: Any) -> bytes:
+        """Return the page."""
+        page: bytes = super().render_string(template_name, **named)
+        if template_name != "tasks.html" or not self.application.options.auto_refresh:
+            return page
+        return page.replace(b"</body>", MOVING + b"</body>")
+
+
+handlers[:] = [
+    url("/tasks", MovingTasks, name="tasks") if getattr(rule, "handler_class", None) is TasksView else rule
+    for rule in handlers
+]
 
 
 def shown(task: Task) -> Task:

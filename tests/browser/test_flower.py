@@ -60,6 +60,10 @@ class Site:
         )
         self._stack = stack
 
+    def own(self, stack: ExitStack) -> None:
+        """Let what starts from now on end with ``stack``."""
+        self._stack = stack
+
     def start_worker(self, kind: str) -> None:
         command = [sys.executable, "-m", "worker", "--queues", kind]
         self._stack.enter_context(process(command, self.env, self.home / f"{kind}.log"))
@@ -138,8 +142,13 @@ def statuses(page: Page, url: str) -> dict[str, str]:
 
 
 def row_with(page: Page, url: str, arguments: str) -> dict[str, str]:
-    """The row of the tasks page with these arguments; empty as long as there is none."""
+    """The row of the tasks page, loaded anew, with these arguments; empty as long as there is none."""
     page.goto(url)
+    return row_on(page, arguments)
+
+
+def row_on(page: Page, arguments: str) -> dict[str, str]:
+    """The row with these arguments on the page that is shown."""
     return next((row for row in rows_of(page) if row["args"].startswith(arguments)), {})
 
 
@@ -155,9 +164,10 @@ def test_a_run_shows_its_workers_online_its_moving_text_and_its_chunks(
     page.get_by_text("train-").first.wait_for()
     site.start_producer("label", str(tmp_path / "waste-photos"), "-o", "report.csv")
     run, seen = "label waste-photos, 3000 images", set[str]()
+    page.goto(f"{url}/tasks?state=STARTED")  # once: the page itself asks for what is new
 
     def moves() -> bool:
-        row = row_with(page, f"{url}/tasks?state=STARTED", run)
+        row = row_on(page, run)
         if moving := MOVING.fullmatch(row.get("result", "")):
             seen.add(moving.group(1))
             assert (row["state"], moving.group(2)) == ("STARTED", "3000")
@@ -262,3 +272,28 @@ def test_a_training_can_be_terminated_only_where_changes_are_allowed(
     wait_until(lambda: row_with(page, f"{url}/tasks", what)["state"] == "REVOKED", 60)
     ended = sortline("jobs", "watch", job.stdout.strip(), home=site.home, env=site.env, code=1)
     assert "cancelled: terminated while it ran" in ended.stderr
+
+
+def test_the_tasks_page_asks_for_newer_texts_but_leaves_what_somebody_marks(
+    site: Site, open_browser: OpenBrowser
+) -> None:
+    asked, dialogs, question = list[str](), list[str](), "**/tasks/datatable"
+    with ExitStack() as flower:
+        site.own(flower)
+        url = site.start_flower()
+        page = open_page(open_browser(site.password), f"{url}/tasks")
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        with page.expect_request(question), page.expect_request(question):
+            pass
+        page.evaluate("getSelection().selectAllChildren(document.querySelector('.tasks-table-card'))")
+        page.wait_for_timeout(2500)  # a question under way
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(5000)  # two turns: nothing else tells that nothing happens
+        assert asked == []
+        page.evaluate("getSelection().removeAllRanges()")
+        with page.expect_response(question):
+            pass
+    for _ in range(2):
+        with page.expect_event("requestfailed"):  # Flower is gone
+            pass
+    assert dialogs == []
