@@ -20,15 +20,15 @@ Job = Annotated[
 
 @app.command("list")
 def list_jobs(broker: Broker = None, home: Home = None) -> None:
-    """Show all jobs of the broker, the newest first.
+    """Show all jobs of the broker, the newest first; in a pipe a line each, with tabs between the columns.
 
     Example:
 
       sortline jobs list --broker redis://queue:6379/0
     """
     from rich.console import Console
-    from rich.table import Table
 
+    from producer.job_list import job_lines
     from producer.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
@@ -36,12 +36,9 @@ def list_jobs(broker: Broker = None, home: Home = None) -> None:
         if not jobs:
             print("no jobs yet: sortline label SOURCE --detach, or sortline train DATASET --config NAME --detach")
             return
-        table = Table(box=None, pad_edge=False)
-        for column in ("job", "what", "state", "last word", "model", "age"):
-            table.add_column(column, no_wrap=column == "job", overflow="ignore" if column == "job" else "fold")
-        for job in jobs:
-            table.add_row(job.job, job.title, job.state, job.text, job.model, _age(job.created))
-        Console(highlight=False).print(table)
+        console = Console(highlight=False, soft_wrap=True)
+        for line in job_lines(jobs, console.width if console.is_terminal else None, time.time()):
+            print(line)
 
 
 @app.command()
@@ -52,6 +49,7 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
 
       sortline jobs show train-digits-20260301-1a2b3c
     """
+    from producer.reports.terminal import printable
     from producer.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
@@ -59,7 +57,7 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
         if found is None:
             raise UsageError(f"no job {job} on this broker; `sortline jobs list` shows what there is")
         for name in ("job", "kind", "title", "state", "text", "model"):
-            print(f"{name:7} {getattr(found, name)}")
+            print(f"{name:7} {printable(getattr(found, name))}")
         for name in ("created", "updated"):
             print(f"{name:7} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(getattr(found, name)))}")
 
@@ -152,9 +150,3 @@ def gather(
         finally:
             run.close()
     raise typer.Exit(code)
-
-
-def _age(since: float) -> str:
-    from producer.progress import duration
-
-    return duration(max(0, round(time.time() - since)))

@@ -15,7 +15,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from jobs.board import JobState
 from jobs.messages import ChunkResult
+from producer.job_list import job_lines
 from producer.progress import MOST_WORKERS, worker_rates, workers_table
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
@@ -192,3 +194,50 @@ def test_in_a_pipe_there_are_plain_lines_and_no_escape() -> None:
     assert "\r" not in text
     assert [line.split()[0] for line in text.splitlines() if "█" in line or "#" in line] == ["glass", "paper"]
     assert "report: r.csv" in text
+
+
+NOW = 1_800_000_000.0
+JOBS = [
+    JobState(job="inbox-4d5e6f70-20260301-1a2b3c", kind="label", title="inbox, 2000 images", state="running",
+             text="1000/2000 images, 210 img/s, eta 5 s", model="waste26:3", created=NOW - 100),
+    JobState(job="a-long-name-of-a-folder-with-holiday-photo-4d5e6f70-20260301-1a2b3c", kind="label", model="digits:1",
+             title="日本語の長いフォルダ名" * 9, state="done", text="7 rows, 0 failed", created=NOW - 86_400 * 3),
+    JobState(job="train-digits-20260301-1a2b3c", kind="train", title="digits on \x1b[31m[red]", state="failed",
+             text="only the class folder 'only' " * 9, created=NOW),
+]  # fmt: skip
+
+
+def test_jobs_are_a_table_where_it_fits() -> None:
+    lines = job_lines(JOBS[:1], 200, NOW)
+
+    assert [re.split(r" {2,}", line) for line in lines] == [
+        ["job", "what", "state", "last word", "model", "age"],
+        [
+            "inbox-4d5e6f70-20260301-1a2b3c",
+            "inbox, 2000 images",
+            "running",
+            "1000/2000 images, 210 img/s, eta 5 s",
+            "waste26:3",
+            "1 min 40 s",
+        ],
+    ]
+    assert lines[0].index("what") == lines[1].index("inbox, ")
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_jobs_on_a_narrow_terminal_keep_their_names_whole_and_cut_only_what_is_told_of_them(width: int) -> None:
+    lines = job_lines(JOBS, width, NOW)
+
+    assert [line for line in lines if cell_len(line) > width and line not in {job.job for job in JOBS}] == []
+    assert [job.job for job in JOBS] == [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert "  inbox, 2000 images; waste26:3" in lines
+    assert sum(line.endswith("…") for line in lines) == 2
+    assert "  done, 3 days old" in lines
+    assert "\x1b" not in "".join(lines)
+
+
+def test_jobs_in_a_pipe_are_a_line_each_with_tabs() -> None:
+    lines = job_lines(JOBS, None, NOW)
+
+    assert [len(line.split("\t")) for line in lines] == [6] * 4
+    assert lines[2].split("\t")[1] == JOBS[1].title  # nothing is cut for a program
