@@ -16,6 +16,7 @@ from prometheus_client.exposition import start_http_server
 
 from jobs.messages import ChunkResult, LabelChunk, ModelPin
 from vision.engines import Engine
+from worker.device_use import DeviceUse
 from worker.logs import log_event
 
 log = logging.getLogger("sortline.worker")
@@ -31,6 +32,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU time, open files: process_*
         PlatformCollector(registry=registry)
+        registry.register(DeviceUse())
         self._images = Counter(
             "sortline_images", "Images that got their row", ["status", "model"], registry=registry
         )  # fmt: skip

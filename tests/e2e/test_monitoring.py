@@ -30,6 +30,7 @@ OURS = {
     "sortline_chunk_seconds": "histogram",
     "sortline_queue_wait_seconds": "histogram",
     "sortline_batch_images": "gauge",
+    "sortline_device_utilisation": "gauge",
     "sortline_model_loads": "counter",
     "sortline_model_loaded": "gauge",
     "sortline_worker_info": "gauge",
@@ -97,6 +98,7 @@ def test_metrics_and_logs_tell_of_a_run(
     assert samples[("sortline_chunk_seconds_count",)] == 3
     assert samples[("sortline_queue_wait_seconds_count",)] == 3
     assert samples[("process_resident_memory_bytes",)] > 1e7
+    assert 0 <= samples["sortline_device_utilisation", "cpu"] <= 1
     assert any(name == "sortline_model_loaded" and "colours:1" in labels for name, *labels in samples)
     (online,) = [sample for family in of_flower for sample in family.samples if sample.name == "flower_worker_online"]
     assert online.labels["worker"].startswith("bench@")

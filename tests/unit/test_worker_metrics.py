@@ -7,6 +7,8 @@ import socket
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.exposition import generate_latest
@@ -15,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row
 from tests.broker.conftest import MeanEngine
 from tests.conftest import free_port
+from worker.device_use import DeviceUse, Nvidia
 from worker.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,3 +103,50 @@ def test_metrics_are_served_on_one_address_and_a_taken_port_stops_nothing(caplog
         probe.connect(("127.0.0.2", port))
     assert "metrics served" in caplog.text
     assert "metrics can't be served; give each worker a SORTLINE_METRICS_PORT of its own" in caplog.text
+
+
+def shares(use: DeviceUse) -> dict[str, float]:
+    return {sample.labels["device"]: sample.value for family in use.collect() for sample in family.samples}
+
+
+def test_the_share_of_the_cpus_is_that_of_the_time_between_two_scrapes() -> None:
+    now, spent = [100.0], [10.0]
+    use = DeviceUse(clock=lambda: now[0], cpu_seconds=lambda: spent[0], cores=2)
+
+    found = []
+    for seconds, busy in ((10, 5), (10, 20), (0.5, 0.0), (9.5, 0.0)):
+        now[0] += seconds
+        spent[0] += busy
+        found.append(shares(use)["cpu"])
+
+    assert found == [0.25, 1.0, 1.0, 0.0]  # half a second is too short to tell
+
+
+def test_a_process_that_computes_uses_a_cpu() -> None:
+    use = DeviceUse(cores=1)
+    until = time.monotonic() + 1.1
+    while time.monotonic() < until:
+        sum(range(10_000))
+
+    assert 0 < shares(use)["cpu"] <= 1
+
+
+def management_library(init: int) -> SimpleNamespace:
+    """Two GPUs, of which one can't tell, as NVIDIA's library answers."""
+
+    def put(place: Any, name: str, value: int) -> int:
+        setattr(place._obj, name, value)
+        return 0
+
+    return SimpleNamespace(
+        nvmlInit_v2=lambda: init,
+        nvmlDeviceGetCount_v2=lambda count: put(count, "value", 2),
+        nvmlDeviceGetHandleByIndex_v2=lambda index, handle: put(handle, "value", 100 + index),
+        nvmlDeviceGetUtilizationRates=lambda handle, use: put(use, "gpu", 87) if handle.value == 100 else 3,
+    )
+
+
+def test_gpus_that_tell_have_a_share_and_a_library_that_fails_has_none() -> None:
+    assert list(Nvidia(management_library(init=0)).shares()) == [(0, 0.87)]
+    assert list(Nvidia(management_library(init=9)).shares()) == []
+    assert list(Nvidia(SimpleNamespace()).shares()) == []
