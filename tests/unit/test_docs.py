@@ -143,6 +143,27 @@ def test_the_training_page_has_every_key_of_a_recipe() -> None:
     assert keys <= set(re.findall(r"`([\w.]+)`", rows))
 
 
+def test_the_readme_leads_to_every_page_and_every_picture_is_shown() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", text_of("README.md")))
+    shown = {
+        (ROOT / page).parent / target for page in NAMES for target in re.findall(r"!\[.*\]\((\S+)\)", text_of(page))
+    }
+
+    assert {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")} <= linked
+    assert {file.resolve() for file in ROOT.glob("docs/images/*.png")} == {file.resolve() for file in shown}
+
+
+def test_the_readme_has_the_speeds_of_the_performance_page_and_names_its_commands() -> None:
+    performance = text_of("docs/performance.md")
+    rows = re.findall(r"^\| .* \| (.*) \| `(python -m .*)` \|$", text_of("README.md"), re.MULTILINE)
+
+    assert len(rows) == 5
+    for measured, command in rows:
+        assert f"{command}" in performance
+        for figure in re.findall(r"\d+\.\d+|\d{3,}", measured):
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", performance), f"{figure} of {command}"
+
+
 def test_exit_codes_of_the_readme_are_those_of_the_code() -> None:
     documented = {int(code) for code in re.findall(r"^\| `(\d+)` \|", text_of("README.md"), re.MULTILINE)}
 
