@@ -31,9 +31,8 @@ def write_parquet(run: RunFile, path: Path, layout: Layout) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = schema_of(layout).with_metadata(
-        {"run": run.plan.run, "model": layout.model, "digest": run.plan.model.digest}
-    )
+    # Nothing of this one run: the same answers give the same bytes.
+    schema = schema_of(layout).with_metadata({"model": layout.model, "digest": run.plan.model.digest})
     answers, count = layout.answers(run), 0
     with replacing(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         while rows := [_values(layout, answer) for answer in islice(answers, ROWS_A_GROUP)]:

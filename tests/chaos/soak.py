@@ -1,4 +1,7 @@
-"""``python -m tests.chaos.soak``: the chaos suite's storm, longer; prints what it did and what memory did meanwhile."""
+"""``python -m tests.chaos.soak``: the chaos suite's storm, longer; prints what it did and what memory did meanwhile.
+
+Three runs over the same images: calm, stormy, and one in which a single worker lives from the first image to the last.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.storm import Plan, Storm, write_mixed_images
+from tests.chaos.storm import FORMATS, Outcome, Plan, Storm, write_mixed_images
 
 MINIMUM_KEYS = ("_kombu.binding", "sortline:_kombu.binding", "sortline:jobs", "sortline:job:")  # no rows, no chunks
+CHUNK_IMAGES = 64
 
 
 def main() -> int:
-    """Run a calm and a stormy run over the same images; return 0 when their reports agree and hold each image once."""
+    """Run all three; return 0 when the reports of calm and storm agree, hold each image once, and left no work."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--workers", type=int, default=8)
@@ -38,26 +42,36 @@ def main() -> int:
         store, photos = folder / "store", folder / "photos"
         subprocess.run([sys.executable, "-m", "tests.seeded_model", str(store)], check=True)
         faults = write_mixed_images(photos, plan.images, poison=True)
-        calm = Storm(
-            Plan(images=plan.images, workers=plan.workers), folder / "calm", photos, store, faults, chunk_images=64
-        ).run(limit_s)
-        stormy = Storm(plan, folder / "stormy", photos, store, f"{faults},before publish=nap", chunk_images=64).run(
-            limit_s
-        )
-        rows = [row[0] for row in csv.reader(io.StringIO(stormy.report.decode()))][1:]
+
+        def run(name: str, plan: Plan, faults: str) -> Outcome:
+            outcome = Storm(plan, folder / name, photos, store, faults, chunk_images=CHUNK_IMAGES).run(limit_s)
+            tell(name, plan, outcome)
+            return outcome
+
+        calm = run("calm", Plan(images=plan.images, workers=plan.workers), faults)
+        stormy = run("stormy", plan, f"{faults},before publish=nap")
+        run("one worker", Plan(images=plan.images, workers=1), "")
+        rows = [row[0] for row in csv.reader(io.StringIO(stormy.reports["csv"].decode()))][1:]
         once = rows == sorted(path.name for path in photos.iterdir())
-    same = stormy.report == calm.report
+    same = {name: stormy.reports[name] == calm.reports[name] for name in FORMATS}
+    left = [key for key in (*calm.keys, *stormy.keys) if not key.startswith(MINIMUM_KEYS)]
     print(f"rows {len(rows)}, one an image: {once}; the bytes of the calm run: {same}")
-    print(f"calm {calm.seconds:.0f} s, stormy {stormy.seconds:.0f} s")
-    print(f"done to it: {dict(stormy.done)}")
-    print(f"workers ended: {dict(sorted(stormy.worker_codes.items()))}")
-    for run, outcome in (("calm", calm), ("stormy", stormy)):
-        for kind in ("producer", "worker"):
-            slope, largest = outcome.memory.slope(kind), outcome.memory.largest(kind)
-            print(f"memory, {run} {kind}: at most {largest / 1e6:.0f} MB, slope {slope * 60 / 1e6:+.2f} MB a minute")
-    left = [key for key in stormy.keys if not key.startswith(MINIMUM_KEYS)]
     print(f"keys left beyond bindings and the board: {left or 'none'}")
-    return 0 if same and once else 1
+    return 0 if all(same.values()) and once and not left else 1
+
+
+def tell(name: str, plan: Plan, outcome: Outcome) -> None:
+    """Print what became of one run."""
+    print(f"{name}: {outcome.seconds:.0f} s, done to it {dict(outcome.done)}")
+    print(f"  workers ended {dict(sorted(outcome.worker_codes.items()))}")
+    for kind in ("producer", "worker"):
+        slope, (size, files) = outcome.memory.slope(kind), outcome.memory.largest(kind)
+        a_chunk = slope * outcome.seconds / (plan.images / CHUNK_IMAGES / plan.workers)
+        print(
+            f"  {kind}: at most {size / 1e6:.0f} MB and {files} open files; the one that lived longest grew by "
+            f"{slope * 60 / 1e6:+.2f} MB a minute" + (f", {a_chunk:+.0f} bytes a chunk" if kind == "worker" else ""),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from tests.e2e.test_label import rows_done
 
 POISON = {"kill": "SIGKILL", "segv": "SIGSEGV", "hang": "did not answer", "memory": "SIGKILL"}
 STOPPED_S = 6.0  # longer than the visibility timeout of a cluster: the chunk goes to another
+FORMATS = ("csv", "parquet", "jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +59,14 @@ class Plan:
 
 @dataclass(slots=True)
 class Samples:
-    """Resident memory over time, by process."""
+    """Resident bytes and open files over time, by process."""
 
-    by_process: dict[tuple[str, int], list[tuple[float, int]]] = field(default_factory=dict)
+    by_process: dict[tuple[str, int], list[tuple[float, int, int]]] = field(default_factory=dict)
 
     def take(self, kind: str, process: psutil.Process) -> None:
         with suppress(psutil.Error):
-            found = self.by_process.setdefault((kind, process.pid), [])
-            found.append((time.monotonic(), int(process.memory_info().rss)))
+            sample = time.monotonic(), int(process.memory_info().rss), int(process.num_fds())
+            self.by_process.setdefault((kind, process.pid), []).append(sample)
 
     def slope(self, kind: str) -> float:
         """Bytes a second of the process of this kind that lived longest, its first third left out: it still loads."""
@@ -73,19 +74,19 @@ class Samples:
         points = points[len(points) // 3 :]
         if len(points) < 3:
             return 0.0
-        return float(np.polyfit([at for at, _ in points], [size for _, size in points], 1)[0])
+        return float(np.polyfit([at for at, _, _ in points], [size for _, size, _ in points], 1)[0])
 
-    def largest(self, kind: str) -> int:
-        return max(
-            (size for (what, _), found in self.by_process.items() if what == kind for _, size in found), default=0
-        )
+    def largest(self, kind: str) -> tuple[int, int]:
+        """The most resident bytes, and the most open files, of a process of this kind."""
+        found = [sample for (what, _), samples in self.by_process.items() if what == kind for sample in samples]
+        return max((size for _, size, _ in found), default=0), max((files for _, _, files in found), default=0)
 
 
 @dataclass(slots=True)
 class Outcome:
     """What a storm left."""
 
-    report: bytes
+    reports: dict[str, bytes]  # by format
     done: Counter[str]
     worker_codes: Counter[int]
     keys: list[str]
@@ -116,13 +117,13 @@ class Storm:
         home.mkdir(exist_ok=True)
         self._plan = plan
         self._home = home
-        self._report = home / "report.csv"
+        self._out = home / "out"
         self._chance = random.Random(plan.seed)  # noqa: S311
         folder = home / "redis"
         folder.mkdir()
         self._server = RedisServer(folder, free_port(), persistent=True)
         self._env = cluster(self._server.url, store, photos.parent, stuck_s=5, **settings)
-        self._command = [SORTLINE, "label", str(photos), "-o", str(self._report), "-q"]
+        self._command = [SORTLINE, "label", str(photos), "-o", str(self._out), "--format", ",".join(FORMATS), "-q"]
         self._faults: Mapping[str, str] = {"TEST_FAULT": faults}
         self._stopped: list[tuple[float, psutil.Popen]] = []
         self.done: Counter[str] = Counter()
@@ -138,7 +139,7 @@ class Storm:
             self._ride(started + limit_s)
             seconds = time.monotonic() - started
             return Outcome(
-                self._report.read_bytes(),
+                {name: (self._out / f"report.{name}").read_bytes() for name in FORMATS},
                 self.done,
                 Counter(self._fleet.ended),
                 self._leftovers(),
@@ -155,7 +156,7 @@ class Storm:
 
     def _ride(self, deadline: float) -> None:
         events = self._plan.events()
-        total, place, sampled = self._plan.images, 0, 0.0
+        total, place, sampled, counted, rows = self._plan.images, 0, 0.0, 0.0, 0
         while True:
             now = time.monotonic()
             assert now < deadline, f"not done in time: {self.done}, {rows_done(self._home)} rows\n{self._words()}"
@@ -163,7 +164,10 @@ class Storm:
                 assert code == 0, f"the producer ended with {code}\n{self._words()}"
                 assert place == len(events), f"over after {place} of {len(events)} events: the storm was too short"
                 return
-            if place < len(events) and rows_done(self._home) >= total * (place + 1) // (len(events) + 2):
+            if place < len(events) and now > counted:
+                rows = rows_done(self._home)
+                counted = now + 5 * (time.monotonic() - now)  # counting a long run's rows must not take a core
+            if place < len(events) and rows >= total * (place + 1) // (len(events) + 2):
                 self._do(events[place])
                 place += 1
             for at, worker in list(self._stopped):
@@ -180,7 +184,8 @@ class Storm:
 
     def _do(self, event: str) -> None:
         self.done[event] += 1
-        worker = self._fleet.workers[self._chance.randrange(self._plan.workers)]
+        alive = [worker for worker in self._fleet.workers if worker.poll() is None] or self._fleet.workers
+        worker = self._chance.choice(alive)
         with suppress(psutil.NoSuchProcess):
             if event == "worker kill":
                 worker.kill()

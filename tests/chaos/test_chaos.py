@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.storm import POISON, Plan, Storm, write_mixed_images
+from tests.chaos.storm import FORMATS, POISON, Plan, Storm, write_mixed_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -40,9 +40,10 @@ def test_a_run_through_every_kind_of_kill_has_the_bytes_of_an_undisturbed_one(
     assert stormy.done == {
         "worker kill": 10, "redis kill": 2, "redis loss": 2, "flush": 2, "producer kill": 3, "stop": 1
     }  # fmt: skip
-    assert stormy.report == calm.report
+    for name in FORMATS:
+        assert stormy.reports[name] == calm.reports[name], name
     assert not {"sortline:label", "sortline:unacked", "sortline:unacked_index"} & {*calm.keys, *stormy.keys}
-    rows = list(csv.DictReader(io.StringIO(calm.report.decode())))
+    rows = list(csv.DictReader(io.StringIO(calm.reports["csv"].decode())))
     assert [row["path"] for row in rows] == sorted(path.name for path in photos.iterdir())
     lost = {row["path"]: row for row in rows if row["status"] != "ok"}
     assert sorted(name.partition("-")[2].removesuffix(".png") for name in lost) == sorted(POISON)

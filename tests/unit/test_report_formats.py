@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,6 +87,15 @@ def test_the_types_of_parquet_columns_do_not_depend_on_the_rows(tmp_path: Path) 
     first, second = mixed.to_pylist()
     assert (first["label"], round(first["confidence"], 6), first["group"], first["error"]) == ("tin", 0.8, None, None)
     assert (second["label"], second["confidence"], second["error"], second["width"]) == (None, None, "truncated", 3)
+
+
+def test_two_runs_with_the_same_answers_give_the_same_parquet_bytes(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        with run_of(tmp_path / name, ["a.jpg", "b.jpg"], [ok(2, 0.8), BROKEN]) as run:
+            run.plan = replace(run.plan, run=f"photos-{name}")
+            write_parquet(run, tmp_path / f"{name}.parquet", Layout.of(run.plan))
+
+    assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
 
 
 def test_without_pyarrow_the_command_says_what_to_install_before_any_work(tmp_path: Path) -> None:
