@@ -46,7 +46,7 @@ class JobBoard:
         now = time.time()
         state = JobState(job=job, kind=kind, title=title, model=model, created=now, updated=now)
         pipeline = self._client.pipeline()
-        pipeline.hdel(self._keys.job(job), "cancel", "attempts")  # queued again: an earlier cancel is over
+        pipeline.hdel(self._keys.job(job), "cancel", "attempts", "over")  # queued again: an earlier end is past
         pipeline.hset(self._keys.job(job), mapping=asdict(state))
         pipeline.expire(self._keys.job(job), KEPT_S)
         pipeline.zadd(self._keys.jobs, {job: now})
@@ -83,12 +83,17 @@ class JobBoard:
         """Leave word for whoever works on ``job`` to stop."""
         self._leave(job, "cancel")
 
+    def end_work(self, job: str) -> None:
+        """Leave word that no work on ``job`` is of use any more, also where Redis has forgotten the job."""
+        self._leave(job, "over")
+
     def is_wanted(self, job: str) -> bool:
         """Whether work on ``job`` is of use: nobody cancelled it, and it has not ended, as far as Redis can tell."""
-        cancel = state = None
+        left: list[str | None] = []
+        state = None
         with suppress(*AWAY):
-            cancel, state = self._client.hmget(self._keys.job(job), "cancel", "state")
-        return not cancel and state not in ENDED
+            state, *left = self._client.hmget(self._keys.job(job), "state", "cancel", "over")
+        return not any(left) and state not in ENDED
 
     def is_cancelled(self, job: str) -> bool:
         """Whether somebody asked to stop ``job``."""

@@ -120,6 +120,8 @@ class Gatherer:
             self.watch()
         with contextlib.suppress(*AWAY):  # every row is here; a Redis that is away must not spoil the end
             run = self.run.plan.run
+            if self.run.total:  # first: a late copy must not begin anew what is deleted
+                JobBoard(self.client, self.keys).end_work(run)
             self.client.delete(self.keys.results(run), self.keys.inputs(run), self.keys.attempts(run))
         yield self._progress()
 

@@ -37,6 +37,7 @@ log = logging.getLogger("sortline.worker")
 
 LOADED_VERSIONS = 2  # a run on the old version may end while one on the new version starts
 PUBLISH_PATIENCE_S = 60.0
+ATTEMPTS = 3  # of a chunk or training job whose process dies
 STREAM_KEPT_S = 7 * 24 * 3600  # rows that nobody gathers don't stay for ever
 
 
@@ -85,8 +86,14 @@ class Runtime:
             with suppress(redis.RedisError):
                 self.client.hincrby(key, str(chunk.first), -1)
             raise
-        with suppress(redis.RedisError):  # it would only be isolated for nothing
-            self.client.hdel(key, str(chunk.first))
+        if number <= ATTEMPTS:  # else a late copy of the chunk would end three more processes before it is isolated
+            with suppress(redis.RedisError):
+                self.client.hdel(key, str(chunk.first))
+
+    def forget_attempts(self, run: str) -> None:
+        """Remove what a process that died on a late copy has counted since the run's end."""
+        with suppress(redis.RedisError):
+            self.client.delete(self.keys.attempts(run))
 
     def classifier(self, pin: ModelPin) -> Classifier:
         """Return the classifier of exactly this version, loaded and proven on its golden images.

@@ -25,13 +25,12 @@ from worker.isolated import label_isolated
 from worker.label import label_chunk
 from worker.lease import Lease
 from worker.monitoring import show
-from worker.runtime import Runtime
+from worker.runtime import ATTEMPTS, Runtime
 from worker.watchdog import watchdog
 
 log = logging.getLogger("sortline.worker")
 
 TRIES = 12  # of a job whose surroundings are away: 50 s in the default configuration
-ATTEMPTS = 3  # of a chunk or training job whose process dies
 LONGEST_WAIT_S = 15
 
 
@@ -76,6 +75,7 @@ def register(app: Celery, runtime: Runtime) -> None:
         with _lease(task, runtime):
             try:
                 if not runtime.board.is_wanted(chunk.run):
+                    runtime.forget_attempts(chunk.run)
                     return "cancelled, or done"
                 with runtime.attempt(chunk) as attempt:
                     result = _label(chunk, runtime, attempt, task.request.hostname or "")

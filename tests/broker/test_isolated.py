@@ -10,12 +10,12 @@ import redis
 
 from configs.settings import Settings
 from jobs.messages import ChunkResult, Row
-from tests.broker.conftest import KEYS, NewProducer, chunk_of, really_working, stored_pin
+from tests.broker.conftest import KEYS, Desk, NewProducer, chunk_of, really_working, stored_pin, waiting, working
+from tests.conftest import wait_until
 from worker.errors import WorkerError
 from worker.isolated import label_isolated
 from worker.label import label_chunk
-from worker.runtime import Runtime
-from worker.tasks import ATTEMPTS
+from worker.runtime import ATTEMPTS, Runtime
 
 IMAGES = 6
 POISON = 2
@@ -92,7 +92,9 @@ def test_an_isolated_process_is_gone_when_its_chunk_is_done(real_settings: Setti
     assert psutil.Process().num_fds() <= before
 
 
-def test_attempts_that_die_are_counted_and_those_that_end_are_not(real_settings: Settings, client: redis.Redis) -> None:
+def test_attempts_that_die_are_counted_and_those_that_end_are_not_unless_isolated(
+    real_settings: Settings, client: redis.Redis
+) -> None:
     runtime, chunk = Runtime(real_settings), chunk_of(real_settings, 4)
     key = KEYS.attempts(chunk.run)
 
@@ -103,11 +105,28 @@ def test_attempts_that_die_are_counted_and_those_that_end_are_not(real_settings:
     assert (first, second, client.exists(key), client.hget(key, "4")) == (1, 1, 1, "0")
     for number in range(1, ATTEMPTS + 1):
         assert runtime.attempt(chunk).__enter__() == number  # and the process dies
-    with runtime.attempt(chunk) as last:
-        pass
-
-    assert last == ATTEMPTS + 1
+    for number in (ATTEMPTS + 1, ATTEMPTS + 2):  # a late copy is isolated as well
+        with runtime.attempt(chunk) as last:
+            pass
+        assert last == number
+    runtime.forget_attempts(chunk.run)
     assert client.exists(key) == 0
+
+
+def test_a_late_copy_of_an_ended_run_is_dropped_with_its_attempts_though_redis_forgot_the_run(
+    settings: Settings, client: redis.Redis, desk: Desk, new_producer: NewProducer
+) -> None:
+    producer = new_producer(4)
+    with working(desk):
+        producer.finish()
+        assert client.exists(KEYS.attempts("inbox-1"), KEYS.results("inbox-1")) == 0
+        client.hset(KEYS.attempts("inbox-1"), "0", 1)  # of a worker that died on a late copy
+
+        producer.sender.send(0, ["00000.png"])
+        wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, "the end of the late copy")
+
+    assert desk.answered == [0]
+    assert client.exists(KEYS.attempts("inbox-1"), KEYS.results("inbox-1")) == 0
 
 
 def test_a_chunk_on_which_three_workers_died_is_isolated_and_the_next_is_not(
