@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,9 @@ log = logging.getLogger("sortline.train")
 
 HASHED_AT_ONCE = 1024  # inputs, which may lie on disk
 CHECKPOINTS_KEPT = 2  # the newest may be cut short by a full disk
+# Of a head in one call of a graph, which takes MindSpore half a millisecond whatever is in it, more than the step does.
+MOST_STEPS = 32
+INPUT_BYTES = 16_000_000  # of the steps in one call, at most
 
 # Takes a batch uint8 (N, H, W, 3) and a random generator; returns a changed batch of the same shape and dtype.
 Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
@@ -121,7 +124,8 @@ def fit(
     Best is the highest validation top-1, among equals the lowest validation loss. With a ``checkpoints`` folder, each
     epoch leaves one there, and a training of the same data, recipe and first weights goes on from the newest: same
     weights in the end. The ``repr`` of ``augment`` is part of the recipe.
-    ``on_step`` hears of steps done, steps in all, and the seconds of one; not of an epoch's first.
+    ``on_step`` hears of steps done, steps in all, and the seconds of one, after each call of the graph that trains, of
+    which one may take up to `MOST_STEPS` steps; not of an epoch's first.
 
     Raises:
         TrainingStopped: a loss is infinite or no number (the message names the step), or ``cancelled()`` was true.
@@ -133,7 +137,8 @@ def fit(
     rates = learning_rates(options, options.epochs * steps_an_epoch)
     width = _head_inputs(model)
     key = _key(model, training, validation, classes, options, augment)
-    step_cell = nn.TrainOneStepCell(_WithLoss(model, options.loss), _optimizer(model, options, rates))
+    most = _steps_at_once(model, training, options.batch_size)
+    step_cell = _Steps(_WithLoss(model, options.loss), _optimizer(model, options, rates), most)
     stepped: float | None = None
     history: list[Epoch] = []
     best_weights: Arrays = {}
@@ -150,30 +155,30 @@ def fit(
         step_cell.set_train(True)
         loss_sum, step = 0.0, (number - 1) * steps_an_epoch
         order: NDArray[np.int64] = random.permutation(len(training))
-        for start in range(0, len(order), options.batch_size):
+        for batches in _groups(order, options.batch_size, most):
             if cancelled():
                 raise TrainingStopped(f"cancelled in epoch {number} of {options.epochs}")
-            chosen = order[start : start + options.batch_size]
-            inputs = training.inputs[chosen]
+            inputs = training.inputs[batches.ravel()]
             if augment is not None:
-                inputs = augment(inputs, random)
-            goals = soft_targets(training.targets[chosen], classes, options.label_smoothing)
-            loss = float(
-                step_cell(
-                    Tensor(inputs),
-                    Tensor(goals),
-                    Tensor(weights[training.targets[chosen]]),
-                    Tensor(dropout_mask(len(chosen), width, options.dropout, random)),
-                ).asnumpy()
+                inputs = np.concatenate([augment(part, random) for part in np.split(inputs, len(batches))])
+            targets = training.targets[batches.ravel()]
+            losses = step_cell.run(
+                len(batches),
+                inputs,
+                soft_targets(targets, classes, options.label_smoothing),
+                weights[targets],
+                dropout_mask(len(targets), width, options.dropout, random),
             )
-            step += 1
-            if not math.isfinite(loss):
+            if not np.isfinite(losses).all():
+                first = int(np.flatnonzero(~np.isfinite(losses))[0])
                 raise TrainingStopped(
-                    f"the loss is {loss} at step {step} (epoch {number}); try a lower lr_max than {options.lr_max:g}"
+                    f"the loss is {losses[first]} at step {step + first + 1} (epoch {number}); "
+                    f"try a lower lr_max than {options.lr_max:g}"
                 )
-            loss_sum += loss * len(chosen)
+            step += len(batches)
+            loss_sum += float(losses.sum(dtype=np.float64)) * batches.shape[1]
             if stepped is not None:
-                on_step(step, len(rates), time.perf_counter() - stepped)
+                on_step(step, len(rates), (time.perf_counter() - stepped) / len(batches))
             stepped = time.perf_counter()
         stepped = None
         loss, top1, top5 = evaluate(model, validation, options.batch_size, options.loss)
@@ -327,6 +332,67 @@ class _WithLoss(nn.Cell):
         logits = self.model.head(self.model.body(inputs) * mask) if self.has_body else self.model(inputs * mask)
         losses = ops.sum(ops.square(logits - goals), 1) if self.is_squared else self.loss(logits, goals)
         return ops.mean(losses * weights)
+
+
+class _Steps(nn.Cell):
+    """Training steps, one after the other in one call of a graph: to the bit what single calls do."""
+
+    def __init__(self, network: nn.Cell, optimizer: nn.Cell, most: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.one = nn.TrainOneStepCell(network, optimizer)
+        self.network, self.optimizer = network, optimizer
+        self.differentiate = mindspore.value_and_grad(network, None, optimizer.parameters)
+        self.most = most
+        self.places = Tensor(np.arange(most), mindspore.int32)
+
+    def run(self, count: int, *arrays: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the losses (count,) of as many steps; in each array the rows of all batches follow one another."""
+        if count == 1:
+            return np.atleast_1d(self.one(*map(Tensor, arrays)).asnumpy())
+        # Always of one shape, so that one graph serves all; what was filled in is not trained on.
+        whole = [
+            np.resize(array, (self.most, len(array) // count, *array.shape[1:]))
+            if count < self.most
+            else array.reshape(count, -1, *array.shape[1:])
+            for array in arrays
+        ]
+        start, none = Tensor(0, mindspore.int32), Tensor(np.zeros(self.most, np.float32))
+        losses: NDArray[np.float32] = self(*map(Tensor, whole), start, Tensor(count, mindspore.int32), none).asnumpy()
+        return losses[:count]
+
+    def construct(
+        self,
+        inputs: mindspore.Tensor,
+        goals: mindspore.Tensor,
+        weights: mindspore.Tensor,
+        masks: mindspore.Tensor,
+        step: mindspore.Tensor,
+        count: mindspore.Tensor,
+        losses: mindspore.Tensor,
+    ) -> mindspore.Tensor:
+        while step < count:  # a loop of the graph, since its bound is a tensor
+            loss, gradients = self.differentiate(inputs[step], goals[step], weights[step], masks[step])
+            loss = ops.depend(loss, self.optimizer(gradients))
+            losses = ops.where(self.places == step, loss, losses)  # a product with 0 would spread what is no number
+            step = step + 1
+        return losses
+
+
+def _steps_at_once(model: nn.Cell, training: Samples, batch_size: int) -> int:
+    if any(isinstance(cell, nn.Conv2d) for _, cell in model.cells_and_names()):
+        return 1  # a step is long: people want to hear of each, and to stop before the next
+    batch_bytes = training.inputs.dtype.itemsize * math.prod(training.inputs.shape[1:]) * batch_size
+    return min(MOST_STEPS, max(1, INPUT_BYTES // batch_bytes))
+
+
+def _groups(order: NDArray[np.int64], batch_size: int, most: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the batches (up to ``most``, ``batch_size``) of an epoch, and at last the short one, if any, as (1, n)."""
+    whole = len(order) // batch_size * batch_size
+    batches = order[:whole].reshape(-1, batch_size)
+    for start in range(0, len(batches), most):
+        yield batches[start : start + most]
+    if whole < len(order):
+        yield order[None, whole:]
 
 
 def _optimizer(model: nn.Cell, options: FitOptions, rates: NDArray[np.float32]) -> nn.Cell:

@@ -402,6 +402,7 @@ class _Pace:
         self._steps: list[float] = []
         self._started = self._said = time.monotonic()
         self._first: int | None = None
+        self._is_estimated = False
 
     def epoch_s(self, epoch: int) -> float:
         """Return the seconds of an epoch so far; called after each. A checkpoint may have spared the first ones."""
@@ -411,8 +412,9 @@ class _Pace:
 
     def __call__(self, step: int, steps: int, step_s: float) -> None:
         self._steps.append(step_s)
-        is_first_of_many = self._first is None and len(self._steps) == 1 and (steps - step) * step_s > LONG_S
-        if not is_first_of_many and time.monotonic() - self._said < SAID_EVERY_S:
+        is_long = not self._is_estimated and (steps - step) * step_s > LONG_S
+        self._is_estimated = True
+        if not is_long and time.monotonic() - self._said < SAID_EVERY_S:
             return
         self._said = time.monotonic()
         recent = sorted(self._steps)[len(self._steps) // 2]

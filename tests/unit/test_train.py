@@ -414,16 +414,43 @@ def test_beta1_and_beta2_reach_adam(optimizer: Any) -> None:
     np.testing.assert_allclose(np.column_stack(weights(found)), parameters, atol=1e-4)
 
 
-def test_every_step_but_an_epochs_first_is_told_with_its_time() -> None:
+def test_every_call_of_the_graph_but_an_epochs_first_is_told_with_the_time_of_a_step() -> None:
     told: list[tuple[int, int, float]] = []
 
     fit(
-        head(), samples(30), samples(9), 3, replace(OPTIONS, epochs=2),
+        head(), samples(8 * 70 + 3), samples(9), 3, replace(OPTIONS, epochs=2),
         on_step=lambda step, steps, step_s: told.append((step, steps, step_s)),
     )  # fmt: skip
 
-    assert [(step, steps) for step, steps, _ in told] == [(2, 8), (3, 8), (4, 8), (6, 8), (7, 8), (8, 8)]
+    assert [(step, steps) for step, steps, _ in told] == [(step, 142) for step in (64, 70, 71, 135, 141, 142)]
     assert all(0 < step_s < 5 for *_, step_s in told)
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam", "adamw", "sgd"])
+def test_steps_in_one_call_of_a_graph_are_to_the_bit_those_of_single_calls(
+    optimizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 14 steps an epoch: whole calls of 6, one of 2 that is filled up, and the short last batch.
+    data = samples(8 * 14 + 5)
+    options = replace(OPTIONS, optimizer=optimizer, dropout=0.2, weight_decay=0.01, class_weights="balanced", epochs=3)
+    one_by_one, together = head(), head()
+
+    monkeypatch.setattr("vision.train.MOST_STEPS", 1)
+    history, _ = fit(one_by_one, data, samples(9), 3, options)
+    monkeypatch.setattr("vision.train.MOST_STEPS", 6)
+    same, _ = fit(together, data, samples(9), 3, options)
+
+    assert np.array_equal(flat(one_by_one), flat(together))
+    assert [epoch.val_loss for epoch in same] == [epoch.val_loss for epoch in history]
+    assert [epoch.train_loss for epoch in same] == pytest.approx([epoch.train_loss for epoch in history], rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_amid_a_call_of_many_steps_is_named_by_its_own_step() -> None:
+    inputs = np.asarray(samples(80).inputs).copy()
+    inputs[np.random.default_rng(OPTIONS.seed).permutation(80)[8 * 4 + 3]] = np.nan  # falls into the fifth batch
+
+    with pytest.raises(TrainingStopped, match=r"the loss is nan at step 5 \(epoch 1\)"):
+        fit(head(), replace(samples(80), inputs=inputs), samples(9), 3, OPTIONS)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
