@@ -24,7 +24,7 @@ from vision.classifier import Classifier
 from vision.decode import ImageLimits
 from vision.errors import ImageError
 from vision.preprocess import Preprocessing, read_file
-from worker.label import label_chunk, read_below
+from worker.label import MOST_FOLDERS, OpenRoot, label_chunk, read_below
 
 # As in production, where vision.decode sets this filter; pytest resets it for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -117,6 +117,18 @@ assert peak_mb < {MEMORY_MB}, peak_mb
 
 
 Swap = Callable[[Path], None]
+Way = Callable[[Path, str], bytes]
+
+
+def read_alone(root: Path, path: str) -> bytes:
+    """Resolve the path, then open each of its folders."""
+    return read_below(str(root), path, LIMIT)
+
+
+def read(root: Path, path: str) -> bytes:
+    """As the first image of a chunk is read: its folder is opened, and kept."""
+    with OpenRoot(str(root)) as opened:
+        return opened.read(path, LIMIT)
 
 
 def _last_part(tree: Path) -> None:
@@ -148,8 +160,9 @@ def _pipe(tree: Path) -> None:
         ("album/a.png", _pipe, {"not_a_file"}),
     ],
 )
+@pytest.mark.parametrize("way", [read_alone, read])
 def test_a_link_put_in_after_the_check_does_not_lead_out_of_the_data_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, swap: Swap, reasons: set[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, swap: Swap, reasons: set[str], way: Way
 ) -> None:
     for name in ("data/album", "private"):
         (tmp_path / name).mkdir(parents=True)
@@ -157,19 +170,21 @@ def test_a_link_put_in_after_the_check_does_not_lead_out_of_the_data_root(
         (tmp_path / name).write_bytes(b"ours")
     (tmp_path / "private" / "a.png").write_bytes(b"secret")
     (tmp_path / "data" / "link.png").symlink_to("real.png")
-    resolve = os.path.realpath
+    resolve, swaps = os.path.realpath, [swap]
 
     def resolve_and_swap(given: str) -> str:
         resolved = resolve(given)
-        swap(tmp_path)
+        while swaps:
+            swaps.pop()(tmp_path)
         return resolved
 
-    assert read_below(str(tmp_path / "data"), path, LIMIT) == b"ours"
+    assert way(tmp_path / "data", path) == b"ours"
     monkeypatch.setattr("worker.label.os.path.realpath", resolve_and_swap)
 
     with pytest.raises(ImageError) as caught:
-        read_below(str(tmp_path / "data"), path, LIMIT)
-    assert caught.value.reason in reasons
+        way(tmp_path / "data", path)
+    # The second look, after a first one through a folder that was just opened, finds a link that leads outside.
+    assert caught.value.reason in (reasons if way is read_alone else {*reasons, "outside_data_root"})
 
 
 def test_a_link_that_is_swapped_all_the_time_never_shows_what_lies_outside(tmp_path: Path) -> None:
@@ -192,7 +207,7 @@ def test_a_link_that_is_swapped_all_the_time_never_shows_what_lies_outside(tmp_p
         try:
             for _ in range(3000):
                 try:
-                    seen.add(read_below(str(tmp_path / "data"), "album/a.png", LIMIT).decode())
+                    seen.add(read(tmp_path / "data", "album/a.png").decode())
                 except ImageError as error:
                     seen.add(error.reason)
         finally:
@@ -201,6 +216,41 @@ def test_a_link_that_is_swapped_all_the_time_never_shows_what_lies_outside(tmp_p
 
     assert seen <= {"ours", "outside_data_root", "not_found", "unreadable"}
     assert "ours" in seen
+
+
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_links_beside_a_file_are_followed_below_the_data_root_and_no_further(
+    tmp_path: Path, opened_before: bool
+) -> None:
+    for name in ("data/album", "private"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").write_bytes(name.encode())
+    (tmp_path / "data" / "album" / "near.png").symlink_to("../album/a.png")
+    (tmp_path / "data" / "album" / "far.png").symlink_to("../../private/a.png")
+
+    with OpenRoot(str(tmp_path / "data")) as root:
+        if opened_before:
+            root.read("album/a.png", LIMIT)
+        near = root.read("album/near.png", LIMIT)
+        for path in ("album/far.png", "album/../../private/a.png", "../private/a.png", f"{tmp_path}/private/a.png"):
+            with pytest.raises(ImageError, match="not below the worker's data root"):
+                root.read(path, LIMIT)
+
+    assert near == b"data/album"
+
+
+def test_more_folders_than_may_be_open_are_read_all_the_same(tmp_path: Path) -> None:
+    names = [f"{number}/a.png" for number in range(MOST_FOLDERS + 3)]
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(name.encode())
+
+    with OpenRoot(str(tmp_path)) as root:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        read_all = [root.read(name, LIMIT).decode() for name in names]
+        more = len(os.listdir("/proc/self/fd")) - before  # noqa: PTH208
+
+    assert (read_all, more) == (names, MOST_FOLDERS)
 
 
 def test_a_folder_that_may_be_passed_through_and_not_listed_is_passed_through() -> None:
@@ -216,7 +266,7 @@ def test_a_folder_that_may_be_passed_through_and_not_listed_is_passed_through() 
         try:
             with pytest.raises(PermissionError):
                 list(closed.iterdir())
-            assert read_below(root, "closed/a.png", LIMIT) == b"ours"
+            assert read(Path(root), "closed/a.png") == b"ours"
         finally:
             os.seteuid(user)
             closed.chmod(0o700)
@@ -226,7 +276,7 @@ def test_reading_leaves_no_descriptor_open(folder: Path) -> None:
     def read_all() -> int:
         for file in CORPUS:
             try:
-                read_below(str(folder), path_to_text(file.name), LIMIT)
+                read(folder, path_to_text(file.name))
             except ImageError:
                 continue
         return len(list(Path("/proc/self/fd").iterdir()))
