@@ -19,13 +19,13 @@ ERROR_COLUMNS = ["path", "error", "error_detail", "width", "height"]
 def write_csv(run: RunFile, path: Path, layout: Layout | None = None) -> int:
     """Write the report beside ``path`` and rename it there; return its rows. UTF-8, RFC 4180, ``\\n`` line ends."""
     shown = layout or Layout.of(run.plan)
-    return _write(path, header(shown), (cells_of(shown, answer) for answer in shown.answers(run)))
+    return _write(run, path, header(shown), (cells_of(shown, answer) for answer in shown.answers(run)))
 
 
 def write_errors(run: RunFile, path: Path, layout: Layout) -> int:
     """Write the images that have an error row alone, and return how many there are."""
     failed = layout.answers(run, failed=True)
-    return _write(path, ERROR_COLUMNS, ([safe_cell(answer.path), *_picture(answer)] for answer in failed))
+    return _write(run, path, ERROR_COLUMNS, ([safe_cell(answer.path), *_picture(answer)] for answer in failed))
 
 
 def header(layout: Layout) -> list[str]:
@@ -84,9 +84,9 @@ def _digits(value: float) -> str:
     return f"{value:.{CONFIDENCE_DIGITS}f}"
 
 
-def _write(path: Path, head: list[str], rows: Iterator[list[str]]) -> int:
+def _write(run: RunFile, path: Path, head: list[str], rows: Iterator[list[str]]) -> int:
     count = 0
-    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         # The writer quotes what holds a character of its line end. With "\n" alone a bare return, which a label may
         # hold, would stand unquoted, and readers would take it for the end of the row.
         writer = csv.writer(_UnixLines(file), lineterminator="\r\n")

@@ -14,7 +14,7 @@ from producer.run_file import RunFile
 def write_jsonl(run: RunFile, path: Path, layout: Layout) -> int:
     """Write the report beside ``path`` and rename it there; return its rows."""
     count = 0
-    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         for answer in layout.answers(run):
             # One line whatever a label holds: JSON escapes line ends; U+2028 is none for readers of JSON lines.
             file.write(json.dumps(record(layout, answer), ensure_ascii=False) + "\n")

@@ -99,7 +99,7 @@ def write_page(
         f"{run.plan.model.digest[:12]}.",
     )
     page.enable_buffering(64)
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path, run.path) as beside, beside.open("wb") as file:
         page.dump(file, encoding="utf-8")
 
 

@@ -34,7 +34,7 @@ def write_parquet(run: RunFile, path: Path, layout: Layout) -> int:
     # Nothing of this one run: the same answers give the same bytes.
     schema = schema_of(layout).with_metadata({"model": layout.model, "digest": run.plan.model.digest})
     answers, count = layout.answers(run), 0
-    with replacing(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+    with replacing(path, run.path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         while rows := [_values(layout, answer) for answer in islice(answers, ROWS_A_GROUP)]:
             columns = [
                 pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)

@@ -67,7 +67,7 @@ class Timing:
 
 def write_summary(run: RunFile, path: Path, tally: Tally) -> None:
     """Write the summary beside ``path`` and rename it there."""
-    with replacing(path) as beside:
+    with replacing(path, run.path) as beside:
         beside.write_text(json.dumps(summary(run, tally), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.messages import ChunkResult, ModelPin, Row
 from producer.reports.csv import header, safe_cell, write_csv
+from producer.reports.files import replacing
 from producer.reports.layout import Layout
 from producer.run_file import Plan, RunFile
 
@@ -218,3 +219,42 @@ def test_a_report_that_can_not_be_put_in_its_place_leaves_nothing_beside_it(tmp_
         write_csv(made(tmp_path, ["a"], [OK]), tmp_path / "out" / "report.csv")
 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.csv"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from producer.reports.files import replacing
+from producer.run_file import RunFile
+run = RunFile(Path(sys.argv[1]))
+with replacing(Path(sys.argv[2]), run.path) as beside:
+    beside.write_text("half a rep")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_report_of_a_run_takes_the_place_of_what_a_killed_process_left(tmp_path: Path) -> None:
+    report = tmp_path / "out" / "report.csv"
+    run = made(tmp_path, ["a"], [OK])
+    run.close()
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED, str(run.path), str(report)], cwd=ROOT, timeout=60, check=False)
+        assert len(list(report.parent.iterdir())) == 1
+
+    run = RunFile(run.path)
+    opened.append(run)
+    write_csv(run, report)
+
+    assert list(report.parent.iterdir()) == [report]
+
+
+def test_a_report_is_never_written_through_a_link_that_somebody_put_in_its_way(tmp_path: Path) -> None:
+    run, precious = made(tmp_path, ["a"], [OK]), tmp_path / "precious"
+    precious.write_text("mine")
+    with replacing(tmp_path / "report.csv", run.path) as beside:
+        beside.write_text("first")
+    beside.symlink_to(precious)
+
+    write_csv(run, tmp_path / "report.csv")
+
+    assert precious.read_text() == "mine"
