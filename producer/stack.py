@@ -17,7 +17,7 @@ from pathlib import Path
 
 import redis
 
-from configs.settings import Settings
+from configs.settings import ENV_PREFIX, Settings
 from producer.supervisor import StackError, Supervisor
 
 REDIS = "redis"
@@ -74,14 +74,13 @@ class LocalStack:
         self._processes.start(name, command, {**self.environment(), **(environment or {})}, self.log_file(name))
 
     def environment(self) -> dict[str, str]:
-        """Return what tells a process of this stack where things are. The URL never stands on a command line."""
-        return {
-            "SORTLINE_BROKER": str(self.settings.broker),
-            "SORTLINE_HOME": str(self.settings.home),
-            "SORTLINE_STORE": str(self.settings.store_root),
-            "SORTLINE_DATA_ROOT": str(self.settings.data_root),
-            "PYTHONUNBUFFERED": "1",
-        }
+        """Return what gives a process of this stack the settings of its owner, whatever file or option they came from.
+
+        A recipe travels inside its job. The broker's URL never stands on a command line.
+        """
+        settings = self.settings.model_copy(update={"store": self.settings.store_root})
+        named = settings.model_dump(exclude={"training"}, exclude_none=True)
+        return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in named.items()} | {"PYTHONUNBUFFERED": "1"}
 
     def log_file(self, name: str) -> Path:
         """Where the output of process ``name`` goes."""
