@@ -142,6 +142,8 @@ def open_run(
                     found, f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
                 )
             found.close()
+            source.skipped = 0  # the walk to come counts anew
+            source.unreadable.clear()
         run = _new_run(path, settings, source, paths, version, top_k, look, duplicates)
     finally:
         if look.earlier is not None:

@@ -57,6 +57,11 @@ class Session:
         return sorted(name for name, found in queues.items() if any(queue["name"] == kind for queue in found))
 
 
+def is_alone(settings: Settings) -> bool:
+    """Whether ``open_session`` would start a private stack."""
+    return settings.broker is None and not is_answering(shared_stack_socket(settings))
+
+
 @contextmanager
 def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool = True) -> Iterator[Session]:
     """Give a session; with no broker configured and no ``sortline up`` running, start a private stack with ``workers``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -161,7 +162,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
     from producer.images import open_source
     from producer.progress import RunView
     from producer.runs import find_model, open_run, run_path
-    from producer.session import open_session
+    from producer.session import is_alone, open_session
 
     request, detach = labelling.request, labelling.detach
     images = open_source(labelling.source)
@@ -177,14 +178,22 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
         check_folder(labelling.sort_into, images.base, images.is_folder)
     listed = list(images.paths()) if images.is_read_once else None
     resume = f"to go on: {_command_line()}"
-    with RunView(quiet=labelling.quiet) as view, open_session(settings, ["label"], start=not detach) as session:
-        if session.stack is not None:
-            session.stack.say = view.say
+    with RunView(quiet=labelling.quiet) as view, ExitStack() as opening:
+
+        def connected() -> Session:
+            session = opening.enter_context(open_session(settings, ["label"], start=not detach))
+            if session.stack is not None:
+                session.stack.say = view.say
+            return session
+
+        # A private stack starts while inputs are listed; but not where there may be nothing to label.
+        waits = is_alone(settings) and not detach and (path.exists() or labelling.since is not None)
+        session = None if waits else connected()
         if labelling.duplicates:
             view.say("looking for copies, which reads the files of equal size")
         opened = open_run(
             path,
-            session.settings,
+            session.settings if session is not None else settings.model_copy(update={"data_root": Path("/")}),
             images,
             listed,
             version,
@@ -202,14 +211,16 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
                     view.say(line)
             if images.skipped:
                 view.say(f"skipped, without an image suffix: {images.skipped}")
-            if run.done < run.total:
+            if session is None and run.done < run.total:
+                session = connected()
+            if session is not None and run.done < run.total:
                 session.board.add(
                     run.plan.run,
                     kind="label",
                     title=f"{run.plan.source}, {run.total} images",
                     model=str(run.plan.model),
                 )
-            if detach:
+            if detach and session is not None:
                 request.keep(run)
                 enqueue_all(session, run)
                 print(run.plan.run)
@@ -217,7 +228,10 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
                     f"{run.total} images enqueued; collect with: sortline jobs gather {run.plan.run} -o {request.main}"
                 )
                 return OK
-            code = finish(session, run, view, request, labelling.max_failures)
+            if session is None:
+                code = conclude(run, view, request, settings, labelling.max_failures)
+            else:
+                code = finish(session, run, view, request, labelling.max_failures)
             if labelling.sort_into is not None:
                 sort_run(run, request, labelling.sort_into, labelling.by, view.say)
             return code
@@ -225,7 +239,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
             view.say(f"interrupted after {run.done} of {run.total} images; {resume}")
             raise
         except Exception as error:
-            if isinstance(error, RunCancelled):
+            if isinstance(error, RunCancelled) and session is not None:
                 session.board.update(run.plan.run, state="cancelled")
             view.say(f"stopped after {run.done} of {run.total} images; {resume}")
             raise
@@ -237,7 +251,6 @@ def finish(session: Session, run: RunFile, view: RunView, request: Request, max_
     """Bring a run to its end, write the reports, say what became of it; return the exit code."""
     from producer.enqueue import ChunkSender
     from producer.gather import Gatherer
-    from producer.reports.request import write_reports
     from producer.run_events import told
 
     settings = session.settings
@@ -261,11 +274,27 @@ def finish(session: Session, run: RunFile, view: RunView, request: Request, max_
         view.show(progress, hint, run)
     sender.close()
     seconds = time.monotonic() - started
+    code = conclude(run, view, request, settings, max_failures, labelled=run.done - at_start, seconds=seconds)
+    session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")
+    return code
+
+
+def conclude(
+    run: RunFile,
+    view: RunView,
+    request: Request,
+    settings: Settings,
+    max_failures: int | None,
+    *,
+    labelled: int = 0,
+    seconds: float = 0.0,
+) -> int:
+    """Write the reports of a run whose rows are all there, say what became of it; return the exit code."""
+    from producer.reports.request import write_reports
+
     counts = write_reports(run, request, max_pixels=settings.max_image_pixels, say=view.say)
-    text = f"{run.total} rows, {run.failed} failed"
-    session.board.update(run.plan.run, state="done", text=text)
     view.stop()
-    view.say(summary(run, counts, run.done - at_start, seconds, max_failures))
+    view.say(summary(run, counts, labelled, seconds, max_failures))
     view.conclude(counts, request)
     allowed = run.total if max_failures is None else max_failures
     return TOO_MANY_FAILURES if run.failed > allowed else OK

@@ -302,9 +302,11 @@ def test_the_same_finished_command_has_nothing_to_do_until_the_folder_changes(
     write_images(tmp_path / "photos", 4)
     env = {"SORTLINE_STORE": str(model_store)}
     sortline("label", str(tmp_path / "photos"), home=home, env=env)
+    started = set((home / "logs").iterdir())
 
     again = sortline("label", str(tmp_path / "photos"), home=home, env=env)
     refused = sortline("label", str(tmp_path / "photos"), "--on-existing", "error", home=home, code=2, env=env)
+    assert set((home / "logs").iterdir()) == started != set()  # neither has started even a Redis
     write_images(tmp_path / "photos", 6)
     more = sortline("label", str(tmp_path / "photos"), home=home, env=env)
 
@@ -312,6 +314,20 @@ def test_the_same_finished_command_has_nothing_to_do_until_the_folder_changes(
     assert "this command has run before" in refused.stderr
     assert "6 images: 6 labelled" in more.stderr
     assert (home / "runs").stat().st_mode & 0o077 == 0
+
+
+def test_the_worker_of_a_private_stack_has_the_settings_of_the_file_that_its_command_was_given(
+    home: Path, tmp_path: Path, model_store: Path
+) -> None:
+    write_images(tmp_path / "photos", 4)
+    (home / "mine.toml").write_text('precision = "f32"\nlog_format = "json"\nkey_prefix = "mine:"\n')
+    env = {"SORTLINE_STORE": str(model_store)}
+
+    sortline("label", str(tmp_path / "photos"), "--config", "mine.toml", home=home, env=env)
+
+    (log,) = (home / "logs").glob("*label-worker.log")
+    assert '"event": "chunk labelled"' in log.read_text()
+    assert [row["status"] for row in rows_of(home / "report.csv")] == ["ok"] * 4
 
 
 def test_since_an_earlier_report_only_new_and_changed_images_are_labelled(

@@ -266,3 +266,20 @@ def test_what_is_no_regular_file_has_no_state(tmp_path: Path) -> None:
 
     assert state_of(str(tmp_path / "a.jpg")) == state_of(str(tmp_path / "link.jpg")) == FileState(4, 2)
     assert {state_of(str(tmp_path)), state_of(str(tmp_path / "gone")), state_of("\0")} == {None}
+
+
+def test_what_is_no_image_is_counted_once_where_a_finished_command_finds_a_changed_folder(
+    settings: Settings, version: ModelVersion, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "notes.txt").write_text("no image")
+    skipped = []
+    for _ in range(2):
+        images = open_source(str(photos))
+        main = request_of(tmp_path / "report.csv", None).main
+        path = run_path(settings, images, str(photos), None, 2, main)
+        found = open_run(path, settings, images, None, version, top_k=2, on_existing="resume", report=main)
+        finish(found.run, tmp_path / "report.csv")
+        skipped.append(images.skipped)
+        (photos / "new.jpg").write_text("new")
+
+    assert skipped == [1, 1]
