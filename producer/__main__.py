@@ -59,7 +59,10 @@ def run(arguments: list[str]) -> int:
         code = _code_of(error)
         if code is None:
             raise
-        print(f"sortline: {error}", file=sys.stderr)
+        from producer.troubleshooting import entry_for
+
+        entry = entry_for(str(error))
+        print(f"sortline: {error}" + (f"\nmore: {entry}" if entry else ""), file=sys.stderr)
         return code
 
 

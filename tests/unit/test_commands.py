@@ -16,6 +16,7 @@ from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN = "hunter2"
+MORE = "more: docs/troubleshooting.md"
 NOBODY = "redis://127.0.0.1:1/0"  # port 1 is tcpmux's: nobody listens, so the refusal comes at once
 
 
@@ -135,7 +136,7 @@ def test_what_can_not_be_done_is_a_usage_error_that_says_what_to_do(
 
     shown = capsys.readouterr()
     assert shown.err.startswith(f"sortline: {message}")
-    assert len(shown.err.splitlines()) == 1
+    assert [line for line in shown.err.splitlines()[1:] if not line.startswith(MORE)] == []
     assert shown.out == ""
 
 
@@ -145,7 +146,9 @@ def test_an_unknown_variable_of_ours_stops_every_command(
     monkeypatch.setenv("SORTLINE_DEVISE", "cuda")
 
     assert run(["models", "list"]) == USAGE
-    assert capsys.readouterr().err == "sortline: unknown setting devise; did you mean device?\n"
+    assert capsys.readouterr().err == (
+        f"sortline: unknown setting devise; did you mean device?\n{MORE}#unknown-setting\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_a_broker_that_does_not_answer_has_a_code_of_its_own(capsys: pytest.Capt
     shown = capsys.readouterr()
     assert shown.err.startswith(f"sortline: can't reach Redis at {NOBODY}: ")
     assert "Connection refused" in shown.err
-    assert len(shown.err.splitlines()) == 1
+    assert [line for line in shown.err.splitlines()[1:] if not line.startswith(MORE)] == []
 
 
 @pytest.mark.parametrize(
@@ -236,6 +239,7 @@ def test_without_a_model_store_a_person_is_told_what_to_do(home: Path, capsys: p
     store = home / "store"
     assert capsys.readouterr().err == (
         f"sortline: the model store {store} does not exist; mount it, or train a model first\n"
+        f"{MORE}#mount-it-or-train-a-model-first\n"
     )
     assert not home.exists()  # nothing was started for it
 
@@ -248,6 +252,7 @@ def test_without_a_model_a_person_is_told_how_to_get_one(home: Path, capsys: pyt
     assert shown.err == (
         f"sortline: say which model labels: pass --model NAME (in production in {home / 'store'}: none); "
         "`sortline models list` shows all, `sortline train` makes one\n"
+        f"{MORE}#say-which-model-labels\n"
     )
     assert [path.name for path in home.iterdir()] == ["store"]  # nothing was started for it
 
@@ -271,7 +276,7 @@ def test_a_model_that_is_not_there_is_a_failure_in_words(
 
     shown = capsys.readouterr()
     assert shown.err.startswith(f"sortline: {message}")
-    assert len(shown.err.splitlines()) == 1
+    assert [line for line in shown.err.splitlines()[1:] if not line.startswith(MORE)] == []
 
 
 def test_an_empty_store_is_no_failure(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

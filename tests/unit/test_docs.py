@@ -22,6 +22,7 @@ from producer.__main__ import app
 from producer.reports.csv import header
 from producer.reports.layout import Layout
 from producer.run_file import Plan
+from producer.troubleshooting import ENTRIES, PAGE, anchor_of, entry_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -113,7 +114,7 @@ def test_internal_links_resolve(name: str) -> None:
 
 def anchors_of(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    return {anchor_of(title) for title in titles}
 
 
 def test_the_configuration_page_is_what_its_script_writes() -> None:
@@ -162,6 +163,25 @@ def test_the_readme_has_the_speeds_of_the_performance_page_and_names_its_command
         assert f"{command}" in performance
         for figure in re.findall(r"\d+\.\d+|\d{3,}", measured):
             assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]*\d)", performance), f"{figure} of {command}"
+
+
+def test_every_entry_about_an_error_is_a_piece_of_a_message_and_errors_find_it() -> None:
+    headings = re.findall(r"^### (.+)$", text_of(PAGE), re.MULTILINE)
+    folders = ("configs", "jobs", "model_store", "producer", "vision", "worker")
+    texts = "\n".join(
+        node.value
+        for folder in folders
+        for file in ROOT.glob(f"{folder}/**/*.py")
+        if file.name != "troubleshooting.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+    assert list(ENTRIES) == [heading for heading in headings if "Python 3.10" not in heading]  # make says that one
+    assert [piece for piece in ENTRIES if piece not in texts] == []
+    assert {entry_for(f"sortline: {piece} ...") for piece in ENTRIES} == {f"{PAGE}#{anchor_of(e)}" for e in ENTRIES}
+    assert {anchor_of(piece) for piece in ENTRIES} <= anchors_of(ROOT / PAGE)
+    assert entry_for("something else") is None
 
 
 def test_exit_codes_of_the_readme_are_those_of_the_code() -> None:
