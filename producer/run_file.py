@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from jobs.fault import fault
 from jobs.messages import ChunkResult, ModelPin
 from jobs.paths import path_to_text
@@ -36,6 +38,7 @@ CREATE TABLE IF NOT EXISTS chunks (
 CREATE TABLE IF NOT EXISTS work (started REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
 """
+LAST_MOMENT = 253_402_300_800.0  # the year 10,000, which has no date
 
 
 class RunFileError(ProducerError):
@@ -67,9 +70,13 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Return the plan in ``text``."""
+        """Return the plan in ``text``; ValueError or TypeError when it is none."""
         values: dict[str, Any] = json.loads(text)
-        return cls(**{**values, "model": ModelPin.model_validate(values["model"])})
+        cls(**values)  # refuses fields of another version, which pydantic would pass over
+        plan: Plan = TypeAdapter(cls).validate_python(values)
+        if plan.total < 0 or plan.top_k < 1 or len(plan.groups) < len(plan.labels):
+            raise ValueError("a plan of impossible numbers")
+        return plan
 
 
 class StoredRow(NamedTuple):
@@ -162,13 +169,12 @@ class RunFile:
         ends = {first: first + images for first, images in queued}
         starts = sorted(ends)
         at = 0
-        while found := self._db.execute(
-            "SELECT inputs.idx, path FROM inputs LEFT JOIN rows USING (idx)"
-            " WHERE inputs.idx >= ? AND rows.idx IS NULL AND NOT EXISTS"
+        while found := self._inputs(
+            "LEFT JOIN rows USING (idx) WHERE inputs.idx >= ? AND rows.idx IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM places WHERE places.idx = inputs.idx AND first IS NOT NULL)"
             " ORDER BY inputs.idx LIMIT ?",
             (at, size()),
-        ).fetchall():
+        ):
             first = found[0][0]
             place = bisect_right(starts, first)
             if place and first < ends[starts[place - 1]]:
@@ -181,10 +187,15 @@ class RunFile:
 
     def paths(self, first: int, count: int) -> list[str]:
         """Return the paths of ``count`` inputs from index ``first`` on."""
-        found = self._db.execute(
-            "SELECT path FROM inputs WHERE idx >= ? AND idx < ? ORDER BY idx", (first, first + count)
-        )
-        return [path for (path,) in found]
+        found = self._inputs("WHERE idx >= ? AND idx < ? ORDER BY idx", (first, first + count))
+        return [path for _, path in found]
+
+    def _inputs(self, which: str, values: tuple[int, int]) -> list[tuple[int, str]]:
+        with _reading(self.path):
+            found = self._db.execute(f"SELECT inputs.idx, path FROM inputs {which}", values).fetchall()  # noqa: S608
+            if any(not isinstance(index, int) or not values[0] <= index < self.total for index, _ in found):
+                raise ValueError(f"it has inputs that are not in order, or more than {self.total}")
+            return [(index, _text(path)) for index, path in found]
 
     def record(self, result: ChunkResult) -> int:
         """Journal the rows of a chunk; return how many of them are new. Durable against a crash of this process."""
@@ -220,7 +231,8 @@ class RunFile:
     @property
     def copies(self) -> int:
         """Number of inputs that get the row of another one."""
-        return int(self._db.execute("SELECT count(first) FROM places").fetchone()[0])
+        with _reading(self.path):
+            return int(self._db.execute("SELECT count(first) FROM places").fetchone()[0])
 
     def note_sent(self, first: int, images: int) -> None:
         """Remember that a chunk is on the queue, so that a resumed run waits for it instead of sending it again."""
@@ -229,35 +241,45 @@ class RunFile:
 
     def sent(self) -> list[tuple[int, int]]:
         """Return (index of the first image, images) of each chunk that was sent and has no rows yet."""
-        return list(self._db.execute("SELECT first, images FROM sent ORDER BY first"))
+        with _reading(self.path):
+            found = self._db.execute("SELECT first, images FROM sent ORDER BY first").fetchall()
+            if any(not isinstance(number, int) for pair in found for number in pair) or any(n < 1 for _, n in found):
+                raise ValueError("it has sent a chunk of no images")
+            return found
 
     def begin_work(self) -> None:
         """Note that a command works on this run from now on: its chunks count to the seconds since."""
-        self._db.execute("INSERT INTO work VALUES (?)", (time.time(),))
+        with _writing(self.path):
+            self._db.execute("INSERT INTO work VALUES (?)", (time.time(),))
 
     def spells(self) -> list[tuple[float, float]]:
         """Return (start, last chunk) of each command's work on this run, in seconds since 1970; idle ones left out."""
-        found = self._db.execute(
-            "SELECT started, (SELECT max(at) FROM chunks WHERE at >= started AND at < until) FROM"
-            " (SELECT started, lead(started, 1, 1e12) OVER (ORDER BY started) AS until FROM work) ORDER BY started"
-        )
-        return [(started, ended) for started, ended in found if ended is not None]
+        with _reading(self.path):
+            found = self._db.execute(
+                "SELECT started, (SELECT max(at) FROM chunks WHERE at >= started AND at < until) FROM"
+                " (SELECT started, lead(started, 1, 1e12) OVER (ORDER BY started) AS until FROM work) ORDER BY started"
+            )
+            return [(_moment(started), _moment(ended)) for started, ended in found if ended is not None]
 
     def chunks(self, since: float = 0.0) -> Iterator[StoredChunk]:
         """Yield who answered each chunk whose rows came at ``since`` (seconds since 1970) or later."""
-        found = self._db.execute(
-            "SELECT images, worker, engine, seconds, at FROM chunks WHERE at >= ? ORDER BY first", (since,)
-        )
-        for images, worker, engine, seconds, at in found:
-            yield StoredChunk(images, worker, engine, json.loads(seconds), at)
+        with _reading(self.path):
+            found = self._db.execute(
+                "SELECT images, worker, engine, seconds, at FROM chunks WHERE at >= ? ORDER BY first", (since,)
+            )
+            for images, worker, engine, seconds, at in found:
+                stages = {str(stage): float(value) for stage, value in json.loads(seconds).items()}
+                yield StoredChunk(int(images), _text(worker), _text(engine), stages, _moment(at))
 
     def requests(self) -> list[str]:
         """Return the reports that were asked for, the newest last, as ``producer/reports/request.py`` wrote them."""
-        return [text for (text,) in self._db.execute("SELECT request FROM reports ORDER BY rowid")]
+        with _reading(self.path):
+            return [_text(text) for (text,) in self._db.execute("SELECT request FROM reports ORDER BY rowid")]
 
     def keep_request(self, main: str, text: str) -> None:
         """Keep what was asked for in place of what had the same main report."""
-        self._db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (main, text))
+        with _writing(self.path):
+            self._db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (main, text))
 
     def labelled_files(self) -> Iterator[tuple[str, int, int]]:
         """Yield absolute path, size and time of the last change of each file that this run knows to have labels.
@@ -265,15 +287,24 @@ class RunFile:
         Those are its own, as they were when it began, and those that it left out as unchanged.
         """
         base = path_to_text(self.plan.base)
-        for path, size, modified_ns in self._db.execute(
-            "SELECT path, size, modified_ns FROM inputs JOIN files USING (idx) JOIN rows USING (idx)"
-            " WHERE error IS NULL ORDER BY inputs.idx"
-        ):
-            yield os.path.join(base, path), size, modified_ns  # noqa: PTH118
-        yield from self._db.execute("SELECT path, size, modified_ns FROM unchanged ORDER BY path")
+        with _reading(self.path):
+            for path, size, modified_ns in self._db.execute(
+                "SELECT path, size, modified_ns FROM inputs JOIN files USING (idx) JOIN rows USING (idx)"
+                " WHERE error IS NULL ORDER BY inputs.idx"
+            ):
+                yield os.path.join(base, _text(path)), int(size), int(modified_ns)  # noqa: PTH118
+            for path, size, modified_ns in self._db.execute(
+                "SELECT path, size, modified_ns FROM unchanged ORDER BY path"
+            ):
+                yield _text(path), int(size), int(modified_ns)
 
     def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
         """Yield every input in order, with its row; or only those that failed."""
+        with _reading(self.path):
+            yield from self._rows(failed)
+
+    def _rows(self, failed: bool) -> Iterator[StoredRow]:
+        labels = range(len(self.plan.labels))
         found = self._db.execute(
             "SELECT inputs.idx, inputs.path, top, error, detail, width, height, originals.path FROM places"
             " JOIN inputs USING (idx) LEFT JOIN rows USING (idx) LEFT JOIN inputs AS originals"
@@ -285,7 +316,18 @@ class RunFile:
         )
         for index, path, top, error, detail, width, height, first in found:
             pairs = [(int(label), float(probability)) for label, probability in json.loads(top or "[]")]
-            yield StoredRow(index, path, pairs, error, detail or "", width or 0, height or 0, first or "")
+            if any(label not in labels or not 0 <= probability <= 1 for label, probability in pairs):
+                raise ValueError(f"the row of input {index} has no possible labels")
+            yield StoredRow(
+                index,
+                _text(path),
+                pairs,
+                None if error is None else _text(error),
+                _text(detail or ""),
+                int(width or 0),
+                int(height or 0),
+                _text(first or ""),
+            )
 
 
 @contextmanager
@@ -294,10 +336,40 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if not isinstance(error, sqlite3.OperationalError) or str(error).startswith("Could not decode"):
+            raise _damaged(path, error) from error
         raise RunFileError(
-            f"{path} can't be written ({error}): is its disk full, read-only or gone? Every row that it has is safe; "
+            f"{path} can't be used ({error}): is its disk full, read-only or gone? Every row that it has is safe; "
             "give it room, then type the same command again"
         ) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """The same, and for what only a damaged file can hold."""
+    with _writing(path):
+        try:
+            yield
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunFileError:
+    return RunFileError(
+        f"{path} is damaged ({error}), so its rows can't be trusted: label again with --on-existing overwrite"
+    )
+
+
+def _moment(value: float) -> float:
+    if not 0 <= value < LAST_MOMENT:
+        raise ValueError(f"{value} where a time should be")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} where a text should be")
+    return value
 
 
 def _remove(path: Path) -> None:

@@ -13,6 +13,7 @@ ENTRIES = (
     "nothing new: all",
     "is in use by",
     "can't be written",
+    "so its rows can't be trusted",
     "was cancelled after",
     "outside_data_root",
     "mount it, or train a model first",

@@ -26,6 +26,7 @@ from jobs.errors import MessageError
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, Message, ModelPin, Row, TrainModel, from_json, to_json
 from model_store.errors import ManifestError
 from model_store.manifest import ClassEntry, FileEntry, Manifest
+from producer.reports.request import request_of, write_reports
 from producer.run_file import Plan, RunFile, RunFileError
 from tests.unit.awkward_images import corpus
 from vision.errors import ImageError
@@ -210,7 +211,7 @@ def test_a_damaged_manifest_is_refused(edits: list[Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = Plan(
         run="inbox-1", source="inbox", base="/data/inbox", data_root="/data", walked=True, model=PIN,
         labels=["cat", "dog"], groups=[None, None], top_k=2, chunk_images=4,
@@ -218,17 +219,60 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("run") / "inbox.run"
     with closing(RunFile.create(path, plan, [f"{number}.jpg" for number in range(20)])) as run:
         run.record(ChunkResult(run="inbox-1", first=0, rows=(Row(top=((1, 0.75),)), Row(error="empty")), worker="w"))
-    return path.read_bytes()
+        run.note_sent(4, 4)
+    return path
+
+
+# Most of the file is empty: only bytes that are not zero are changed.
+CHANGES = st.lists(
+    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4
+)
+
+
+def changed(data: bytes, changes: list[tuple[float, bytes]]) -> bytes:
+    """Return the bytes with a few of those that are not zero overwritten."""
+    result, full = bytearray(data), [place for place, value in enumerate(data) if value]
+    for part, value in changes:
+        at = full[int(part * len(full))]
+        result[at : at + len(value)] = value
+    return bytes(result)
+
+
+def use(run: RunFile) -> None:
+    """Do all that commands do with a run file."""
+    list(run.missing_chunks(lambda: 4, run.sent()))
+    run.record(ChunkResult(run="inbox-1", first=4, rows=(Row(top=((1, 0.75),)),), worker="w"))
+    run.note_sent(8, 4)
+    run.begin_work()
+    run.keep_request("report.csv", "{}")
+    list(run.labelled_files())
+    list(run.chunks())
+    write_reports(run, request_of(run.path.parent / "out", "csv,jsonl", ranks=2), max_pixels=10**6, say=lambda _: None)
+    assert len([run.requests(), run.spells(), run.copies, run.paths(0, 20)]) == 4
 
 
 @fuzzed(0.05)
-@given(EDITS)
-def test_a_damaged_run_file_opens_or_is_refused(run_file: bytes, edits: list[Any]) -> None:
+@given(EDITS, CHANGES)
+def test_a_damaged_run_file_is_used_or_refused(run_file: Path, edits: list[Any], changes: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder, suppress(RunFileError):
         path = Path(folder) / "inbox.run"
-        path.write_bytes(edited(run_file, edits))
+        path.write_bytes(edited(run_file.read_bytes(), edits))
         RunFile.peek(path)
-        RunFile(path).close()
+        path.write_bytes(changed(run_file.read_bytes(), changes))
+        RunFile.peek(path)
+        with closing(RunFile(path)) as run:
+            use(run)
+
+
+@fuzzed(0.05)
+@given(CHANGES)
+def test_a_run_file_damaged_while_it_is_open_is_used_or_refused(run_file: Path, changes: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder, suppress(RunFileError):
+        path = Path(folder) / "inbox.run"
+        path.write_bytes(run_file.read_bytes())
+        with closing(RunFile(path)) as run:
+            path.write_bytes(changed(run_file.read_bytes(), changes))
+            use(run)
 
 
 @fuzzed(0.01)

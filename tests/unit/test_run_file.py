@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,6 +229,39 @@ def test_a_plan_of_another_time_is_no_run_file(run: RunFile, text: str) -> None:
 
     with pytest.raises(RunFileError, match=r"is not a run file \("):
         RunFile(run.path)
+
+
+DAMAGE = {
+    "inputs in no order": "UPDATE inputs SET idx = 1000 WHERE idx = 9",
+    "a chunk of no images": "UPDATE sent SET images = 0",
+    "labels that the model lacks": "UPDATE rows SET top = '[[99, 0.5]]' WHERE error IS NULL",
+    "a row that is no JSON": "UPDATE rows SET top = '[[1' WHERE error IS NULL",
+    "a confidence above 1": "UPDATE rows SET top = '[[0, 7.5]]' WHERE error IS NULL",
+    "seconds that are none": "UPDATE chunks SET seconds = '[]'",
+    "a time in no year": "UPDATE chunks SET at = 1e12",
+    "a request that is no text": "INSERT INTO reports VALUES ('report.csv', x'ff')",
+}
+
+
+@pytest.mark.parametrize("what", [*DAMAGE, "pages overwritten while it is open"])
+def test_a_damaged_run_file_is_named_with_what_to_do(run: RunFile, what: str) -> None:
+    run.record(answer(0, OK, OK))
+    run.note_sent(4, 4)
+    run = reopened(run)
+    if what in DAMAGE:
+        with closing(sqlite3.connect(run.path)) as database, database:
+            database.execute(DAMAGE[what])
+    else:
+        size = run.path.stat().st_size
+        with run.path.open("r+b") as file:  # all but the first page, which names the tables
+            file.seek(4096)
+            file.write(b"\xa5" * (size - 4096))
+
+    with pytest.raises(
+        RunFileError, match=r"inbox\.run is damaged \(.*can't be trusted: label again with --on-existing overwrite"
+    ):
+        (list(run.rows()), missing(run), run.sent(), list(run.chunks()), run.requests())
+    run.close()
 
 
 def test_twenty_thousand_inputs_are_quick(tmp_path: Path) -> None:
