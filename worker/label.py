@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,15 +27,28 @@ def label_chunk(
     Raises:
         UnavailableError: the data root itself is away: a share that isn't mounted, say.
     """
-    if not data_root.is_dir():
-        raise UnavailableError(f"the data root {data_root} is not there; is the share mounted?")
+    _check_there(data_root)
     with OpenRoot(os.path.realpath(data_root)) as root:
         sources = [partial(root.read, path, limits.max_bytes) for path in chunk.paths]
         outcomes, seconds = classifier.classify(sources, chunk.top_k)
     # strict: as many rows as paths, or no result at all
     rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
+    if any(row.error in ("not_found", "unreadable") for row in rows):
+        _check_there(data_root)  # it may have gone away meanwhile: these rows would be of images that are well
+        _check_full(data_root)
     engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
     return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
+
+
+def _check_there(data_root: Path) -> None:
+    if not data_root.is_dir():
+        raise UnavailableError(f"the data root {data_root} is not there; is the share mounted?")
+
+
+def _check_full(data_root: Path) -> None:
+    with suppress(PermissionError), os.scandir(data_root) as entries:  # it may be passed through, and not listed
+        if next(entries, None) is None:  # what an unmounted share leaves
+            raise UnavailableError(f"the data root {data_root} is empty; is the share mounted?")
 
 
 class OpenRoot:

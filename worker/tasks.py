@@ -88,9 +88,9 @@ def register(app: Celery, runtime: Runtime) -> None:
                 if task.request.retries >= TRIES:
                     runtime.publish(chunk.run, _refusal(task, chunk, f"{type(error).__name__}: {error}"))
                     raise
-                raise task.retry(
-                    exc=error, countdown=wait_s(task.request.retries, runtime.settings.visibility_timeout_s)
-                ) from error
+                pause_s = wait_s(task.request.retries, runtime.settings.visibility_timeout_s)
+                log.warning("chunk run=%s first=%d waits %g s: %s", chunk.run, chunk.first, pause_s, error)
+                raise task.retry(exc=error, countdown=pause_s) from error
             fault("before publish")
             if not runtime.board.is_wanted(chunk.run):
                 return "cancelled, or done by another"  # its rows would lie in Redis for nobody

@@ -1,19 +1,28 @@
-"""A disk that is full: a clear error, nothing half-written, and the same command goes on once there is room."""
+"""Disks that are full, read-only or gone: a clear error, nothing half-written, and work goes on once that is cured."""
 
 from __future__ import annotations
 
+import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from model_store.errors import StoreUnavailable
+from model_store.store import ModelStore
 from tests.chaos.fleet import cluster, fleet
-from tests.conftest import SORTLINE, RedisServer, environment, sortline, write_images
-from tests.e2e.test_label import rows_done, rows_of
+from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until, write_images
+from tests.e2e.test_label import producer, rows_done, rows_of
+from tests.e2e.test_train import QUICK, write_shades
+from tests.unit.test_feature_cache import assert_holds, features, keys, opened
+from tests.unit.test_model_store import writing
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +35,27 @@ def only(file_bytes: int) -> Callable[[], None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     return limit
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let nobody write below ``folder`` inside the block: by its mode, or by a mount where we are root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:  # root may write whatever the mode says
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+    else:
+        folder.chmod(0o500)
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", "-l", folder], check=True)
+        else:
+            folder.chmod(0o700)
+
+
+REFUSED = r"(Read-only file system|Permission denied)"
 
 
 @pytest.mark.parametrize("file_bytes", [4_000, 30_000, 60_000, 90_000])
@@ -71,8 +101,6 @@ except (StoreError, OSError) as error:
 
 
 def test_a_store_on_a_full_disk_shows_no_half_version_and_takes_the_next(tmp_path: Path) -> None:
-    from model_store.store import ModelStore
-
     def publish(limit: Callable[[], None] | None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", PUBLISH, str(tmp_path / "store")],
@@ -93,3 +121,154 @@ def test_a_store_on_a_full_disk_shows_no_half_version_and_takes_the_next(tmp_pat
     assert publish(None).returncode == 0
     assert store.versions("waste") == [1]
     assert store.open_file("waste", 1, "weights.safetensors") == b"x" * 100_000
+
+
+@pytest.mark.parametrize("where", ["home", "report"])
+def test_a_producer_that_may_not_write_says_where_and_goes_on_when_it_may(
+    home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, where: str
+) -> None:
+    write_images(tmp_path / "photos", 64)
+    env = cluster(redis_server.url, model_store, tmp_path)
+    folder = home / "runs" if where == "home" else home / "reports"
+    command = ("label", str(tmp_path / "photos"), "-o", str(home / "reports" / "report.csv"))
+    with fleet(1, home, env):
+        with read_only(folder):
+            refused = sortline(*command, home=home, env=env, code=1)
+            left = list(folder.iterdir())
+        again = sortline(*command, home=home, env=env)
+
+    assert "Traceback" not in refused.stderr
+    assert re.search(f"{REFUSED}.*{folder}", refused.stderr)
+    assert left == []
+    assert len(rows_of(home / "reports" / "report.csv")) == 64
+    assert ("nothing new: all 64 images have their row" in again.stderr) == (where == "report")
+
+
+def test_a_run_file_whose_folder_goes_away_is_finished_all_the_same(
+    home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
+) -> None:
+    write_images(tmp_path / "photos", 160)
+    env = cluster(redis_server.url, model_store, tmp_path)
+    command = ("label", str(tmp_path / "photos"), "-o", str(tmp_path / "report.csv"))
+    with (
+        fleet(1, home, env, {"TEST_FAULT": "before publish=nap"}),
+        producer(*command, home=home, env=env) as running,
+    ):
+        wait_until(lambda: rows_done(home) >= 16, 60, "some rows")
+        (home / "runs").rename(home / "away")
+        assert running.wait(60) == 0
+    (home / "away").rename(home / "runs")
+
+    assert len(rows_of(tmp_path / "report.csv")) == 160
+    assert "nothing new" in sortline(*command, home=home, env=env).stderr
+
+
+@pytest.mark.parametrize("gone", ["data", "data, its mount point left", "store"])
+def test_a_worker_waits_for_a_share_that_went_away(
+    home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, gone: str
+) -> None:
+    data, store = tmp_path / "data", tmp_path / "store"
+    write_images(data / "photos", 320)
+    shutil.copytree(model_store, store)
+    env = cluster(redis_server.url, store, data)
+    share = store if gone == "store" else data
+    started = 0 if gone == "store" else 1  # a store is read when a worker loads its model
+    with (
+        producer("label", str(data / "photos"), "-o", str(home / "report.csv"), home=home, env=env) as running,
+        ExitStack() as workers,
+    ):
+        if started:
+            first = workers.enter_context(fleet(1, home, env, {"TEST_FAULT": "before publish=nap"}))
+            wait_until(lambda: rows_done(home) >= 32, 60, "some rows")
+        else:
+            with redis_server.client() as client:
+                wait_until(lambda: client.llen("sortline:label"), 60, "chunks on the queue")
+        share.rename(tmp_path / "away")
+        if "mount point" in gone:
+            share.mkdir()
+        if not started:
+            first = workers.enter_context(fleet(1, home, env))
+        said = "the model store" if gone == "store" else "is the share mounted?"
+        wait_until(lambda: first.log.count(said) >= 2, 60, "a worker that waits")
+        before = rows_done(home)
+        if "mount point" in gone:
+            share.rmdir()
+        (tmp_path / "away").rename(share)
+        assert running.wait(120) == 0
+
+    assert before < 320
+    assert {row["status"] for row in rows_of(home / "report.csv")} == {"ok"}
+    assert len(rows_of(home / "report.csv")) == 320
+
+
+def test_workers_need_no_more_than_to_read_images_and_store(
+    home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
+) -> None:
+    data, store = tmp_path / "data", tmp_path / "store"
+    write_images(data / "photos", 32)
+    shutil.copytree(model_store, store)
+    env = cluster(redis_server.url, store, data)
+    with read_only(data), read_only(store), fleet(1, home, env):
+        sortline("label", str(data / "photos"), "-o", str(home / "report.csv"), home=home, env=env)
+
+    assert {row["status"] for row in rows_of(home / "report.csv")} == {"ok"}
+
+
+def test_a_read_only_store_takes_no_version_and_no_promotion_and_shows_what_it_has(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    store.publish("waste", writing(b"1"))
+    store.set_alias("waste", "production", 1, who="me", why="test")
+    with read_only(tmp_path / "store"):
+        with pytest.raises(StoreUnavailable, match=f"{REFUSED}.*check the disk or mount"):
+            store.publish("waste", writing(b"2"))
+        with pytest.raises(StoreUnavailable, match=f"{REFUSED}.*check the disk or mount"):
+            store.set_alias("waste", "production", 1, who="me", why="test")
+        assert store.versions("waste") == [1]
+        assert store.resolve("waste").manifest.version == 1
+
+    store.publish("waste", writing(b"2"))
+    store.set_alias("waste", "production", 2, who="me", why="test")
+    assert store.versions("waste") == [1, 2]
+    assert store.resolve("waste").manifest.version == 2
+
+
+def test_a_training_that_may_not_write_checkpoints_says_where_and_runs_when_it_may(home: Path, tmp_path: Path) -> None:
+    command = ("train", str(write_shades(tmp_path / "photos")), *QUICK, "--name", "shades")
+    with read_only(home / "checkpoints"):
+        refused = sortline(*command, home=home, code=1)
+        assert list((home / "checkpoints").iterdir()) == []
+    sortline(*command, home=home)
+
+    assert re.search(f"{REFUSED}.*{home}/checkpoints", refused.stderr)
+    assert len(list((home / "store").glob("shades/versions/*"))) == 1
+
+
+def test_a_training_waits_for_a_store_that_it_may_not_write_and_publishes_once(home: Path, tmp_path: Path) -> None:
+    photos, said = write_shades(tmp_path / "photos"), home / "said.txt"
+    with read_only(home / "store"), said.open("w") as told:
+        training = subprocess.Popen(
+            [SORTLINE, "train", str(photos), *QUICK, "--name", "shades"],
+            env=environment(home),
+            stdout=told,
+            stderr=told,
+        )
+        wait_until(lambda: "waiting: the model store fails" in said.read_text(), 90, "a training that waits")
+        assert list((home / "store").iterdir()) == []
+    assert training.wait(120) == 0
+
+    assert re.search(f"waiting: the model store fails at {home}/store.*{REFUSED}", said.read_text())
+    assert len(list((home / "store").glob("shades/versions/*"))) == 1
+
+
+def test_a_read_only_feature_cache_says_where_and_takes_features_when_it_may(tmp_path: Path) -> None:
+    cache = tmp_path / "features"
+    with read_only(cache):
+        with pytest.raises(OSError, match=f"{REFUSED}.*{cache}"), opened(cache):
+            pass
+        assert list(cache.iterdir()) == []
+    with opened(cache) as space:
+        space.add(keys(1, 2), features(1, 2))
+    with read_only(cache), pytest.raises(OSError, match=f"{REFUSED}.*{cache}"), opened(cache) as space:
+        space.add(keys(3), features(3))
+
+    assert_holds(cache, 1, 2)

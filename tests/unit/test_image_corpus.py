@@ -314,6 +314,7 @@ def test_files_rewritten_during_a_run_have_old_or_new_content_or_an_error_row(
     path = tmp_path / "a.png"
     contents = [encoded(picture(), "PNG"), encoded(picture().rotate(180), "JPEG"), b"", b"text", b"\x89PNG\r\n\x1a\n"]
     path.write_bytes(contents[0])
+    (tmp_path / "other").mkdir()  # an empty data root is no mounted share
     done = threading.Event()
 
     def rewrite() -> None:

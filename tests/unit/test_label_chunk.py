@@ -140,6 +140,7 @@ def test_a_broken_image_becomes_a_row_and_its_neighbours_are_labelled(tmp_path: 
 
 def test_a_chunk_of_broken_images_only_has_a_row_for_each(tmp_path: Path, opened: Opener) -> None:
     engine = ColourEngine()
+    (tmp_path / "other").mkdir()  # an empty data root is no mounted share
 
     result = label_chunk(chunk_of("a.png", "b.png", "c.png"), opened(engine), tmp_path)
 
@@ -265,6 +266,31 @@ def test_a_data_root_that_is_away_is_no_fault_of_the_images(tmp_path: Path, open
 
     with pytest.raises(UnavailableError, match=r"the data root .*share is not there; is the share mounted\?"):
         label_chunk(chunk_of("a.png"), opened(), root)
+
+
+def test_an_empty_data_root_is_an_unmounted_share_and_no_fault_of_the_images(tmp_path: Path, opened: Opener) -> None:
+    with pytest.raises(UnavailableError, match=r"the data root .* is empty; is the share mounted\?"):
+        label_chunk(chunk_of("a.png"), opened(), tmp_path)
+
+
+@pytest.mark.parametrize("mount_point", [True, False])
+def test_a_data_root_that_goes_away_during_a_chunk_is_no_fault_of_the_images(
+    tmp_path: Path, opened: Opener, mount_point: bool
+) -> None:
+    root = tmp_path / "share"
+    root.mkdir()
+    write_image(root / "a.png")
+    classifier = opened()
+
+    def gone(sources: Sequence[Source], top_k: int) -> object:
+        root.rename(tmp_path / "away")
+        if mount_point:
+            root.mkdir()
+        return Classifier.classify(classifier, sources, top_k)
+
+    classifier.classify = gone  # type: ignore[assignment,method-assign]
+    with pytest.raises(UnavailableError, match="is the share mounted"):
+        label_chunk(chunk_of("a.png"), classifier, root)
 
 
 @pytest.mark.parametrize(("rows", "word"), [(-1, "shorter"), (1, "longer")])
