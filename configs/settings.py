@@ -131,6 +131,9 @@ class TrainingSettings(_Table):
     validation_fraction: float = Field(
         0.1, gt=0, lt=0.9, description="part of the families held out when there is no val/"
     )
+    int8: bool = Field(
+        False, description="make an 8-bit graph too, and publish it if it labels as f32 does; for CPUs with VNNI"
+    )
     feature_dtype: Literal["float16", "float32"] = Field("float16", description="of cached features on disk")
     seed: int = Field(0, ge=0, lt=2**31)
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -139,6 +142,12 @@ class TrainingSettings(_Table):
     def _check_rates(self) -> TrainingSettings:
         if self.lr_init > self.lr_max or self.lr_end > self.lr_max:
             raise ValueError("lr_init and lr_end must not be above lr_max")
+        return self
+
+    @model_validator(mode="after")
+    def _check_int8(self) -> TrainingSettings:
+        if self.int8 and self.network != "mobilenet_v2":
+            raise ValueError(f"int8 makes 8-bit graphs of mobilenet_v2 only, not of {self.network}")
         return self
 
     @model_validator(mode="after")

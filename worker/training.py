@@ -136,6 +136,11 @@ class _Training:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def run(self) -> Trained:
+        if self.recipe.int8 and not can_quantise():
+            raise JobRefused(
+                'int8 = true makes an 8-bit graph; that takes a CPU with VNNI, and pip install "sortline[int8]" on the '
+                "training worker; set int8 = false"
+            )
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
         mindspore.set_seed(self.recipe.seed)
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -294,10 +299,8 @@ class _Training:
         )
 
     def _publish(self, data: TrainingData, split: Split, network: Any, fitted: _Fitted) -> ModelVersion:
-        lacking = (
-            "" if can_quantise() else '; no 8-bit graph: it takes a CPU with VNNI, and pip install "sortline[int8]"'
-        )
-        self.say(f"publishing: export, and comparison of engines and precisions{lacking}")
+        made = " and an 8-bit graph, which takes half a minute," if self.recipe.int8 else ""
+        self.say(f"publishing: export{made} and comparison of engines and precisions")
         started = time.perf_counter()
         targets = split.validation.samples().targets
         temperature = fit_temperature(fitted.logits, targets)
@@ -364,7 +367,7 @@ class _Training:
             parent=self.job.backbone,
             validation=split.validation.images,
             calibration=_pictures(_spread(split.training.images, CALIBRATION_IMAGES), data.preprocessing, self.runtime)
-            if can_quantise()
+            if self.recipe.int8
             else None,
             limits=self.runtime.limits,
             files=files,

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import vision.engines
+import worker.precision
 from configs.settings import Settings
 from jobs.messages import ModelPin
 from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
@@ -27,7 +28,7 @@ from vision.export import export_onnx
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing
-from worker.precision import chance_of_loss, golden_tolerance, judge, judge_precisions
+from worker.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
 from worker.publishing import publish_network
 from worker.runtime import Runtime
 
@@ -174,6 +175,35 @@ def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path
         assert proof.f32_accuracy < 1  # the network is not trained, its images are noise
     assert judge_precisions(files, [], PREPROCESSING, ImageLimits()) == {}
     assert judge_precisions(files, images[3:4], PREPROCESSING, ImageLimits()) == {}
+
+
+def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answering:
+        def __init__(self, answer: int) -> None:
+            self.answer, self.seen = answer, 0
+
+        def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            self.seen += len(images)
+            return np.eye(4, dtype=np.float32)[np.full(len(images), self.answer)]
+
+        def close(self) -> None:
+            pass
+
+    engines = {"int8": Answering(1), "bf16": Answering(0), "f32": Answering(0)}
+    monkeypatch.setattr(worker.precision, "precisions", lambda name, model: tuple(engines))
+    monkeypatch.setattr(worker.precision, "open_engine", lambda model, precision, **options: engines[precision])
+    files = vision.engines.ModelFiles(onnx=b"", weights=None, spec=SPEC)
+
+    proofs = judge_precisions(files, write_images(tmp_path, 2 * READ_AT_ONCE + 1), PREPROCESSING, ImageLimits())
+
+    assert {name: engine.seen for name, engine in engines.items()} == {
+        "int8": READ_AT_ONCE, "bf16": 2 * READ_AT_ONCE + 1, "f32": 2 * READ_AT_ONCE + 1,
+    }  # fmt: skip
+    assert {name: (proof.images, proof.passed) for name, proof in proofs.items()} == {
+        "openvino/int8": (READ_AT_ONCE, False), "openvino/bf16": (2 * READ_AT_ONCE + 1, True),
+    }  # fmt: skip
 
 
 def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:

@@ -107,13 +107,15 @@ def test_an_unknown_variable_is_refused(name: str, message: str) -> None:
         ({"epochs": 0}, r"training\.epochs: .*greater than or equal to 1 \(got 0\)"),
         ({"epochs": "many"}, r"training\.epochs: .*integer.* \(got 'many'\)"),
         ({"augmentation": {"flip": "perhaps"}}, r"training\.augmentation\.flip: .*boolean"),
+        ({"network": "lenet5", "int8": True}, r"setting training: int8 makes .* of mobilenet_v2 only, not of lenet5"),
+        ({"int8": "sometimes"}, r"training\.int8: .*boolean"),
         ({"epocs": 5}, r"unknown setting training\.epocs; did you mean training\.epochs\?"),
     ],
 )
 def test_a_bad_recipe_is_refused_alike_from_a_file_and_from_a_message(recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_settings(flags={"training": recipe}, environment={})
-    if "lr_end" not in recipe and "lr_init" not in recipe:  # of a rule about several keys there is no key to name
+    if not recipe.keys() & {"lr_end", "lr_init", "network"}:  # of a rule about several keys there is no key to name
         with pytest.raises(SettingsError, match=message):
             training_settings(recipe)
 

@@ -1,10 +1,28 @@
-"""What a training says of the time it takes."""
+"""A training job beside its figures: what it says of the time it takes, and what it refuses at its start."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from worker.training import SAID_EVERY_S, _Pace
+import worker.training
+from configs.settings import Settings, TrainingSettings
+from jobs.messages import TrainModel
+from worker.errors import JobRefused
+from worker.runtime import Runtime
+from worker.training import SAID_EVERY_S, _Pace, train_model
+
+
+def test_an_8_bit_graph_that_this_worker_can_not_make_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.training, "can_quantise", lambda: False)
+    job = TrainModel(job="train-x", dataset="photos", name="x", recipe={})
+    runtime = Runtime(Settings(home=tmp_path / "home", data_root=tmp_path))
+
+    with pytest.raises(JobRefused, match=r"CPU with VNNI, and pip install .*; set int8 = false"):
+        train_model(job, TrainingSettings(int8=True), runtime, report=print, cancelled=lambda: False)
 
 
 def test_a_long_training_says_once_how_long_it_will_take_as_soon_as_a_step_was_timed() -> None:
