@@ -60,6 +60,19 @@ class JobBoard:
             if self._client.hexists(self._keys.job(job), "job"):
                 self._client.hset(self._keys.job(job), mapping={**values, "updated": time.time()})
 
+    def keep(self, job: str, *, kind: str, title: str) -> None:
+        """Note that a worker is at ``job``. One that Redis forgot comes back, without losing a cancel since then."""
+        now, key = time.time(), self._keys.job(job)
+        pipeline = self._client.pipeline()
+        if self._client.hexists(key, "job"):
+            pipeline.hset(key, "updated", str(now))
+        else:
+            state = JobState(job=job, kind=kind, title=title, state="running", created=now, updated=now)
+            pipeline.hset(key, mapping=asdict(state))
+            pipeline.zadd(self._keys.jobs, {job: now})
+        pipeline.expire(key, KEPT_S)
+        pipeline.execute()
+
     def get(self, job: str) -> JobState | None:
         """Return one job, or None when Redis doesn't know it."""
         values: dict[str, Any] = self._client.hgetall(self._keys.job(job))

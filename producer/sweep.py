@@ -173,7 +173,7 @@ def run_trials(session: Session, trials: Sequence[Trial], jobs: Sequence[TrainMo
             trial = trial_of[job.job]
             enqueue_training(session, job, trial.name)
             trial.job, trial.state = job.job, "queued"
-        for event in follow(session, [job.job for job in part]):
+        for event in follow(session, [job.job for job in part], part):
             if event is None:
                 yield None
                 continue

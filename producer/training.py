@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,12 +18,16 @@ from jobs.messages import JobEvent, ModelPin, TrainModel, from_json, to_json
 from jobs.paths import path_to_text
 from model_store.errors import ModelNotFound, StoreUnavailable
 from model_store.store import ModelStore
-from producer.errors import BrokerUnreachable, UsageError
+from producer.errors import BrokerUnreachable, ProducerError, UsageError
 from producer.gather import PATIENCE_S
 from producer.session import Session
 
 ENDS = frozenset({"done", "failed", "cancelled"})
 BOARD_EVERY_S = 5.0
+
+
+class JobForgotten(ProducerError):
+    """Redis has lost a job that this command can't queue again."""
 
 
 def new_job(name: str) -> str:
@@ -91,14 +95,20 @@ def enqueue_training(session: Session, job: TrainModel, note: str = "") -> None:
     session.app.send_task(TRAIN_MODEL, args=[to_json(job)], queue=TRAIN_QUEUE, argsrepr=title, kwargsrepr=job.job)
 
 
-def follow(session: Session, jobs: Sequence[str]) -> Iterator[JobEvent | JobState | None]:
+def follow(
+    session: Session, jobs: Sequence[str], messages: Sequence[TrainModel] = ()
+) -> Iterator[JobEvent | JobState | None]:
     """Yield the events of ``jobs``, from their first on, until all have ended; None after a second without any.
 
-    A JobState stands for the end of a job whose stream Redis has dropped: what the board still knows of it.
+    A JobState stands for the end of a job whose stream Redis has dropped: what the board still knows of it. A job that
+    Redis has lost, flushed or started anew without its data, is queued again if its message is among ``messages``.
 
     Raises:
         BrokerUnreachable: Redis was away for two minutes.
+        JobForgotten: Redis has lost a job whose message is not known here.
     """
+    signs = _Signs(session)
+    message_of = {message.job: message for message in messages}
     read = {session.keys.results(job): "0" for job in jobs}
     names = {session.keys.results(job): job for job in jobs}
     away_since, looked = 0.0, float("-inf")
@@ -107,8 +117,12 @@ def follow(session: Session, jobs: Sequence[str]) -> Iterator[JobEvent | JobStat
         try:
             if time.monotonic() - looked >= BOARD_EVERY_S:
                 # Before the streams: a worker writes a job's end there first, so a stream without it is lost.
-                lost = {at: state for at in read if (state := session.board.get(names[at])) and state.ended}
+                states = {at: session.board.get(names[at]) for at in read}
+                lost = {at: state for at, state in states.items() if state and state.ended}
                 looked = time.monotonic()
+                for at, state in states.items():
+                    if not (state and state.ended) and signs.are_none(names[at], state):
+                        yield _queued_again(session, names[at], message_of)
             found = session.client.xread(read, count=100, block=1000)
             away_since = 0.0
         except AWAY as error:
@@ -116,6 +130,7 @@ def follow(session: Session, jobs: Sequence[str]) -> Iterator[JobEvent | JobStat
             if time.monotonic() - away_since > PATIENCE_S:
                 raise BrokerUnreachable(f"Redis has been away for {PATIENCE_S:.0f} s: {error}") from error
             time.sleep(1.0)
+            signs.forget()
             lost, found = {}, None
         for stream, entries in found or ():
             lost.pop(stream, None)
@@ -131,3 +146,43 @@ def follow(session: Session, jobs: Sequence[str]) -> Iterator[JobEvent | JobStat
             yield state
         if not found and not lost:
             yield None
+
+
+class _Signs:
+    """Signs of jobs: on the board, where a worker notes every two seconds that it is at one, and on the queue."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._seen: dict[str, tuple[float, float]] = {}  # of each job: its latest sign, and when it came by our clock
+
+    def forget(self) -> None:
+        """Wait for signs anew: there could be none while Redis was away."""
+        self._seen.clear()
+
+    def are_none(self, job: str, state: JobState | None) -> bool:
+        """Return whether there was no sign for ``stale_s``, and the job is neither queued nor with a worker."""
+        sign, now = state.updated if state else 0.0, time.monotonic()
+        latest, since = self._seen.get(job, (None, now))
+        if sign != latest or (now - since > self._session.settings.stale_s and self._is_queued_or_lent(job)):
+            self._seen[job] = sign, now
+            return False
+        if now - since <= self._session.settings.stale_s:
+            return False
+        del self._seen[job]
+        return True
+
+    def _is_queued_or_lent(self, job: str) -> bool:
+        pipeline = self._session.client.pipeline()
+        pipeline.lrange(self._session.keys.queue(TRAIN_QUEUE), 0, -1)
+        pipeline.hvals(self._session.keys.unacked)
+        return any(f'"{job}"' in message for messages in pipeline.execute() for message in messages)
+
+
+def _queued_again(session: Session, job: str, message_of: Mapping[str, TrainModel]) -> JobEvent:
+    if job not in message_of:
+        raise JobForgotten(
+            f"Redis has lost job {job}: it was flushed, or started anew without its data, and no worker is at it; "
+            "run the same `sortline train` again, and keep Redis from forgetting with appendonly yes"
+        )
+    enqueue_training(session, message_of[job])
+    return JobEvent(job=job, state="progress", text="Redis had lost this job; it is queued again")

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from celery import Celery, Task
@@ -131,7 +132,7 @@ def register(app: Celery, runtime: Runtime) -> None:
             from worker.training import train_model  # MindSpore: never in a label worker
 
             recipe = training_settings(job.recipe)
-            with _lease(task, runtime, job.job) as cancelled:
+            with _lease(task, runtime, job) as cancelled:
                 trained = train_model(job, recipe, runtime, report=report, cancelled=cancelled.is_set)
         except JobCancelled:
             return end("cancelled", "cancelled before a version was published")
@@ -150,13 +151,16 @@ def register(app: Celery, runtime: Runtime) -> None:
 
 
 @contextmanager
-def _lease(task: Task, runtime: Runtime, job: str | None = None) -> Iterator[threading.Event]:
+def _lease(task: Task, runtime: Runtime, job: TrainModel | None = None) -> Iterator[threading.Event]:
     """Renew the lease of the task's message inside the block; the event is set when somebody cancels ``job``."""
     cancelled = threading.Event()
 
     def beat() -> None:
-        if job is not None and runtime.board.is_cancelled(job):
+        if job is None:
+            return
+        if runtime.board.is_cancelled(job.job):
             cancelled.set()
+        runtime.board.keep(job.job, kind="train", title=f"train {job.name} on {Path(job.dataset).name}")
 
     tag = (task.request.properties or {}).get("delivery_tag")
     timeout_s = runtime.settings.visibility_timeout_s

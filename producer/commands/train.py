@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -161,14 +161,14 @@ def train(
             return
         console.print(f"job {job.job}", markup=False)
         try:
-            print(watch(session, job.job, console))
+            print(watch(session, job.job, console, [job]))
         except KeyboardInterrupt:
             if session.stack is None:
                 console.print(f"the job goes on; sortline jobs watch {job.job}, or: sortline jobs cancel {job.job}")
             raise
 
 
-def watch(session: Session, job: str, console: Console) -> str:
+def watch(session: Session, job: str, console: Console, messages: Sequence[TrainModel] = ()) -> str:
     """Show the events of a job until it ends; return the published version's name, or what else it found out.
 
     Raises:
@@ -177,7 +177,7 @@ def watch(session: Session, job: str, console: Console) -> str:
     from producer.training import follow
 
     silence = _Silence(session, console)
-    for event in follow(session, [job]):
+    for event in follow(session, [job], messages):
         if event is None:
             silence.go_on()
             continue

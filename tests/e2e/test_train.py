@@ -194,6 +194,56 @@ def test_a_killed_training_process_starts_again_and_one_version_is_published(
     assert "state   done" in again
 
 
+def test_a_job_whose_redis_is_flushed_and_whose_process_dies_is_queued_again_and_goes_on(
+    home: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    photos = write_shades(tmp_path / "photos")
+    env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/", "SORTLINE_STALE_S": "6"}
+    command = subprocess.Popen(
+        [SORTLINE, "train", str(photos), *QUICK, "--set", "epochs=400", "--name", "shades"],
+        env=environment(home, env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
+    )  # fmt: skip
+    try:
+        with trainer(redis_server, home) as process, redis_server.client() as client:
+            wait_until(
+                lambda: any(
+                    "epoch 2/" in e[1]["json"] for key in client.keys("sortline:results:*") for e in client.xrange(key)
+                ),
+                60, "the second epoch",
+            )  # fmt: skip
+            busy = max(process.children(recursive=True), key=lambda child: sum(child.cpu_times()[:2]))
+            busy.kill()
+            client.flushall()
+            published, said = command.communicate(timeout=120)
+    finally:
+        command.kill()
+
+    assert published == "shades:1\n", said
+    assert "Redis had lost this job; it is queued again" in said
+    assert said.count("epoch 1/400") == 1  # it went on from its checkpoint
+    assert "epoch 400/400" in said
+    assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
+
+
+def test_a_running_job_outlives_a_flush_of_redis_and_is_not_started_twice(
+    home: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    photos = write_shades(tmp_path / "photos")
+    env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/", "SORTLINE_STALE_S": "3"}
+    with trainer(redis_server, home), redis_server.client() as client:
+        job = sortline(
+            "train", str(photos), *QUICK, "--set", "epochs=400", "--name", "shades", "--detach", home=home, env=env
+        ).stdout.strip()
+        stream = f"sortline:results:{job}"
+        wait_until(lambda: any("epoch 2/" in e[1]["json"] for e in client.xrange(stream)), 60, "the second epoch")
+        client.flushall()
+        wait_until(lambda: client.hget(f"sortline:job:{job}", "state") == "running", 10, "the job on the board again")
+        watched = sortline("jobs", "watch", job, home=home, env=env)
+
+    assert watched.stdout == "shades:1\n"
+    assert "epoch 400/400" in watched.stderr
+
+
 def test_a_job_is_cancelled_within_five_seconds(home: Path, tmp_path: Path, redis_server: RedisServer) -> None:
     photos = write_shades(tmp_path / "photos")
     env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/"}
