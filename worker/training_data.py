@@ -91,6 +91,7 @@ class TrainingData:
         self.freeze = recipe.freeze if backbone is not None else "none"
         self.repeats = recipe.augmentation.repeat if self.freeze != "none" else 0
         self.skipped: list[str] = []
+        self._graphs: dict[str, bytes] = {}  # of the frozen part
 
     def split(self, *, fail_on_leak: bool) -> Split:
         """Return training and validation images: ``val/`` as given, or families dealt out.
@@ -179,7 +180,7 @@ class TrainingData:
             yield lambda images, repeats: self._seen(self._pixels(images), 1)
             return
         spec = frozen_spec(self.network.spec, freeze)
-        model = ModelFiles(onnx=self._exported(build_frozen(self.network, freeze)), weights=None, spec=spec)
+        model = ModelFiles(onnx=self._exported(freeze), weights=None, spec=spec)
         # The precision that will serve: a head should meet the features that it will be given.
         engine = open_engine(model, precision=self.runtime.settings.precision)
         settings = self.runtime.settings
@@ -231,11 +232,14 @@ class TrainingData:
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
-    def _exported(self, cell: Any) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
-            path = Path(folder) / "graph.onnx"
-            export_onnx(cell, path, height_px=self.recipe.height_px, width_px=self.recipe.width_px)
-            return path.read_bytes()
+    def _exported(self, freeze: str) -> bytes:
+        if freeze not in self._graphs:  # twice the same for a frozen backbone, whose export takes two seconds
+            with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
+                path = Path(folder) / "graph.onnx"
+                frozen = build_frozen(self.network, freeze)
+                export_onnx(frozen, path, height_px=self.recipe.height_px, width_px=self.recipe.width_px)
+                self._graphs[freeze] = path.read_bytes()
+        return self._graphs[freeze]
 
 
 @dataclass(frozen=True, slots=True)
