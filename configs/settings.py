@@ -191,7 +191,7 @@ class Settings(BaseSettings):
     key_prefix: str = Field("sortline:", pattern=r"^[A-Za-z0-9:_-]{1,64}$", description="of every key in Redis")
 
     chunk_images: int = Field(
-        0, ge=0, le=4096, description="images in one queue message; 0 aims at 1.5 s of a worker's time"
+        0, ge=0, le=4096, description="images in one queue message; 0 aims at 2 s of a worker's time"
     )
     window_chunks: int = Field(16, ge=1, le=100_000, description="chunks of a run that may wait in Redis at once")
     stale_s: float = Field(90.0, gt=0, description="seconds without rows after which a lost chunk is sent again")

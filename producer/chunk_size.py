@@ -1,7 +1,7 @@
 """How many images the next queue message takes.
 
 Between two chunks a worker's cores idle for some milliseconds, so chunks should be long; what a killed worker had in
-hand is done again, and workers should end together, so they should be short. One to two seconds of work is both.
+hand is done again, and workers should end together, so they should be short. Two seconds of work are both.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
-AIM_S = 1.5
+AIM_S = 2.0
 FIRST = 32  # before anything is known; 8 s of work on a machine that does 4 images a second
+FIRST_WINDOW = 4  # of these: each worker that answers makes room for more, of the right size
 SMALLEST, LARGEST = 8, 1024
 REMEMBERED = 5  # chunks of each worker
 AHEAD = 3  # chunks in flight for each worker: one in work, one that it takes next, one for a worker that joins
@@ -43,6 +44,6 @@ class ChunkSize:
 
     def window(self, most: int) -> int:
         """Return how many chunks may be in flight, ``most`` at most."""
-        if self.fixed or not self._rates:
+        if self.fixed:
             return most
-        return min(most, AHEAD * len(self._rates))
+        return min(most, AHEAD * len(self._rates) or FIRST_WINDOW)

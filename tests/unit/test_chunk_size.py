@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producer.chunk_size import FIRST, LARGEST, SMALLEST, ChunkSize
+from producer.chunk_size import FIRST, FIRST_WINDOW, LARGEST, SMALLEST, ChunkSize
 
 
 def sized(*rates: float) -> ChunkSize:
@@ -22,26 +22,26 @@ def test_a_fixed_size_stays_whatever_comes_back() -> None:
     assert (size.next(1000), size.window(16)) == (7, 16)
 
 
-def test_before_anything_came_back_chunks_are_short_and_the_window_is_full() -> None:
-    assert (ChunkSize().next(10_000), ChunkSize().window(16)) == (FIRST, 16)
+def test_before_anything_came_back_chunks_are_short_and_few() -> None:
+    assert (ChunkSize().next(10_000), ChunkSize().window(16), ChunkSize().window(2)) == (FIRST, FIRST_WINDOW, 2)
 
 
-@pytest.mark.parametrize(("rate", "images"), [(400, 600), (4, SMALLEST), (60, 90), (5000, LARGEST)])
-def test_a_chunk_takes_a_second_and_a_half_within_bounds(rate: float, images: int) -> None:
+@pytest.mark.parametrize(("rate", "images"), [(400, 800), (4, SMALLEST), (60, 120), (5000, LARGEST)])
+def test_a_chunk_takes_two_seconds_within_bounds(rate: float, images: int) -> None:
     assert sized(rate).next(1_000_000) == images
 
 
 def test_the_median_worker_decides_and_its_newest_chunks_count() -> None:
-    assert sized(100, 200, 5000).next(1_000_000) == 300
+    assert sized(100, 200, 5000).next(1_000_000) == 400
     size = sized(100)
     for _ in range(5):
         size.note("label-0", 10, 0.05)
-    assert size.next(1_000_000) == 300
+    assert size.next(1_000_000) == 400
 
 
 def test_the_last_chunks_of_several_workers_get_shorter_and_those_of_one_do_not() -> None:
-    assert sized(400).next(100) == 600
-    assert [sized(400, 400).next(left) for left in (4000, 1000, 100, 3)] == [600, 250, 25, SMALLEST]
+    assert sized(400).next(100) == 800
+    assert [sized(400, 400).next(left) for left in (4000, 1000, 100, 3)] == [800, 250, 25, SMALLEST]
 
 
 def test_a_few_chunks_a_worker_are_in_flight() -> None:
