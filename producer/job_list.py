@@ -25,12 +25,18 @@ def job_lines(jobs: Sequence[JobState], width: int | None, now: float) -> list[s
     rows = [COLUMNS, *cells]
     if width is None:
         return ["\t".join(row) for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    if sum(widths) + len(GAP) * (len(widths) - 1) <= width:
-        return [
-            GAP.join(set_cell_size(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
+    table = aligned(rows)
+    if max(map(cell_len, table)) <= width:
+        return table
     return [line for row in cells for line in _block(row, width)]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, with every column as wide as its widest cell."""
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    return [
+        GAP.join(set_cell_size(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _cells(job: JobState, now: float) -> tuple[str, ...]:

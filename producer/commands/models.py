@@ -44,15 +44,14 @@ def list_models(store: Store = None, home: Home = None) -> None:
 
       sortline models list --store /mnt/models
     """
-    from rich.console import Console
-    from rich.table import Table
+    from producer.job_list import aligned
 
     models = _store(store, home)
     names = models.names() if models.root.exists() else []
     if not names:
         print(f"no models in {models.root} yet: sortline train DATASET --config NAME")
         return
-    table = Table("model", "kind", "classes", "val top-1", "made", "aliases", box=None, pad_edge=False)
+    rows = [("model", "kind", "classes", "val top-1", "made", "aliases")]
     for name in names:
         aliases = models.aliases(name)
         for number in models.versions(name):
@@ -60,10 +59,10 @@ def list_models(store: Store = None, home: Home = None) -> None:
             held = ", ".join(sorted(alias for alias, version in aliases.items() if version == number))
             score = manifest.scores.get("val_top1")
             shown = f"{score:.1%}" if score is not None else ""
-            table.add_row(
-                f"{name}:{number}", manifest.kind, str(len(manifest.classes) or ""), shown, manifest.created[:10], held
-            )
-    Console(highlight=False).print(table)
+            classes = str(len(manifest.classes) or "")
+            rows.append((f"{name}:{number}", manifest.kind, classes, shown, manifest.created[:10], held))
+    for line in aligned(rows):
+        print(line)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from jobs.board import JobState
 from jobs.messages import ChunkResult
-from producer.job_list import job_lines
+from producer.job_list import aligned, job_lines
 from producer.progress import MOST_WORKERS, worker_rates, workers_table
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
@@ -234,6 +234,14 @@ def test_jobs_on_a_narrow_terminal_keep_their_names_whole_and_cut_only_what_is_t
     assert sum(line.endswith("…") for line in lines) == 2
     assert "  done, 3 days old" in lines
     assert "\x1b" not in "".join(lines)
+
+
+def test_columns_are_as_wide_as_their_widest_cell_and_no_line_is_broken() -> None:
+    lines = aligned([("model", "kind", "aliases"), ("m" * 100 + ":1", "classifier", ""), ("日本:2", "", "production")])
+
+    assert len(lines) == 3
+    assert {line.index(word) for line, word in zip(lines, ("kind", "classifier"), strict=False)} == {104}
+    assert cell_len(lines[2].removesuffix("production")) == lines[0].index("aliases")
 
 
 def test_jobs_in_a_pipe_are_a_line_each_with_tabs() -> None:
