@@ -1,4 +1,9 @@
-"""What the docs say must exist: commands, options, files, names, links, settings, exit codes, reason codes."""
+"""What the docs say must exist: commands, options, files, names, links, settings, exit codes, reason codes.
+
+Every `sortline` of a shell block must parse. The README's blocks are run by `tests/e2e/test_readme.py`, those of
+`docs/performance.md` with tiny sizes by `tests/e2e/test_benchmarks.py`, `docker-compose.yml` by `tests/compose`. Other
+blocks need hosts, shares or hours that no test has, and are not run.
+"""
 
 from __future__ import annotations
 
