@@ -50,6 +50,9 @@ class Metrics:
         )
         self._batch = Gauge("sortline_batch_images", "Images in one forward pass", ["model"], registry=registry)
         self._loads = Counter("sortline_model_loads", "Model versions loaded", ["model"], registry=registry)
+        self._hits = Counter(
+            "sortline_model_hits", "Chunks whose model version was held ready", ["model"], registry=registry
+        )
         self._loaded = Gauge(
             "sortline_model_loaded",
             "1 for each model version that is held ready",
@@ -85,6 +88,10 @@ class Metrics:
             log, "chunk labelled", run=chunk.run, chunk=chunk.first, model=model, images=len(result.rows),
             failed=statuses["error"], seconds=round(seconds, 4),
         )  # fmt: skip
+
+    def note_hit(self, pin: ModelPin) -> None:
+        """Count a chunk that needed no loading."""
+        self._hits.labels(str(pin)).inc()
 
     def note_loaded(self, pin: ModelPin, engine: Engine, kept: Collection[str]) -> None:
         """Count a version that was loaded; of those before, only the digests in ``kept`` are still held."""

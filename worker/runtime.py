@@ -103,6 +103,7 @@ class Runtime:
         """
         if (found := self._classifiers.get(pin.digest)) is not None:
             self._classifiers.move_to_end(pin.digest)
+            self.metrics.note_hit(pin)
             return found
         try:
             loaded = self._load(pin)

@@ -32,6 +32,7 @@ OURS = {
     "sortline_batch_images": "gauge",
     "sortline_device_utilisation": "gauge",
     "sortline_model_loads": "counter",
+    "sortline_model_hits": "counter",
     "sortline_model_loaded": "gauge",
     "sortline_worker_info": "gauge",
     "process_resident_memory_bytes": "gauge",
@@ -96,6 +97,8 @@ def test_metrics_and_logs_tell_of_a_run(
     assert samples["sortline_images_total", "colours:1", "ok"] == 20
     assert samples["sortline_images_total", "colours:1", "error"] == 1
     assert samples[("sortline_chunk_seconds_count",)] == 3
+    assert samples["sortline_model_loads_total", "colours:1"] == 1
+    assert samples["sortline_model_hits_total", "colours:1"] == 2
     assert samples[("sortline_queue_wait_seconds_count",)] == 3
     assert samples[("process_resident_memory_bytes",)] > 1e7
     assert 0 <= samples["sortline_device_utilisation", "cpu"] <= 1
