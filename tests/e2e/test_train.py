@@ -94,11 +94,13 @@ def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class
     worse = sortline("train", photos, *QUICK, *hopeless, "--name", "shades", home=home)
     lenient = sortline("train", photos, *QUICK, *hopeless, "--name", "shades", "--promote", "always", home=home)
     back = sortline("models", "rollback", "shades", home=home)
+    never = sortline("train", photos, *QUICK, *LEARNS, "--name", "shades", "--promote", "never", home=home)
 
     assert "in production (nothing was in production)" in good.stderr
     assert "production stays 1 (shades:2 against shades:1 on 4 images: accuracy 50.0% against 100.0%" in worse.stderr
     assert "published shades:3; in production (--promote always)" in lenient.stderr
     assert back.stdout == "shades@production is 1 again\n"
+    assert "published shades:4; production stays 1 (--promote never)" in never.stderr
 
 
 @pytest.mark.parametrize(

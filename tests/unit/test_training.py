@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import worker.training
 from configs.settings import Settings, TrainingSettings
-from jobs.messages import TrainModel
+from jobs.messages import ModelPin, TrainModel
+from model_store.manifest import ClassEntry
+from model_store.store import ModelStore, ModelVersion
+from tests.unit.seeded import seeded_network
+from vision.errors import WeightsError
+from vision.networks.spec import NetworkSpec
+from vision.preprocess import Preprocessing
 from worker.errors import JobRefused
+from worker.importing import import_file
+from worker.publishing import publish_network
 from worker.runtime import Runtime
 from worker.training import SAID_EVERY_S, _Pace, train_model
 
@@ -56,3 +66,50 @@ def test_a_long_epoch_says_now_and_then_how_far_it_is(monkeypatch: pytest.Monkey
 
     assert said[0] == "fold 2/5, step 1/10, 2500 ms each, eta 22 s"
     assert said[1:] == [f"fold 2/5, step {step}/10, 2500 ms each, eta {(10 - step) * 2.5:.0f} s" for step in (3, 5, 7)]
+
+
+@pytest.fixture
+def lenet(tmp_path: Path) -> ModelVersion:
+    """A version of LeNet-5 in a store, and two classes of photos."""
+    for label in ("dog", "cat"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(3):
+            cv2.imwrite(str(tmp_path / "photos" / label / f"{number}.png"), np.full((16, 16, 3), number * 80, np.uint8))
+    network = seeded_network(NetworkSpec(name="lenet5", classes=2, height_px=16, width_px=16))
+    return publish_network(
+        ModelStore(tmp_path / "store"), "small", network, Preprocessing(height_px=16, width_px=16),
+        golden_images=np.zeros((1, 16, 16, 3), np.uint8), training={}, scores={},
+        classes=[ClassEntry(label=label, folder=label) for label in ("cat", "dog")],
+    )  # fmt: skip
+
+
+def test_a_checkpoint_of_another_network_is_refused_as_backbone(tmp_path: Path, lenet: ModelVersion) -> None:
+    with pytest.raises(JobRefused, match="the backbone small:1 is a lenet5, the recipe wants mobilenet_v2"):
+        train_on(tmp_path, lenet.manifest.digest)
+
+    assert ModelStore(tmp_path / "store").versions("small") == [1]
+
+
+def test_a_backbone_that_is_not_the_one_the_producer_saw_is_refused(tmp_path: Path, lenet: ModelVersion) -> None:
+    with pytest.raises(JobRefused, match=r"store holds another small:1.* use one store for both"):
+        train_on(tmp_path, "f" * len(lenet.manifest.digest))
+
+
+def test_weights_for_another_number_of_classes_are_not_imported(tmp_path: Path, lenet: ModelVersion) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\nbird\n", encoding="utf-8")
+    weights, store = tmp_path / "w.safetensors", ModelStore(tmp_path / "store")
+    weights.write_bytes(store.open_file("small", 1, "weights.safetensors"))
+
+    with pytest.raises(WeightsError, match=r"labels.txt has 3 labels, the classifier 2 outputs"):
+        import_file(store, weights, "animals", None, tmp_path / "labels.txt")
+
+    assert not (tmp_path / "store" / "animals").exists()
+
+
+def train_on(folder: Path, digest: str) -> None:
+    recipe = TrainingSettings(backbone="small:1")
+    job = TrainModel(
+        job="train-x", dataset="photos", name="x", recipe={}, backbone=ModelPin(name="small", version=1, digest=digest)
+    )
+    runtime = Runtime(Settings(home=folder / "home", store=folder / "store", data_root=folder))
+    train_model(job, recipe, runtime, report=lambda event: None, cancelled=lambda: False)

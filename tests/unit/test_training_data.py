@@ -6,9 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from configs.settings import Settings, TrainingSettings
 from vision.dataset import file_digests, read_dataset
+from worker.errors import JobRefused
 from worker.runtime import Runtime
 from worker.training_data import TrainingData
 
@@ -35,3 +37,31 @@ def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_pa
     assert len(used) == 15
     assert not {cut, gone} & set(used)
     assert sorted(error.split(":")[0] for error in data.skipped) == sorted([str(cut), str(gone)])
+
+
+def test_near_copies_on_both_sides_are_told_with_examples_and_refused_on_request(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    photos = tmp_path / "photos"
+    for side in ("train", "val"):
+        for label in ("dog", "cat"):
+            (photos / side / label).mkdir(parents=True)
+            for number in range(4):
+                small = random.integers(0, 256, (6, 6, 3), np.uint8)
+                cv2.imwrite(str(photos / side / label / f"{number}.png"), cv2.resize(small, (48, 48)))
+    original = cv2.imread(str(photos / "train" / "cat" / "2.png"))
+    cv2.imwrite(str(photos / "val" / "cat" / "copy.jpg"), cv2.resize(original[:, ::-1], (60, 60)))  # a mirror image
+    dataset = read_dataset(photos)
+    recipe = TrainingSettings(network="lenet5", height_px=16, width_px=16)
+    digests = file_digests(image.path for image in (*dataset.train, *(dataset.validation or ())))
+    runtime = Runtime(Settings(home=tmp_path / "home"))
+    data = TrainingData(runtime, recipe, None, None, dataset, digests, tmp_path / "scratch", lambda text: None)
+
+    split = data.split(fail_on_leak=False)
+
+    note = "val/ as given; 1 of its 9 images have a near copy in train/"
+    assert split.note == f"{note}, such as val/cat/copy.jpg is like train/cat/2.png"
+    assert split.leaks == [(photos / "train" / "cat" / "2.png", photos / "val" / "cat" / "copy.jpg")]
+    with pytest.raises(
+        JobRefused, match=rf"{note}: val/cat/copy.jpg is like train/cat/2.png; take them out of one side"
+    ):
+        data.split(fail_on_leak=True)
