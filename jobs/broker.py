@@ -68,7 +68,7 @@ class Keys:
 
     @property
     def unacked_index(self) -> str:
-        """Sorted set: when each held message was fetched, or its lease last renewed (seconds since 1970)."""
+        """Sorted set: when each held message was fetched, or its lease last renewed, by `redis_now`."""
         return f"{self.prefix}unacked_index"
 
 
@@ -124,6 +124,12 @@ def check(client: redis.Redis, settings: Settings) -> str:
     if numbers < MINIMUM_REDIS:
         raise BrokerError(f"{where} runs Redis {version}; Sortline needs 6.2 or later")
     return version
+
+
+def redis_now(client: redis.Redis) -> float:
+    """Return the seconds since 1970 by the clock of Redis, the one clock that all hosts share."""
+    seconds, microseconds = client.time()
+    return float(seconds) + float(microseconds) / 1e6
 
 
 def passwords(settings: Settings) -> frozenset[str]:

@@ -1,14 +1,17 @@
 """kombu's Redis transport, made to outlive queue entries that are no messages of ours.
 
 kombu pops an entry and trusts its form: one that has another ends the worker, and a compressed body is unpacked whole
-before any limit of ours sees it. Importing this module puts the checked transport in place of kombu's in this process.
-A refused entry is gone from the queue; had it been a chunk, the producer would send it again.
+before any limit of ours sees it. It also reckons by each host's clock how long a message has been lent out, so that a
+worker whose clock is fast takes the work of all others: here the clock of Redis counts. Importing this module puts the
+checked transport in place of kombu's in this process. A refused entry is gone from the queue; had it been a chunk, the
+producer would send it again.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from base64 import b64decode
 from binascii import Error as Base64Error
 from itertools import count
@@ -18,10 +21,12 @@ from typing import Annotated, Any, Literal, NoReturn
 import redis
 from kombu import compression
 from kombu.exceptions import DecodeError
-from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from jobs.broker import redis_now
 from jobs.messages import MAX_MESSAGE_BYTES
 
 if sys.version_info >= (3, 14):
@@ -80,6 +85,25 @@ class _Entry(BaseModel):
     properties: _Properties
 
 
+class QoS(kombu_redis.QoS):
+    """What was taken and is not acknowledged, since when by the clock of Redis."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        lent = [message._raw, message.delivery_info["exchange"], message.delivery_info["routing_key"]]
+        with self.channel.conn_or_acquire() as client:
+            pipeline = client.pipeline()
+            pipeline.zadd(self.unacked_index_key, {delivery_tag: redis_now(client)})
+            pipeline.hset(self.unacked_key, delivery_tag, dumps(lent))
+            pipeline.execute()
+        virtual.QoS.append(self, message, delivery_tag)
+
+    @property
+    def visibility_timeout(self) -> float:
+        # kombu takes this from its own clock when it looks for what is overdue.
+        with self.channel.conn_or_acquire() as client:
+            return float(self.channel.visibility_timeout + time.time() - redis_now(client))
+
+
 class Channel(kombu_redis.Channel):
     """A channel that drops what is no JSON, and keeps its client."""
 
@@ -93,6 +117,8 @@ class Channel(kombu_redis.Channel):
         if self._blocking is None or self._blocking.connection_pool is not self.pool:
             self._blocking = super()._create_client()
         return self._blocking
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         self.connection.handing_on = False

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import redis
 
-from jobs.broker import Keys
+from jobs.broker import Keys, redis_now
 
 log = logging.getLogger("sortline.lease")
 
@@ -57,7 +56,7 @@ class Lease:
             try:
                 if self._delivery_tag:
                     # xx: never bring back a message that was acknowledged or given away meanwhile.
-                    self._client.zadd(self._keys.unacked_index, {self._delivery_tag: time.time()}, xx=True)
+                    self._client.zadd(self._keys.unacked_index, {self._delivery_tag: redis_now(self._client)}, xx=True)
                 self._beat()
             except redis.RedisError as error:
                 log.warning("lease not renewed: %s", error)
