@@ -9,6 +9,20 @@ class MessageError(JobError):
     """A message is not one of ours, or breaks the contract. Trying again would not help."""
 
 
+class OtherForm(MessageError):
+    """A message of ours in a form of another version: one side must be updated. Names what it is about, for an answer.
+
+    Attributes:
+        job: the run or training job.
+        first: of the chunk, by the index of its first image.
+    """
+
+    def __init__(self, message: str, job: str, first: int) -> None:
+        super().__init__(message)
+        self.job = job
+        self.first = first
+
+
 class BrokerError(JobError):
     """Redis can't be used as configured. The message says what to change."""
 

@@ -1,7 +1,7 @@
 """The contract between producer and worker: frozen records that travel as JSON.
 
-Every message carries the version of its form; a worker refuses one that it doesn't know. Messages carry paths below the
-data root and pinned model versions, never pixels, weights or anything executable.
+Every message carries the version of its form; who doesn't know it refuses, and says which side to update. Messages
+carry paths below the data root and pinned model versions, never pixels, weights or anything executable.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from jobs.errors import MessageError
+from jobs.errors import MessageError, OtherForm
 
+FORM = 1  # raised when a field comes or changes its meaning; ``Message.form`` goes with it
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_CHUNK_IMAGES = 4096
 
@@ -29,7 +30,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    form: Literal[1] = 1  # raised when a field changes its meaning
+    form: Literal[1] = 1
 
 
 class ModelPin(BaseModel):
@@ -121,7 +122,10 @@ def to_json(message: Message) -> str:
 
 
 def from_json(kind: type[AnyMessage], text: object) -> AnyMessage:
-    """Return the ``kind`` of message in ``text``; anything else raises MessageError with the first few faults."""
+    """Return the ``kind`` of message in ``text``; anything else raises MessageError with the first few faults.
+
+    A message of another version's form raises OtherForm.
+    """
     if not isinstance(text, str | bytes):
         raise MessageError(f"a {kind.__name__} message is JSON text, not {type(text).__name__}")
     if len(text) > MAX_MESSAGE_BYTES:
@@ -129,7 +133,39 @@ def from_json(kind: type[AnyMessage], text: object) -> AnyMessage:
     try:
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
+        _check_form(kind, text)
         faults = "; ".join(
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:3]
         )
         raise MessageError(f"not a valid {kind.__name__} message: {faults}") from error
+
+
+class _Letterhead(BaseModel):
+    """What a message of any form has."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    form: Annotated[int, Field(ge=0, lt=2**31)]
+    run: RunId | None = None  # of chunks and their results
+    job: RunId = ""  # of training
+    first: Index = 0
+    worker: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+def _check_form(kind: type[Message], text: str | bytes) -> None:
+    """Raise OtherForm when ``text`` is a message of another form."""
+    try:
+        head = _Letterhead.model_validate_json(text)
+    except ValidationError:
+        return
+    if head.form == FORM:
+        return
+    to_worker = kind in (LabelChunk, TrainModel)
+    here, there = ("worker", "producer") if to_worker else ("producer", f"worker {head.worker}".strip())
+    older = here if head.form > FORM else there
+    raise OtherForm(
+        f"the {there} sent a message of form {head.form}, and this {here} knows form {FORM}: update Sortline on the "
+        f"side of the {older}, then give the same command again; nothing is lost",
+        head.run or head.job,
+        head.first,
+    )

@@ -71,14 +71,14 @@ def _code_of(error: Exception) -> int | None:
     if isinstance(error, ProducerError):
         return error.exit_code
     from configs.settings import SettingsError
-    from jobs.errors import BrokerError
+    from jobs.errors import BrokerError, MessageError
     from model_store.errors import StoreError
 
     if isinstance(error, SettingsError):
         return USAGE
     if isinstance(error, BrokerError):
         return UNREACHABLE
-    if isinstance(error, StoreError | OSError):
+    if isinstance(error, StoreError | MessageError | OSError):
         return FAILURE
     return None
 

@@ -12,7 +12,7 @@ import redis
 from jobs.app import LABEL_QUEUE
 from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys
-from jobs.errors import BrokerFull, MessageError, UnavailableError
+from jobs.errors import BrokerFull, MessageError, OtherForm, UnavailableError
 from jobs.fault import fault
 from jobs.messages import ChunkResult, from_json
 from producer.chunk_size import ChunkSize
@@ -204,8 +204,13 @@ class Gatherer:
     def _record(self, text: object) -> None:
         try:
             result = from_json(ChunkResult, text)
+        except OtherForm as error:
+            if self._picked_up and error.job == self.run.plan.run:
+                raise RunRefused(str(error)) from error
+            self._refused_before.add(error.first)
+            return
         except MessageError:
-            return  # not from a worker of this version; the chunk is sent again once it is stale
+            return  # not from a worker; the chunk is sent again once it is stale
         if result.run != self.run.plan.run:
             return
         if result.refused is not None and not self._picked_up:

@@ -24,6 +24,7 @@ ENTRIES = (
     "put the images of each class into a folder named after the class",
     "so no worker could read it",
     "training processes died on this job",
+    "update Sortline on the side of",
     "use one store for both",
     "answers the golden images with a difference of",
     "is not what was published",

@@ -16,7 +16,7 @@ from celery.signals import setup_logging
 from configs.settings import Settings, training_settings
 from jobs.app import LABEL_CHUNK, QUEUED_AT, TRAIN_MODEL, make_app
 from jobs.broker import AWAY
-from jobs.errors import UnavailableError
+from jobs.errors import OtherForm, UnavailableError
 from jobs.fault import fault
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, TrainModel, from_json
 from model_store.errors import StoreUnavailable
@@ -70,7 +70,13 @@ def register(app: Celery, runtime: Runtime) -> None:
     # shared=False: a second app in this process (every test) must not inherit these closures.
     @app.task(name=LABEL_CHUNK, bind=True, shared=False, max_retries=TRIES)
     def label_chunk_task(task: Task, payload: object) -> str:
-        chunk = from_json(LabelChunk, payload)
+        try:
+            chunk = from_json(LabelChunk, payload)
+        except OtherForm as error:
+            if runtime.board.get(error.job) is not None:  # else a stranger's, and nobody reads an answer
+                why, worker = str(error), task.request.hostname or ""
+                runtime.publish(error.job, ChunkResult(run=error.job, first=error.first, refused=why, worker=worker))
+            raise
         fault("fetched")
         runtime.metrics.note_wait((task.request.headers or {}).get(QUEUED_AT))
         with _lease(task, runtime):
@@ -105,7 +111,13 @@ def register(app: Celery, runtime: Runtime) -> None:
 
     @app.task(name=TRAIN_MODEL, bind=True, shared=False, max_retries=TRIES)
     def train_model_task(task: Task, payload: object) -> str:
-        job = from_json(TrainModel, payload)
+        try:
+            job = from_json(TrainModel, payload)
+        except OtherForm as error:
+            if runtime.board.get(error.job) is not None:
+                runtime.publish(error.job, JobEvent(job=error.job, state="failed", text=str(error)))
+                runtime.board.update(error.job, state="failed", text=str(error))
+            raise
 
         def report(event: JobEvent) -> None:
             runtime.publish(job.job, event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -10,20 +11,26 @@ import pytest
 import redis
 
 from configs.settings import Settings
-from jobs.messages import ChunkResult, to_json
+from jobs.app import LABEL_QUEUE, TRAIN_MODEL
+from jobs.board import JobBoard
+from jobs.messages import ChunkResult, JobEvent, from_json, to_json
 from producer.errors import RunRefused
 from tests.broker.conftest import (
     KEYS,
     Desk,
     NewProducer,
     Producer,
+    chunk_of,
+    enqueue,
     in_time,
     labelled,
     really_working,
     stored_pin,
     waiting,
+    with_arguments,
     working,
 )
+from tests.conftest import wait_until
 from worker.tasks import wait_s
 
 
@@ -214,3 +221,62 @@ def test_a_refusal_left_by_an_earlier_try_does_not_end_the_next_one(
         again.finish()
 
     assert len(labelled(again.run)) == 12
+
+
+def test_a_producer_newer_than_the_worker_is_told_to_update_workers_and_loses_nothing(
+    desk: Desk, settings: Settings, client: redis.Redis, new_producer: NewProducer
+) -> None:
+    producer = new_producer(12)
+    JobBoard(client, KEYS).add("inbox-1", kind="label", title="inbox")
+    newer = to_json(chunk_of(settings, 0)).replace('"form":1', '"form":2,"more":[]')
+    gathering = producer.gatherer.gather()
+    next(gathering)
+    next(gathering)
+    client.rpush(KEYS.queue(LABEL_QUEUE), json.dumps(with_arguments(newer)))  # before the chunks of this version
+    with working(desk):
+        with pytest.raises(RunRefused, match=r" refuses this run: .* form 2, .* side of the worker"):
+            for _ in in_time(gathering):
+                pass
+        again = new_producer(run=producer.run)
+        again.finish()
+
+    assert len(labelled(again.run)) == 12
+
+
+def test_a_worker_newer_than_the_producer_is_an_error_that_loses_nothing(
+    desk: Desk, client: redis.Redis, new_producer: NewProducer
+) -> None:
+    producer = new_producer(12)
+    gathering = producer.gatherer.gather()
+    next(gathering)
+    next(gathering)
+    newer = to_json(ChunkResult(run="inbox-1", first=0, worker="label-9@new")).replace('"form":1', '"form":2')
+    client.xadd(producer.stream, {"json": newer})
+
+    with pytest.raises(RunRefused, match=r"worker label-9@new sent .* form 2, .* side of the producer"):
+        for _ in in_time(gathering):
+            pass
+
+    client.xadd(producer.stream, {"json": newer})  # what came meanwhile stops no later try
+    again = new_producer(run=producer.run)
+    with working(desk):
+        again.finish()
+    assert len(labelled(again.run)) == 12
+
+
+def test_a_newer_training_job_ends_with_the_side_to_update(desk: Desk, client: redis.Redis) -> None:
+    desk.board.add("train-1", kind="train", title="train")
+    with working(desk):
+        for job in ("train-1", "train-of-a-stranger"):
+            text = json.dumps({"form": 2, "job": job, "network": "of another time"})
+            enqueue(client, with_arguments(text, task=TRAIN_MODEL))
+        wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, "an empty queue")
+
+    [(_, values)] = client.xrange(KEYS.results("train-1"))
+    event = from_json(JobEvent, values["json"])
+    assert event.state == "failed"
+    assert "side of the worker" in event.text
+    known = desk.board.get("train-1")
+    assert known is not None
+    assert known.state == "failed"
+    assert client.exists(KEYS.results("train-of-a-stranger")) == 0

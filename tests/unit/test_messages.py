@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.broker import mask
-from jobs.errors import MessageError
+from jobs.errors import MessageError, OtherForm
 from jobs.messages import (
     MAX_CHUNK_IMAGES,
     MAX_MESSAGE_BYTES,
@@ -80,10 +80,21 @@ def test_an_unknown_field_is_refused(message: Message) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-@pytest.mark.parametrize("form", [0, 2, "1", None])
-def test_a_message_of_another_form_is_refused(message: Message, form: object) -> None:
+@pytest.mark.parametrize("form", ["1", None])
+def test_a_message_whose_form_is_no_number_is_refused(message: Message, form: object) -> None:
     with pytest.raises(MessageError, match=r"form: Input should be 1"):
         from_json(type(message), changed(message, form=form))
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("form", [0, 2, 2**31 - 1])
+def test_a_message_of_another_form_is_refused_with_the_side_to_update(message: Message, form: int) -> None:
+    reader, writer = ("worker", "producer") if isinstance(message, LabelChunk | TrainModel) else ("producer", "worker")
+    with pytest.raises(OtherForm, match=f"side of the {reader if form > 1 else writer}.* nothing is lost") as refused:
+        from_json(type(message), changed(message, form=form, a_field_of_another_time=[1]))
+
+    assert refused.value.job == (getattr(message, "run", None) or getattr(message, "job", None))
+    assert refused.value.first == getattr(message, "first", 0)
 
 
 @pytest.mark.parametrize(
