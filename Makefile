@@ -41,7 +41,7 @@ soak: .venv/ready ## The chaos test, longer: SOAK="--images 200000 --workers 8 -
 
 lock: ## Pin all dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-		--extra train --extra int8 --extra monitor --extra parquet --extra demo --extra dev pyproject.toml -o requirements.lock
+		--extra train --extra int8 --extra monitor --extra parquet --extra remote --extra demo --extra dev pyproject.toml -o requirements.lock
 
 clean: ## Remove what make made
 	rm -rf .venv demo-run build dist .mypy_cache .ruff_cache .pytest_cache

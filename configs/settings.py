@@ -23,6 +23,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from configs.urls import checked_url, is_url
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -183,9 +185,10 @@ class Settings(BaseSettings):
         None, description="redis://, rediss:// or unix:// URL; none starts a private Redis", repr=False
     )
     broker_ca: Path | None = Field(None, description="certificate authority (PEM) that a rediss:// server must prove")
-    data_root: Path | None = Field(
+    data_root: Path | str | None = Field(
         None,
-        description="folder that holds all images; messages carry paths below it. Needed with a broker of your own",
+        description="folder that holds all images, or its URL; messages carry paths below it. Needed with a broker of "
+        "your own",
     )
     store: Path | None = Field(None, description="model store; none is HOME/store")
     key_prefix: str = Field("sortline:", pattern=r"^[A-Za-z0-9:_-]{1,64}$", description="of every key in Redis")
@@ -209,6 +212,9 @@ class Settings(BaseSettings):
     engine: Literal["auto", "openvino", "onnxruntime", "mindspore"] = "auto"
     precision: Literal["auto", "f32", "bf16", "int8", "int8+bf16"] = "auto"
     decode_threads: int = Field(0, ge=0, le=256, description="threads that read and decode; 0 is one a core")
+    remote_connections: int = Field(
+        32, ge=1, le=256, description="images that a label worker fetches at once where its data root is a URL"
+    )
     feature_cache: Path | None = Field(
         None, description="features of training images, kept for later jobs; none is HOME/features"
     )
@@ -231,10 +237,21 @@ class Settings(BaseSettings):
             raise ValueError("a broker is a redis://, rediss:// or unix:// URL")
         return url
 
+    @field_validator("data_root", mode="before")
+    @classmethod
+    def _check_root(cls, root: object) -> object:
+        if isinstance(root, str):
+            return checked_url(root) if is_url(root) else Path(root)
+        if root is not None and not isinstance(root, Path):
+            raise ValueError("a folder or a URL")
+        return root
+
     @field_validator("home", "store", "data_root", "broker_ca", "feature_cache")
     @classmethod
-    def _make_absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps links
+    def _make_absolute(cls, path: Path | str | None) -> Path | str | None:
+        if not isinstance(path, Path):  # none, or a URL
+            return path
+        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps links
 
     @classmethod
     def settings_customise_sources(
@@ -369,7 +386,8 @@ def _explain(item: Any, prefix: tuple[str, ...] = ()) -> str:
     where = (*prefix, *(str(part) for part in item["loc"]))
     key = ".".join(where) or "settings"
     if item["type"] != "extra_forbidden":
-        hidden = where[-1:] == ("broker",) or isinstance(item["input"], Mapping)  # a password; a whole table
+        # a password; a whole table; a URL that may carry either
+        hidden = where[-1:] == ("broker",) or isinstance(item["input"], Mapping) or is_url(str(item["input"]))
         shown = "" if hidden else f" (got {item['input']!r})"
         return f"setting {key}: {item['msg'].removeprefix('Value error, ')}{shown}"
     known = _known_keys()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 
+from configs.urls import decoded, is_url
+
 _SPECIAL = re.compile("[%\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 
@@ -26,3 +28,17 @@ def text_to_path(text: str) -> str:
     if "%" not in text:
         return text
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match.group(1), 16)]), text.encode()))
+
+
+def below_root(path: str, base: str, root: str) -> str:
+    """Return the path below ``root`` that ``path`` has, taken from ``base`` on: what messages carry.
+
+    Textual, so a link stays a link; the worker resolves it and refuses what leaves its root. Where ``root`` is a URL,
+    what is not below it is a ValueError.
+    """
+    if not is_url(root):
+        return os.path.relpath(os.path.join(base, path), root)  # noqa: PTH118
+    whole, start = "/".join(filter(None, (decoded(base), path))), decoded(root) + "/"
+    if not f"{whole}/".startswith(start):
+        raise ValueError(f"{whole} is not below {root}")
+    return whole[len(start) :]

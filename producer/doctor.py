@@ -14,7 +14,8 @@ import redis
 
 from configs.settings import Settings
 from jobs.broker import check, connect, mask
-from jobs.errors import BrokerError
+from jobs.errors import BrokerError, UnavailableError
+from jobs.remote import ExtraMissing, open_folder
 from model_store.errors import StoreError
 from model_store.store import ModelStore
 from producer.errors import ProducerError
@@ -35,13 +36,23 @@ def check_all(settings: Settings) -> Iterator[Finding]:
     """Yield findings: broker, workers, engines and devices, data root, store."""
     yield from _check_broker(settings)
     yield from _check_engines()
-    if settings.data_root is not None:
+    if isinstance(settings.data_root, str):
+        yield _check_url(settings.data_root)
+    elif settings.data_root is not None:
         there = settings.data_root.is_dir() and os.access(settings.data_root, os.R_OK | os.X_OK)
         yield Finding(
             "ok" if there else "bad",
             f"data root {settings.data_root}" + ("" if there else " can't be read: is it mounted?"),
         )
     yield from _check_store(settings)
+
+
+def _check_url(root: str) -> Finding:
+    try:
+        open_folder(root).check()
+    except (ExtraMissing, UnavailableError) as error:
+        return Finding("bad", str(error))
+    return Finding("ok", f"data root {root}")
 
 
 def _check_broker(settings: Settings) -> Iterator[Finding]:

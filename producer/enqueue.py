@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import redis
@@ -13,7 +12,7 @@ from redis.exceptions import OutOfMemoryError
 from jobs.app import LABEL_CHUNK, LABEL_QUEUE, QUEUED_AT
 from jobs.errors import BrokerFull, UnavailableError
 from jobs.messages import LabelChunk, to_json
-from jobs.paths import path_to_text, text_to_path
+from jobs.paths import below_root, path_to_text, text_to_path
 from producer.run_file import Plan
 
 NOT_SENT = (OperationalError, redis.RedisError, OSError)  # what Celery raises when Redis takes nothing now
@@ -26,8 +25,8 @@ class ChunkSender:
         self._plan = plan
         self._app = app
         self._producer = app.amqp.producer_pool.acquire(block=True)
-        base = path_to_text(self._below_root(""))
-        self._below = "" if base == "." else base + "/"
+        base = path_to_text(self._below_root("")) if plan.walked else ""
+        self._below = "" if base in (".", "") else base + "/"
 
     def send(self, first: int, paths: list[str]) -> None:
         """Enqueue the images from index ``first`` on; UnavailableError when Redis takes nothing now."""
@@ -71,5 +70,4 @@ class ChunkSender:
         return path_to_text(self._below_root(text_to_path(path)))
 
     def _below_root(self, path: str) -> str:
-        # Textual, so a link stays a link; the worker resolves it and refuses what leaves its root.
-        return os.path.relpath(os.path.join(self._plan.base, path), self._plan.data_root)  # noqa: PTH118
+        return below_root(path, self._plan.base, self._plan.data_root)

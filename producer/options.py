@@ -32,10 +32,11 @@ Broker = Annotated[
     ),
 ]
 DataRoot = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--data-root",
-        help="Folder shared with the workers that all images are below. Also SORTLINE_DATA_ROOT.",
+        metavar="DIR_OR_URL",
+        help="Folder shared with the workers, or URL, that all images are below. Also SORTLINE_DATA_ROOT.",
         rich_help_panel="Where",
     ),
 ]
@@ -114,7 +115,7 @@ def settings_of(
     *,
     home: Path | None = None,
     broker: str | None = None,
-    data_root: Path | None = None,
+    data_root: str | None = None,
     store: Path | None = None,
     training: dict[str, Any] | None = None,
 ) -> Settings:

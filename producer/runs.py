@@ -61,6 +61,7 @@ def run_path(
     parts = [source.base, origin, model or "", str(top_k), str(report)]
     parts += [f"since {since}"] if since is not None else []
     parts += ["duplicates"] if duplicates else []
+    parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
     key = "\0".join(parts)
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[:40] or "run"
     return settings.home / "runs" / f"{slug}-{sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.run"
@@ -189,7 +190,7 @@ def _new_run(
 ) -> RunFile:
     if settings.data_root is None:
         raise UsageError(
-            "with a broker of your own, say where the workers' images begin: --data-root DIR or SORTLINE_DATA_ROOT, "
+            "with a broker of your own, say where the workers' images begin: --data-root or SORTLINE_DATA_ROOT, "
             "the folder that this machine and the workers share"
         )
     manifest = version.manifest

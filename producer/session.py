@@ -59,7 +59,8 @@ class Session:
 
 def is_alone(settings: Settings) -> bool:
     """Whether ``open_session`` would start a private stack."""
-    return settings.broker is None and not is_answering(shared_stack_socket(settings))
+    is_remote = isinstance(settings.data_root, str)  # workers of `sortline up` read this machine's folders
+    return settings.broker is None and (is_remote or not is_answering(shared_stack_socket(settings)))
 
 
 @contextmanager
@@ -70,8 +71,10 @@ def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool
         BrokerUnreachable: the configured broker can't be reached or used.
         UsageError: there is no broker, and ``start`` is false.
     """
-    socket = shared_stack_socket(settings)
-    if settings.broker is None and is_answering(socket):
+    if "label" not in workers and isinstance(settings.data_root, str):
+        settings = settings.model_copy(update={"data_root": None})  # nothing but labelling reads URLs
+    if settings.broker is None and not is_alone(settings):
+        socket = shared_stack_socket(settings)
         settings = settings.model_copy(update={"broker": f"unix://{socket}", "data_root": Path("/")})
     if settings.broker is not None:
         with _connected(settings) as client:
@@ -79,6 +82,7 @@ def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool
     elif not start:
         raise UsageError(
             "no broker: pass --broker, set SORTLINE_BROKER, or keep a local stack running with `sortline up`"
+            " (whose workers read no URLs)"
         )
     else:
         with LocalStack(settings) as stack:

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from configs.urls import is_url
 from jobs.paths import path_to_text
 
 if TYPE_CHECKING:
@@ -101,9 +102,10 @@ class Look:
         if self.earlier is not None:
             self.earlier.begin()
         base = path_to_text(self._base)
+        is_local = bool(self._base) and not is_url(self._base)
         for path in paths:
             text = path_to_text(path)
-            state = state_of(os.path.join(self._base, path))  # noqa: PTH118
+            state = state_of(os.path.join(self._base, path)) if is_local else None  # noqa: PTH118
             if (
                 self.earlier is not None
                 and state is not None

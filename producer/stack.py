@@ -48,7 +48,9 @@ class LocalStack:
             self._short_folder = Path(tempfile.mkdtemp(prefix="sortline-"))  # 0700 as well
             self.socket = self._short_folder / "redis.sock"
         (self.folder / SOCKET_NOTE).write_text(str(self.socket), encoding="utf-8")
-        self.settings = self.settings.model_copy(update={"broker": f"unix://{self.socket}", "data_root": Path("/")})
+        # Workers that stay read the folders of all commands to come.
+        root = Path("/") if self._persistent else private_root(self.settings)
+        self.settings = self.settings.model_copy(update={"broker": f"unix://{self.socket}", "data_root": root})
         try:
             self._start_redis()
         except BaseException:
@@ -111,6 +113,11 @@ class LocalStack:
                 return
             time.sleep(0.01)
         raise StackError(f"the private Redis did not answer within {START_LIMIT_S:.0f} s; see {self.log_file(REDIS)}")
+
+
+def private_root(settings: Settings) -> Path | str:
+    """Return the data root of a stack of one command: all of this machine, or the URL that is labelled."""
+    return settings.data_root if isinstance(settings.data_root, str) else Path("/")
 
 
 def shared_stack_socket(settings: Settings) -> Path:

@@ -17,6 +17,7 @@ from configs.settings import Settings, SettingsError, load_settings
 from jobs.app import LABEL_QUEUE, TRAIN_QUEUE
 from jobs.broker import check, connect
 from jobs.errors import BrokerAway, BrokerError
+from jobs.remote import ExtraMissing, open_folder
 
 # A spawned child imports its modules before it can answer; Celery's 4 s would kill it again and again.
 CHILD_START_LIMIT_S = 60.0
@@ -36,8 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(options.config)
         if settings.data_root is None:
             raise SettingsError(
-                "a worker needs SORTLINE_DATA_ROOT: the folder that all images are below; it reads nothing outside it"
+                "a worker needs SORTLINE_DATA_ROOT: the folder or URL that all images are below; "
+                "it reads nothing outside it"
             )
+        if isinstance(settings.data_root, str):
+            if options.queues == TRAIN_QUEUE:
+                raise SettingsError(f"training reads a folder; the data root {settings.data_root} is none")
+            open_folder(settings.data_root)
         client = connect(settings)
         try:
             check(client, settings)  # a wrong password would be retried for ever by Celery
@@ -46,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         client.close()
     except SettingsError as error:
         return _fail(str(error), 2)
+    except ExtraMissing as error:
+        return _fail(str(error), 1)
     except BrokerError as error:
         return _fail(str(error), 69)
     return run(settings, options.queues, options.name or f"{options.queues}-{os.getpid()}")

@@ -12,32 +12,48 @@ from jobs.errors import UnavailableError
 from jobs.fault import fault
 from jobs.messages import ChunkResult, LabelChunk, Row
 from jobs.paths import path_to_text, text_to_path
-from vision.classifier import Classifier, Outcome
+from jobs.remote import Folder
+from vision.classifier import Classifier, Outcome, Source
 from vision.decode import DEFAULT_LIMITS, ImageLimits, naming_failures, read_regular
 from vision.errors import ImageError
+from worker.remote import remote_images
 
 MOST_FOLDERS = 64  # open at once: a chunk may hold a thousand images of as many folders
 
 
 def label_chunk(
-    chunk: LabelChunk, classifier: Classifier, data_root: Path, limits: ImageLimits = DEFAULT_LIMITS, worker: str = ""
+    chunk: LabelChunk,
+    classifier: Classifier,
+    data_root: Path | Folder,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    worker: str = "",
 ) -> ChunkResult:
     """Return one row for each path of ``chunk``, in order; what can't be read becomes an error row.
 
     Raises:
         UnavailableError: the data root itself is away: a share that isn't mounted, say.
     """
-    _check_there(data_root)
-    with OpenRoot(os.path.realpath(data_root)) as root:
-        sources = [partial(root.read, path, limits.max_bytes) for path in chunk.paths]
+    with opened_images(data_root, chunk.paths, limits.max_bytes) as sources:
         outcomes, seconds = classifier.classify(sources, chunk.top_k)
     # strict: as many rows as paths, or no result at all
     rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
-    if any(row.error in ("not_found", "unreadable") for row in rows):
+    if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
         _check_there(data_root)  # it may have gone away meanwhile: these rows would be of images that are well
         _check_full(data_root)
     engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
     return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
+
+
+@contextmanager
+def opened_images(data_root: Path | Folder, paths: Sequence[str], max_bytes: int) -> Iterator[Sequence[Source]]:
+    """Yield what reads the file at each of ``paths`` below ``data_root``; UnavailableError when that itself is away."""
+    if not isinstance(data_root, Path):
+        with remote_images(data_root, paths, max_bytes) as sources:
+            yield sources
+        return
+    _check_there(data_root)
+    with OpenRoot(os.path.realpath(data_root)) as root:
+        yield [partial(root.read, path, max_bytes) for path in paths]
 
 
 def _check_there(data_root: Path) -> None:

@@ -21,6 +21,7 @@ from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys, connect
 from jobs.fault import fault
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
+from jobs.remote import Folder, open_folder
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound
 from model_store.store import ModelStore
 from vision.classifier import Classifier
@@ -63,10 +64,11 @@ class Runtime:
         """Where people look for the state of jobs."""
         return JobBoard(self.client, self.keys)
 
-    @property
-    def data_root(self) -> Path:
+    @cached_property
+    def data_root(self) -> Path | Folder:
         """Folder that every image path of a message is below."""
-        return self.settings.data_root or Path("/")
+        root = self.settings.data_root
+        return open_folder(root, self.settings.remote_connections) if isinstance(root, str) else root or Path("/")
 
     @contextmanager
     def attempt(self, chunk: LabelChunk) -> Iterator[int]:

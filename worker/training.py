@@ -185,6 +185,8 @@ class _Training:
 
     def _read(self) -> tuple[Dataset, Digests]:
         root = self.runtime.data_root
+        if not isinstance(root, Path):
+            raise JobRefused(f"training reads a folder, and the data root of this worker is {root.url}; copy it first")
         if not root.is_dir():
             raise UnavailableError(f"the data root {root} is not there; is the share mounted?")
         folder = (root / text_to_path(self.job.dataset)).resolve()

@@ -58,7 +58,7 @@ def label(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder (searched recursively), an image, a .txt list of paths, or - to read the list.",
+            help="A folder (searched recursively), an image, the URL of either, a .txt list, or - to read the list.",
         ),
     ],
     output: Annotated[
@@ -122,6 +122,8 @@ def label(
 
       find /mnt -name '*.jpg' | sortline label - -o found.csv # a list
 
+      sortline label s3://bucket/photos                       # a URL
+
       sortline label /mnt/photos --broker redis://queue:6379/0 --data-root /mnt
     """
     from producer.reports.request import request_of
@@ -159,13 +161,20 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
     """Label a source through the queue and write its reports; return the exit code."""
     from model_store.store import ModelStore
     from producer.gather import RunCancelled
-    from producer.images import open_source
+    from producer.images import of_lines, open_source
     from producer.progress import RunView
+    from producer.remote_images import rooted
     from producer.runs import find_model, open_run, run_path
     from producer.session import is_alone, open_session
+    from producer.stack import private_root
 
     request, detach = labelling.request, labelling.detach
     images = open_source(labelling.source)
+    listed = list(images.paths()) if images.is_read_once else None
+    if listed is not None:
+        images = of_lines(images, listed)
+    settings = rooted(settings, images)
+    _refuse_if_remote(settings, labelling)
     models = ModelStore(settings.store_root)
     version = find_model(models, labelling.model)
     top_k = _kept(request, len(version.manifest.classes))
@@ -176,7 +185,6 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
         from producer.reports.sorting import check_folder
 
         check_folder(labelling.sort_into, images.base, images.is_folder)
-    listed = list(images.paths()) if images.is_read_once else None
     resume = f"to go on: {_command_line()}"
     with RunView(quiet=labelling.quiet) as view, ExitStack() as opening:
 
@@ -193,7 +201,9 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
             view.say("looking for copies, which reads the files of equal size")
         opened = open_run(
             path,
-            session.settings if session is not None else settings.model_copy(update={"data_root": Path("/")}),
+            session.settings
+            if session is not None
+            else settings.model_copy(update={"data_root": private_root(settings)}),
             images,
             listed,
             version,
@@ -245,6 +255,17 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
             raise
         finally:
             run.close()
+
+
+def _refuse_if_remote(settings: Settings, labelling: Labelling) -> None:
+    given = {
+        "--since": labelling.since is not None,
+        "--duplicates": labelling.duplicates,
+        "--sort-into": labelling.sort_into is not None,
+    }
+    for option, is_given in given.items():
+        if is_given and isinstance(settings.data_root, str):
+            raise UsageError(f"{option}: only with images of this machine, not with a URL")
 
 
 def finish(session: Session, run: RunFile, view: RunView, request: Request, max_failures: int | None) -> int:

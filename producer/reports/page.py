@@ -18,7 +18,10 @@ from time import localtime, strftime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jobs.paths import path_to_text, text_to_path
+from configs.urls import is_url
+from jobs.errors import UnavailableError
+from jobs.paths import below_root, path_to_text, text_to_path
+from jobs.remote import ExtraMissing, Folder, open_folder
 from producer.images import IMAGE_SUFFIXES
 from producer.progress import duration
 from producer.reports.files import replacing
@@ -68,7 +71,7 @@ def write_page(
     gallery = _Gallery(run, layout, path.parent, counts.evaluation is not None)
     if sum(1 for row in chosen if row.top) > SLOW_IMAGES:
         say(f"making thumbnails for {path.name}")
-    pictures = _embedded(gallery, chosen, counts, int(embed_mb * 1_000_000), max_pixels)
+    pictures = _embedded(gallery, chosen, counts, int(embed_mb * 1_000_000), max_pixels, say)
     by_index = {row.input_index: row for row in chosen}
     figures = {
         name: [gallery.figure(by_index[index], pictures) for index in indexes[:SHOWN_FIRST]]
@@ -83,6 +86,7 @@ def write_page(
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
+        images_from=_origin(run.plan.data_root),
         cards=_cards(run, counts),
         counts=counts,
         labels=ranked(counts.labels),
@@ -130,14 +134,24 @@ def _sampled(counts: Tally, chosen: int) -> str:
 
 
 def _embedded(
-    gallery: _Gallery, chosen: Sequence[StoredRow], counts: Tally, limit: int, max_pixels: int
+    gallery: _Gallery,
+    chosen: Sequence[StoredRow],
+    counts: Tally,
+    limit: int,
+    max_pixels: int,
+    say: Callable[[str], None],
 ) -> dict[int, str]:
     """Return base64 thumbnails by input index until ``limit`` bytes are full, those to look at first before others."""
     first = dict.fromkeys([*counts.least_sure[:SHOWN_FIRST], *counts.mistakes[:SHOWN_FIRST]])
     by_index = {row.input_index: row for row in chosen if row.top}
     order = [*first, *(index for index in by_index if index not in first)]
     found: dict[int, str] = {}
-    made = thumbnails((gallery.file(by_index[index].path) for index in order), max_pixels)
+    try:
+        folder = gallery.folder()
+    except UnavailableError as error:
+        say(f"no thumbnails: {error}")
+        return found
+    made = thumbnails((gallery.file(by_index[index].path) for index in order), max_pixels, folder)
     size = 0
     for index, data in zip(order, made, strict=True):
         if data is None:
@@ -170,7 +184,8 @@ class _Gallery:
     """Turns rows into what the page shows of an image."""
 
     def __init__(self, run: RunFile, layout: Layout, folder: Path, with_truth: bool) -> None:
-        self._base = run.plan.base
+        self._plan = run.plan
+        self._is_remote = is_url(run.plan.data_root)
         self._layout = layout
         self._folder = os.path.realpath(folder)
         self._truth = FolderTruth(run.plan, layout) if with_truth else None
@@ -178,7 +193,21 @@ class _Gallery:
         self._places = {name: place for place, name in enumerate(self._names)}
 
     def file(self, path: str) -> str:
-        return os.path.join(self._base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
+        """Return the path of an image on this machine, or below the data root where that is a URL."""
+        if self._is_remote:
+            return below_root(text_to_path(path), self._plan.base, self._plan.data_root)
+        return os.path.join(self._plan.base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
+
+    def folder(self) -> Folder | None:
+        """Return what reads the images where they are remote; UnavailableError when it can't from here."""
+        if not self._is_remote:
+            return None
+        try:
+            folder = open_folder(self._plan.data_root)
+        except ExtraMissing as error:
+            raise UnavailableError(str(error)) from error
+        folder.check()
+        return folder
 
     def link(self, path: str) -> str:
         """Return the address of an image, relative to the page, so that both may be moved together.
@@ -187,6 +216,9 @@ class _Gallery:
         """
         if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122
             return ""
+        if self._is_remote:
+            root = self._plan.data_root
+            return f"{root}/{quote(os.fsencode(self.file(path)))}" if _origin(root) else ""
         try:
             relative = os.path.relpath(self.file(path), self._folder)
         except ValueError:  # a NUL byte: no file
@@ -257,6 +289,11 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
         note = f"{timing.images:,} images in {duration(max(1, round(timing.seconds)))}"
         cards.append({"name": "Rate", "value": f"{timing.rate:,.0f} img/s", "note": note})
     return cards
+
+
+def _origin(root: str) -> str:
+    """Return the web server that images are linked to, if ``root`` is on one."""
+    return "/".join(root.split("/", 3)[:3]) if root.startswith(("http://", "https://")) else ""
 
 
 def _title(run: RunFile) -> str:

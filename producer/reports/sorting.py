@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
+from configs.urls import is_url
 from jobs.paths import path_to_text, text_to_path
 from producer.errors import UsageError
 from producer.reports.layout import Layout
@@ -73,6 +74,8 @@ def sort_images(run: RunFile, layout: Layout, into: Path, by: By) -> Sorted:
 
     A name that is taken gets a number. The same call again goes on where an earlier one was interrupted.
     """
+    if is_url(run.plan.data_root):
+        raise UsageError("--sort-into: only with images of this machine, not with a URL")
     into = Path(os.path.abspath(into))  # noqa: PTH100 - links stay as the user wrote them
     check_folder(into, run.plan.base, run.plan.walked)
     into.mkdir(parents=True, exist_ok=True)

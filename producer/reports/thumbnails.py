@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
+from jobs.remote import Folder
+
 THUMBNAIL_PX = 144  # longest side
 SMALL_PX = 64  # up to here an image is kept as it is, without loss: what one looks at are its pixels
 MOST_BYTES = 100_000_000
@@ -21,11 +23,17 @@ AHEAD = 32  # thumbnails under way
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
-def thumbnails(paths: Iterable[str], max_pixels: int) -> Generator[bytes | None, None, None]:
-    """Yield a WebP file of each image in order, or None where it can't be had. Made by as many threads as cores."""
+def thumbnails(
+    paths: Iterable[str], max_pixels: int, folder: Folder | None = None
+) -> Generator[bytes | None, None, None]:
+    """Yield a WebP file of each image in order, or None where it can't be had.
+
+    They are files, or paths below ``folder``. Made by as many threads as cores, or as the folder has connections.
+    """
     _pillow()
-    make = partial(thumbnail, max_pixels=max_pixels)
-    with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thumbnail") as pool:
+    make = partial(thumbnail, max_pixels=max_pixels, folder=folder)
+    threads = folder.connections if folder is not None else os.cpu_count() or 1
+    with ThreadPoolExecutor(threads, thread_name_prefix="thumbnail") as pool:
         under_way: deque[Future[bytes | None]] = deque()
         try:
             for path in paths:
@@ -39,14 +47,14 @@ def thumbnails(paths: Iterable[str], max_pixels: int) -> Generator[bytes | None,
                 future.cancel()
 
 
-def thumbnail(path: str, max_pixels: int) -> bytes | None:
+def thumbnail(path: str, max_pixels: int, folder: Folder | None = None) -> bytes | None:
     """Return a WebP file of the upright image on white, at most 144 pixels long; None when it can't be had."""
     try:
-        data = _read(path)
+        data = _read(path) if folder is None else folder.read(path, MOST_BYTES)
         return _shrunk(data, max_pixels) if data else None
     except (OSError, ValueError, MemoryError):
         return None
-    except Exception:  # Pillow's plugins let through whatever a damaged file provokes: struct, zlib, index errors
+    except Exception:  # of a remote folder; and Pillow's plugins let through what a damaged file provokes: struct, zlib
         return None
 
 

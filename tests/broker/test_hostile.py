@@ -212,7 +212,7 @@ def test_a_message_above_the_limit_is_refused_unread(
 def test_a_path_that_leaves_the_data_root_is_an_error_row(
     desk: Desk, settings: Settings, client: redis.Redis, path: str
 ) -> None:
-    assert settings.data_root is not None
+    assert isinstance(settings.data_root, Path)
     secret = settings.data_root.parent / "secret.png"
     secret.write_bytes((settings.data_root / "00000.png").read_bytes())
     (settings.data_root / "link.png").symlink_to(secret)

@@ -107,7 +107,7 @@ def test_a_missing_data_root_is_waited_for_longer_each_time_and_then_refused(
     desk: Desk, settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.tasks.TRIES", 2)
-    assert settings.data_root is not None
+    assert isinstance(settings.data_root, Path)
     settings.data_root.rename(settings.data_root.with_name("unmounted"))
     looks: list[float] = []
     is_dir = Path.is_dir
@@ -132,7 +132,7 @@ def test_a_missing_data_root_is_waited_for_longer_each_time_and_then_refused(
 def test_a_data_root_that_comes_back_costs_nothing_but_time(
     desk: Desk, settings: Settings, new_producer: NewProducer
 ) -> None:
-    assert settings.data_root is not None
+    assert isinstance(settings.data_root, Path)
     away = settings.data_root.with_name("unmounted")
     settings.data_root.rename(away)
     producer = new_producer(8)
@@ -164,7 +164,7 @@ def test_waits_never_grow_past_the_longest(
 ) -> None:
     monkeypatch.setattr("worker.tasks.TRIES", 2)
     monkeypatch.setattr("worker.tasks.LONGEST_WAIT_S", 0)
-    assert settings.data_root is not None
+    assert isinstance(settings.data_root, Path)
     settings.data_root.rename(settings.data_root.with_name("unmounted"))
 
     with working(desk):

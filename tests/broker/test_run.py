@@ -28,7 +28,7 @@ from worker.runtime import Runtime
 
 
 def test_rows_through_the_queue_are_those_of_label_chunk(real_settings: Settings, new_producer: NewProducer) -> None:
-    assert real_settings.data_root is not None
+    assert isinstance(real_settings.data_root, Path)
     pin = stored_pin(real_settings)
     (real_settings.data_root / "00002.png").write_bytes(b"no picture, and long enough to be one")
     producer = new_producer(18, pin=pin)
@@ -98,7 +98,7 @@ def test_two_runs_on_one_worker_both_end_with_their_own_rows(
 ) -> None:
     long, short = new_producer(24, name="long"), new_producer(6, name="short", chunk_images=2)
     runtime = Desk(settings)
-    assert settings.data_root is not None
+    assert isinstance(settings.data_root, Path)
     expected = [row.top[0] for row in label_chunk(chunk_of(settings, 0, 24), runtime.mean, settings.data_root).rows]
     runtime.mean.close()
 

@@ -131,6 +131,15 @@ def test_copies_prints_a_ratio_with_and_without_copies(home: Path, model_store: 
     assert all(numbers(value)[0] > 0 for value in found.values())
 
 
+def test_remote_prints_a_rate_for_the_folder_and_for_each_number_of_connections(home: Path, model_store: Path) -> None:
+    found = figures(
+        home, "remote", "--photos", "20", "--rounds", "1", "--wait-ms", "5", "--store", str(model_store)
+    )  # fmt: skip
+
+    assert list(found) == ["folder", "2 connections", "8 connections", "32 connections", "64 connections"]
+    assert all(numbers(value)[0] > 0 for value in found.values())
+
+
 def test_training_prints_the_accuracy_of_a_seed(home: Path) -> None:
     found = figures(home, "training", "digits", "--seeds", "0", "--epochs", "1")
 

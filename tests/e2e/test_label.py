@@ -57,11 +57,13 @@ def producer(*arguments: str, home: Path, env: Mapping[str, str] = NOTHING) -> I
 
 
 @contextmanager
-def worker(redis_server: RedisServer, home: Path, store: Path, root: Path) -> Iterator[psutil.Process]:
+def worker(
+    redis_server: RedisServer, home: Path, store: Path, root: Path | str, more: Mapping[str, str] = NOTHING
+) -> Iterator[psutil.Process]:
     log = (home / f"worker-{time.monotonic_ns()}.log").open("wb")
     process = psutil.Popen(
         [sys.executable, "-m", "worker", "--queues", "label"],
-        env=environment(home, cluster(redis_server, store, root)),
+        env=environment(home, {**cluster(redis_server, store, root), **more}),
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=home,
@@ -74,7 +76,7 @@ def worker(redis_server: RedisServer, home: Path, store: Path, root: Path) -> It
         log.close()
 
 
-def cluster(redis_server: RedisServer, store: Path, root: Path) -> dict[str, str]:
+def cluster(redis_server: RedisServer, store: Path, root: Path | str) -> dict[str, str]:
     return {
         "SORTLINE_BROKER": redis_server.url,
         "SORTLINE_STORE": str(store),
