@@ -16,7 +16,7 @@ from configs.settings import Settings
 from jobs.errors import BrokerAway, BrokerError
 
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
-SOCKET_TIMEOUT_S = 30.0
+SOCKET_TIMEOUT_S = 10.0  # a half-open connection costs it, one after the other
 CONNECT_TIMEOUT_S = 5.0
 # What passes: a server that is away, still reads its data from disk, or is full until workers have taken some.
 AWAY = (
@@ -98,7 +98,7 @@ def tls_options(settings: Settings) -> dict[str, Any] | None:
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Return a client; nothing is sent yet. Commands give up after 30 s and are retried three times."""
+    """Return a client; nothing is sent yet. Commands give up after 10 s and are retried three times."""
     options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),

@@ -26,6 +26,7 @@ class Proxy:
         self._target = port
         self._server = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self._dead: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self.mode = "pass"
         self.port = int(self._server.getsockname()[1])
@@ -37,6 +38,10 @@ class Proxy:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         self._open.clear()
+
+    def forget(self) -> None:
+        """Let every connection be half-open from now on: each end takes it for alive, and nothing comes through."""
+        self._dead.update(self._open)
 
     def close(self) -> None:
         self.mode = "refuse"
@@ -68,6 +73,8 @@ class Proxy:
             while data := one.recv(1 << 16):
                 while self.mode == "swallow":
                     time.sleep(0.05)  # a black hole: nothing comes through, nothing is refused
+                if one in self._dead:
+                    continue
                 if self.mode == "delay":
                     time.sleep(0.05)  # the delay of a far network
                 other.sendall(data)
@@ -85,7 +92,7 @@ def proxied(server: RedisServer) -> Iterator[Proxy]:
         proxy.close()
 
 
-@pytest.mark.parametrize("fault", ["delay", "swallow", "refuse", "cut"])
+@pytest.mark.parametrize("fault", ["delay", "swallow", "refuse", "cut", "half-open"])
 def test_a_bad_network_costs_time_and_no_row(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, fault: str
 ) -> None:
@@ -101,6 +108,8 @@ def test_a_bad_network_costs_time_and_no_row(
                 for _ in range(3):
                     proxy.cut()
                     time.sleep(0.5)  # between two cuts
+            elif fault == "half-open":
+                proxy.forget()  # until each end's timeout, of one connection after the other: about 50 s
             else:
                 proxy.mode = fault
                 if fault == "refuse":
