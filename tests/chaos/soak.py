@@ -57,7 +57,9 @@ def main() -> int:
     left = [key for key in (*calm.keys, *stormy.keys) if not key.startswith(MINIMUM_KEYS)]
     print(f"rows {len(rows)}, one an image: {once}; the bytes of the calm run: {same}")
     print(f"keys left beyond bindings and the board: {left or 'none'}")
-    return 0 if all(same.values()) and once and not left else 1
+    betrayed = [*calm.betrayed, *stormy.betrayed]
+    print(f"files and command lines that hold the password of Redis: {betrayed or 'none'}")
+    return 0 if all(same.values()) and once and not left and not betrayed else 1
 
 
 def tell(name: str, plan: Plan, outcome: Outcome) -> None:

@@ -26,6 +26,7 @@ from tests.e2e.test_label import rows_done
 
 POISON = {"kill": "SIGKILL", "segv": "SIGSEGV", "hang": "did not answer", "memory": "SIGKILL"}
 STOPPED_S = 6.0  # longer than the visibility timeout of a cluster: the chunk goes to another
+PASSWORD = "canary-5e1a-of-the-storm"  # noqa: S105 - of a server that lives for one storm
 FORMATS = ("csv", "parquet", "jsonl")
 
 
@@ -92,6 +93,7 @@ class Outcome:
     keys: list[str]
     seconds: float
     memory: Samples
+    betrayed: list[str]  # files, reports and logs among them, and command lines that hold the password of Redis
 
 
 def write_mixed_images(folder: Path, count: int, poison: bool) -> str:
@@ -121,11 +123,12 @@ class Storm:
         self._chance = random.Random(plan.seed)  # noqa: S311
         folder = home / "redis"
         folder.mkdir()
-        self._server = RedisServer(folder, free_port(), persistent=True)
+        self._server = RedisServer(folder, free_port(), password=PASSWORD, persistent=True)
         self._env = cluster(self._server.url, store, photos.parent, stuck_s=5, **settings)
         self._command = [SORTLINE, "label", str(photos), "-o", str(self._out), "--format", ",".join(FORMATS), "-q"]
         self._faults: Mapping[str, str] = {"TEST_FAULT": faults}
         self._stopped: list[tuple[float, psutil.Popen]] = []
+        self._betrayed: set[str] = set()
         self.done: Counter[str] = Counter()
         self.memory = Samples()
 
@@ -145,6 +148,7 @@ class Storm:
                 self._leftovers(),
                 seconds,
                 self.memory,
+                self._traitors(),
             )
         finally:
             self._producer.kill()
@@ -180,6 +184,8 @@ class Storm:
                 self.memory.take("producer", psutil.Process(self._producer.pid))
                 for worker in self._fleet.workers:
                     self.memory.take("worker", worker)
+                for process in psutil.Process().children(recursive=True):
+                    self._read_command_line(process)
             time.sleep(0.02)  # between two looks
 
     def _do(self, event: str) -> None:
@@ -217,6 +223,19 @@ class Storm:
             while client.exists("sortline:label", "sortline:unacked") and time.monotonic() < deadline:
                 time.sleep(0.1)  # late copies of chunks
             return sorted(client.keys("*"))
+
+    def _read_command_line(self, process: psutil.Process) -> None:
+        """Take note of one of ours that shows the password to everybody on this machine."""
+        with suppress(psutil.Error):
+            line = process.cmdline()
+            if any(PASSWORD in part for part in line) and "--requirepass" not in line:  # the server of this test
+                self._betrayed.add(" ".join(line))
+
+    def _traitors(self) -> list[str]:
+        for path in self._home.rglob("*"):
+            if path.is_file() and PASSWORD.encode() in path.read_bytes():
+                self._betrayed.add(str(path))
+        return sorted(self._betrayed)
 
     def _words(self) -> str:
         return (self._home / "producer.log").read_text(encoding="utf-8", errors="replace")[-2000:] + self._fleet.log[

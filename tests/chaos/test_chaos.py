@@ -42,6 +42,7 @@ def test_a_run_through_every_kind_of_kill_has_the_bytes_of_an_undisturbed_one(
     }  # fmt: skip
     for name in FORMATS:
         assert stormy.reports[name] == calm.reports[name], name
+    assert calm.betrayed == stormy.betrayed == []
     assert not {"sortline:label", "sortline:unacked", "sortline:unacked_index"} & {*calm.keys, *stormy.keys}
     rows = list(csv.DictReader(io.StringIO(calm.reports["csv"].decode())))
     assert [row["path"] for row in rows] == sorted(path.name for path in photos.iterdir())
