@@ -24,7 +24,8 @@ from vision.classifier import Classifier
 from vision.decode import ImageLimits
 from vision.errors import ImageError
 from vision.preprocess import Preprocessing, read_file
-from worker.label import MOST_FOLDERS, OpenRoot, label_chunk, read_below
+from worker.data_root import MOST_FOLDERS, OpenRoot, read_below
+from worker.label import label_chunk
 
 # As in production, where vision.decode sets this filter; pytest resets it for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -179,7 +180,7 @@ def test_a_link_put_in_after_the_check_does_not_lead_out_of_the_data_root(
         return resolved
 
     assert way(tmp_path / "data", path) == b"ours"
-    monkeypatch.setattr("worker.label.os.path.realpath", resolve_and_swap)
+    monkeypatch.setattr("worker.data_root.os.path.realpath", resolve_and_swap)
 
     with pytest.raises(ImageError) as caught:
         way(tmp_path / "data", path)
