@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -35,8 +36,9 @@ def trainer(number: int, home: Path, env: dict[str, str]) -> Iterator[psutil.Pop
     try:
         yield process
     finally:
-        for child in [*process.children(recursive=True), process]:
-            child.kill()
+        with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+            for child in [*process.children(recursive=True), process]:
+                child.kill()
         process.wait()
         print(log.read_text(encoding="utf-8")[-2000:])
 
@@ -86,4 +88,22 @@ def test_a_job_of_five_leases_runs_once_beside_idle_workers_and_goes_on_when_kil
     assert took_s > 5 * LEASE_S
     assert watched.stdout == "shades:1\n"
     assert watched.stderr.count(f"epoch 1/{EPOCHS}") == 1  # the second process went on at the checkpoint
+    assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
+
+
+@pytest.mark.timeout(400)
+def test_sigterm_lets_a_training_worker_end_its_job_and_then_itself(
+    home: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    photos = write_shades(tmp_path / "photos")
+    env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/", "TEST_FAULT": "event=nap"}
+    with trainer(0, home, env) as worker, redis_server.client() as client:
+        job = sortline("train", str(photos), *QUICK, "--name", "shades", "--detach", home=home, env=env).stdout.strip()
+        wait_until(lambda: client.xlen(f"sortline:results:{job}") > 2, 120, "a training that runs")
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(200) == 0
+        assert client.hget(f"sortline:job:{job}", "state") == "done"
+        assert client.hget(f"sortline:job:{job}", "attempts") == "1"
+        assert client.hlen("sortline:unacked") == client.llen("sortline:train") == 0
+
     assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
