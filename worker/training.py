@@ -47,6 +47,7 @@ from worker.training_report import TrainingReport, report_files
 GOLDEN_IMAGES = 16
 SAID_EVERY_S = 5.0  # within an epoch
 LONG_S = 20.0  # a training that takes longer says so after the first step that could be timed
+REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # and a quota, and a limit of the file system
 
 Report = Callable[[JobEvent], None]
@@ -97,6 +98,9 @@ def train_model(
     except OSError as error:
         if error.errno in DISK_FULL:
             raise JobRefused(f"the disk is full: {error}; nothing was published") from error
+        if error.errno in REFUSED:
+            why = f"the system refuses the training worker: {error}; nothing was published; mend that, then train again"
+            raise JobRefused(why) from error
         raise
     finally:
         training.close()

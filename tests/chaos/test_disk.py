@@ -239,7 +239,7 @@ def test_a_training_that_may_not_write_checkpoints_says_where_and_runs_when_it_m
         assert list((home / "checkpoints").iterdir()) == []
     sortline(*command, home=home)
 
-    assert re.search(f"{REFUSED}.*{home}/checkpoints", refused.stderr)
+    assert re.search(f"{REFUSED}.*{home}/checkpoints.*; nothing was published; mend that, then train", refused.stderr)
     assert len(list((home / "store").glob("shades/versions/*"))) == 1
 
 
