@@ -66,6 +66,14 @@ def test_memory_prints_what_producer_redis_and_worker_hold(home: Path, model_sto
     assert all(1 < value < 2000 for value in held.values())
 
 
+def test_million_prints_rates_sizes_and_what_a_kill_half_way_costs(home: Path) -> None:
+    found = figures(home, "million", "--images", "1000", "--chunk", "16")
+
+    assert list(found)[-1] == "killed half way: to the report, s, 1000 names"
+    assert len(found) == 8
+    assert all(value > 0 for value in found.values())
+
+
 def test_start_prints_three_medians(home: Path, model_store: Path) -> None:
     found = figures(home, "start", "--times", "1", "--store", str(model_store))
 
