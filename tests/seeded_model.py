@@ -1,4 +1,7 @@
-"""``python -m tests.seeded_model STORE``: publish ``colours:1``, a small network with seeded weights, untrained."""
+"""``python -m tests.seeded_model STORE [NAME VERSIONS]``: publish a small network with seeded weights, untrained.
+
+By default as ``colours:1``. The last version is the one in production.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ LABELS = ("red", "green", "blue", "grey")
 SIZE_PX = 32
 
 
-def publish(root: Path) -> None:
-    """Put ``colours:1`` into the store, in production."""
+def publish(root: Path, name: str = "colours", seed: int = 1) -> None:
+    """Put a version into the store, and into production."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    mindspore.set_seed(1)
+    mindspore.set_seed(seed)
     network = build_network(NetworkSpec(name="lenet5", classes=len(LABELS), height_px=SIZE_PX, width_px=SIZE_PX))
     store = ModelStore(root)
     version = publish_network(
         store,
-        "colours",
+        name,
         network,
         Preprocessing(height_px=SIZE_PX, width_px=SIZE_PX),
         golden_images=np.random.default_rng(0).integers(0, 256, (8, SIZE_PX, SIZE_PX, 3), dtype=np.uint8),
@@ -35,8 +38,10 @@ def publish(root: Path) -> None:
         training={},
         scores={},
     )
-    store.set_alias("colours", "production", version.version, who="tests", why="the only one")
+    store.set_alias(name, "production", version.version, who="tests", why="the newest")
 
 
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]))
+    store_root, name, versions = (*sys.argv[1:], "colours", "1")[:3] if len(sys.argv) == 2 else sys.argv[1:]
+    for number in range(int(versions)):
+        publish(Path(store_root), name, seed=number + 1)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import SHARED, SORTLINE, RedisServer, environment
+from tests.conftest import NOTHING, SHARED, SORTLINE, RedisServer, environment
 from tests.e2e.test_label import rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
@@ -31,13 +32,13 @@ def blocks_of(section: str) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def run_block(block: str, folder: Path, replaced: dict[str, str]) -> str:
+def run_block(block: str, folder: Path, replaced: Mapping[str, str], more: Mapping[str, str] = NOTHING) -> str:
     """Run one block to its end; return all that it said."""
     for name, value in replaced.items():
         block = block.replace(name, value)
     ending = "trap 'for job in $(jobs -p); do kill $job || true; done; wait' EXIT"
     script = f"set -euo pipefail\n{ending}\n{STAYING.sub(BACKGROUND, block)}"
-    env = environment(folder / "home", {"SORTLINE_TRAINING__EPOCHS": "3"})  # of a recipe's thirty
+    env = environment(folder / "home", {"SORTLINE_TRAINING__EPOCHS": "3", **more})  # of a recipe's thirty
     env["PATH"] = f"{Path(SORTLINE).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False
