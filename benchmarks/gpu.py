@@ -1,36 +1,37 @@
 """``python -m benchmarks.gpu MODEL FOLDER --store STORE``: parity and throughput of ONNX Runtime on a GPU host.
 
-For each provider: how far its probabilities are from the published ones on the golden images, how many photos get the
-same label as from f32 on the CPU, and images a second from memory. Then the ceiling, which is the slower of decoding on
-all cores and inference on the device, since they share nothing; and how close a whole `sortline label` comes to it.
+For each precision of the worker's own engine: how far its probabilities are from the published ones on the golden
+images, how many photos get the same label as from f32 on the CPU, and images a second from memory. Then the ceiling,
+which is the slower of decoding on all cores and inference on the device, since they share nothing; and how close a
+whole `sortline label` comes to it, with each number of label workers that share the device and the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import os
+import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from itertools import cycle
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from benchmarks.home import label, stack, temporary_home
+from benchmarks.home import SORTLINE, environment, label, stack, temporary_home, wait_for
+from benchmarks.limit import link_all
 from model_store.store import ModelStore
+from vision.engines import Engine, open_engine, precisions
+from vision.engines.batching import available_cpus
 from vision.preprocess import Preprocessing, load_image
+from worker.precision import read_files
 
-CPU = "CPUExecutionProvider"
-PROVIDERS: dict[str, dict[str, Any]] = {
-    CPU: {},
-    "CUDAExecutionProvider": {},
-    "TensorrtExecutionProvider": {"trt_fp16_enable": True},
-}
 PHOTOS_IN_MEMORY = 1024
-COMPARED = 256
+ENGINE = "onnxruntime"
 
 
 def main() -> None:
@@ -39,72 +40,110 @@ def main() -> None:
     parser.add_argument("model", help="NAME[@ALIAS|:VERSION]")
     parser.add_argument("folder", type=Path, help="of JPEG photos")
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--device", default="cuda", help="of the label worker")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--measured-s", type=float, default=5.0, help="of each provider")
+    parser.add_argument("--device", default="cuda", help="of the label workers")
+    parser.add_argument("--images", type=int, default=100_000, help="names of photos that each command labels")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="label workers that share the device")
+    parser.add_argument("--measured-s", type=float, default=5.0, help="of decoding, and of each precision")
     options = parser.parse_args()
     store = ModelStore(options.store)
     version = store.resolve(options.model)
-    graph = store.open_file(version.name, version.version, "serving.onnx")
+    preprocessing = Preprocessing.from_json(version.manifest.preprocessing)
+    paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    decode = decode_rate(paths, preprocessing, options.measured_s)
+    print(f"decode, {available_cpus():3} cores {decode:9.0f} img/s", flush=True)
+    with ThreadPoolExecutor() as pool:
+        pixels = np.stack([image.pixels for image in pool.map(
+            lambda path: load_image(path, preprocessing), paths[:PHOTOS_IN_MEMORY])])  # fmt: skip
+    files = read_files(store, version)
     golden_file = io.BytesIO(store.open_file(version.name, version.version, "golden.npz"))
-    pixels, decode = decoded(options.folder, Preprocessing.from_json(version.manifest.preprocessing))
-    print(f"decode, all cores{'':23} {decode:9.0f} img/s")
     with np.load(golden_file, allow_pickle=False) as golden:
         images, published = golden["images"], golden["outputs"]
-    infer, expected = 0.0, probabilities(session(graph, CPU), pixels[:COMPARED])
-    for provider in (name for name in PROVIDERS if name in onnxruntime.get_available_providers()):
-        runtime = session(graph, provider)
-        difference = float(np.abs(probabilities(runtime, images) - published).max())
-        equal = (probabilities(runtime, pixels[:COMPARED]).argmax(1) == expected.argmax(1)).mean()
-        infer = rate(runtime, pixels, options.batch, options.measured_s)  # the last one is the fastest that there is
-        print(f"{provider:40} {infer:9.0f} img/s, golden difference {difference:.1e}, {equal:.1%} equal labels")
-    whole = whole_command(options)
-    ceiling = min(decode, infer)
-    print(
-        f"sortline label, whole command{'':11} {whole:9.0f} img/s, {whole / ceiling:.1%} of the ceiling {ceiling:.0f}"
-    )
+    with closing(open_engine(files, engine=ENGINE, device="cpu", precision="f32")) as engine:
+        expected = engine.predict(pixels).argmax(axis=1)
+    infer: dict[str, float] = {}
+    for precision in precisions(ENGINE, files, options.device):
+        with closing(open_engine(files, engine=ENGINE, device=options.device, precision=precision)) as engine:
+            difference = float(np.abs(engine.predict(images) - published).max())
+            equal = (engine.predict(pixels).argmax(axis=1) == expected).mean()
+            infer[precision] = infer_rate(engine, pixels, options.measured_s)
+            print(
+                f"{engine.describe():60} {infer[precision]:9.0f} img/s, golden difference {difference:.1e}, "
+                f"{equal:.1%} equal labels",
+                flush=True,
+            )
+    whole_commands(options, paths, decode, infer)
 
 
-def decoded(folder: Path, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], float]:
-    """Return the first photos as the network takes them, and how many a second all cores decode."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[:PHOTOS_IN_MEMORY]
-    started = time.perf_counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pixels = list(pool.map(lambda path: load_image(path, preprocessing).pixels, paths))
-    return np.stack(pixels), len(paths) / (time.perf_counter() - started)
+def decode_rate(paths: list[Path], preprocessing: Preprocessing, measured_s: float) -> float:
+    """Return images a second that the loader reads, decodes and resizes in a process a core."""
+    processes = available_cpus()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        list(pool.map(decoded_in, [paths[:1]] * processes, [preprocessing] * processes, [0.1] * processes))
+        shares = [paths[number % len(paths) :] for number in range(processes)]
+        counts = pool.map(decoded_in, shares, [preprocessing] * processes, [measured_s] * processes)
+        return sum(counts) / measured_s
 
 
-def session(graph: bytes, provider: str) -> Any:
-    """Return the graph on a provider; what it can't compute falls to the CPU."""
-    return onnxruntime.InferenceSession(graph, providers=[(provider, PROVIDERS[provider]), CPU])
+def decoded_in(paths: list[Path], preprocessing: Preprocessing, seconds: float) -> int:
+    """Return how many images one process decodes in this time."""
+    deadline = time.perf_counter() + seconds
+    for count, path in enumerate(cycle(paths)):
+        if time.perf_counter() > deadline:
+            return count
+        load_image(path, preprocessing)
+    return 0
 
 
-def probabilities(runtime: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the outputs for these pixels, in one pass."""
-    outputs: NDArray[np.float32] = runtime.run(None, {runtime.get_inputs()[0].name: pixels})[0]
-    return outputs
-
-
-def rate(runtime: Any, pixels: NDArray[np.uint8], batch: int, measured_s: float) -> float:
-    """Return images a second in passes of ``batch``."""
-    batches = [pixels[start : start + batch] for start in range(0, len(pixels) - batch + 1, batch)] or [pixels]
-    probabilities(runtime, batches[0])  # a provider compiles for a shape when it first sees it
+def infer_rate(engine: Engine, pixels: NDArray[np.uint8], measured_s: float) -> float:
+    """Return images a second that the engine labels with pixels in memory."""
+    engine.predict(pixels)  # a device compiles for a shape when it first sees it
     seen, started = 0, time.perf_counter()
     while time.perf_counter() - started < measured_s:
-        for part in batches:
-            probabilities(runtime, part)
-            seen += len(part)
+        engine.predict(pixels)
+        seen += len(pixels)
     return seen / (time.perf_counter() - started)
 
 
-def whole_command(options: argparse.Namespace) -> float:
-    """Return images a second of the second of two commands against a running stack; the first loads the model."""
-    where = {"SORTLINE_STORE": str(options.store.absolute()), "SORTLINE_DEVICE": options.device}
-    where |= {"SORTLINE_ENGINE": "onnxruntime"}
-    with temporary_home() as home, stack(home, where):
-        label(home, options.folder.absolute(), where, model=options.model)
-        done = label(home, options.folder.absolute(), where, model=options.model)
-    return done.images / done.seconds
+def whole_commands(options: argparse.Namespace, paths: list[Path], decode: float, infer: Mapping[str, float]) -> None:
+    """Print the rate of a whole command with each precision and number of workers, against a running stack."""
+    for precision, rate in infer.items():
+        for workers in options.workers:
+            more = {
+                "SORTLINE_STORE": str(options.store.absolute()),
+                "SORTLINE_DEVICE": options.device,
+                "SORTLINE_ENGINE": ENGINE,
+                "SORTLINE_PRECISION": precision,
+                "SORTLINE_DECODE_THREADS": str(max(1, available_cpus() // workers)),
+            }
+            with temporary_home() as home, stack(home, more), more_workers(home, more, workers - 1):
+                link_all(paths, home / "photos", options.images)
+                label(home, home / "photos", more, model=options.model)  # every worker loads the model
+                done = label(home, home / "photos", more, model=options.model)
+            ceiling = min(decode, rate)
+            print(
+                f"sortline label, {precision}, {workers} worker{'s' if workers > 1 else ''}: whole command "
+                f"{done.images / done.seconds:9.0f} img/s, {done.images / done.seconds / ceiling:.1%} of the ceiling "
+                f"{ceiling:.0f}; {done.rate:.0f} img/s without its start and report",
+                flush=True,
+            )
+
+
+@contextmanager
+def more_workers(home: Path, more: Mapping[str, str], count: int) -> Iterator[None]:
+    """``count`` label workers beside that of the stack, ready to work."""
+    broker = f"unix://{home}/run/up/redis.sock"
+    env = environment(home, {**more, "SORTLINE_BROKER": broker, "SORTLINE_DATA_ROOT": "/"})
+    names = [f"more-{number}" for number in range(count)]
+    with ExitStack() as ending, (home / "workers.log").open("ab") as log:
+        for name in names:
+            command = [SORTLINE, "worker", "--queues", "label", "--name", name]
+            worker = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+            ending.callback(worker.wait)
+            ending.callback(worker.terminate)
+        for name in names:
+            check = [SORTLINE, "worker", "--queues", "label", "--name", name, "--check"]
+            wait_for(lambda check=check: not subprocess.run(check, env=env, capture_output=True).returncode, name)  # type: ignore[misc]
+        yield
 
 
 if __name__ == "__main__":

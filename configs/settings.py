@@ -136,6 +136,9 @@ class TrainingSettings(_Table):
     int8: bool = Field(
         False, description="make an 8-bit graph too, and publish it if it labels as f32 does; for CPUs with VNNI"
     )
+    f16: bool = Field(
+        False, description="judge 16-bit floats too, so that GPU workers serve them if they label as f32 does"
+    )
     feature_dtype: Literal["float16", "float32"] = Field("float16", description="of cached features on disk")
     seed: int = Field(0, ge=0, lt=2**31)
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -210,7 +213,7 @@ class Settings(BaseSettings):
 
     device: Literal["auto", "cpu", "cuda", "ascend"] = "auto"
     engine: Literal["auto", "openvino", "onnxruntime", "mindspore"] = "auto"
-    precision: Literal["auto", "f32", "bf16", "int8", "int8+bf16"] = "auto"
+    precision: Literal["auto", "f32", "bf16", "f16", "int8", "int8+bf16"] = "auto"
     decode_threads: int = Field(0, ge=0, le=256, description="threads that read and decode; 0 is one a core")
     remote_connections: int = Field(
         32, ge=1, le=256, description="images that a label worker fetches at once where its data root is a URL"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from vision.decode import DEFAULT_LIMITS, ImageLimits
 from vision.engines import Engine
+from vision.engines.batching import available_cpus
 from vision.errors import EngineError, ImageError
 from vision.preprocess import LoadedImage, Preprocessing, load_image
 
@@ -74,7 +74,7 @@ class Classifier:
         self.engine = engine
         self.preprocessing = preprocessing
         self._limits = limits
-        self._pool = ThreadPoolExecutor(decode_threads or os.cpu_count() or 1, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(decode_threads or available_cpus(), thread_name_prefix="decode")
 
     def close(self) -> None:
         """End the threads and free the engine."""

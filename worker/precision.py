@@ -22,7 +22,8 @@ from vision.errors import ImageError
 from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing, load_image
 
-ENGINE = "openvino"  # the one that computes in more than f32
+ENGINE = "openvino"  # the one that computes in more than f32 on a CPU
+GPU_F16 = "onnxruntime/f16"
 INT8_FILES = ("serving.int8.xml", "serving.int8.bin")
 LEAST_EQUAL = 0.97  # part of the images that must get f32's answer
 MOST_LOST = 0.005  # accuracy that may be lost, whatever a test says of it
@@ -37,43 +38,55 @@ log = logging.getLogger("sortline.precision")
 
 
 def judge_precisions(
-    model: ModelFiles, images: Sequence[LabelledImage], preprocessing: Preprocessing, limits: ImageLimits
+    model: ModelFiles,
+    images: Sequence[LabelledImage],
+    preprocessing: Preprocessing,
+    limits: ImageLimits,
+    *,
+    f16: bool = False,
 ) -> dict[str, PrecisionProof]:
     """Let every precision that this host computes in label ``images``; return a proof for each "engine/precision".
 
-    Each image is decoded once. One that can't be read any more is left out. A precision that has given so many other
-    answers that the rest can't save it is dropped there, and its proof is of the images until then.
+    ``f16`` adds what GPU workers serve, rounded here as there. Each image is decoded once. One that can't be read any
+    more is left out. A precision that has given so many other answers that the rest can't save it is dropped there, and
+    its proof is of the images until then.
     """
-    *reduced, full = precisions(ENGINE, model)
-    answers: dict[str, list[NDArray[np.int64]]] = {precision: [] for precision in (full, *reduced)}
+    *reduced, full = [f"{ENGINE}/{precision}" for precision in precisions(ENGINE, model)]
+    reduced += [GPU_F16] if f16 else []
+    answers: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (full, *reduced)}
     targets: list[int] = []
     if reduced:
         with ExitStack() as stack:
-            engines = {
-                precision: stack.enter_context(
-                    closing(open_engine(model, engine=ENGINE, device="cpu", precision=precision))
-                )
-                for precision in answers
-            }
+            engines = {name: stack.enter_context(closing(open_on_cpu(model, name))) for name in answers}
             for pixels, indices in _read(images, preprocessing, limits):
                 targets += indices
-                for precision, engine in engines.items():
-                    answers[precision].append(engine.predict(pixels).argmax(axis=1))
-                for precision in reduced:
-                    differing = _differing(answers[precision], answers[full])
+                for name, engine in engines.items():
+                    answers[name].append(engine.predict(pixels).argmax(axis=1))
+                for name in reduced:
+                    differing = _differing(answers[name], answers[full])
                     if differing > len(images) - least_equal(len(images)):
-                        engines.pop(precision, None)
+                        engines.pop(name, None)
     if not targets:
         return {}
-    said = {precision: np.concatenate(parts) for precision, parts in answers.items()}
+    said = {name: np.concatenate(parts) for name, parts in answers.items()}
     truth = np.array(targets)
     proofs = {
-        f"{ENGINE}/{precision}": judge(own, said[full][: len(own)], truth[: len(own)])
-        for precision, own in ((precision, said[precision]) for precision in reduced)
+        name: judge(own, said[full][: len(own)], truth[: len(own)])
+        for name, own in ((name, said[name]) for name in reduced)
     }
     for name, proof in proofs.items():
         log.info("precision judged name=%s %s", name, proof)
     return proofs
+
+
+def open_on_cpu(model: ModelFiles, name: str) -> Engine:
+    """Return the engine of an "engine/precision" on this host's CPU.
+
+    Raises:
+        EngineError: it is not to be had here.
+    """
+    engine, _, precision = name.partition("/")
+    return open_engine(model, engine=engine, device="cpu", precision=precision)
 
 
 def judge(answers: NDArray[np.int64], f32_answers: NDArray[np.int64], truth: NDArray[np.int64]) -> PrecisionProof:

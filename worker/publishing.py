@@ -18,7 +18,7 @@ from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionPro
 from model_store.store import ModelStore, ModelVersion
 from vision.dataset import LabelledImage
 from vision.decode import DEFAULT_LIMITS, ImageLimits
-from vision.engines import ModelFiles, open_engine, precisions
+from vision.engines import ModelFiles, precisions
 from vision.errors import EngineError
 from vision.export import export_onnx
 from vision.foreign_spec import spec_metadata
@@ -26,7 +26,7 @@ from vision.networks.served import build_served
 from vision.preprocess import Preprocessing
 from vision.quantise import quantise
 from vision.weights import get_weights, write_safetensors
-from worker.precision import INT8_FILES, judge_precisions
+from worker.precision import GPU_F16, INT8_FILES, judge_precisions, open_on_cpu
 
 log = logging.getLogger("sortline.publishing")
 
@@ -50,6 +50,7 @@ def publish_network(
     parent: ModelPin | None = None,
     validation: Sequence[LabelledImage] = (),
     calibration: NDArray[np.uint8] | None = None,
+    f16: bool = False,
     limits: ImageLimits = DEFAULT_LIMITS,
     files: Files = lambda proofs: {},
 ) -> ModelVersion:
@@ -61,6 +62,7 @@ def publish_network(
             without them none is judged, and only f32 serves unless a worker is told otherwise.
         calibration: uint8 (N, H, W, 3) RGB, images that it was trained on: an 8-bit graph is made with them, which is
             kept if it passes.
+        f16: judge 16-bit floats too, which only GPU workers serve.
         files: makes more files of the version, by name, from the proofs of the precisions.
 
     Raises:
@@ -79,8 +81,8 @@ def publish_network(
         tolerance = GOLDEN_TOLERANCE if spec.classes else FEATURE_TOLERANCE
         if calibration is not None and spec.classes:
             model = _with_int8(model, calibration)
-        agreement = _agreement(model, golden_images, expected, tolerance)
-        proofs = judge_precisions(model, validation, preprocessing, limits) if spec.classes else {}
+        agreement = _agreement(model, golden_images, expected, tolerance, [GPU_F16] if f16 else [])
+        proofs = judge_precisions(model, validation, preprocessing, limits, f16=f16) if spec.classes else {}
         if model.int8 is not None and any(proofs[name].passed for name in proofs if "int8" in name):
             for file_name, data in zip(INT8_FILES, model.int8, strict=True):
                 (folder / file_name).write_bytes(data)
@@ -115,26 +117,30 @@ def _with_int8(model: ModelFiles, images: NDArray[np.uint8]) -> ModelFiles:
 
 
 def _agreement(
-    model: ModelFiles, images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float
+    model: ModelFiles,
+    images: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+    tolerance: float,
+    more: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Return the largest difference from ``expected`` of each engine and precision that is to be had here.
+    """Return the largest difference from ``expected`` of each engine and precision to be had here, and of ``more``.
 
     Only f32 must keep to ``tolerance``; what a lower precision may do is for its gate to say.
     """
     differences: dict[str, float] = {}
-    for name, precision in [(engine, each) for engine in COMPARED_ENGINES for each in precisions(engine, model)]:
+    for name in [*(f"{engine}/{each}" for engine in COMPARED_ENGINES for each in precisions(engine, model)), *more]:
         try:
-            engine = open_engine(model, engine=name, device="cpu", precision=precision)
+            engine = open_on_cpu(model, name)
         except EngineError as error:
-            log.info("not compared engine=%s precision=%s: %s", name, precision, error)
+            log.info("not compared engine=%s: %s", name, error)
             continue
         try:
             difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
         finally:
             engine.close()
-        if precision == "f32" and not difference <= tolerance:
+        if engine.precision == "f32" and not difference <= tolerance:
             raise EngineError(
                 f"{name} differs from MindSpore by {difference:.2g} on the golden images (allowed {tolerance:g})"
             )
-        differences[f"{name}/{precision}"] = difference
+        differences[name] = difference
     return differences

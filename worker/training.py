@@ -26,6 +26,7 @@ from model_store.store import ModelVersion
 from vision.augment import Augmentation
 from vision.calibration import expected_calibration_error, fit_temperature
 from vision.dataset import Dataset, LabelledImage, file_digests, fingerprint, read_dataset
+from vision.engines.half import can_halve
 from vision.errors import VisionError
 from vision.features import Digests
 from vision.networks.heads import build_dense, set_radial_head
@@ -144,6 +145,11 @@ class _Training:
             raise JobRefused(
                 'int8 = true makes an 8-bit graph; that takes a CPU with VNNI, and pip install "sortline[int8]" on the '
                 "training worker; set int8 = false"
+            )
+        if self.recipe.f16 and not can_halve():
+            raise JobRefused(
+                'f16 = true needs ONNX Runtime; pip install "sortline[train]" on the training worker, or set f16 = '
+                "false"
             )
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
         mindspore.set_seed(self.recipe.seed)
@@ -375,6 +381,7 @@ class _Training:
             calibration=_pictures(_spread(split.training.images, CALIBRATION_IMAGES), data.preprocessing, self.runtime)
             if self.recipe.int8
             else None,
+            f16=self.recipe.f16,
             limits=self.runtime.limits,
             files=files,
         )

@@ -51,7 +51,7 @@ def worker(
     store: Store = None,
     home: Home = None,
 ) -> None:
-    """Run one worker in the foreground: one a GPU, or one a CPU host. SIGTERM or Ctrl-C finishes the work at hand.
+    """Run one worker in the foreground: some a GPU, or one a CPU host. SIGTERM or Ctrl-C finishes the work at hand.
 
     Examples:
 

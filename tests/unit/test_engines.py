@@ -187,7 +187,7 @@ def test_the_choice_and_its_reason_are_one_log_line(lenet: ModelFiles, caplog: p
             "openvino engine runs on the CPU, not on cuda; use engine onnxruntime",
         ),
         ({"engine": "onnxruntime", "device": "ascend"}, "the onnxruntime engine has no device 'ascend'"),
-        ({"engine": "onnxruntime", "device": "cpu", "precision": "bf16"}, "computes in f32, not in bf16"),
+        ({"engine": "onnxruntime", "device": "cpu", "precision": "bf16"}, "computes in f32 or f16, not in bf16"),
         ({"engine": "openvino", "precision": "int4"}, "precision 'int4' is unknown to the openvino engine"),
         ({"engine": "mindspore", "device": "ascend"}, "MindSpore can't use ascend: .* it needs Ascend CANN"),
         ({"threads": -1}, "threads is -1"),

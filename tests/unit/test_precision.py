@@ -122,7 +122,7 @@ def test_what_was_not_proven_is_not_taken_by_auto_and_the_log_says_how_to_take_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # As on a CPU with bf16, so that the test holds on any; what it really computes in comes below.
-    monkeypatch.setattr(vision.engines, "precisions", lambda engine, files: ("bf16", "f32"))
+    monkeypatch.setattr(vision.engines, "precisions", lambda engine, files, device: ("bf16", "f32"))
     files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
 
     with caplog.at_level(logging.INFO, "sortline.engine"):
@@ -175,6 +175,27 @@ def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path
         assert proof.f32_accuracy < 1  # the network is not trained, its images are noise
     assert judge_precisions(files, [], PREPROCESSING, ImageLimits()) == {}
     assert judge_precisions(files, images[3:4], PREPROCESSING, ImageLimits()) == {}
+
+
+def test_what_gpu_workers_serve_is_judged_where_it_is_asked_for(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    version = publish_network(
+        store,
+        "noise",
+        seeded_network(SPEC),
+        PREPROCESSING,
+        golden_images=pictures(SPEC, 4),
+        classes=[ClassEntry(label=label, folder=label) for label in "abcd"],
+        training={},
+        scores={},
+        validation=write_images(tmp_path, 8),
+        f16=True,
+    )
+
+    proof = version.manifest.precisions["onnxruntime/f16"]
+    assert (proof.images, proof.passed) == (8, True)
+    assert version.manifest.golden is not None
+    assert 0 < version.manifest.golden.agreement["onnxruntime/f16"] < 0.01  # it rounds, and not much
 
 
 def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(

@@ -50,28 +50,29 @@ def open_engine(
     if threads < 0:
         raise EngineError(f"threads is {threads}; it must be 0 (all cores) or more")
     if device == "auto" and engine in ("auto", "onnxruntime"):
+        chosen, left_out = _chosen(files, "onnxruntime", "cuda", precision, judged)
         try:
-            opened = _open(files, "onnxruntime", "cuda", precision, threads)
+            opened = _open(files, "onnxruntime", "cuda", chosen, threads)
         except EngineError as error:
             device, reason = "cpu", f"no cuda: {error}"
         else:
-            return _logged(opened, "cuda is there")
+            return _logged(opened, "cuda is there" + left_out)
     else:
         device = "cpu" if device == "auto" else device
         reason = f"device {device}" if engine == "auto" else f"engine {engine} asked for"
     if engine == "auto":
         engine = {"cpu": "openvino", "cuda": "onnxruntime", "ascend": "mindspore"}[device]
-    if precision == "auto" and judged is not None:
-        precision, left_out = _fastest(engine, files, judged)
-        reason += left_out
-    return _logged(_open(files, engine, device, precision, threads), reason)
+    chosen, left_out = _chosen(files, engine, device, precision, judged)
+    return _logged(_open(files, engine, device, chosen, threads), reason + left_out)
 
 
-def precisions(engine: str, files: ModelFiles | None = None) -> tuple[str, ...]:
-    """Return what ``engine`` computes in on this host's CPU, the fastest first; the last is f32.
+def precisions(engine: str, files: ModelFiles | None = None, device: str = "cpu") -> tuple[str, ...]:
+    """Return what ``engine`` computes in on this host, the fastest first; the last is f32.
 
     Only ``files`` that hold an 8-bit graph can be run in int8.
     """
+    if (engine, device) == ("onnxruntime", "cuda"):
+        return ("f16", "f32")
     if engine != "openvino" or importlib.util.find_spec("openvino") is None:
         return ("f32",)
     from vision.engines.openvino import cpu_precisions
@@ -79,9 +80,13 @@ def precisions(engine: str, files: ModelFiles | None = None) -> tuple[str, ...]:
     return cpu_precisions(files)
 
 
-def _fastest(engine: str, files: ModelFiles, judged: Mapping[str, bool]) -> tuple[str, str]:
-    """Return the fastest precision that passed, or f32, and why faster ones were left out."""
-    *reduced, full = precisions(engine, files)
+def _chosen(
+    files: ModelFiles, engine: str, device: str, precision: str, judged: Mapping[str, bool] | None
+) -> tuple[str, str]:
+    """Return the precision asked for, or the fastest that passed, or f32; and why faster ones were left out."""
+    if precision != "auto" or judged is None:
+        return precision, ""
+    *reduced, full = precisions(engine, files, device)
     left_out = ""
     for precision in reduced:
         passed = judged.get(f"{engine}/{precision}")
@@ -101,13 +106,19 @@ def _open(files: ModelFiles, engine: str, device: str, precision: str, threads: 
 
         return OpenVinoEngine(files, precision=precision, threads=threads)
     if engine == "onnxruntime":
+        if device not in ("cpu", "cuda"):
+            raise EngineError(f"the onnxruntime engine has no device {device!r}; use cpu or cuda")
         # Importing it costs 0.2 s, so a host without it, the usual CPU worker, does not even try.
         if importlib.util.find_spec("onnxruntime") is None:
             package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
             raise EngineError(f"ONNX Runtime is not installed; run: pip install {package}")
+        if device == "cuda":
+            from vision.engines.onnx_cuda import OnnxCudaEngine
+
+            return OnnxCudaEngine(files, precision=precision)
         from vision.engines.onnx_runtime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(files, device=device, precision=precision, threads=threads)
+        return OnnxRuntimeEngine(files, precision=precision, threads=threads)
     from vision.engines.mindspore import MindSporeEngine
 
     return MindSporeEngine(files, device=device, precision=precision)

@@ -33,7 +33,7 @@ def check_onnx(data: bytes) -> None:
         EngineError: not ONNX, cut off, or with external data.
     """
     try:
-        graphs = [field for field, _ in _fields(memoryview(data)) if field == 7]
+        graphs = [field for field, _ in fields(memoryview(data)) if field == 7]
         external = _has_external_data("model", memoryview(data), 0)
     except (IndexError, ValueError, RecursionError) as error:
         raise EngineError(f"not an ONNX file, or a damaged one: {error}; export or publish the model again") from error
@@ -49,7 +49,7 @@ def check_onnx(data: bytes) -> None:
 def _has_external_data(kind: str, message: memoryview, depth: int) -> bool:
     if depth > _MAX_DEPTH:
         raise ValueError("graphs nested too deeply")
-    for field, value in _fields(message):
+    for field, value in fields(message):
         if kind == "tensor":
             if field == _TENSOR_EXTERNAL_DATA or (field == _TENSOR_DATA_LOCATION and value != 0):
                 return True
@@ -61,7 +61,7 @@ def _has_external_data(kind: str, message: memoryview, depth: int) -> bool:
     return False
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield (field number, value) of a protobuf message; groups, which ONNX does not use, are refused."""
     position = 0
     while position < len(message):

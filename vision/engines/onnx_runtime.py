@@ -1,4 +1,4 @@
-"""ONNX Runtime: NVIDIA GPUs through its CUDA provider, and a CPU engine that shares no code with OpenVINO."""
+"""ONNX Runtime on a CPU: an engine that shares no code with OpenVINO, and finding the package for any device."""
 
 from __future__ import annotations
 
@@ -8,56 +8,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.engines.batching import BatchingEngine, available_cpus
+from vision.engines.half import convolutions_in_f16
 from vision.engines.onnx_file import check_onnx
 from vision.engines.protocol import Images, ModelFiles
 from vision.errors import EngineError
 
-CPU_MICRO_BATCH: Final = 4
-CUDA_MICRO_BATCH: Final = 32
-_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+MICRO_BATCH: Final = 4
+PRECISIONS: Final = ("auto", "f32", "f16")
+PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntimeEngine(BatchingEngine):
-    """One session; on a CPU its own threads share each pass, on a GPU two lanes overlap copying and computing."""
+    """One session, whose own threads share each pass."""
 
-    def __init__(self, files: ModelFiles, *, device: str = "cpu", precision: str = "auto", threads: int = 0) -> None:
-        """Load the graph on ``device`` ("cpu" or "cuda").
+    def __init__(self, files: ModelFiles, *, precision: str = "auto", threads: int = 0) -> None:
+        """Load the graph.
 
         Args:
-            precision: "auto" or "f32"; the graph's own.
-            threads: of one pass on a CPU; 0 = all cores that this process may use.
+            precision: "auto" or "f32", the graph's own; "f16" rounds as a GPU does, to tell what one would answer: it
+                is slower than f32.
+            threads: of one pass; 0 = all cores that this process may use.
 
         Raises:
-            EngineError: ONNX Runtime or its provider is missing or refuses the graph, or another precision is asked.
+            EngineError: ONNX Runtime is missing or refuses the graph, or another precision is asked.
         """
         check_onnx(files.onnx)
-        if precision not in ("auto", "f32"):
-            raise EngineError(f"the onnxruntime engine computes in f32, not in {precision}; use precision auto or f32")
-        runtime = import_onnx_runtime(device)
+        if precision not in PRECISIONS:
+            raise EngineError(f"the onnxruntime engine computes in f32 or f16, not in {precision}")
+        chosen = "f32" if precision == "auto" else precision
+        runtime = import_onnx_runtime("cpu")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or available_cpus()
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors; it warns about every missing device library on stderr
+        options.log_severity_level = 3  # errors
         # Its workers would spin between passes and take the cores from decoding.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = runtime.InferenceSession(files.onnx, options, providers=[_PROVIDERS[device]])
+            graph = convolutions_in_f16(files.onnx) if chosen == "f16" else files.onnx
+            self._session = runtime.InferenceSession(graph, options, providers=[PROVIDERS["cpu"]])
+        except EngineError:
+            raise
         except Exception as error:  # its exceptions share no base but this
-            raise EngineError(f"ONNX Runtime refuses the ONNX graph on {device}: {error}") from error
-        if self._session.get_providers()[0] != _PROVIDERS[device]:
-            # It falls back to the CPU without a word when the driver or cuDNN is missing.
-            raise EngineError(
-                f"ONNX Runtime could not use {device}: its driver, CUDA 12 or cuDNN 9 is missing; check nvidia-smi, "
-                "or run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-            )
+            raise EngineError(f"ONNX Runtime refuses the ONNX graph on cpu: {error}") from error
         self._input = self._session.get_inputs()[0].name
         super().__init__(
-            name="onnxruntime",
-            device=device,
-            precision="f32",
-            micro_batch=CPU_MICRO_BATCH if device == "cpu" else CUDA_MICRO_BATCH,
-            lanes=1 if device == "cpu" else 2,
-            spec=files.spec,
+            name="onnxruntime", device="cpu", precision=chosen, micro_batch=MICRO_BATCH, lanes=1, spec=files.spec
         )
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
@@ -72,14 +67,12 @@ def import_onnx_runtime(device: str) -> Any:
         EngineError: it is not installed, or lacks the device's provider.
     """
     package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
-    if device not in _PROVIDERS:
-        raise EngineError(f"the onnxruntime engine has no device {device!r}; use cpu or cuda")
     try:
         import onnxruntime
     except ImportError as error:
         raise EngineError(f"ONNX Runtime is not installed; run: pip install {package}") from error
-    if _PROVIDERS[device] not in onnxruntime.get_available_providers():
+    if PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise EngineError(
-            f"this ONNX Runtime has no {_PROVIDERS[device]}; run: pip uninstall -y onnxruntime && pip install {package}"
+            f"this ONNX Runtime has no {PROVIDERS[device]}; run: pip uninstall -y onnxruntime && pip install {package}"
         )
     return onnxruntime

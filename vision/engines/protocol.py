@@ -38,8 +38,8 @@ class Engine(Protocol):
     Attributes:
         name: "openvino", "onnxruntime" or "mindspore".
         device: "cpu", "cuda" or "ascend".
-        precision: of the convolutions: "f32", "bf16", "int8" with some in f32, or "int8+bf16" with those in bf16.
-            Inputs are uint8 and outputs float32 in all.
+        precision: of the convolutions: "f32", "bf16", "f16", "int8" with some in f32, or "int8+bf16" with those in
+            bf16. Inputs are uint8 and outputs float32 in all.
         micro_batch: images of one forward pass. Smaller batches are filled up, so that an image's result does not
             depend on its neighbours or on how a chunk was cut.
     """
