@@ -180,7 +180,7 @@ class TrainingData:
             yield lambda images, repeats: self._seen(self._pixels(images), 1)
             return
         spec = frozen_spec(self.network.spec, freeze)
-        model = ModelFiles(onnx=self._exported(freeze), weights=None, spec=spec)
+        model = ModelFiles(onnx=self._graph(spec, freeze), weights=None, spec=spec)
         # The precision that will serve: a head should meet the features that it will be given.
         engine = open_engine(model, precision=self.runtime.settings.precision)
         settings = self.runtime.settings
@@ -232,8 +232,12 @@ class TrainingData:
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
-    def _exported(self, freeze: str) -> bytes:
-        if freeze not in self._graphs:  # twice the same for a frozen backbone, whose export takes two seconds
+    def _graph(self, spec: NetworkSpec, freeze: str) -> bytes:
+        """Return the frozen part as ONNX: the backbone's own graph where that is it, else an export of two seconds."""
+        store, pin = self.runtime.store, self.backbone
+        if pin is not None and NetworkSpec.from_json(store.resolve(str(pin)).manifest.network) == spec:
+            return store.open_file(pin.name, pin.version, "serving.onnx")
+        if freeze not in self._graphs:  # twice the same for a frozen backbone
             with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
                 path = Path(folder) / "graph.onnx"
                 frozen = build_frozen(self.network, freeze)

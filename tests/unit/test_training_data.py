@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from numpy.typing import NDArray
 
 from configs.settings import Settings, TrainingSettings
-from vision.dataset import file_digests, read_dataset
+from jobs.messages import ModelPin
+from model_store.store import ModelStore
+from tests.unit.seeded import seeded_network
+from vision.dataset import Dataset, file_digests, read_dataset
+from vision.engines import ModelFiles, open_engine
+from vision.networks.parts import frozen_spec
+from vision.networks.spec import NetworkSpec
+from vision.preprocess import Preprocessing
+from vision.weights import backbone_only, get_weights, set_weights
 from worker.errors import JobRefused
+from worker.publishing import publish_network
 from worker.runtime import Runtime
 from worker.training_data import TrainingData
 
@@ -65,3 +78,34 @@ def test_near_copies_on_both_sides_are_told_with_examples_and_refused_on_request
         JobRefused, match=rf"{note}: val/cat/copy.jpg is like train/cat/2.png; take them out of one side"
     ):
         data.split(fail_on_leak=True)
+
+
+def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = NetworkSpec(name="mobilenet_v2", classes=0, height_px=32, width_px=32, convention="tf")
+    backbone = seeded_network(plain)
+    version = publish_network(
+        ModelStore(tmp_path / "home" / "store"), "seeded", backbone, Preprocessing(height_px=32, width_px=32),
+        golden_images=np.zeros((1, 32, 32, 3), np.uint8), classes=[], training={}, scores={},
+    )  # fmt: skip
+    pin = ModelPin(name="seeded", version=1, digest=version.manifest.digest)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+    def features(spec: NetworkSpec, pin: ModelPin | None) -> NDArray[np.float32]:
+        network = seeded_network(spec)
+        set_weights(network, backbone_only(get_weights(backbone)), allow_missing_head=True)
+        dataset = Dataset(root=tmp_path, classes=(), train=())
+        recipe = TrainingSettings(backbone="seeded", height_px=32, width_px=32)
+        runtime = Runtime(Settings(home=tmp_path / "home"))
+        data = TrainingData(runtime, recipe, network, pin, dataset, {}, tmp_path, lambda text: None)
+        frozen = frozen_spec(spec, "backbone")
+        engine = open_engine(ModelFiles(onnx=data._graph(frozen, "backbone"), weights=None, spec=frozen))
+        with closing(engine):
+            return engine.predict(images)
+
+    exported = features(replace(plain, classes=3), None)
+    tapped = features(replace(plain, classes=3, taps=(15,)), pin)
+    monkeypatch.setattr("worker.training_data.export_onnx", None)
+    assert_array_equal(features(replace(plain, classes=3), pin), exported)
+    assert tapped.shape[1] > exported.shape[1]
