@@ -138,7 +138,8 @@ def fit(
     width = _head_inputs(model)
     key = _key(model, training, validation, classes, options, augment)
     most = _steps_at_once(model, training, options.batch_size)
-    step_cell = _Steps(_WithLoss(model, options.loss), _optimizer(model, options, rates), most)
+    masked = _WithLoss(model, options.loss, is_masked=options.dropout > 0)
+    step_cell = _Steps(masked, _optimizer(model, options, rates), most)
     stepped: float | None = None
     history: list[Epoch] = []
     best_weights: Arrays = {}
@@ -314,9 +315,10 @@ def _head_inputs(model: nn.Cell) -> int:
 class _WithLoss(nn.Cell):
     """The weighted mean loss of a batch; the head's inputs, behind the model's body if it has one, are masked."""
 
-    def __init__(self, model: nn.Cell, loss: Literal["cross_entropy", "squared"]) -> None:
+    def __init__(self, model: nn.Cell, loss: Literal["cross_entropy", "squared"], *, is_masked: bool = True) -> None:
         super().__init__()
         self.is_squared = loss == "squared"
+        self.is_masked = is_masked  # a product with ones, too, is an eighth of a head's step
         self.has_body = hasattr(model, "body")
         self.model = model
         # Takes logits: a softmax before it would be a second one.
@@ -329,7 +331,12 @@ class _WithLoss(nn.Cell):
         weights: mindspore.Tensor,
         mask: mindspore.Tensor,
     ) -> mindspore.Tensor:
-        logits = self.model.head(self.model.body(inputs) * mask) if self.has_body else self.model(inputs * mask)
+        if not self.is_masked:
+            logits = self.model(inputs)
+        elif self.has_body:
+            logits = self.model.head(self.model.body(inputs) * mask)
+        else:
+            logits = self.model(inputs * mask)
         losses = ops.sum(ops.square(logits - goals), 1) if self.is_squared else self.loss(logits, goals)
         return ops.mean(losses * weights)
 
