@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import shutil
 import tempfile
 import time
@@ -88,6 +89,7 @@ def train_model(
     if (earlier := _already_published(job, runtime)) is not None:
         return Trained(f"published {earlier} before its worker died; promote it by hand", earlier)
     training = _Training(job, recipe, runtime, report, cancelled)
+    gc.freeze()  # MindSpore collects garbage at each of six compilations: a tenth of a second among what it imported
     try:
         return training.run()
     except TrainingStopped as error:
@@ -104,6 +106,7 @@ def train_model(
             raise JobRefused(why) from error
         raise
     finally:
+        gc.unfreeze()
         training.close()
 
 
