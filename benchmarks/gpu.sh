@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# benchmarks/gpu.sh STORE MODEL FOLDER: parity and throughput on a host with an NVIDIA GPU (CUDA 12, cuDNN 9; TensorRT
-# 10 if it is there). Makes an environment of its own below the cache folder, with the gpu extra.
+# benchmarks/gpu.sh STORE MODEL FOLDER: parity and throughput on a host with an NVIDIA GPU and its driver (580 or newer
+# for CUDA 13). Makes an environment of its own below the cache folder, with the gpu extra, which brings CUDA and cuDNN.
 set -euo pipefail
 
 if [ $# -ne 3 ]; then

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import json
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -33,6 +34,7 @@ from benchmarks.mindspore_alone import BATCH, batched_rate, single_rate, step_se
 from examples.digits_demo import write_digits
 from model_store.store import ModelStore
 from vision.engines import ModelFiles, open_engine
+from vision.engines.batching import available_cpus
 from vision.export import export_onnx
 from vision.networks.parts import build_frozen, frozen_spec
 from vision.networks.served import build_network
@@ -127,6 +129,8 @@ def measure_waste(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "views of images": views,
         "whole command, private stack included, s": round(job.seconds, 1),
         "seconds by phase": job.phases,
+        "its CPU time, s": round(job.cpu_s, 1),
+        "the same spread evenly over all cores, the least it could take, s": round(job.cpu_s / available_cpus(), 1),
         "validation top-1 of the plain linear head": round(job.manifest.scores["val_top1"], 4),
         "features (decode, augment, infer), views/s": job.reading_rate,
         "engine alone from memory, best, images/s": round(engine_best, 1),
@@ -154,12 +158,14 @@ class Job:
         phases: the worker's seconds by phase; "features" holds export, the search for near copies, and reading.
         reading_rate: images or views a second while features were read, as the command showed it.
         peak_bytes: the most that a process of the worker had resident.
+        cpu_s: of the command, Redis and the worker.
     """
 
     seconds: float
     phases: dict[str, Any]
     reading_rate: float
     peak_bytes: int
+    cpu_s: float
     manifest: Any
 
 
@@ -173,14 +179,21 @@ def train_waste(home: Path, photos: Path, repeat: int, epochs: int) -> Job:
 def train(home: Path, dataset: Path, name: str, recipe: list[str]) -> Job:
     """Run `sortline train` with a private stack; return what it took."""
     home.mkdir(exist_ok=True)
-    started = time.perf_counter()
+    started, cpu_before_s = time.perf_counter(), children_cpu_s()
     with begun(home, "train", str(dataset), "--name", name, *recipe) as command, peak_memory(command, max) as peak:
         said = told(command)
     seconds = time.perf_counter() - started
     manifest = ModelStore(home / "store").resolve(name).manifest
     rates = re.findall(r"reading images \d+/\d+, (\d+) img/s", said)
     phases = cast("dict[str, Any]", manifest.training["seconds"])
-    return Job(seconds, phases, float(rates[-1]) if rates else 0.0, peak[0], manifest)
+    rate = float(rates[-1]) if rates else 0.0
+    return Job(seconds, phases, rate, peak[0], children_cpu_s() - cpu_before_s, manifest)
+
+
+def children_cpu_s() -> float:
+    """Return the CPU seconds of this process' children that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def sortline(home: Path, *arguments: str) -> None:
