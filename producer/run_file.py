@@ -28,6 +28,7 @@ from producer import copies
 from producer.errors import ProducerError
 from producer.frozen_inputs import SINCE_SCHEMA, freeze_inputs
 from producer.since import Look
+from producer.stored_rows import StoredRow, stored_rows
 
 # What reports tell beside the rows. Made where it lacks, so that run files of earlier versions still open.
 REPORT_SCHEMA = """
@@ -77,19 +78,6 @@ class Plan:
         if plan.total < 0 or plan.top_k < 1 or len(plan.groups) < len(plan.labels):
             raise ValueError("a plan of impossible numbers")
         return plan
-
-
-class StoredRow(NamedTuple):
-    """One input with its row; ``top`` and ``error`` are both empty while it has none."""
-
-    input_index: int
-    path: str
-    top: list[tuple[int, float]]
-    error: str | None
-    detail: str
-    width: int
-    height: int
-    duplicate_of: str = ""
 
 
 class StoredChunk(NamedTuple):
@@ -301,33 +289,7 @@ class RunFile:
     def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
         """Yield every input in order, with its row; or only those that failed."""
         with _reading(self.path):
-            yield from self._rows(failed)
-
-    def _rows(self, failed: bool) -> Iterator[StoredRow]:
-        labels = range(len(self.plan.labels))
-        found = self._db.execute(
-            "SELECT inputs.idx, inputs.path, top, error, detail, width, height, originals.path FROM places"
-            " JOIN inputs USING (idx) LEFT JOIN rows USING (idx) LEFT JOIN inputs AS originals"
-            " ON originals.idx = places.first WHERE NOT ? OR error IS NOT NULL ORDER BY place"
-            if self.plan.duplicates
-            else "SELECT inputs.idx, path, top, error, detail, width, height, NULL FROM inputs LEFT JOIN rows"
-            " USING (idx) WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",
-            (failed,),
-        )
-        for index, path, top, error, detail, width, height, first in found:
-            pairs = [(int(label), float(probability)) for label, probability in json.loads(top or "[]")]
-            if any(label not in labels or not 0 <= probability <= 1 for label, probability in pairs):
-                raise ValueError(f"the row of input {index} has no possible labels")
-            yield StoredRow(
-                index,
-                _text(path),
-                pairs,
-                None if error is None else _text(error),
-                _text(detail or ""),
-                int(width or 0),
-                int(height or 0),
-                _text(first or ""),
-            )
+            yield from stored_rows(self._db, labels=len(self.plan.labels), places=self.plan.duplicates, failed=failed)
 
 
 @contextmanager

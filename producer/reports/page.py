@@ -31,7 +31,8 @@ from producer.reports.summary import Timing
 from producer.reports.tally import Tally
 from producer.reports.thumbnails import SMALL_PX, thumbnails
 from producer.reports.truth import FolderTruth
-from producer.run_file import RunFile, StoredRow
+from producer.run_file import RunFile
+from producer.stored_rows import StoredRow
 
 if TYPE_CHECKING:
     from markupsafe import Markup
