@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.messages import ChunkResult, ModelPin, Row
-from producer.reports.csv import header, safe_cell, write_csv
+from producer.reports.csv import _cell, header, safe_cell, write_csv
 from producer.reports.files import replacing
 from producer.reports.layout import Layout
 from producer.run_file import Plan, RunFile
@@ -154,6 +157,14 @@ def test_names_with_any_byte_stay_one_row_of_utf8(tmp_path: Path) -> None:
         "100%25.jpg",
     ]
     assert [row["path"] for row in cells(run, tmp_path)][:2] == names[:2]
+
+
+@given(st.lists(st.text(st.sampled_from("=+-@\t\r\n\",; 'aq\u2028\x00")), min_size=2, max_size=4))
+def test_cells_are_quoted_as_pythons_writer_quotes_them(labels: list[str]) -> None:
+    expected = io.StringIO(newline="")
+    csv.writer(expected, lineterminator="\r\n").writerow([safe_cell(label) for label in labels])
+
+    assert ",".join(map(_cell, labels)) + "\r\n" == expected.getvalue()
 
 
 def test_labels_are_quoted_where_they_must_be(tmp_path: Path) -> None:
