@@ -9,6 +9,7 @@ from pathlib import Path
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
 from producer.run_file import RunFile
+from producer.stored_rows import StoredRow
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _SPECIAL = re.compile('^[=+\\-@\t]|[",\r\n]')  # few cells hold one: a single look at the others
@@ -16,15 +17,15 @@ _QUOTED = re.compile('[",\r\n]')
 ERROR_COLUMNS = ["path", "error", "error_detail", "width", "height"]
 
 
-def write_csv(run: RunFile, path: Path, layout: Layout | None = None) -> int:
+def write_csv(run: RunFile, path: Path, layout: Layout | None = None, rows: Iterable[StoredRow] | None = None) -> int:
     """Write the report beside ``path`` and rename it there; return its rows. UTF-8, RFC 4180, ``\\n`` line ends."""
     shown = layout or Layout.of(run.plan)
-    return _write(run, path, header(shown), _lines(shown, shown.answers(run)))
+    return _write(run, path, header(shown), _lines(shown, shown.answers(run.rows() if rows is None else rows)))
 
 
 def write_errors(run: RunFile, path: Path, layout: Layout) -> int:
     """Write the images that have an error row alone, and return how many there are."""
-    failed = layout.answers(run, failed=True)
+    failed = layout.answers(run.rows(failed=True))
     return _write(run, path, ERROR_COLUMNS, (f"{_cell(answer.path)},{_picture(answer)}\n" for answer in failed))
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
 from producer.run_file import RunFile
+from producer.stored_rows import StoredRow
 
 
-def write_jsonl(run: RunFile, path: Path, layout: Layout) -> int:
+def write_jsonl(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> int:
     """Write the report beside ``path`` and rename it there; return its rows."""
     count = 0
     with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-        for answer in layout.answers(run):
+        for answer in layout.answers(run.rows() if rows is None else rows):
             # One line whatever a label holds: JSON escapes line ends; U+2028 is none for readers of JSON lines.
             file.write(json.dumps(record(layout, answer), ensure_ascii=False) + "\n")
             count += 1

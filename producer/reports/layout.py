@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from producer.errors import UsageError
-from producer.run_file import Plan, RunFile
+from producer.run_file import Plan
 from producer.stored_rows import StoredRow
 
 CONFIDENCE_DIGITS = 4  # more would show the noise between engines
@@ -87,10 +87,10 @@ class Layout:
             duplicates=plan.duplicates,
         )
 
-    def answers(self, run: RunFile, *, failed: bool = False) -> Iterator[Answer]:
-        """Yield the row of each image, in input order; or only of those that failed."""
+    def answers(self, rows: Iterable[StoredRow]) -> Iterator[Answer]:
+        """Yield what reports show of each row."""
         places = {name: place for place, name in enumerate(self.probability_names)}
-        for row in run.rows(failed=failed):
+        for row in rows:
             yield self._answer(row, places)
 
     def _answer(self, row: StoredRow, places: Mapping[str, int]) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from producer.reports.csv import header
 from producer.reports.files import replacing
 from producer.reports.layout import Answer, Layout
 from producer.run_file import RunFile
+from producer.stored_rows import StoredRow
 
 ROWS_A_GROUP = 10_000  # what is in memory at once
 
@@ -25,7 +27,7 @@ def check_pyarrow() -> None:
         ) from error
 
 
-def write_parquet(run: RunFile, path: Path, layout: Layout) -> int:
+def write_parquet(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> int:
     """Write the report beside ``path`` and rename it there; return its rows."""
     check_pyarrow()
     import pyarrow as pa
@@ -33,14 +35,14 @@ def write_parquet(run: RunFile, path: Path, layout: Layout) -> int:
 
     # Nothing of this one run: the same answers give the same bytes.
     schema = schema_of(layout).with_metadata({"model": layout.model, "digest": run.plan.model.digest})
-    answers, count = layout.answers(run), 0
+    answers, count = layout.answers(run.rows() if rows is None else rows), 0
     with replacing(path, run.path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-        while rows := [_values(layout, answer) for answer in islice(answers, ROWS_A_GROUP)]:
+        while group := [_values(layout, answer) for answer in islice(answers, ROWS_A_GROUP)]:
             columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)
+                pa.array(column, field.type) for column, field in zip(zip(*group, strict=True), schema, strict=True)
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-            count += len(rows)
+            count += len(group)
     return count
 
 

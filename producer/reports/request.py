@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -12,10 +12,12 @@ from typing import Any, get_args
 from producer.errors import UsageError
 from producer.options import EMBED_MB
 from producer.reports.layout import Layout, read_class_map
-from producer.reports.tally import Tally, Truth, tally
+from producer.reports.tally import Tally, Truth, counted
 from producer.run_file import RunFile
+from producer.stored_rows import StoredRow
 
-FORMATS = ("csv", "parquet", "jsonl", "html")
+TABLES = ("csv", "parquet", "jsonl")
+FORMATS = (*TABLES, "html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,23 +136,18 @@ def write_reports(
         max_pixels: of an image that a thumbnail is made of.
         say: is told what takes long.
     """
-    layout = request.layout(run)
-    counts = tally(run, layout, request.truth)
+    layout, counts = request.layout(run), Tally(images=run.total)
+    counting = counted(run, layout, counts, request.truth)
+    rows = counting  # the first table counts what it holds: one pass less over a million rows
+    for name, file in request.outputs.items():
+        if name in TABLES:
+            _table_writer(name)(run, Path(file), layout, rows)
+            rows = run.rows()
+    for _ in counting:  # all of them, where there is no table
+        pass
     for name, file in request.outputs.items():
         path = Path(file)
-        if name == "csv":
-            from producer.reports.csv import write_csv
-
-            write_csv(run, path, layout)
-        elif name == "jsonl":
-            from producer.reports.jsonl import write_jsonl
-
-            write_jsonl(run, path, layout)
-        elif name == "parquet":
-            from producer.reports.parquet import write_parquet
-
-            write_parquet(run, path, layout)
-        elif name == "html":
+        if name == "html":
             from producer.reports.page import write_page
 
             write_page(run, path, layout, counts, embed_mb=request.embed_mb, max_pixels=max_pixels, say=say)
@@ -164,3 +161,17 @@ def write_reports(
             write_summary(run, path, counts)
     request.keep(run)
     return counts
+
+
+def _table_writer(name: str) -> Callable[[RunFile, Path, Layout, Iterable[StoredRow]], int]:
+    if name == "csv":
+        from producer.reports.csv import write_csv
+
+        return write_csv
+    if name == "jsonl":
+        from producer.reports.jsonl import write_jsonl
+
+        return write_jsonl
+    from producer.reports.parquet import write_parquet
+
+    return write_parquet

@@ -1,9 +1,10 @@
-"""One pass over a run: what its summary, its page and the terminal say. Memory stays flat at a million rows."""
+"""One pass over a run, that of its first report: what its summary, its page and the terminal say."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,18 +50,26 @@ class Tally:
 
 
 def tally(run: RunFile, layout: Layout, truth: Truth = "auto") -> Tally:
-    """Count the rows of ``run``.
+    """Return the counts of ``run``; ``truth`` is that of ``counted``."""
+    found = Tally(images=run.total)
+    for _ in counted(run, layout, found, truth):
+        pass
+    return found
+
+
+def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -> Iterator[StoredRow]:
+    """Yield the rows of ``run``, and count in ``found`` what passes; it is complete when all have.
 
     Args:
         truth: "auto" evaluates when the folder of every image is a label; "folders" evaluates the images whose folder
             is one and counts the others; "none" never does.
     """
-    found = Tally(images=run.total)
     folders = FolderTruth(run.plan, layout)
     evaluation = None if truth == "none" else Evaluation()
     least_sure = _Extremes(REVIEWED)
     mistakes = _Extremes(REVIEWED)
     for row in run.rows():
+        yield row
         true_name = folders.name(row.path) if evaluation is not None else None
         if evaluation is not None and true_name is None:
             if truth == "auto":
@@ -91,7 +100,6 @@ def tally(run: RunFile, layout: Layout, truth: Truth = "auto") -> Tally:
                 mistakes.offer(confidence, row.input_index)
     found.least_sure, found.mistakes = least_sure.indexes(), mistakes.indexes()
     found.evaluation = evaluation if evaluation is not None and (evaluation.images or truth == "folders") else None
-    return found
 
 
 def _evaluate(evaluation: Evaluation, layout: Layout, row: StoredRow, true_name: str) -> None:

@@ -290,6 +290,18 @@ def test_all_reports_are_made_and_the_csv_has_its_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.csv").read_bytes() == (tmp_path / "alone.csv").read_bytes()
 
 
+@pytest.mark.parametrize("formats", ["csv", "html", "jsonl,parquet,html"])
+def test_the_counts_are_the_same_whatever_reports_are_made(tmp_path: Path, formats: str) -> None:
+    paths = ["glass/a.jpg", "glass/b.jpg", "tin/c.jpg", "paper/d.jpg"]
+    with run_of(tmp_path, paths, [ok(0), ok(1, 0.5), BROKEN]) as run:
+        request = request_of(tmp_path / "out", formats)
+        counts = write_reports(run, request, max_pixels=10**8)
+        expected = tally(run, request.layout(run))
+
+    assert counts == expected
+    assert (counts.ok, counts.failed, counts.missing) == (2, 1, 1)
+
+
 @pytest.mark.slow
 def test_memory_stays_flat_whatever_the_number_of_rows(tmp_path: Path) -> None:
     peaks = []
