@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
 
+from configs.urls import is_url
 from jobs.app import LABEL_CHUNK, LABEL_QUEUE, QUEUED_AT
 from jobs.errors import BrokerFull, UnavailableError
 from jobs.messages import LabelChunk, to_json
 from jobs.paths import below_root, path_to_text, text_to_path
 from producer.run_file import Plan
 
+FOLDERS_KNOWN = 1024
 NOT_SENT = (OperationalError, redis.RedisError, OSError)  # what Celery raises when Redis takes nothing now
 
 
@@ -25,8 +28,7 @@ class ChunkSender:
         self._plan = plan
         self._app = app
         self._producer = app.amqp.producer_pool.acquire(block=True)
-        base = path_to_text(self._below_root("")) if plan.walked else ""
-        self._below = "" if base in (".", "") else base + "/"
+        self._below_root = BelowRoot(plan)
 
     def send(self, first: int, paths: list[str]) -> None:
         """Enqueue the images from index ``first`` on; UnavailableError when Redis takes nothing now."""
@@ -34,7 +36,7 @@ class ChunkSender:
         chunk = LabelChunk(
             run=plan.run,
             first=first,
-            paths=tuple(self._below_root_text(path) for path in paths),
+            paths=tuple(self._below_root.text(path) for path in paths),
             model=plan.model,
             top_k=plan.top_k,
         )
@@ -64,10 +66,34 @@ class ChunkSender:
         """Give the connection back."""
         self._producer.release()
 
-    def _below_root_text(self, path: str) -> str:
-        if self._plan.walked:  # found below base: no "..", nothing absolute, and a million of them
-            return self._below + path
-        return path_to_text(self._below_root(text_to_path(path)))
 
-    def _below_root(self, path: str) -> str:
+class BelowRoot:
+    """Turns the input paths of a run, as text, into what messages carry: paths below the data root, as text."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        base = path_to_text(self._path("")) if plan.walked else ""
+        self._base = "" if base in (".", "") else base + "/"
+        # A million relative paths take five seconds to reckon, and lists name many images of one folder.
+        self._folder = lru_cache(FOLDERS_KNOWN)(self._reckon_folder)
+
+    def text(self, path: str) -> str:
+        """Return the path of one input."""
+        if self._plan.walked:  # found below base: no "..", nothing absolute
+            return self._base + path
+        folder, slash, name = path.rpartition("/")
+        if name in ("", ".", "..") or (below := self._folder(folder + slash)) is None:
+            return path_to_text(self._path(text_to_path(path)))
+        return below + name
+
+    def _reckon_folder(self, folder: str) -> str | None:
+        """Return what stands before the names in ``folder``; None where each path must be reckoned for itself."""
+        if is_url(self._plan.data_root):
+            return None
+        below = path_to_text(self._path(text_to_path(folder)))
+        if below == ".":
+            return ""
+        return None if below.startswith("..") else below + "/"  # outside, a name may be a folder that holds the root
+
+    def _path(self, path: str) -> str:
         return below_root(path, self._plan.base, self._plan.data_root)
