@@ -28,7 +28,7 @@ from producer import copies
 from producer.errors import ProducerError
 from producer.frozen_inputs import SINCE_SCHEMA, freeze_inputs
 from producer.since import Look
-from producer.stored_rows import StoredRow, stored_rows
+from producer.stored_rows import StoredRow, insert_rows, stored_rows
 
 # What reports tell beside the rows. Made where it lacks, so that run files of earlier versions still open.
 REPORT_SCHEMA = """
@@ -194,17 +194,9 @@ class RunFile:
             raise RunFileError(
                 f"worker {result.worker} sent labels that {self.plan.model} does not have; is it up to date?"
             )
-        before = self._db.total_changes
-        failed = 0
         with _writing(self.path), self._db:
             self._db.execute("BEGIN")
-            for index, row in enumerate(result.rows, start=result.first):
-                cursor = self._db.execute(
-                    "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?, ?)",
-                    (index, json.dumps(row.top), row.error, row.detail, row.width, row.height),
-                )
-                failed += cursor.rowcount == 1 and row.error is not None
-            new = self._db.total_changes - before
+            new, failed = insert_rows(self._db, result.first, result.rows)
             if new:
                 self._db.execute(
                     "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
