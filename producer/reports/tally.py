@@ -80,7 +80,8 @@ def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -
                 evaluation.other_folders[folders.folder(row.path)] += 1
         if not row.top:
             found.failed += row.error is not None
-            found.reasons.update([row.error] if row.error else [])
+            if row.error:
+                found.reasons[row.error] += 1
             if evaluation is not None and true_name is not None:
                 evaluation.unreadable += 1
             continue
@@ -89,7 +90,8 @@ def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -
         place = min(int(confidence * BINS), BINS - 1)
         found.ok += 1
         found.labels[name] += 1
-        found.groups.update([group] if group else [])
+        if group:
+            found.groups[group] += 1
         found.confidence_sum += confidence
         found.histogram[place] += 1
         least_sure.offer(-confidence, row.input_index)
