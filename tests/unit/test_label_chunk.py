@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from jobs.errors import UnavailableError
 from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
 from jobs.paths import path_to_text
-from vision.classifier import LOADED_AHEAD, Classifier, Inference, Source, top_labels
+from vision.classifier import LAST_ALONE, LOADED_AHEAD, Classifier, Inference, Source, top_labels
 from vision.decode import ImageLimits
 from vision.engines import Images, Outputs
 from vision.errors import EngineError
@@ -367,7 +368,7 @@ def test_micro_batches_are_cut_from_readable_images_whatever_stands_between(tmp_
 
 
 def test_batches_do_not_depend_on_which_image_was_decoded_first(tmp_path: Path, opened: Opener) -> None:
-    count = LOADED_AHEAD + 10
+    count = LOADED_AHEAD + LAST_ALONE + 10
     data = [write_image(tmp_path / f"{number}.png", (number, 0, 0)).read_bytes() for number in range(count)]
     last_of_window = threading.Event()
 
@@ -385,6 +386,20 @@ def test_batches_do_not_depend_on_which_image_was_decoded_first(tmp_path: Path, 
     outcomes, seconds = classifier.classify([lambda number=number: source(number) for number in range(count)], 1)  # type: ignore[misc]
 
     assert [int(image[0, 0, 0]) for batch in engine.batches for image in batch] == list(range(count))
-    assert [len(batch) for batch in engine.batches] == [16, 16, 16, 16, 10]
+    assert [len(batch) for batch in engine.batches] == [16, 16, 16, 16, 16, 10]
     assert len(outcomes) == count
     assert seconds.keys() == {"decode_s", "chunk_s"}
+
+
+def test_the_last_two_images_are_decoded_side_by_side(tmp_path: Path, opened: Opener) -> None:
+    data = write_image(tmp_path / "a.png", (10, 20, 30)).read_bytes()
+    count, both = 52, threading.Barrier(2)
+
+    def source(number: int) -> bytes:
+        if number >= count - 2:
+            both.wait(30)  # a thread that had to do one after the other would wait for itself
+        return data
+
+    outcomes, _ = opened(decode_threads=2).classify([partial(source, number) for number in range(count)], 1)
+
+    assert [outcome.error for outcome in outcomes] == [None] * count

@@ -101,7 +101,7 @@ class _Pass:
 
     def infer(self, images: Images) -> NDArray[np.float32]:
         first, *later = self._requests
-        first.infer({0: images})
+        first.infer({0: images}, share_inputs=True)  # read where they lie: nobody else has them
         for request in later:
             request.infer()
         # A copy: the request's own memory is overwritten by its next pass.
