@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import typer
@@ -14,6 +15,8 @@ from producer.commands.report import report
 from producer.commands.stack import doctor, up, worker
 from producer.commands.train import train
 from producer.errors import FAILURE, OK, UNREACHABLE, USAGE, ProducerError
+
+GARBAGE_EVERY = 200_000  # new objects; Python's 700 suit a small program
 
 app = typer.Typer(
     name="sortline",
@@ -45,7 +48,12 @@ app.add_typer(models.app, name="models")
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    # Imports make a hundred thousand objects that stay, and looking through them for rubbish again and again is a sixth
+    # of a command's start. Nor is there any use in taking them apart at the end: that took longer than 0.05 s.
+    gc.set_threshold(GARBAGE_EVERY)
+    code = run(sys.argv[1:])
+    gc.freeze()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
