@@ -1,4 +1,7 @@
-"""Fixtures: a real Redis, a home with a short path, a small published model, images, commands as processes."""
+"""Fixtures: a real Redis, a home with a short path, a small published model, images, commands as processes.
+
+Passwords are canaries (`tests/canaries.py`): four places here look for them in all that a session says and leaves.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +24,7 @@ import pytest
 import redis
 
 from producer.stack import find_redis_server
+from tests import canaries
 
 SORTLINE = str(Path(sys.executable).parent / "sortline")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -26,12 +32,54 @@ NOTHING: Mapping[str, str] = {}
 LABELS = ("red", "green", "blue", "grey")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_secret_in_any_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails the session when a file below pytest's folder holds a secret of the tests."""
+    yield
+    report_leaks(canaries.leaks_below(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_secret_from_any_process() -> Iterator[None]:
+    """Fails the test whose processes say a secret into a pipe."""
+    communicate = subprocess.Popen.communicate
+
+    def listening(process: subprocess.Popen[Any], *arguments: Any, **options: Any) -> tuple[Any, Any]:
+        said = communicate(process, *arguments, **options)
+        report_leaks(filter(None, (canaries.leak("a process", text) for text in said if text)))
+        return said
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "communicate", listening)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that printed or logged a secret, or whose processes did."""
+    report = yield
+    found = [leak for title, text in report.sections if (leak := canaries.leak(title, text))]
+    if found and report.passed:
+        report.outcome = "failed"
+        report.longrepr = "\n".join(["a secret of the tests is shown:", *found])
+    report.sections = [(title, canaries.masked(text)) for title, text in report.sections]
+    return report
+
+
+def report_leaks(found: Iterable[str]) -> None:
+    """Fail with these lines, if there are any."""
+    if shown := "\n".join(found):
+        pytest.fail(f"a secret of the tests is shown:\n{shown}", pytrace=False)
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A SORTLINE_HOME of its own, short enough for a socket."""
+    """A SORTLINE_HOME of its own, short enough for a socket; no file there may hold a secret at the end."""
     folder = Path(tempfile.mkdtemp(prefix="sl-"))
     yield folder
+    found = canaries.leaks_below(folder)
     shutil.rmtree(folder, ignore_errors=True)
+    report_leaks(found)
 
 
 @dataclass
@@ -54,9 +102,11 @@ class RedisServer:
         """Start the server and wait until it answers."""
         command = [str(find_redis_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self.folder), "--appendonly", "yes" if self.persistent else "no", *self.arguments]
-        if self.password:
-            command += ["--requirepass", self.password]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen([*command, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log)
+        assert self.process.stdin is not None
+        with self.process.stdin as more_settings:  # where no list of processes shows them
+            more_settings.write(f"requirepass {self.password}\n".encode() if self.password else b"")
         with self.client() as client:
             wait_until(lambda: _answers(client), 10)
 
@@ -80,13 +130,27 @@ def _answers(client: redis.Redis) -> bool:
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A running Redis without persistence."""
-    folder = tmp_path / "redis"
+    """A running Redis with a password, without persistence."""
+    with running_redis(tmp_path / "redis", canaries.secret("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def open_redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """The same without a password, for what gives its URL on a command line."""
+    with running_redis(tmp_path / "open-redis", "") as server:
+        yield server
+
+
+@contextmanager
+def running_redis(folder: Path, password: str) -> Iterator[RedisServer]:
     folder.mkdir()
-    server = RedisServer(folder, free_port())
+    server = RedisServer(folder, free_port(), password=password)
     server.start()
-    yield server
-    server.kill()
+    try:
+        yield server
+    finally:
+        server.kill()
 
 
 def free_port() -> int:

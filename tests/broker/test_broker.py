@@ -19,10 +19,12 @@ from producer.enqueue import ChunkSender
 from producer.errors import BrokerUnreachable, UsageError
 from producer.session import open_session
 from tests.broker.conftest import Desk, plan_of, working
+from tests.canaries import MARK, as_id, secret
 from tests.conftest import RedisServer, free_port
 
-SECRET = "canary/7@x"  # noqa: S105 - of a server that lives for one test
-QUOTED = "canary%2F7%40x"
+SECRET = f"{MARK}/7@x"
+PLAIN = secret("plain")
+QUOTED = f"{MARK}%2F7%40x"
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def locked_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server with a password."""
     (tmp_path / "locked").mkdir()
-    server = RedisServer(tmp_path / "locked", free_port(), password="right")  # noqa: S106
+    server = RedisServer(tmp_path / "locked", free_port(), password=secret("locked"))
     server.start()
     yield server
     server.kill()
@@ -72,7 +74,7 @@ def test_a_wrong_password_is_an_error_that_does_not_show_it(home: Path, locked_s
 
     assert not isinstance(caught.value, BrokerAway)  # waiting would not help
     assert f"redis://{user}:***@127.0.0.1:{locked_server.port}/0" in str(caught.value)
-    assert "canary" not in told(caught.value)
+    assert MARK not in told(caught.value)
 
 
 def test_a_missing_password_is_an_error(home: Path, locked_server: RedisServer) -> None:
@@ -110,7 +112,7 @@ def test_a_server_that_is_away_is_another_error_than_one_that_refuses(home: Path
     with connect(settings) as client, pytest.raises(BrokerAway, match="can't reach Redis at redis://") as caught:
         check(client, settings)
 
-    assert "canary" not in told(caught.value)
+    assert MARK not in told(caught.value)
 
 
 def test_sending_to_a_server_that_is_away_says_so_without_the_password(home: Path, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_sending_to_a_server_that_is_away_says_so_without_the_password(home: Pat
         sender.send(0, ["a.png"])
     sender.close()
 
-    assert "canary" not in told(caught.value)
+    assert MARK not in told(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,7 @@ def test_sending_to_a_server_that_is_away_says_so_without_the_password(home: Pat
         f"unix:///nowhere/redis.sock?password={SECRET}",
         f"rediss://me:{QUOTED}@127.0.0.1:1/0",
     ],
+    ids=as_id,
 )
 def test_no_session_that_fails_shows_the_password(home: Path, url: str) -> None:
     settings = with_broker(home, url)
@@ -146,18 +149,18 @@ def test_no_session_that_fails_shows_the_password(home: Path, url: str) -> None:
     with pytest.raises((BrokerUnreachable, UsageError)) as caught, open_session(settings):
         pass
 
-    assert not any(part in str(caught.value) for part in ("canary", "7@x", "7%40x"))
-    assert not any(part in mask(url) for part in ("canary", "7@x", "@x", "7%40x"))
-    assert "canary" not in repr(settings)
+    assert not any(part in str(caught.value) for part in (MARK, "7@x", "7%40x"))
+    assert not any(part in mask(url) for part in (MARK, "7@x", "@x", "7%40x"))
+    assert MARK not in repr(settings)
 
 
 def test_a_tls_server_without_a_ca_is_refused_before_anything_is_sent(home: Path) -> None:
-    settings = with_broker(home, "rediss://:pw@127.0.0.1:1/0")
+    settings = with_broker(home, f"rediss://:{QUOTED}@127.0.0.1:1/0")
 
     for use in (connect, celery_broker_url, tls_options, make_app):
         with pytest.raises(BrokerError, match=r"needs SORTLINE_BROKER_CA=/path/to/ca\.pem") as caught:
             use(settings)
-        assert "pw@" not in told(caught.value)
+        assert MARK not in told(caught.value)
 
 
 def test_a_tls_server_with_a_ca_must_prove_itself(home: Path, tmp_path: Path) -> None:
@@ -187,7 +190,7 @@ def test_the_doctor_finds_a_server_that_forgets_but_does_not_evict(settings: Set
 
     assert broker[0] == "ok"
     assert settings.broker is not None
-    assert settings.broker in broker[1]
+    assert mask(settings.broker) in broker[1]
     assert policy == ("ok", "eviction policy noeviction")
     assert saves[0] == "warn"
     assert saves[1].startswith("persistence off: ")
@@ -211,21 +214,23 @@ def test_the_doctor_calls_a_server_that_evicts_bad(settings: Settings, redis_ser
 
 def test_the_doctor_warns_when_the_server_does_not_tell(settings: Settings, redis_server: RedisServer) -> None:
     with redis_server.client() as client:
-        client.execute_command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-info", "+info|server")
-    limited = settings.model_copy(update={"broker": f"redis://plain:pw@127.0.0.1:{redis_server.port}/0"})
+        client.execute_command(
+            "ACL", "SETUSER", "plain", "on", f">{PLAIN}", "~*", "&*", "+@all", "-info", "+info|server"
+        )
+    limited = settings.model_copy(update={"broker": f"redis://plain:{PLAIN}@127.0.0.1:{redis_server.port}/0"})
 
     first, second = findings(limited, 2)
 
     assert first[0] == "ok"
-    assert "pw@" not in first[1]
+    assert MARK not in first[1]
     assert second[0] == "warn"
     assert "want noeviction and appendonly yes" in second[1]
 
 
 def test_the_doctor_needs_no_right_to_the_configuration(settings: Settings, redis_server: RedisServer) -> None:
     with redis_server.client() as client:
-        client.execute_command("ACL", "SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-config")
-    limited = settings.model_copy(update={"broker": f"redis://plain:pw@127.0.0.1:{redis_server.port}/0"})
+        client.execute_command("ACL", "SETUSER", "plain", "on", f">{PLAIN}", "~*", "&*", "+@all", "-config")
+    limited = settings.model_copy(update={"broker": f"redis://plain:{PLAIN}@127.0.0.1:{redis_server.port}/0"})
 
     assert findings(limited, 3)[1] == ("ok", "eviction policy noeviction")
 
@@ -235,7 +240,7 @@ def test_the_doctor_calls_a_wrong_password_bad(home: Path, locked_server: RedisS
 
     assert found[0] == "bad"
     assert "refuses the user or password" in found[1]
-    assert "canary" not in found[1]
+    assert MARK not in found[1]
 
 
 def test_the_doctor_names_the_workers_that_answer(desk: Desk, settings: Settings) -> None:

@@ -21,6 +21,7 @@ from jobs.broker import check, connect
 from jobs.errors import BrokerAway, UnavailableError
 from producer.enqueue import ChunkSender
 from tests.broker.conftest import Desk, NewProducer, labelled, plan_of, working
+from tests.canaries import secret
 from tests.conftest import RedisServer
 
 Proxied = Callable[[trustme.LeafCert], int]
@@ -91,7 +92,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def over_tls(settings: Settings, port: int, ca: Path, host: str = "localhost") -> Settings:
-    return settings.model_copy(update={"broker": f"rediss://{host}:{port}/0", "broker_ca": ca})
+    return settings.model_copy(update={"broker": f"rediss://:{secret('redis')}@{host}:{port}/0", "broker_ca": ca})
 
 
 def test_a_server_that_proves_its_name_is_used_by_both_sides(

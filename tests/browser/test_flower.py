@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
+from tests.canaries import secret
 from tests.conftest import SORTLINE, RedisServer, environment, free_port, sortline, wait_until, write_images
 from tests.e2e.test_train import write_shades
 
@@ -47,7 +48,9 @@ class Site:
     """A Redis, a label and a training worker, and Flower, started when asked for."""
 
     def __init__(self, redis_server: RedisServer, home: Path, store: Path, stack: ExitStack) -> None:
-        self.home = home
+        self.home, self.password = home, secret("flower")
+        (home / "flower-password").touch(0o600)
+        (home / "flower-password").write_text(self.password)
         self.env = environment(
             home,
             {
@@ -78,10 +81,6 @@ class Site:
         wait_until(lambda: "Visit me at" in log.read_text(), 60, "Flower")
         return f"http://127.0.0.1:{port}"
 
-    @property
-    def password(self) -> str:
-        return (self.home / "flower-password").read_text().strip()
-
 
 @pytest.fixture
 def site(redis_server: RedisServer, home: Path, tmp_path: Path, model_store: Path) -> Iterator[Site]:
@@ -103,7 +102,7 @@ def open_browser(tmp_path: Path) -> Iterator[OpenBrowser]:
 
         def open_one(password: str) -> BrowserContext:
             context = playwright.chromium.launch_persistent_context(
-                tmp_path / f"profile-{password}",
+                tmp_path / ("profile" if password == secret("flower") else "stranger"),
                 executable_path=CHROMIUM,
                 headless=True,
                 args=FLAGS,

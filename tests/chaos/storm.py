@@ -20,13 +20,14 @@ import numpy as np
 import psutil
 import redis
 
+from tests.canaries import leaks_below, masked, secret
 from tests.chaos.fleet import Fleet, cluster
 from tests.conftest import SORTLINE, RedisServer, environment, free_port
 from tests.e2e.test_label import rows_done
 
 POISON = {"kill": "SIGKILL", "segv": "SIGSEGV", "hang": "did not answer", "memory": "SIGKILL"}
 STOPPED_S = 6.0  # longer than the visibility timeout of a cluster: the chunk goes to another
-PASSWORD = "canary-5e1a-of-the-storm"  # noqa: S105 - of a server that lives for one storm
+PASSWORD = secret("storm")
 FORMATS = ("csv", "parquet", "jsonl")
 
 
@@ -228,14 +229,11 @@ class Storm:
         """Take note of one of ours that shows the password to everybody on this machine."""
         with suppress(psutil.Error):
             line = process.cmdline()
-            if any(PASSWORD in part for part in line) and "--requirepass" not in line:  # the server of this test
-                self._betrayed.add(" ".join(line))
+            if any(PASSWORD in part for part in line):
+                self._betrayed.add(masked(" ".join(line)))
 
     def _traitors(self) -> list[str]:
-        for path in self._home.rglob("*"):
-            if path.is_file() and PASSWORD.encode() in path.read_bytes():
-                self._betrayed.add(str(path))
-        return sorted(self._betrayed)
+        return sorted({*self._betrayed, *leaks_below(self._home)})
 
     def _words(self) -> str:
         return (self._home / "producer.log").read_text(encoding="utf-8", errors="replace")[-2000:] + self._fleet.log[

@@ -16,12 +16,13 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.canaries import MARK, secret
 from tests.compose.services import ROOT, MissingVariable, Services, dockerfile, read_compose
 from tests.conftest import wait_until, write_images
 from tests.e2e.test_train import LEARNS, QUICK, write_shades
 from tests.unit.test_docs import parse
 
-SECRETS = {"REDIS_PASSWORD": "canary-redis-1f", "FLOWER_PASSWORD": "canary-flower-2e"}
+SECRETS = {"REDIS_PASSWORD": secret("redis"), "FLOWER_PASSWORD": secret("flower")}
 GIVEN = {**SECRETS, "PHOTOS": "/mnt/photos", "REPORTS": "./reports"}
 COMPOSE = read_compose(GIVEN)
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -90,7 +91,7 @@ def test_no_password_stands_on_a_command_line_or_in_an_image() -> None:
     words = [word for service in SERVICES.values() for word in (*service["command"], *service.get("entrypoint", []))]
     checks = [word for service in SERVICES.values() for word in service.get("healthcheck", {}).get("test", [])]
 
-    assert not any("canary" in word for word in (*words, *checks))
+    assert not any(MARK in word for word in (*words, *checks))
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {".env", "*.env", "**/*.pem", "**/*.key", ".git"} <= set(ignored)
 
@@ -167,7 +168,7 @@ def test_the_services_of_the_file_train_and_label_as_processes(tmp_path: Path) -
     assert 'sortline_images_total{model="shades:1",status="ok"} 20.0' in metrics
     assert (tmp_path / "volumes" / "redis" / "appendonlydir").is_dir()
     logs = [services.log(name).read_text(errors="replace") for name in ("redis", "worker", "trainer", "flower")]
-    assert not any("canary" in text for text in [*logs, trained.stderr, labelled.stderr, doctor.stdout, doctor.stderr])
+    assert not any(MARK in text for text in [*logs, trained.stderr, labelled.stderr, doctor.stdout, doctor.stderr])
     versions = services.folder_of("trainer", "/models") / "shades" / "versions"
     assert versions.stat().st_mode & 0o007 == 0  # nothing for strangers
 

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from producer.stack import find_redis_server
+from tests.canaries import MARK, secret
 from tests.conftest import SORTLINE, environment, free_port, sortline, wait_until, write_images
 from tests.e2e.test_train import LEARNS, QUICK, write_shades
 
@@ -20,8 +21,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 ACL = ROOT / "configs" / "redis-users.acl"
-PASSWORD = "canary-4f1d-of-redis"  # noqa: S105 - of a server that lives for one test
-ADMIN = "canary-77aa-of-admin"
+PASSWORD, ADMIN = secret("sortline"), secret("admin")
 
 
 @contextmanager
@@ -41,6 +41,7 @@ def port(tmp_path: Path) -> Iterator[int]:
     """The port of a server with the ACL that ships, and an administrator to look at its log."""
     users = tmp_path / "users.acl"
     text = ACL.read_text().replace("PASSWORD_SHA256", sha256(PASSWORD.encode()).hexdigest())
+    users.touch(0o600)
     users.write_text(f"{text}user admin on >{ADMIN} ~* &* +@all\n")
     number = free_port()
     command = [str(find_redis_server()), "--port", str(number), "--bind", "127.0.0.1", "--save", ""]
@@ -104,9 +105,9 @@ def test_a_run_a_training_flower_and_the_doctor_are_never_denied_and_no_log_show
     logs = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in home.glob("*.log")}
     assert {"label.log", "train.log", "flower.log"} <= logs.keys()
     assert len(logs["label.log"]) > 1000
-    shown = {name for name, text in logs.items() if "canary" in text}
+    shown = {name for name, text in logs.items() if MARK in text}
     assert shown == set()
-    assert not any("canary" in text for text in said)
+    assert not any(MARK in text for text in said)
 
 
 def test_the_acl_lets_nobody_do_anything_else(port: int) -> None:

@@ -45,7 +45,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_blocks_of_a_page_run(page: str, kitchen: Path, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_the_blocks_of_a_page_run(page: str, kitchen: Path, open_redis_server: RedisServer, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     for number in range(24):
         label = LABELS[number % 4]
@@ -59,9 +59,9 @@ def test_the_blocks_of_a_page_run(page: str, kitchen: Path, redis_server: RedisS
     home = folder / "home"
     home.mkdir()
     (home / "store").symlink_to(kitchen)
-    settings = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": str(tmp_path)}
+    settings = {"SORTLINE_BROKER": open_redis_server.url, "SORTLINE_DATA_ROOT": str(tmp_path)}
     replaced = {
-        "redis://queue:6379/0": redis_server.url,
+        "redis://queue:6379/0": open_redis_server.url,
         "/mnt/photos": str(folder),
         "shard-0[1-3]": "shard-01",  # the other hosts' reports
         "--max-failures 0": "--max-failures 0 || test $? = 4",

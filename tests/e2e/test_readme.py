@@ -55,7 +55,9 @@ def test_all_blocks_of_the_sections_for_users_are_run() -> None:
 
 
 @pytest.mark.skipif(not SHARED.exists() and os.environ.get("CI") != "true", reason="needs ../shared")
-def test_a_newcomer_labels_own_photos_retrains_and_looks_at_the_jobs(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_newcomer_labels_own_photos_retrains_and_looks_at_the_jobs(
+    open_redis_server: RedisServer, tmp_path: Path
+) -> None:
     weights = SHARED / "models" / "mobilenetv2_100_imagenet.safetensors"
     (tmp_path / weights.name).symlink_to(weights)
     for label in ("00_07", "01_02", "03_03"):
@@ -65,7 +67,7 @@ def test_a_newcomer_labels_own_photos_retrains_and_looks_at_the_jobs(redis_serve
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{label}-{number:02}.jpg").write_bytes(photo.read_bytes())
     replaced = {
-        "redis://queue:6379/0": redis_server.url,
+        "redis://queue:6379/0": open_redis_server.url,
         "/mnt/photos/inbox": str(tmp_path / "inbox"),
         "/mnt/photos": str(tmp_path),
         "/mnt/models": str(tmp_path / "home" / "store"),

@@ -13,6 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from jobs.errors import UnavailableError
 from jobs.remote import RemoteError, open_folder
+from tests.canaries import secret
 from tests.conftest import RedisServer, free_port, sortline, wait_until, write_images
 from tests.e2e.test_label import producer, rows_of, worker
 from tests.web import reset, serving, status
@@ -20,7 +21,7 @@ from tests.web import reset, serving, status
 pytestmark = pytest.mark.slow
 
 IMAGES = 60
-KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": secret("s3"), "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from producer.stack import find_redis_server
+from tests.canaries import secret
 from tests.conftest import SORTLINE, environment, wait_until, write_images
 from tests.e2e.test_label import rows_done
 
@@ -111,7 +112,7 @@ def test_a_link_cut_in_the_middle_of_a_run_changes_no_byte_of_the_report(
     env = environment(
         home,
         {
-            "SORTLINE_BROKER": f"redis://:of-this-test@{here.address}:{PORT}/0",
+            "SORTLINE_BROKER": f"redis://:{secret('two-hosts')}@{here.address}:{PORT}/0",
             "SORTLINE_STORE": str(model_store),
             "SORTLINE_DATA_ROOT": str(tmp_path),
             "SORTLINE_CHUNK_IMAGES": "32",
@@ -120,7 +121,7 @@ def test_a_link_cut_in_the_middle_of_a_run_changes_no_byte_of_the_report(
         },
     )
     server = [str(find_redis_server()), "--bind", here.address, "--port", str(PORT), "--save", ""]
-    server += ["--requirepass", "of-this-test", "--dir", str(tmp_path)]
+    server += ["--requirepass", secret("two-hosts"), "--dir", str(tmp_path)]
     worker = [sys.executable, "-m", "worker", "--queues", "label", "--name", "there"]
     calm, cut = home / "calm.csv", home / "cut.csv"
     with (

@@ -13,9 +13,10 @@ import typer.main
 
 from producer.__main__ import app, run
 from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE
+from tests.canaries import as_id, secret
 
 ROOT = Path(__file__).resolve().parents[2]
-HIDDEN = "hunter2"
+HIDDEN = secret("command")
 MORE = "more: docs/troubleshooting.md"
 NOBODY = "redis://127.0.0.1:1/0"  # port 1 is tcpmux's: nobody listens, so the refusal comes at once
 
@@ -160,6 +161,7 @@ def test_an_unknown_variable_of_ours_stops_every_command(
         f"redis://host/0?password={HIDDEN}",
         f"amqp://user:{HIDDEN}@host",
     ],
+    ids=as_id,
 )
 @pytest.mark.parametrize(
     "command",
@@ -209,6 +211,7 @@ def test_a_broker_that_does_not_answer_has_a_code_of_its_own(capsys: pytest.Capt
         ),
         (f"rediss://user:{HIDDEN}@127.0.0.1:1/0", UNREACHABLE, "a rediss:// broker needs SORTLINE_BROKER_CA"),
     ],
+    ids=as_id,
 )
 def test_a_password_of_the_environment_is_never_shown(
     url: str, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,8 +13,11 @@ import pytest
 
 from configs.settings import Settings
 from jobs.broker import passwords
+from tests.canaries import MARK, as_id
 from worker.logs import FIELDS, JsonLines, TextLines
 
+PASSWORD = f"{MARK}/7@x"
+QUOTED = f"{MARK}%2F7%40x"
 HOSTILE = (
     "cat.jpg\n2026-03-01 12:00:00.000 INFO sortline.worker chunk labelled run=mine\r\u2028\x1b[2J\x00\u202egnp.exe"
 )
@@ -75,10 +78,11 @@ def test_the_lines_of_a_traceback_can_not_be_taken_for_events() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://:canary%2F7%40x@queue:6379/0",
-        "rediss://worker:canary%2F7%40x@queue:6380/0",
-        "redis://queue:6379/0?password=canary%2F7%40x",
+        f"redis://:{QUOTED}@queue:6379/0",
+        f"rediss://worker:{QUOTED}@queue:6380/0",
+        f"redis://queue:6379/0?password={QUOTED}",
     ],
+    ids=as_id,
 )
 @pytest.mark.parametrize("kind", [TextLines, JsonLines])
 def test_the_brokers_password_is_hidden_however_it_is_spelled(
@@ -86,10 +90,10 @@ def test_the_brokers_password_is_hidden_however_it_is_spelled(
 ) -> None:
     lines = kind(passwords(Settings(home=home, broker=url)))
 
-    error = raised("refused: canary/7@x")
-    text = lines.format(record(f"connected to {url}", error, detail="canary/7@x", url=url))
+    error = raised(f"refused: {PASSWORD}")
+    text = lines.format(record(f"connected to {url}", error, detail=PASSWORD, url=url))
 
-    assert "canary" not in text
+    assert MARK not in text
     assert "***" in text
 
 

@@ -27,6 +27,7 @@ from jobs.messages import (
     to_json,
 )
 from jobs.paths import path_to_text, text_to_path
+from tests.canaries import MARK, as_id
 
 PIN = ModelPin(name="waste26", version=3, digest="0f" * 32)
 CHUNK = LabelChunk(run="inbox-20260301-1a2b3c", first=128, paths=("a/b.jpg", "ü.png"), model=PIN, top_k=5)
@@ -273,14 +274,15 @@ def test_a_name_is_written_as_this_text(name: bytes, text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://user:hunter2@host:6379/0", "redis://user:***@host:6379/0"),
-        ("rediss://:hunter2@host", "rediss://:***@host"),
-        ("redis://user:hun@ter2@host", "redis://user:***@host"),  # redis-py takes the last @ as well
-        ("redis://user:hun/ter2@host", "redis://user:***@host"),
-        ("redis://host/0?password=hunter2&db=1", "redis://host/0?password=***&db=1"),
+        (f"redis://user:{MARK}@host:6379/0", "redis://user:***@host:6379/0"),
+        (f"rediss://:{MARK}@host", "rediss://:***@host"),
+        (f"redis://user:hun@{MARK}@host", "redis://user:***@host"),  # redis-py takes the last @ as well
+        (f"redis://user:hun/{MARK}@host", "redis://user:***@host"),
+        (f"redis://host/0?password={MARK}&db=1", "redis://host/0?password=***&db=1"),
         ("redis://host:6379/0", "redis://host:6379/0"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),
     ],
+    ids=as_id,
 )
 def test_a_broker_is_shown_without_its_password(url: str, shown: str) -> None:
     assert mask(url) == shown

@@ -8,6 +8,9 @@ import pytest
 
 from producer.errors import UsageError
 from producer.monitor import flower_password, is_loopback, plan_flower
+from tests.canaries import MARK, as_id, secret
+
+LOGIN = f"me:{secret('flower')}"
 
 
 def planned(home: Path, *options: str, environment: dict[str, str] | None = None, **wishes: object) -> dict[str, str]:
@@ -53,7 +56,7 @@ def test_an_address_of_its_own_has_a_password_too(home: Path) -> None:
 
 
 def test_without_a_password_only_this_machine_gets_in(home: Path) -> None:
-    found = planned(home, auth=False, environment={"FLOWER_BASIC_AUTH": "me:secret"})
+    found = planned(home, auth=False, environment={"FLOWER_BASIC_AUTH": LOGIN})
 
     assert "FLOWER_BASIC_AUTH" not in found
     assert found["FLOWER_ADDRESS"] == "127.0.0.1"
@@ -65,11 +68,11 @@ def test_a_unix_socket_that_everybody_can_open_needs_a_password(home: Path) -> N
 
 
 def test_a_login_of_ones_own_is_used_and_not_repeated(home: Path) -> None:
-    flower = plan_flower(home, environment={"FLOWER_BASIC_AUTH": "me:secret", "FLOWER_MAX_TASKS": "7"})
+    flower = plan_flower(home, environment={"FLOWER_BASIC_AUTH": LOGIN, "FLOWER_MAX_TASKS": "7"})
 
-    assert flower.environment["FLOWER_BASIC_AUTH"] == "me:secret"
+    assert flower.environment["FLOWER_BASIC_AUTH"] == LOGIN
     assert flower.environment["FLOWER_MAX_TASKS"] == "7"
-    assert "secret" not in flower.told
+    assert MARK not in flower.told
     assert not (home / "flower-password").exists()
 
 
@@ -94,19 +97,20 @@ def test_options_of_flower_pass_through_its_environment(home: Path) -> None:
     ("option", "message"),
     [
         ("--max_taks=5", "has no option --max_taks; did you mean --max_tasks"),
-        ("--basic_auth=me:secret", "can be read by everybody here; set FLOWER_BASIC_AUTH"),
-        ("--oauth2_secret=x", "set FLOWER_OAUTH2_SECRET"),
+        (f"--basic_auth={LOGIN}", "can be read by everybody here; set FLOWER_BASIC_AUTH"),
+        (f"--oauth2_secret={secret('oauth2')}", "set FLOWER_OAUTH2_SECRET"),
         ("--address=0.0.0.0", "use --address"),
         ("--read_only=false", "use --read-only or --allow-changes"),
         ("--conf=mine.py", "are not passed on: they run code"),
         ("--auth_provider=mine.Handler", "are not passed on: they run code"),
         ("stray", "has no option stray"),
     ],
+    ids=as_id,
 )
 def test_an_option_that_is_wrong_secret_or_dangerous_is_refused(home: Path, option: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         planned(home, option)
-    assert "me:secret" not in str(caught.value)
+    assert MARK not in str(caught.value)
 
 
 def test_a_program_of_the_environment_is_refused_as_well(home: Path) -> None:

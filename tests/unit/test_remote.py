@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from jobs.remote import Folder, RemoteError, Trouble, open_folder, patiently
 from producer.errors import UsageError
 from producer.images import of_lines, open_source
 from producer.remote_images import rooted
+from tests.canaries import secret
 from tests.conftest import free_port, wait_until
 from tests.unit.test_label_chunk import BLUE, GREEN, RED, Opener, chunk_of, first_labels, opened, write_image
 from tests.web import Handler, Web, endless, promising, reset, serving, silent, status
@@ -274,22 +276,22 @@ def test_a_server_that_is_away_is_no_fault_of_the_images(web: Web, opened: Opene
 
 
 def test_a_password_comes_from_netrc(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
+    login, seen = f"me:{secret('netrc')}", list[str]()
 
     def watched(handler: Handler) -> None:
         seen.append(handler.headers["Authorization"])
         handler.answer(404)
 
     web.faults["/a.png"] = [watched]
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
+    (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login me password {secret('netrc')}\n")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
 
     with pytest.raises(RemoteError, match="does not exist") as missing:
         open_folder(web.url).read("a.png", 10)
 
-    assert seen == ["Basic bWU6aHVudGVyMg=="]
-    assert "hunter2" not in str(missing.value)
+    assert seen == [f"Basic {b64encode(login.encode()).decode()}"]
+    assert secret("netrc") not in str(missing.value)
 
 
 def test_waits_between_tries_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,9 @@ from configs.settings import (
     parse_assignments,
     training_settings,
 )
+from tests.canaries import secret
 
-HIDDEN = "hunter2"
+HIDDEN = secret("settings")
 
 
 def toml(folder: Path, text: str) -> Path:

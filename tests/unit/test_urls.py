@@ -10,8 +10,9 @@ import pytest
 from configs.settings import Settings, SettingsError, load_settings
 from configs.urls import SCHEMES, checked_url, decoded, is_url
 from jobs.paths import below_root, path_to_text, text_to_path
+from tests.canaries import as_id, secret
 
-SECRET = "hunter2"  # noqa: S105
+SECRET = secret("url")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,7 @@ def test_a_url_has_one_form(given: str, url: str) -> None:
         ("s3://bucket/./b", r"\.\. in its path"),
         ("https://host/a\nb", "control characters"),
     ],
+    ids=as_id,
 )
 def test_other_urls_are_refused_and_what_they_may_hide_is_not_told(given: str, why: str) -> None:
     with pytest.raises(ValueError, match=why) as refused:
