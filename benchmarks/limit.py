@@ -119,12 +119,21 @@ def resize_whole(path: Path, preprocessing: Preprocessing) -> int:
 
 def load_rate(photos: list[Path], load: Callable[[Path], int], measured_s: float) -> float:
     """Return images a second that ``load`` does on all cores."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    cores = os.cpu_count() or 1
+
+    def load_until(deadline: float, first: int) -> int:
+        for count, photo in enumerate(islice(cycle(photos), first, None)):
+            if time.perf_counter() >= deadline:
+                return count
+            load(photo)
+        raise AssertionError("a cycle has no end")
+
+    with ThreadPoolExecutor(cores) as pool:
         list(pool.map(load, photos[:64]))
-        count, started = 0, time.perf_counter()
-        while time.perf_counter() - started < measured_s:
-            count += len(list(pool.map(load, islice(cycle(photos), count, count + 256))))
-        return count / (time.perf_counter() - started)
+        started = time.perf_counter()
+        firsts = range(0, cores * 64, 64)  # no two threads read the same photo at once
+        loaded = sum(pool.map(load_until, [started + measured_s] * cores, firsts))
+        return loaded / (time.perf_counter() - started)
 
 
 def infer_rate(photos: list[Path], preprocessing: Preprocessing, engine: Engine, measured_s: float) -> float:
