@@ -86,15 +86,19 @@ def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Pat
     assert processes_below(home) == []
 
 
-def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class(home: Path, tmp_path: Path) -> None:
-    photos = str(write_shades(tmp_path / "photos"))
-    good = sortline("train", photos, *QUICK, *LEARNS, "--name", "shades", home=home)
+def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class(
+    home: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    train = ("train", str(write_shades(tmp_path / "photos")), *QUICK, "--name", "shades")
     hopeless = ("--set", "epochs=1", "--set", "lr_max=1e-9", "--set", "lr_schedule=constant")
+    env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/"}
 
-    worse = sortline("train", photos, *QUICK, *hopeless, "--name", "shades", home=home)
-    lenient = sortline("train", photos, *QUICK, *hopeless, "--name", "shades", "--promote", "always", home=home)
-    back = sortline("models", "rollback", "shades", home=home)
-    never = sortline("train", photos, *QUICK, *LEARNS, "--name", "shades", "--promote", "never", home=home)
+    with trainer(redis_server, home):
+        good = sortline(*train, *LEARNS, home=home, env=env)
+        worse = sortline(*train, *hopeless, home=home, env=env)
+        lenient = sortline(*train, *hopeless, "--promote", "always", home=home, env=env)
+        back = sortline("models", "rollback", "shades", home=home)
+        never = sortline(*train, *LEARNS, "--promote", "never", home=home, env=env)
 
     assert "in production (nothing was in production)" in good.stderr
     assert "production stays 1 (shades:2 against shades:1 on 4 images: accuracy 50.0% against 100.0%" in worse.stderr
