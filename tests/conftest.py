@@ -124,6 +124,8 @@ class RedisServer:
 def _answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
+    except redis.AuthenticationError:
+        return True  # it answers, though not to strangers
     except redis.RedisError:
         return False
 
@@ -143,11 +145,12 @@ def open_redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @contextmanager
-def running_redis(folder: Path, password: str) -> Iterator[RedisServer]:
+def running_redis(folder: Path, password: str, *arguments: str) -> Iterator[RedisServer]:
+    """A running Redis with its files in a new folder."""
     folder.mkdir()
-    server = RedisServer(folder, free_port(), password=password)
-    server.start()
+    server = RedisServer(folder, free_port(), password=password, arguments=list(arguments))
     try:
+        server.start()
         yield server
     finally:
         server.kill()

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.canaries import MARK, secret
 from tests.conftest import LABELS, NOTHING, SORTLINE, RedisServer, environment, sortline, wait_until, write_images
 
 pytestmark = pytest.mark.slow
@@ -256,10 +257,7 @@ def test_a_run_keeps_its_model_when_another_is_promoted_meanwhile(
 
 
 def test_a_wrong_password_fails_at_once_and_is_not_shown(home: Path, tmp_path: Path, redis_server: RedisServer) -> None:
-    redis_server.kill()
-    redis_server.password = "correct-horse"  # noqa: S105 - a server of this test
-    redis_server.start()
-    wrong = redis_server.url.replace("correct-horse", "wrong-battery")
+    wrong = redis_server.url.replace(redis_server.password, secret("wrong"))
 
     done = sortline("doctor", home=home, code=69, limit_s=30, env={"SORTLINE_BROKER": wrong})
     worker_done = sortline(
@@ -276,7 +274,7 @@ def test_a_wrong_password_fails_at_once_and_is_not_shown(home: Path, tmp_path: P
 
     for said in (done.stdout + done.stderr, worker_done.stdout + worker_done.stderr):
         assert "refuses the user or password" in said
-        assert "wrong-battery" not in said
+        assert MARK not in said
     assert "refuses" not in sortline("doctor", home=home, code=None, env={"SORTLINE_BROKER": redis_server.url}).stdout
 
 

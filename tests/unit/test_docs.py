@@ -1,10 +1,9 @@
 """What the docs say must exist: commands, options, files, names, links, settings, exit codes, reason codes.
 
 Every `sortline` of a shell block must parse. The README's blocks are run by `tests/e2e/test_readme.py`, those of five
-pages by `tests/e2e/test_pages.py`, those of `docs/performance.md` with tiny sizes by `tests/e2e/test_benchmarks.py`,
-`docker-compose.yml` by `tests/compose`. What other pages show is run on smaller data, or against servers of this host:
-`e2e/test_train.py`, `test_sweep.py`, `test_monitoring.py`, `test_remote.py`, `test_access.py`. Their blocks name hosts,
-shares and hours that no test has, and are not run as they stand.
+pages by `tests/e2e/test_pages.py`, those of five more by `tests/e2e/test_server_pages.py`, those of
+`docs/performance.md` with tiny sizes by `tests/e2e/test_benchmarks.py`, `docker-compose.yml` by `tests/compose`. Both
+tests of pages name the few blocks that they pass over, and why.
 """
 
 from __future__ import annotations
