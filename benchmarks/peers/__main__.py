@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=ENVIRONMENTS, default=ENVIRONMENTS)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/sortline-peers").expanduser())
     parser.add_argument("--store", type=Path, help="with one classifier in production; MobileNetV2 when not given")
+    parser.add_argument("--precision", default="auto", help="of our worker; f32 where no version was judged")
     parser.add_argument("--install", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -73,7 +74,7 @@ def main() -> None:
             photos = home / "photos"
             write_photos(photos, options.images)
         link_store(home, options.store)
-        with stack(home):
+        with stack(home, {"SORTLINE_PRECISION": options.precision}):
             label(home, photos)  # the worker loads the model
             figures = compare(home, photos.absolute(), peers, options)
     if options.json:
