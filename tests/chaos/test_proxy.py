@@ -98,7 +98,8 @@ def test_a_bad_network_costs_time_and_no_row(
 ) -> None:
     write_images(tmp_path / "photos", 320)
     with proxied(redis_server) as proxy:
-        env = cluster(f"redis://127.0.0.1:{proxy.port}/0", model_store, tmp_path)
+        url = redis_server.url.replace(f":{redis_server.port}/", f":{proxy.port}/")
+        env = cluster(url, model_store, tmp_path)
         with (
             fleet(2, home, env, {"TEST_FAULT": "before publish=nap"}),
             producer("label", str(tmp_path / "photos"), "-o", str(home / "report.csv"), home=home, env=env) as running,
