@@ -45,6 +45,15 @@ def check_full(data_root: Path) -> None:
             raise UnavailableError(f"the data root {data_root} is empty; is the share mounted?")
 
 
+def check_missing(data_root: Path, paths: Sequence[str], max_bytes: int) -> None:
+    """Raise UnavailableError when a file that was missing is there after all: a share went away and came back."""
+    with opened_images(data_root, paths, max_bytes) as sources:
+        for path, source in zip(paths, sources, strict=True):
+            with suppress(ImageError):
+                source()
+                raise UnavailableError(f"{path} was not there and is there now: {data_root} was away for a moment")
+
+
 class OpenRoot:
     """Reads files below ``root`` (already resolved), and keeps the folders open that it came through.
 

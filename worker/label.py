@@ -9,7 +9,7 @@ from jobs.paths import path_to_text
 from jobs.remote import Folder
 from vision.classifier import Classifier, Outcome
 from vision.decode import DEFAULT_LIMITS, ImageLimits
-from worker.data_root import check_full, check_there, opened_images
+from worker.data_root import check_full, check_missing, check_there, opened_images
 
 
 def label_chunk(
@@ -31,6 +31,8 @@ def label_chunk(
     if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
         check_there(data_root)  # it may have gone away meanwhile: these rows would be of images that are well
         check_full(data_root)
+        missing = [path for path, row in zip(chunk.paths, rows, strict=True) if row.error == "not_found"]
+        check_missing(data_root, missing, limits.max_bytes)
     engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
     return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
 

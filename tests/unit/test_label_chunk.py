@@ -77,6 +77,18 @@ class BrokenEngine(ColourEngine):
         return failed
 
 
+class ReturningShare(ColourEngine):
+    """While it computes, a share that was away comes back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def submit(self, images: Images) -> Future[Outputs]:
+        write_image(self.path)
+        return super().submit(images)
+
+
 class LosingClassifier(Classifier):
     """Forgets the last image that it has read."""
 
@@ -272,6 +284,17 @@ def test_a_data_root_that_is_away_is_no_fault_of_the_images(tmp_path: Path, open
 def test_an_empty_data_root_is_an_unmounted_share_and_no_fault_of_the_images(tmp_path: Path, opened: Opener) -> None:
     with pytest.raises(UnavailableError, match=r"the data root .* is empty; is the share mounted\?"):
         label_chunk(chunk_of("a.png"), opened(), tmp_path)
+
+
+def test_a_share_that_came_back_meanwhile_gives_no_rows_of_files_that_are_well(tmp_path: Path, opened: Opener) -> None:
+    write_image(tmp_path / "a.png")
+    chunk = chunk_of("a.png", "b.png", "never.png")
+
+    with pytest.raises(UnavailableError, match=r"b\.png was not there and is there now: .* was away for a moment"):
+        label_chunk(chunk, opened(ReturningShare(tmp_path / "b.png")), tmp_path)
+
+    rows = label_chunk(chunk, opened(), tmp_path).rows
+    assert [row.error for row in rows] == [None, None, "not_found"]
 
 
 @pytest.mark.parametrize("mount_point", [True, False])
