@@ -21,8 +21,8 @@ from vision.errors import EngineError, ImageError
 from vision.preprocess import LoadedImage, Preprocessing, load_image
 
 LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224
-# A thread takes so many at a time: to hand over images of 0.2 ms one by one is 2 % of all work on a CPU. The last ones
-# go one by one, or a core would wait for another's large photos.
+# A thread takes so many at a time, since it would else be woken for each image of 0.2 ms. The last ones go one by one,
+# or a core would wait for another's large photos.
 TOGETHER = 4
 LAST_ALONE = 16
 
