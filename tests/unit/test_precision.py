@@ -19,7 +19,7 @@ import worker.precision
 from configs.settings import Settings
 from jobs.messages import ModelPin
 from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
-from model_store.store import ModelStore
+from model_store.store import ModelStore, ModelVersion
 from tests.unit.seeded import seeded_network
 from vision.dataset import LabelledImage
 from vision.decode import ImageLimits
@@ -178,19 +178,7 @@ def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path
 
 
 def test_what_gpu_workers_serve_is_judged_where_it_is_asked_for(tmp_path: Path) -> None:
-    store = ModelStore(tmp_path / "store")
-    version = publish_network(
-        store,
-        "noise",
-        seeded_network(SPEC),
-        PREPROCESSING,
-        golden_images=pictures(SPEC, 4),
-        classes=[ClassEntry(label=label, folder=label) for label in "abcd"],
-        training={},
-        scores={},
-        validation=write_images(tmp_path, 8),
-        f16=True,
-    )
+    version = published(ModelStore(tmp_path / "store"), write_images(tmp_path, 8), f16=True)
 
     proof = version.manifest.precisions["onnxruntime/f16"]
     assert (proof.images, proof.passed) == (8, True)
@@ -229,17 +217,8 @@ def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(
 
 def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
-    version = publish_network(
-        store,
-        "noise",
-        seeded_network(SPEC),
-        PREPROCESSING,
-        golden_images=pictures(SPEC, 4),
-        classes=[ClassEntry(label=label, folder=label) for label in "abcd"],
-        training={},
-        scores={},
-        validation=write_images(tmp_path, 8),
-        files=lambda proofs: {"page.html": ", ".join(proofs).encode()},
+    version = published(
+        store, write_images(tmp_path, 8), files=lambda proofs: {"page.html": ", ".join(proofs).encode()}
     )
     reduced = precisions("openvino")[:-1]
     manifest = version.manifest
@@ -252,6 +231,21 @@ def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:
     served = [precision_of(tmp_path, copy_with(store, manifest.precisions, passed)) for passed in (True, False, None)]
 
     assert served == [precisions("openvino")[0], "f32", "f32"]
+
+
+def published(store: ModelStore, validation: list[LabelledImage], **options: Any) -> ModelVersion:
+    return publish_network(
+        store,
+        "noise",
+        seeded_network(SPEC),
+        PREPROCESSING,
+        golden_images=pictures(SPEC, 4),
+        classes=[ClassEntry(label=label, folder=label) for label in "abcd"],
+        training={},
+        scores={},
+        validation=validation,
+        **options,
+    )
 
 
 def exported(spec: NetworkSpec, folder: Path) -> bytes:
