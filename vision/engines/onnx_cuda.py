@@ -26,7 +26,7 @@ log = logging.getLogger("sortline.engine")
 
 
 class OnnxCudaEngine(BatchingEngine):
-    """One session, whose lanes overlap copying and computing. One process a device: CUDA_VISIBLE_DEVICES chooses it."""
+    """One session, whose lanes overlap copying and computing. CUDA_VISIBLE_DEVICES chooses the device."""
 
     def __init__(self, files: ModelFiles, *, precision: str = "auto") -> None:
         """Load the graph onto the first device that CUDA shows, in passes halved until they fit its free memory.
@@ -54,7 +54,8 @@ class OnnxCudaEngine(BatchingEngine):
             log.warning(
                 "the device's free memory holds no passes of %d images: trying %d", micro_batch * 2, micro_batch
             )
-            self._session = _open_session(files.onnx, chosen)  # gives back what the larger pass had reserved
+            del self._session  # gives back what the larger pass had reserved, before the next one asks for it
+            self._session = _open_session(files.onnx, chosen)
         for _ in range(LANES):
             self._buffers.put(page_locked((micro_batch, *shape)))
         super().__init__(
