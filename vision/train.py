@@ -139,7 +139,7 @@ def fit(
     key = _key(model, training, validation, classes, options, augment)
     most = _steps_at_once(model, training, options.batch_size)
     masked = _WithLoss(model, options.loss, is_masked=options.dropout > 0)
-    step_cell = _Steps(masked, _optimizer(model, options, rates), most)
+    step_cell = _Steps(masked, _optimizer(model, options, rates), most, options.batch_size)
     stepped: float | None = None
     history: list[Epoch] = []
     best_weights: Arrays = {}
@@ -167,7 +167,7 @@ def fit(
                 len(batches),
                 inputs,
                 soft_targets(targets, classes, options.label_smoothing),
-                weights[targets],
+                weights[targets] / np.float32(batches.shape[1]),
                 dropout_mask(len(targets), width, options.dropout, random),
             )
             if not np.isfinite(losses).all():
@@ -313,7 +313,7 @@ def _head_inputs(model: nn.Cell) -> int:
 
 
 class _WithLoss(nn.Cell):
-    """The weighted mean loss of a batch; the head's inputs, behind the model's body if it has one, are masked."""
+    """The weighted losses of a batch, added; the head's inputs, behind the model's body if it has one, are masked."""
 
     def __init__(self, model: nn.Cell, loss: Literal["cross_entropy", "squared"], *, is_masked: bool = True) -> None:
         super().__init__()
@@ -338,34 +338,40 @@ class _WithLoss(nn.Cell):
         else:
             logits = self.model(inputs * mask)
         losses = ops.sum(ops.square(logits - goals), 1) if self.is_squared else self.loss(logits, goals)
-        return ops.mean(losses * weights)
+        return ops.sum(losses * weights)
 
 
 class _Steps(nn.Cell):
-    """Training steps, one after the other in one call of a graph: to the bit what single calls do."""
+    """Training steps, one after the other in one call of a graph.
 
-    def __init__(self, network: nn.Cell, optimizer: nn.Cell, most: int) -> None:
+    One graph serves all calls of up to ``most`` steps: fewer steps are filled up with some that are not done, a short
+    batch with rows that weigh nothing. With ``most`` 1 a short batch stays short: filled up, it would count twice in
+    the statistics of batch norm.
+    """
+
+    def __init__(self, network: nn.Cell, optimizer: nn.Cell, most: int, batch_size: int) -> None:
         super().__init__(auto_prefix=False)
-        self.one = nn.TrainOneStepCell(network, optimizer)
         self.network, self.optimizer = network, optimizer
         self.differentiate = mindspore.value_and_grad(network, None, optimizer.parameters)
-        self.most = most
+        self.most, self.batch_size = most, batch_size
         self.places = Tensor(np.arange(most), mindspore.int32)
 
-    def run(self, count: int, *arrays: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the losses (count,) of as many steps; in each array the rows of all batches follow one another."""
-        if count == 1:
-            return np.atleast_1d(self.one(*map(Tensor, arrays)).asnumpy())
-        # Always of one shape, so that one graph serves all; what was filled in is not trained on.
-        whole = [
-            np.resize(array, (self.most, len(array) // count, *array.shape[1:]))
-            if count < self.most
-            else array.reshape(count, -1, *array.shape[1:])
-            for array in arrays
-        ]
+    def run(
+        self,
+        steps: int,
+        inputs: NDArray[Any],
+        goals: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        masks: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Return the losses (steps,); in each array the rows of all batches, of equal size, follow one another."""
+        rows = len(weights) // steps
+        if self.most > 1 and rows < self.batch_size:
+            weights, rows = np.append(weights, np.zeros(self.batch_size - rows, np.float32)), self.batch_size
+        full = [_filled(array, self.most, rows) for array in (inputs, goals, weights, masks)]
         start, none = Tensor(0, mindspore.int32), Tensor(np.zeros(self.most, np.float32))
-        losses: NDArray[np.float32] = self(*map(Tensor, whole), start, Tensor(count, mindspore.int32), none).asnumpy()
-        return losses[:count]
+        losses: NDArray[np.float32] = self(*map(Tensor, full), start, Tensor(steps, mindspore.int32), none).asnumpy()
+        return losses[:steps]
 
     def construct(
         self,
@@ -378,11 +384,19 @@ class _Steps(nn.Cell):
         losses: mindspore.Tensor,
     ) -> mindspore.Tensor:
         while step < count:  # a loop of the graph, since its bound is a tensor
-            loss, gradients = self.differentiate(inputs[step], goals[step], weights[step], masks[step])
+            # Not inputs[step], which would ask each time whether the step is negative.
+            batch = [ops.gather(array, step, 0) for array in (inputs, goals, weights, masks)]
+            loss, gradients = self.differentiate(*batch)
             loss = ops.depend(loss, self.optimizer(gradients))
             losses = ops.where(self.places == step, loss, losses)  # a product with 0 would spread what is no number
             step = step + 1
         return losses
+
+
+def _filled(array: NDArray[Any], steps: int, rows: int) -> NDArray[Any]:
+    """Return (steps, rows, ...): the array's rows in their order, and then from the first on again."""
+    shape = (steps, rows, *array.shape[1:])
+    return array.reshape(shape) if len(array) == steps * rows else np.resize(array, shape)  # which would copy
 
 
 def _steps_at_once(model: nn.Cell, training: Samples, batch_size: int) -> int:
