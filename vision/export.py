@@ -191,14 +191,11 @@ def run_checkpoint(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
 
 def _run_network(spec: NetworkSpec, weights: Callable[[Arrays], Arrays], images: Images) -> Outputs:
     """Run a new network with what ``weights`` makes of its first arrays."""
-    import mindspore
-
-    from vision.networks.served import build_network, build_served
+    from vision.networks.served import build_network, build_served, run_once
 
     network = build_network(spec)
     set_weights(network, weights(get_weights(network)))
-    outputs: NDArray[Any] = build_served(network)(mindspore.Tensor(images)).asnumpy()
-    return outputs.astype(np.float32)
+    return run_once(build_served(network), images)
 
 
 def _checkpoint_names(spec: NetworkSpec, ours: Iterable[str]) -> dict[str, str]:

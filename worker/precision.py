@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
 from functools import partial
 
 import numpy as np
@@ -16,7 +15,7 @@ from model_store.manifest import Golden, PrecisionProof
 from model_store.store import ModelStore, ModelVersion
 from vision.dataset import LabelledImage
 from vision.decode import ImageLimits
-from vision.engines import Engine, ModelFiles, open_engine, precisions
+from vision.engines import Engine, ModelFiles, open_engine
 from vision.engines.batching import available_cpus
 from vision.errors import ImageError
 from vision.networks.spec import NetworkSpec
@@ -38,34 +37,26 @@ log = logging.getLogger("sortline.precision")
 
 
 def judge_precisions(
-    model: ModelFiles,
-    images: Sequence[LabelledImage],
-    preprocessing: Preprocessing,
-    limits: ImageLimits,
-    *,
-    f16: bool = False,
+    engines: Mapping[str, Engine], images: Sequence[LabelledImage], preprocessing: Preprocessing, limits: ImageLimits
 ) -> dict[str, PrecisionProof]:
-    """Let every precision that this host computes in label ``images``; return a proof for each "engine/precision".
+    """Let ``engines``, by "engine/precision", label ``images``; return a proof for each precision below f32.
 
-    ``f16`` adds what GPU workers serve, rounded here as there. Each image is decoded once. One that can't be read any
-    more is left out. A precision that has given so many other answers that the rest can't save it is dropped there, and
-    its proof is of the images until then.
+    Each image is decoded once. One that can't be read any more is left out. A precision that has given so many other
+    answers that the rest can't save it is dropped there, and its proof is of the images until then.
     """
-    *reduced, full = [f"{ENGINE}/{precision}" for precision in precisions(ENGINE, model)]
-    reduced += [GPU_F16] if f16 else []
+    full = f"{ENGINE}/f32"
+    reduced = [name for name, engine in engines.items() if engine.precision != "f32"]
     answers: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (full, *reduced)}
     targets: list[int] = []
     if reduced:
-        with ExitStack() as stack:
-            engines = {name: stack.enter_context(closing(open_on_cpu(model, name))) for name in answers}
-            for pixels, indices in _read(images, preprocessing, limits):
-                targets += indices
-                for name, engine in engines.items():
-                    answers[name].append(engine.predict(pixels).argmax(axis=1))
-                for name in reduced:
-                    differing = _differing(answers[name], answers[full])
-                    if differing > len(images) - least_equal(len(images)):
-                        engines.pop(name, None)
+        left = {name: engines[name] for name in answers}
+        for pixels, indices in _read(images, preprocessing, limits):
+            targets += indices
+            for name, engine in left.items():
+                answers[name].append(engine.predict(pixels).argmax(axis=1))
+            for name in reduced:
+                if _differing(answers[name], answers[full]) > len(images) - least_equal(len(images)):
+                    left.pop(name, None)
     if not targets:
         return {}
     said = {name: np.concatenate(parts) for name, parts in answers.items()}

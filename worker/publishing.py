@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor
 from numpy.typing import NDArray
 
 from jobs.messages import ModelPin
@@ -18,11 +18,11 @@ from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionPro
 from model_store.store import ModelStore, ModelVersion
 from vision.dataset import LabelledImage
 from vision.decode import DEFAULT_LIMITS, ImageLimits
-from vision.engines import ModelFiles, precisions
+from vision.engines import Engine, ModelFiles, precisions
 from vision.errors import EngineError
 from vision.export import export_onnx
 from vision.foreign_spec import spec_metadata
-from vision.networks.served import build_served
+from vision.networks.served import build_served, run_once
 from vision.preprocess import Preprocessing
 from vision.quantise import quantise
 from vision.weights import get_weights, write_safetensors
@@ -75,14 +75,15 @@ def publish_network(
         weights, onnx = folder / "weights.safetensors", folder / "serving.onnx"
         write_safetensors(weights, get_weights(network), spec_metadata(spec))
         export_onnx(served, onnx, height_px=spec.height_px, width_px=spec.width_px)
-        expected = served(Tensor(golden_images)).asnumpy().astype(np.float32)
+        expected = run_once(served, golden_images)
         np.savez_compressed(folder / "golden.npz", images=golden_images, outputs=expected)
         model = ModelFiles(onnx=onnx.read_bytes(), weights=weights.read_bytes(), spec=spec)
         tolerance = GOLDEN_TOLERANCE if spec.classes else FEATURE_TOLERANCE
         if calibration is not None and spec.classes:
             model = _with_int8(model, calibration)
-        agreement = _agreement(model, golden_images, expected, tolerance, [GPU_F16] if f16 else [])
-        proofs = judge_precisions(model, validation, preprocessing, limits, f16=f16) if spec.classes else {}
+        with compared_engines(model, f16=f16) as engines:
+            agreement = _agreement(engines, golden_images, expected, tolerance)
+            proofs = judge_precisions(engines, validation, preprocessing, limits) if spec.classes else {}
         if model.int8 is not None and any(proofs[name].passed for name in proofs if "int8" in name):
             for file_name, data in zip(INT8_FILES, model.int8, strict=True):
                 (folder / file_name).write_bytes(data)
@@ -116,28 +117,33 @@ def _with_int8(model: ModelFiles, images: NDArray[np.uint8]) -> ModelFiles:
         return model
 
 
+@contextmanager
+def compared_engines(model: ModelFiles, *, f16: bool) -> Iterator[dict[str, Engine]]:
+    """Give every engine and precision that is to be had here, by "engine/precision", with ``f16`` also what GPUs serve.
+
+    All at once, since each takes its time to compile the graph.
+    """
+    names = [f"{engine}/{precision}" for engine in COMPARED_ENGINES for precision in precisions(engine, model)]
+    opened: dict[str, Engine] = {}
+    with ExitStack() as stack:
+        for name in [*names, GPU_F16] if f16 else names:
+            try:
+                opened[name] = stack.enter_context(closing(open_on_cpu(model, name)))
+            except EngineError as error:
+                log.info("not compared engine=%s: %s", name, error)
+        yield opened
+
+
 def _agreement(
-    model: ModelFiles,
-    images: NDArray[np.uint8],
-    expected: NDArray[np.float32],
-    tolerance: float,
-    more: Sequence[str] = (),
+    engines: Mapping[str, Engine], images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float
 ) -> dict[str, float]:
-    """Return the largest difference from ``expected`` of each engine and precision to be had here, and of ``more``.
+    """Return each engine's largest difference from ``expected``.
 
     Only f32 must keep to ``tolerance``; what a lower precision may do is for its gate to say.
     """
     differences: dict[str, float] = {}
-    for name in [*(f"{engine}/{each}" for engine in COMPARED_ENGINES for each in precisions(engine, model)), *more]:
-        try:
-            engine = open_on_cpu(model, name)
-        except EngineError as error:
-            log.info("not compared engine=%s: %s", name, error)
-            continue
-        try:
-            difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
-        finally:
-            engine.close()
+    for name, engine in engines.items():
+        difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
         if engine.precision == "f32" and not difference <= tolerance:
             raise EngineError(
                 f"{name} differs from MindSpore by {difference:.2g} on the golden images (allowed {tolerance:g})"

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -164,7 +165,8 @@ class _Training:
         )
         if self.job.purpose == "folds":
             return self._cross_validate(data, network)
-        split: Split = self._timed("features", data.split, fail_on_leak=self.job.fail_on_leak)
+        with closing(data):
+            split: Split = self._timed("features", data.split, fail_on_leak=self.job.fail_on_leak)
         skipped = f", {len(data.skipped)} unreadable skipped" if data.skipped else ""
         self.say(
             f"training on {_counted(split.training)}, validating with {_counted(split.validation)}{skipped}; "
@@ -295,7 +297,8 @@ class _Training:
 
     def _cross_validate(self, data: TrainingData, network: Any) -> Trained:
         """Train on all folds but one, in turn, and measure on that one; the last epoch counts, so nothing is chosen."""
-        folds = self._timed("features", data.folds, self.job.folds)
+        with closing(data):
+            folds = self._timed("features", data.folds, self.job.folds)
         right = seen = 0.0
         for number, (training, validation) in enumerate(folds, start=1):
             mindspore.set_seed(self.recipe.seed)
@@ -319,8 +322,7 @@ class _Training:
         started = time.perf_counter()
         targets = split.validation.samples().targets
         temperature = fit_temperature(fitted.logits, targets)
-        calibrated = build_network(replace(network.spec, temperature=temperature))
-        set_weights(calibrated, get_weights(network))
+        network.spec = replace(network.spec, temperature=temperature)
         dataset, best = data.dataset, fitted.best
         counts = {
             "training": len(split.training.images),
@@ -363,7 +365,7 @@ class _Training:
         return publish_network(
             self.runtime.store,
             self.job.name,
-            calibrated,
+            network,
             data.preprocessing,
             golden_images=_pictures(_spread(split.validation.images, GOLDEN_IMAGES), data.preprocessing, self.runtime),
             classes=[

@@ -19,7 +19,7 @@ from configs.settings import TrainingSettings
 from jobs.messages import ModelPin
 from vision.augment import Augmentation
 from vision.dataset import Dataset, LabelledImage
-from vision.engines import ModelFiles, open_engine
+from vision.engines import Engine, ModelFiles, open_engine
 from vision.export import export_onnx
 from vision.families import find_leaks, fold_by_family, split_by_family
 from vision.feature_cache import FeatureCache, StoredRows
@@ -91,7 +91,13 @@ class TrainingData:
         self.freeze = recipe.freeze if backbone is not None else "none"
         self.repeats = recipe.augmentation.repeat if self.freeze != "none" else 0
         self.skipped: list[str] = []
-        self._graphs: dict[str, bytes] = {}  # of the frozen part
+        self._engines: dict[str, Engine] = {}  # of the frozen part; a frozen backbone is wanted twice
+
+    def close(self) -> None:
+        """Free the engines; what was read stays."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
 
     def split(self, *, fail_on_leak: bool) -> Split:
         """Return training and validation images: ``val/`` as given, or families dealt out.
@@ -179,24 +185,22 @@ class TrainingData:
         if freeze == "none":
             yield lambda images, repeats: self._seen(self._pixels(images), 1)
             return
-        spec = frozen_spec(self.network.spec, freeze)
-        model = ModelFiles(onnx=self._graph(spec, freeze), weights=None, spec=spec)
-        # The precision that will serve: a head should meet the features that it will be given.
-        engine = open_engine(model, precision=self.runtime.settings.precision)
-        settings = self.runtime.settings
+        spec, settings = frozen_spec(self.network.spec, freeze), self.runtime.settings
+        if freeze not in self._engines:
+            model = ModelFiles(onnx=self._graph(spec, freeze), weights=None, spec=spec)
+            # The precision that will serve: a head should meet the features that it will be given.
+            self._engines[freeze] = open_engine(model, precision=settings.precision)
+        engine = self._engines[freeze]
         cache = FeatureCache(settings.feature_cache_root, settings.feature_cache_bytes)
         shape = spec.map_shape if spec.cut else (spec.features,)
         views = len(self.digests) * (self.repeats + 1)
-        try:
-            with cache.open(self._space(spec, engine.precision), shape, self.recipe.feature_dtype, views) as space:
-                extractor = Extractor(
-                    engine, space, self.preprocessing, self.runtime.limits, self._augmentation(), self.recipe.seed
-                )
-                yield lambda images, repeats: self._seen(
-                    extractor.extract(images, self.digests, repeats, self._told), repeats + 1
-                )
-        finally:
-            engine.close()
+        with cache.open(self._space(spec, engine.precision), shape, self.recipe.feature_dtype, views) as space:
+            extractor = Extractor(
+                engine, space, self.preprocessing, self.runtime.limits, self._augmentation(), self.recipe.seed
+            )
+            yield lambda images, repeats: self._seen(
+                extractor.extract(images, self.digests, repeats, self._told), repeats + 1
+            )
 
     def _pixels(self, images: Sequence[LabelledImage]) -> Extracted:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -237,13 +241,11 @@ class TrainingData:
         store, pin = self.runtime.store, self.backbone
         if pin is not None and NetworkSpec.from_json(store.resolve(str(pin)).manifest.network) == spec:
             return store.open_file(pin.name, pin.version, "serving.onnx")
-        if freeze not in self._graphs:  # twice the same for a frozen backbone
-            with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
-                path = Path(folder) / "graph.onnx"
-                frozen = build_frozen(self.network, freeze)
-                export_onnx(frozen, path, height_px=self.recipe.height_px, width_px=self.recipe.width_px)
-                self._graphs[freeze] = path.read_bytes()
-        return self._graphs[freeze]
+        with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
+            path = Path(folder) / "graph.onnx"
+            frozen = build_frozen(self.network, freeze)
+            export_onnx(frozen, path, height_px=self.recipe.height_px, width_px=self.recipe.width_px)
+            return path.read_bytes()
 
 
 @dataclass(frozen=True, slots=True)

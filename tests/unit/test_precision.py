@@ -6,7 +6,7 @@ import logging
 from math import comb
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import mindspore
@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 import vision.engines
-import worker.precision
 from configs.settings import Settings
 from jobs.messages import ModelPin
 from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
@@ -23,13 +22,13 @@ from model_store.store import ModelStore, ModelVersion
 from tests.unit.seeded import seeded_network
 from vision.dataset import LabelledImage
 from vision.decode import ImageLimits
-from vision.engines import open_engine, precisions
+from vision.engines import Engine, open_engine, precisions
 from vision.export import export_onnx
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.preprocess import Preprocessing
 from worker.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
-from worker.publishing import publish_network
+from worker.publishing import compared_engines, publish_network
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -166,15 +165,16 @@ def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path
     images[3].path.write_bytes(b"\x89PNG broken")
     files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
 
-    proofs = judge_precisions(files, images, PREPROCESSING, ImageLimits())
+    with compared_engines(files, f16=False) as engines:
+        proofs = judge_precisions(engines, images, PREPROCESSING, ImageLimits())
+        none = [judge_precisions(engines, few, PREPROCESSING, ImageLimits()) for few in ([], images[3:4])]
 
+    assert none == [{}, {}]
     assert set(proofs) == {f"openvino/{precision}" for precision in precisions("openvino")[:-1]}
     for proof in proofs.values():
         assert proof.images == 8
         assert proof.equal >= 0.75
         assert proof.f32_accuracy < 1  # the network is not trained, its images are noise
-    assert judge_precisions(files, [], PREPROCESSING, ImageLimits()) == {}
-    assert judge_precisions(files, images[3:4], PREPROCESSING, ImageLimits()) == {}
 
 
 def test_what_gpu_workers_serve_is_judged_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -186,28 +186,21 @@ def test_what_gpu_workers_serve_is_judged_where_it_is_asked_for(tmp_path: Path) 
     assert 0 < version.manifest.golden.agreement["onnxruntime/f16"] < 0.01  # it rounds, and not much
 
 
-def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(tmp_path: Path) -> None:
     class Answering:
-        def __init__(self, answer: int) -> None:
-            self.answer, self.seen = answer, 0
+        def __init__(self, precision: str, answer: int) -> None:
+            self.precision, self.answer, self.seen = precision, answer, 0
 
         def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
             self.seen += len(images)
             return np.eye(4, dtype=np.float32)[np.full(len(images), self.answer)]
 
-        def close(self) -> None:
-            pass
+    answering = [Answering("int8", 1), Answering("bf16", 0), Answering("f32", 0)]
+    engines = cast("dict[str, Engine]", {f"openvino/{engine.precision}": engine for engine in answering})
 
-    engines = {"int8": Answering(1), "bf16": Answering(0), "f32": Answering(0)}
-    monkeypatch.setattr(worker.precision, "precisions", lambda name, model: tuple(engines))
-    monkeypatch.setattr(worker.precision, "open_engine", lambda model, precision, **options: engines[precision])
-    files = vision.engines.ModelFiles(onnx=b"", weights=None, spec=SPEC)
+    proofs = judge_precisions(engines, write_images(tmp_path, 2 * READ_AT_ONCE + 1), PREPROCESSING, ImageLimits())
 
-    proofs = judge_precisions(files, write_images(tmp_path, 2 * READ_AT_ONCE + 1), PREPROCESSING, ImageLimits())
-
-    assert {name: engine.seen for name, engine in engines.items()} == {
+    assert {engine.precision: engine.seen for engine in answering} == {
         "int8": READ_AT_ONCE, "bf16": 2 * READ_AT_ONCE + 1, "f32": 2 * READ_AT_ONCE + 1,
     }  # fmt: skip
     assert {name: (proof.images, proof.passed) for name, proof in proofs.items()} == {

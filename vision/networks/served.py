@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
+from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.networks.lenet5 import LeNet5
@@ -28,6 +29,20 @@ def build_network(spec: NetworkSpec) -> nn.Cell:
 def build_served(network: nn.Cell) -> nn.Cell:
     """Return the cell to export or run: ``ServedNetwork``, or ``FeatureExtractor`` for a network without a head."""
     return ServedNetwork(network) if network.spec.classes else FeatureExtractor(network)
+
+
+def run_once(cell: nn.Cell, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what ``build_served``'s cell says of ``images``, computed kernel by kernel.
+
+    The numbers are those of a graph, whose compilation takes two seconds: too long for one call.
+    """
+    mode = mindspore.get_context("mode")
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    try:
+        outputs: NDArray[np.float32] = cell(Tensor(images)).asnumpy().astype(np.float32)
+    finally:
+        mindspore.set_context(mode=mode)
+    return outputs
 
 
 class Scaling(nn.Cell):
