@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -40,12 +40,13 @@ from vision.prototypes import Prototypes, choose_prototypes
 from vision.quantise import CALIBRATION_IMAGES, can_quantise
 from vision.train import Epoch, FitOptions, Samples, TrainingStopped, fit, predict_logits
 from vision.weights import backbone_only, get_weights, read_safetensors, set_weights
+from worker.drawing import Drawing
 from worker.errors import JobCancelled, JobRefused
 from worker.gate import Verdict, judge
 from worker.publishing import publish_network
 from worker.runtime import Runtime
 from worker.training_data import Seen, Split, TrainingData
-from worker.training_report import TrainingReport, report_files
+from worker.training_report import TrainingReport, plotted, report_files
 
 GOLDEN_IMAGES = 16
 SAID_EVERY_S = 5.0  # within an epoch
@@ -139,9 +140,11 @@ class _Training:
         self.checkpoints = runtime.settings.home / "checkpoints" / job.job
         self.scratch = runtime.settings.home / "scratch" / job.job
         self.seconds: dict[str, float] = {}
+        self._ends = ExitStack()
 
     def close(self) -> None:
         """Remove what only this attempt needed."""
+        self._ends.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def run(self) -> Trained:
@@ -357,10 +360,11 @@ class _Training:
             fingerprint=seen,
             seconds=self.seconds,
         )
+        drawing = self._ends.enter_context(Drawing(plotted(report), self.scratch))
 
         def files(proofs: Mapping[str, PrecisionProof]) -> dict[str, bytes]:
             self.seconds["publish"] = round(time.perf_counter() - started, 3)
-            return report_files(replace(report, precisions=proofs), self.runtime.limits)
+            return report_files(replace(report, precisions=proofs), drawing.plots(), self.runtime.limits)
 
         return publish_network(
             self.runtime.store,

@@ -1,14 +1,21 @@
 """The plots of a training report, as the bytes of PNG files: same input, same bytes on the same machine.
 
 Drawn with matplotlib's objects alone: pyplot would keep every figure in a global, and could look for a display.
+
+    python -m worker.training_plots PARENT FOLDER < plotted.json
+
+is how `worker.drawing` has them drawn into files, by a process that dies with the one whose number PARENT is.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,9 +27,7 @@ from numpy.typing import NDArray
 
 from vision.dataset import ClassInfo
 from vision.metrics import Reliability
-
-if TYPE_CHECKING:  # it pulls in MindSpore, which a plot does not need
-    from vision.train import Epoch
+from worker.child import die_with
 
 BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#d9772b", "#3a8f4d", "#888888"
 DPI = 110
@@ -46,28 +51,47 @@ MORE_FONTS = (
 )
 
 
-def curves_png(history: Sequence[Epoch], best: Epoch) -> bytes:
-    """Return loss, accuracy and learning rate by epoch, with a line at the best one."""
+def draw(plotted: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the plots by the name of their file; ``plotted`` is that of `worker.training_report.plotted`."""
+    classes = [ClassInfo(**info, names={}) for info in plotted["classes"]]
+    before, after = (
+        Reliability(**{name: np.array(values) for name, values in plotted[when].items()})
+        for when in ("before", "after")
+    )
+    return {
+        "results.png": curves_png(plotted["history"], plotted["best"]),
+        "confusion_matrix.png": confusion_png(np.array(plotted["matrix"], np.int64), classes),
+        "reliability.png": reliability_png(before, after, plotted["temperature"]),
+    }
+
+
+def curves_png(history: Sequence[Mapping[str, float]], best: int) -> bytes:
+    """Return loss, accuracy and learning rate by epoch, with a line at the best one.
+
+    Args:
+        history: the figures of `vision.train.Epoch` by name, for each.
+        best: the number of an epoch.
+    """
     figure = Figure(figsize=(12, 3.8), dpi=DPI)
     figure.subplots_adjust(left=0.05, right=0.99, bottom=0.13, top=0.92, wspace=0.2)
     loss, accuracy, rate = figure.subplots(1, 3)
-    epochs = [epoch.epoch for epoch in history]
+    epochs = [epoch["epoch"] for epoch in history]
     marker = "o" if len(history) <= 40 else ""  # a single epoch is no line
 
-    def draw(axes: Axes, name: str, colour: str, values: Sequence[float]) -> None:
+    def line(axes: Axes, name: str, colour: str, values: Sequence[float]) -> None:
         axes.plot(epochs, values, color=colour, label=name, marker=marker, markersize=3, linewidth=1.5)
 
-    draw(loss, "training, as minimised", ORANGE, [epoch.train_loss for epoch in history])
-    draw(loss, "validation", BLUE, [epoch.val_loss for epoch in history])
+    line(loss, "training, as minimised", ORANGE, [epoch["train_loss"] for epoch in history])
+    line(loss, "validation", BLUE, [epoch["val_loss"] for epoch in history])
     loss.set_title("Loss")
-    draw(accuracy, "top-5", GREEN, [epoch.val_top5 for epoch in history])
-    draw(accuracy, "top-1", BLUE, [epoch.val_top1 for epoch in history])
+    line(accuracy, "top-5", GREEN, [epoch["val_top5"] for epoch in history])
+    line(accuracy, "top-1", BLUE, [epoch["val_top1"] for epoch in history])
     accuracy.set_title("Validation accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    draw(rate, "of the last step", GREY, [epoch.lr for epoch in history])
+    line(rate, "of the last step", GREY, [epoch["lr"] for epoch in history])
     rate.set_title("Learning rate")
     for axes in (loss, accuracy, rate):
-        axes.axvline(best.epoch, color="black", linestyle=":", linewidth=1, label=f"best epoch: {best.epoch}")
+        axes.axvline(best, color="black", linestyle=":", linewidth=1, label=f"best epoch: {best}")
         axes.set_xlabel("epoch")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -171,3 +195,15 @@ def _characters(families: tuple[str, ...]) -> frozenset[str]:
     """All characters that the fonts can draw; matplotlib warns of others and draws a box."""
     fonts = (get_font(findfont(FontProperties(family=name))) for name in families)
     return frozenset(chr(code) for font in fonts for code in font.get_charmap())
+
+
+def main() -> None:
+    """Be the process that draws."""
+    parent, folder = sys.argv[1:]
+    die_with(int(parent))
+    for name, png in draw(json.load(sys.stdin)).items():
+        (Path(folder) / name).write_bytes(png)
+
+
+if __name__ == "__main__":
+    main()

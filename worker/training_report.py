@@ -10,7 +10,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ from vision.calibration import cross_entropy, softmax
 from vision.dataset import ClassInfo, LabelledImage
 from vision.decode import ImageLimits
 from worker.training_page import figure, page, plot, printable, section, table, text
-from worker.training_plots import confusion_png, curves_png, reliability_png
 
 if TYPE_CHECKING:  # it pulls in MindSpore, which a report does not need
     from vision.train import Epoch
@@ -73,24 +72,36 @@ class _Measured:
     after: metrics.Reliability
 
 
-def report_files(report: TrainingReport, limits: ImageLimits) -> dict[str, bytes]:
-    """Return the files of the report by name; the same report gives the same bytes on the same machine.
-
-    An image that can't be read any more gets a placeholder in the page.
+def plotted(report: TrainingReport) -> dict[str, Any]:
+    """Return what the plots of the report show, as the plain JSON that `worker.training_plots.draw` takes.
 
     Raises:
         ValueError: the logits are not a row an image and a column a class.
     """
-    if report.logits.shape != (len(report.images), len(report.classes)):
-        raise ValueError(
-            f"logits of shape {report.logits.shape} for {len(report.images)} images of {len(report.classes)} classes"
-        )
     measured = _measure(report)
-    plots = {
-        "results.png": curves_png(report.history, report.best),
-        "confusion_matrix.png": confusion_png(measured.matrix, report.classes),
-        "reliability.png": reliability_png(measured.before, measured.after, report.temperature),
+    return {
+        "history": [{name: float(figure) for name, figure in asdict(epoch).items()} for epoch in report.history],
+        "best": report.best.epoch,
+        "classes": [{"folder": info.folder, "label": info.label} for info in report.classes],
+        "matrix": measured.matrix.tolist(),
+        "before": _columns(measured.before),
+        "after": _columns(measured.after),
+        "temperature": report.temperature,
     }
+
+
+def report_files(report: TrainingReport, plots: Mapping[str, bytes], limits: ImageLimits) -> dict[str, bytes]:
+    """Return the files of the report by name; the same report gives the same bytes on the same machine.
+
+    An image that can't be read any more gets a placeholder in the page.
+
+    Args:
+        plots: those of what is `plotted` of the same report, by the name of their file.
+
+    Raises:
+        ValueError: the logits are not a row an image and a column a class.
+    """
+    measured = _measure(report)
     return {
         "results.csv": history_csv(report.history),
         "confusion_matrix.csv": _confusion_csv(report, measured),
@@ -117,7 +128,15 @@ def safe_cell(plain: str) -> str:
     return "'" + plain if plain.startswith(_FORMULA_STARTS) else plain
 
 
+def _columns(measured: metrics.Reliability) -> dict[str, list[float]]:
+    return {column.name: getattr(measured, column.name).tolist() for column in fields(measured)}
+
+
 def _measure(report: TrainingReport) -> _Measured:
+    if report.logits.shape != (len(report.images), len(report.classes)):
+        raise ValueError(
+            f"logits of shape {report.logits.shape} for {len(report.images)} images of {len(report.classes)} classes"
+        )
     targets = np.array([image.class_index for image in report.images], np.int64)
     predicted = report.logits.argmax(axis=1)
     probabilities = softmax(report.logits, report.temperature)

@@ -185,5 +185,10 @@ def test_a_label_worker_loads_no_training_library_and_no_engine_before_its_first
     assert loaded_by(modules, ("numpy", "celery")) == ["celery", "numpy"]  # the look finds what is there
 
 
+def test_a_training_leaves_the_plots_to_a_process_of_their_own() -> None:
+    assert loaded_by(["worker.training"], ("mindspore", "matplotlib")) == ["mindspore"]
+    assert loaded_by(["worker.training_plots"], ("mindspore", "matplotlib")) == ["matplotlib"]
+
+
 def test_what_both_sides_share_loads_no_network_library() -> None:
     assert loaded_by([*modules_of("model_store"), "jobs.messages", "jobs.app", "jobs.board"], HEAVY) == []

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -24,7 +24,8 @@ from vision.calibration import expected_calibration_error
 from vision.dataset import ClassInfo, LabelledImage
 from vision.decode import ImageLimits
 from worker import training_plots, training_report
-from worker.training_report import TrainingReport, report_files, safe_cell
+from worker.drawing import PLOTS
+from worker.training_report import TrainingReport, plotted, report_files, safe_cell
 
 if TYPE_CHECKING:
     from vision.train import Epoch
@@ -132,22 +133,20 @@ class Reader(HTMLParser):
         return [attributes["src"] or "" for tag, attributes in self.tags if tag == "img"]
 
 
+def unplotted(report: TrainingReport, limits: ImageLimits | None = None) -> dict[str, bytes]:
+    """Return the files of ``report`` with a pixel for each plot, since plots are most of the work."""
+    pixel = cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+    return report_files(report, dict.fromkeys(PLOTS, pixel), limits or ImageLimits())
+
+
 def page_of(report: TrainingReport) -> Reader:
-    return Reader(report_files(report, ImageLimits())["report.html"])
+    return Reader(unplotted(report)["report.html"])
 
 
 def size_of(png: bytes) -> tuple[int, int]:
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     assert pixels is not None
     return pixels.shape[1], pixels.shape[0]
-
-
-@pytest.fixture
-def unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots are most of the work; tests of the words around them take a pixel for each."""
-    pixel = cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
-    for name in ("curves_png", "confusion_png", "reliability_png"):
-        monkeypatch.setattr(training_report, name, lambda *_: pixel)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +165,7 @@ def waste(tmp_path_factory: pytest.TempPathFactory) -> TrainingReport:
 
 @pytest.fixture(scope="module")
 def files(waste: TrainingReport) -> dict[str, bytes]:
-    return report_files(waste, ImageLimits())
+    return report_files(waste, training_plots.draw(plotted(waste)), ImageLimits())
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +264,6 @@ def test_copies_and_skipped_images_are_told(read: Reader) -> None:
     assert "ab" * 32 in read.text
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_thumbnails_are_small_jpegs_of_the_images(tmp_path: Path) -> None:
     report = small_report(tmp_path, classes("a", "b"), [0], [1])
     picture = np.zeros((300, 900, 3), np.uint8)
@@ -282,7 +280,6 @@ def test_thumbnails_are_small_jpegs_of_the_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels.mean(axis=(0, 1)), [0, 0, 200], atol=4)
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_html_in_labels_paths_and_messages_is_text(tmp_path: Path) -> None:
     path = 'a"b<i>\n.png'
     infos = [ClassInfo(folder="00", label=EVIL, names={}, group=f"{EVIL} group"), *classes("b")]
@@ -308,14 +305,11 @@ def test_html_in_labels_paths_and_messages_is_text(tmp_path: Path) -> None:
     assert all(source.startswith("data:image/") for source in read.images())
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_names_that_are_not_utf8_and_control_characters_are_shown_escaped(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     infos = classes("bell\x07\x00", os.fsdecode(b"\xff"))
 
-    made = report_files(
-        replace(small_report(tmp_path, infos, [0], [1], names=[name]), skipped=[f"{name}: bad"]), ImageLimits()
-    )
+    made = unplotted(replace(small_report(tmp_path, infos, [0], [1], names=[name]), skipped=[f"{name}: bad"]))
 
     read = Reader(made["report.html"])
     assert "caf%E9.png" in read.text
@@ -324,11 +318,10 @@ def test_names_that_are_not_utf8_and_control_characters_are_shown_escaped(tmp_pa
     assert made["confusion_matrix.csv"].decode().splitlines()[0] == "true \\ predicted,bell\\x07\\x00,\\udcff"
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_formulas_in_labels_and_groups_do_not_run(tmp_path: Path) -> None:
     infos = [ClassInfo(folder="00", label=FORMULA, names={}, group="@g"), *classes('-x, "y"', "\ttab")]
 
-    made = report_files(small_report(tmp_path, infos, [0, 1, 2], [1, 0, 2]), ImageLimits())
+    made = unplotted(small_report(tmp_path, infos, [0, 1, 2], [1, 0, 2]))
 
     matrix, scores = (
         list(csv.reader(io.StringIO(made[name].decode()))) for name in ("confusion_matrix.csv", "per_class.csv")
@@ -358,9 +351,8 @@ def test_chinese_labels_are_drawn_or_named_by_their_folder(monkeypatch: pytest.M
     assert names[:2] == ["00", "01"] or (installed and names[:2] == ["塑料瓶", "报 纸"])
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_chinese_labels_are_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
-    made = report_files(small_report(tmp_path, classes("塑料瓶", "glass"), [0, 1], [1, 0]), ImageLimits())
+    made = unplotted(small_report(tmp_path, classes("塑料瓶", "glass"), [0, 1], [1, 0]))
 
     assert "塑料瓶" in Reader(made["report.html"]).text
     assert made["per_class.csv"].decode().splitlines()[1].startswith("塑料瓶,")
@@ -396,11 +388,10 @@ def test_a_matrix_of_a_thousand_classes_shows_every_row() -> None:
 def test_one_epoch_and_an_infinite_loss_can_be_drawn() -> None:
     history = epochs(EpochFigures(epoch=1, val_loss=float("inf")))
 
-    assert size_of(training_plots.curves_png(history, history[0]))[0] > 1000
+    assert size_of(training_plots.curves_png([asdict(epoch) for epoch in history], 1))[0] > 1000
     assert training_report.history_csv(history).decode().splitlines()[1] == "1,1.25,inf,0.5,1,1e-05"
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_without_mistakes_groups_copies_and_skipped_images_the_page_says_so(tmp_path: Path) -> None:
     read = page_of(small_report(tmp_path, classes("a", "b", "c", "d", "e", "f"), [0, 1], [0, 1]))
 
@@ -412,7 +403,6 @@ def test_without_mistakes_groups_copies_and_skipped_images_the_page_says_so(tmp_
     assert "Top-5 accuracy 100.0" in read.text
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_an_image_that_vanished_or_broke_gets_a_placeholder(tmp_path: Path) -> None:
     report = small_report(tmp_path, classes("a", "b"), [0, 0, 0], [1, 1, 1])
     report.images[0].path.unlink()
@@ -426,14 +416,12 @@ def test_an_image_that_vanished_or_broke_gets_a_placeholder(tmp_path: Path) -> N
     assert len(read.images()) == 3 + 1
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_an_image_above_the_limits_gets_a_placeholder(tmp_path: Path) -> None:
     report = small_report(tmp_path, classes("a", "b"), [0], [1])
 
-    assert b"too_many_pixels" in report_files(report, ImageLimits(max_pixels=10))["report.html"]
+    assert b"too_many_pixels" in unplotted(report, ImageLimits(max_pixels=10))["report.html"]
 
 
-@pytest.mark.usefixtures("unplotted")
 def test_only_so_many_mistakes_pairs_and_skipped_images_are_shown(tmp_path: Path) -> None:
     report = small_report(tmp_path, classes("a", "b"), [0] * 30, [1] * 30)
 
@@ -447,18 +435,18 @@ def test_only_so_many_mistakes_pairs_and_skipped_images_are_shown(tmp_path: Path
 
 
 def test_the_same_report_makes_the_same_bytes(waste: TrainingReport, files: dict[str, bytes]) -> None:
-    assert report_files(waste, ImageLimits()) == files
+    assert report_files(waste, training_plots.draw(plotted(waste)), ImageLimits()) == files
     assert b"Software" not in files["results.png"] + files["reliability.png"] + files["confusion_matrix.png"]
 
 
 def test_logits_that_are_not_one_row_an_image_are_refused(waste: TrainingReport) -> None:
     with pytest.raises(ValueError, match=r"logits of shape \(1, 3\) for 5 images of 3 classes"):
-        report_files(replace(waste, logits=waste.logits[:1]), ImageLimits())
+        plotted(replace(waste, logits=waste.logits[:1]))
 
 
-def test_neither_mindspore_nor_pyplot_is_loaded() -> None:
+def test_the_plots_load_neither_mindspore_nor_pyplot() -> None:
     code = (
-        "import sys, worker.training_report; print([m for m in ('mindspore', 'matplotlib.pyplot') if m in sys.modules])"
+        "import sys, worker.training_plots; print([m for m in ('mindspore', 'matplotlib.pyplot') if m in sys.modules])"
     )
 
     done = subprocess.run(
