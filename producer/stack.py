@@ -18,6 +18,7 @@ from pathlib import Path
 import redis
 
 from configs.settings import ENV_PREFIX, Settings
+from jobs.broker import Keys
 from producer.supervisor import StackError, Supervisor
 
 REDIS = "redis"
@@ -25,6 +26,7 @@ SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
 SOCKET_NOTE = "socket"  # file that says where the socket is; a long SORTLINE_HOME can't hold it itself
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 15.0
+IDLE_LIMIT_S = 0.5
 
 
 class LocalStack:
@@ -59,7 +61,9 @@ class LocalStack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop workers first, warm, then Redis."""
+        """End all at once where workers have nothing at hand and Redis keeps nothing; else workers first, warm."""
+        if not self._persistent and self._becomes_idle():
+            self._processes.kill()
         self._processes.stop(lambda name: name != REDIS, STOP_LIMIT_S)
         self._processes.stop(lambda name: name == REDIS, STOP_LIMIT_S)
         if self._short_folder is not None:
@@ -91,6 +95,19 @@ class LocalStack:
     def look(self) -> None:
         """Start again what has ended; StackError when that would not help."""
         self._processes.look()
+
+    def _becomes_idle(self) -> bool:
+        """Whether workers acknowledge all they took, and so have written its rows and log lines, in a moment."""
+        deadline, unacked = time.monotonic() + IDLE_LIMIT_S, Keys(self.settings.key_prefix).unacked
+        try:
+            with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=2.0) as client:
+                while client.hlen(unacked):
+                    if time.monotonic() > deadline:
+                        return False
+                    time.sleep(0.005)
+        except redis.RedisError:
+            return False
+        return True
 
     def _start_redis(self) -> None:
         persistence = (

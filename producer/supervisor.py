@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,20 @@ class Supervisor:
                 kept.process.kill()
                 kept.process.wait()
 
+    def kill(self) -> None:
+        """End all processes and whatever they started, at once; none is left when this returns."""
+        running = [kept.process for kept in self._kept.values() if kept.process.poll() is None]
+        # A killed worker reaps no child of its own, and the first process of a container may reap none either.
+        with _adopted_orphans():
+            for process in running:
+                os.killpg(process.pid, signal.SIGKILL)
+            for process in running:
+                process.wait()
+        for process in running:
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.waitpid(-process.pid, 0)
+
     def _is_hopeless(self, code: int, quick_deaths: int, *, quick: bool) -> bool:
         if code == USAGE or self._for_good:
             return code == USAGE
@@ -115,7 +129,8 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
                 env={**os.environ, **environment},
-                start_new_session=True,  # Ctrl-C goes to the owner alone, which then stops the rest in order
+                # Ctrl-C goes to the owner alone, which stops the rest in order; each is a group with its children.
+                start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
 
@@ -136,3 +151,15 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _adopted_orphans() -> Iterator[None]:
+    """Have Linux make this process the parent of what its children leave behind. Elsewhere that is the system's."""
+    if sys.platform == "linux":
+        pr_set_child_subreaper = 36
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
+        yield
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 0)
+    else:
+        yield

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from producer.supervisor import StackError, Supervisor
@@ -127,3 +128,22 @@ def test_stopping_kills_what_does_not_end(bench: Bench) -> None:
     bench.supervisor.stop(lambda _: True, 0.2)
 
     assert time.monotonic() - started < 30
+
+
+def test_killing_ends_what_the_processes_have_started_too_and_leaves_no_zombie(bench: Bench) -> None:
+    for name in ("redis", "worker"):
+        bench.start(
+            "import subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+            f"written = pathlib.Path('{name}.new'); written.write_text(f'{{os.getpid()}} {{child.pid}}'); "
+            f"written.rename('{name}'); time.sleep(60)",
+            name,
+        )
+    files = [bench._folder / name for name in ("redis", "worker")]
+    wait_until(lambda: all(file.exists() for file in files), 10)
+    numbers = [int(number) for file in files for number in file.read_text().split()]
+
+    bench.supervisor.kill()
+
+    assert len(numbers) == 4
+    assert [number for number in numbers if psutil.pid_exists(number)] == []
