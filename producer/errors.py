@@ -7,6 +7,8 @@ TOO_MANY_FAILURES = 4
 UNREACHABLE = 69  # EX_UNAVAILABLE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 
+PATIENCE_S = 120.0  # a Redis that is away for longer can't be reached
+
 
 class ProducerError(Exception):
     """Base of this package's errors: the message is for a person, the code for a script."""
@@ -26,6 +28,10 @@ class RunRefused(ProducerError):
     def __init__(self, message: str, worker: str = "") -> None:
         super().__init__(message)
         self.worker = worker
+
+
+class RunCancelled(ProducerError):
+    """Somebody cancelled the run; what was labelled stays in the run file."""
 
 
 class BrokerUnreachable(ProducerError):

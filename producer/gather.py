@@ -17,21 +17,16 @@ from jobs.fault import fault
 from jobs.messages import ChunkResult, from_json
 from producer.chunk_size import ChunkSize
 from producer.enqueue import ChunkSender
-from producer.errors import BrokerUnreachable, ProducerError, RunRefused
+from producer.errors import PATIENCE_S, BrokerUnreachable, RunCancelled, RunRefused
 from producer.run_file import RunFile
 
 READ_S = 0.25  # longest wait for rows before the screen and the lost chunks are looked at again
 SURE_LOST_S = 3.0  # a chunk that Redis neither queues nor lends out is lost once it is this old
 CANCEL_LOOK_S = 2.0
-PATIENCE_S = 120.0  # how long Redis may be away
 # A chunk that others' chunks keep waiting is sent again at last: nothing tells it from one that was lost.
 STALE_BEHIND_OTHERS = 8
 FULL_FROM = 0.75  # of Redis's maxmemory
 SENDS_A_LOOK = 32
-
-
-class RunCancelled(ProducerError):
-    """Somebody cancelled the run; what was labelled stays in the run file."""
 
 
 @dataclass(slots=True)

@@ -13,9 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from producer.gather import Progress as RunProgress
-
 if TYPE_CHECKING:
+    from producer.gather import Progress as RunProgress
     from producer.reports.request import Request
     from producer.reports.tally import Tally
     from producer.run_file import RunFile

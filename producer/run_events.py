@@ -16,8 +16,8 @@ import redis
 
 from jobs.app import LABEL_RUN
 from producer.enqueue import NOT_SENT
-from producer.errors import RunRefused
-from producer.gather import Progress, RunCancelled
+from producer.errors import RunCancelled, RunRefused
+from producer.gather import Progress
 from producer.progress import duration
 from producer.run_file import RunFile
 from producer.session import Session

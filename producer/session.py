@@ -8,16 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import redis
 
 from configs.settings import Settings
-from jobs.app import UNREACHED, App, make_app
 from jobs.board import JobBoard
 from jobs.broker import Keys, check, connect, mask
 from jobs.errors import BrokerError
 from producer.errors import BrokerUnreachable, UsageError
 from producer.stack import LocalStack, is_answering, shared_stack_socket
+
+if TYPE_CHECKING:
+    from jobs.app import App
 
 
 @dataclass
@@ -40,7 +43,9 @@ class Session:
 
     @cached_property
     def app(self) -> App:
-        """The Celery app that sends tasks."""
+        """The Celery app that sends tasks. Its import takes longer than Redis' start: workers start meanwhile."""
+        from jobs.app import make_app
+
         return make_app(self.settings)
 
     def watch(self) -> None:
@@ -50,6 +55,8 @@ class Session:
 
     def workers(self, kind: str, timeout_s: float = 1.0) -> list[str]:
         """Return the names of the workers that consume queue ``kind`` and answer in time."""
+        from jobs.app import UNREACHED
+
         try:
             queues = self.app.control.inspect(timeout=timeout_s).active_queues() or {}
         except UNREACHED:
@@ -85,11 +92,8 @@ def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool
             " (whose workers read no URLs)"
         )
     else:
-        with LocalStack(settings) as stack:
-            for kind in workers:
-                stack.start_worker(kind)
-            with _connected(stack.settings) as client:
-                yield Session(stack.settings, client, stack)
+        with LocalStack(settings, workers) as stack, _connected(stack.settings) as client:
+            yield Session(stack.settings, client, stack)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,11 +32,17 @@ IDLE_LIMIT_S = 0.5
 class LocalStack:
     """Context manager around the processes. ``settings`` inside point to them."""
 
-    def __init__(self, settings: Settings, *, folder: str = "", persistent: bool = False) -> None:
-        """Prepare a stack under HOME/run. Without ``folder`` it is this process's own."""
+    def __init__(
+        self, settings: Settings, workers: Sequence[str] = (), *, folder: str = "", persistent: bool = False
+    ) -> None:
+        """Prepare a stack under HOME/run. Without ``folder`` it is this process's own.
+
+        ``workers`` are the kinds that start while Redis does, where it has no data to read before it answers.
+        """
         self.folder = settings.home / "run" / (folder or f"{os.getpid()}")
         self.socket = self.folder / "redis.sock"
         self._short_folder: Path | None = None
+        self._workers = workers
         self._persistent = persistent
         self._owned_folder = not folder
         self._processes = Supervisor(self.folder, lambda line: self.say(line), for_good=persistent)
@@ -55,6 +61,9 @@ class LocalStack:
         self.settings = self.settings.model_copy(update={"broker": f"unix://{self.socket}", "data_root": root})
         try:
             self._start_redis()
+            for kind in self._workers:  # they import for longer than Redis starts
+                self.start_worker(kind)
+            self._await_redis()
         except BaseException:
             self.__exit__()
             raise
@@ -123,6 +132,8 @@ class LocalStack:
                 *persistence,
             ],
         )
+
+    def _await_redis(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
             self._processes.demand(REDIS)

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from configs.settings import Settings
-from jobs.app import TRAIN_MODEL, TRAIN_QUEUE
 from jobs.board import JobState
 from jobs.broker import AWAY
 from jobs.messages import JobEvent, ModelPin, TrainModel, from_json, to_json
 from jobs.paths import path_to_text
 from model_store.errors import ModelNotFound, StoreUnavailable
 from model_store.store import ModelStore
-from producer.errors import BrokerUnreachable, ProducerError, UsageError
-from producer.gather import PATIENCE_S
+from producer.errors import PATIENCE_S, BrokerUnreachable, ProducerError, UsageError
 from producer.session import Session
 
 ENDS = frozenset({"done", "failed", "cancelled"})
@@ -89,6 +87,8 @@ def plan_training(
 
 def enqueue_training(session: Session, job: TrainModel, note: str = "") -> None:
     """Put the job on the board and on the queue; ``note`` ends its title there."""
+    from jobs.app import TRAIN_MODEL, TRAIN_QUEUE
+
     what = {"publish": "train", "score": "score", "folds": f"{job.folds} folds of"}[job.purpose]
     title = f"{what} {job.name} on {Path(job.dataset).name}{note and ': '}{note}"
     session.board.add(job.job, kind="train", title=title)
@@ -172,6 +172,8 @@ class _Signs:
         return True
 
     def _is_queued_or_lent(self, job: str) -> bool:
+        from jobs.app import TRAIN_QUEUE
+
         pipeline = self._session.client.pipeline()
         pipeline.lrange(self._session.keys.queue(TRAIN_QUEUE), 0, -1)
         pipeline.hvals(self._session.keys.unacked)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.errors import OK, TOO_MANY_FAILURES, UsageError
+from producer.errors import OK, TOO_MANY_FAILURES, RunCancelled, UsageError
 from producer.options import (
     EMBED_MB,
     Broker,
@@ -160,7 +160,6 @@ class Labelling:
 def label_source(settings: Settings, labelling: Labelling) -> int:
     """Label a source through the queue and write its reports; return the exit code."""
     from model_store.store import ModelStore
-    from producer.gather import RunCancelled
     from producer.images import of_lines, open_source
     from producer.progress import RunView
     from producer.remote_images import rooted

@@ -12,7 +12,7 @@ from configs.settings import Settings
 from jobs.app import LABEL_QUEUE
 from jobs.board import JobBoard
 from jobs.messages import ChunkResult, to_json
-from producer.gather import RunCancelled
+from producer.errors import RunCancelled
 from producer.run_file import RunFile, RunFileError
 from tests.broker.conftest import (
     KEYS,

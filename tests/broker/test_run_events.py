@@ -16,8 +16,7 @@ from celery.events.state import TASK_EVENT_TO_STATE, State
 
 from configs.settings import Settings
 from jobs.app import make_app
-from producer.errors import RunRefused
-from producer.gather import RunCancelled
+from producer.errors import RunCancelled, RunRefused
 from producer.run_events import told
 from producer.session import Session
 from tests.broker.conftest import HOSTNAME, Desk, NewProducer, Producer, in_time, working

@@ -190,5 +190,12 @@ def test_a_training_leaves_the_plots_to_a_process_of_their_own() -> None:
     assert loaded_by(["worker.training_plots"], ("mindspore", "matplotlib")) == ["matplotlib"]
 
 
+def test_a_private_stack_starts_before_the_command_has_loaded_celery() -> None:
+    modules = ["producer.commands.train", "producer.commands.label", "producer.session", "producer.sweep"]
+
+    assert loaded_by([*modules, "producer.runs", "producer.images", "producer.progress"], ("celery", "kombu")) == []
+    assert loaded_by(["producer.gather"], ("celery",)) == ["celery"]  # the look finds what is there
+
+
 def test_what_both_sides_share_loads_no_network_library() -> None:
     assert loaded_by([*modules_of("model_store"), "jobs.messages", "jobs.app", "jobs.board"], HEAVY) == []
