@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 
 LUMA_RGB = np.array((0.299, 0.587, 0.114), np.float32)  # ITU-R BT.601
+_IDENTITY = np.eye(3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +54,33 @@ class Augmentation:
         return np.stack([self.view(image, height, width, random) for image in images])
 
     def view(self, image: Pixels, height: int, width: int, random: np.random.Generator) -> Pixels:
-        """Return a changed copy of ``image`` uint8 (h, w, 3) as uint8 (height, width, 3); edges are repeated outwards.
+        """Return what `views` returns, one view as (height, width, 3)."""
+        return self.views(image, height, width, [random])[0]
 
-        The image should have the shape of the result and at most twice its size: the warp samples, it doesn't average.
+    def views(self, image: Pixels, height: int, width: int, randoms: Sequence[np.random.Generator]) -> Pixels:
+        """Return changed copies of ``image`` uint8 (h, w, 3) as uint8 (V, height, width, 3), one a generator.
+
+        Edges are repeated outwards. The image should have the shape of the result and at most twice its size: the warp
+        samples, it doesn't average.
         """
+        source = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV warps and averages four channels faster than three
+        views = np.empty((len(randoms), height, width, 3), np.uint8)
+        for view, random in zip(views, randoms, strict=True):
+            self._fill(view, source, random)
+        return views
+
+    def _fill(self, view: Pixels, source: Any, random: np.random.Generator) -> None:
+        """Write a changed copy of the RGBA picture ``source`` into ``view``."""
         # All numbers are drawn whatever is switched on, so that one setting does not move the draws of another.
-        area, ratio, across, down = random.random(4)
-        angle, dx, dy, zoom, bright, contrast, saturation = random.uniform(-1, 1, 7)
-        mirrored = random.random() < 0.5 and self.flip
+        # Plain floats: small arrays would cost as much as the pixels do.
+        area, ratio, across, down, *changes, side = random.random(12).tolist()
+        angle, dx, dy, zoom, bright, contrast, saturation = (2 * change - 1 for change in changes)
+        mirrored = side < 0.5 and self.flip
         crop_height, crop_width = _crop_sides(1 - area * (1 - self.crop_area), self.crop_ratio ** (2 * ratio - 1))
         size = 1 + zoom * self.zoom
         # Centre and scale of what is seen, in the image's own pixels.
-        own_height, own_width = image.shape[:2]
+        height, width = view.shape[:2]
+        own_height, own_width = source.shape[:2]
         x = own_width * (crop_width / 2 + across * (1 - crop_width) - dx * self.shift)
         y = own_height * (crop_height / 2 + down * (1 - crop_height) - dy * self.shift)
         scale_x, scale_y = own_width * crop_width / width / size, own_height * crop_height / height / size
@@ -71,30 +88,33 @@ class Augmentation:
         cosine, sine = math.cos(turn), math.sin(turn)
         towards = -1.0 if mirrored else 1.0
         # From a pixel of the result to the place in the image; pixel centres lie at halves.
-        to_image = np.array(
-            [[cosine * scale_x * towards, -sine * scale_y], [sine * scale_x * towards, cosine * scale_y]]
+        rows = (
+            (x, cosine * scale_x * towards, -sine * scale_y),
+            (y, sine * scale_x * towards, cosine * scale_y),
         )
-        offset = np.array([x, y]) - 0.5 - to_image @ np.array([(width - 1) / 2, (height - 1) / 2])
+        middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
         warped = cv2.warpAffine(
-            image,
-            np.column_stack([to_image, offset]),
+            source,
+            np.array([(by_x, by_y, at - 0.5 - (by_x * middle_x + by_y * middle_y)) for at, by_x, by_y in rows]),
             (width, height),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        return self._recoloured(cast("Pixels", warped), bright, contrast, saturation)
+        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB, dst=view)
+        if self.brightness or self.contrast or self.saturation:
+            cv2.transform(view, self._recolouring(cv2.mean(warped)[:3], bright, contrast, saturation), dst=view)
 
-    def _recoloured(self, image: Pixels, bright: float, contrast: float, saturation: float) -> Pixels:
+    def _recolouring(
+        self, mean_rgb: Sequence[float], bright: float, contrast: float, saturation: float
+    ) -> NDArray[np.float64]:
         """Scale brightness, then contrast around the mean luma, then saturation around each pixel's luma."""
-        if not (self.brightness or self.contrast or self.saturation):
-            return image
         gain = 1 + bright * self.brightness
         stretch, colour = 1 + contrast * self.contrast, 1 + saturation * self.saturation
         # Each step is affine in the channels, so all three are one 3 x 4 matrix, which OpenCV applies in one pass.
-        luma = np.tile(LUMA_RGB, (3, 1))
-        mean = float(np.dot(cv2.mean(image)[:3], LUMA_RGB)) * gain
-        matrix = (colour * np.eye(3) + (1 - colour) * luma) * (gain * stretch)
-        return cast("Pixels", cv2.transform(image, np.column_stack([matrix, np.full(3, mean * (1 - stretch))])))
+        matrix = np.empty((3, 4))
+        matrix[:, :3] = (colour * _IDENTITY + (1 - colour) * LUMA_RGB) * (gain * stretch)
+        matrix[:, 3] = float(np.dot(mean_rgb, LUMA_RGB)) * gain * (1 - stretch)
+        return matrix
 
 
 def _crop_sides(area: float, ratio: float) -> tuple[float, float]:

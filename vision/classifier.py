@@ -9,16 +9,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.decode import DEFAULT_LIMITS, ImageLimits
+from vision.decode import DEFAULT_LIMITS, ImageLimits, Pixels
 from vision.engines import Engine
 from vision.engines.batching import available_cpus
 from vision.errors import EngineError, ImageError
-from vision.preprocess import LoadedImage, Preprocessing, load_image
+from vision.preprocess import Preprocessing, load_image
 
 LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224
 # A thread takes so many at a time, since it would else be woken for each image of 0.2 ms. The last ones go one by one,
@@ -27,7 +27,6 @@ TOGETHER = 4
 LAST_ALONE = 16
 
 Loaded = TypeVar("Loaded")
-Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 Source = Callable[[], bytes]  # returns the bytes of an image file, or raises ImageError
 
 
@@ -56,6 +55,14 @@ class Inference:
     positions: list[int]
     images: list[tuple[int, int] | ImageError]
     seconds: dict[str, float]
+
+
+class _Loaded(NamedTuple):
+    """Sizes or errors of a few images, the pixels (n, H, W, 3) of those that could be read, and what it took."""
+
+    images: list[tuple[int, int] | ImageError]
+    pixels: Pixels
+    seconds: float
 
 
 class Classifier:
@@ -111,23 +118,19 @@ class Classifier:
         positions: list[int] = []
         decode_s = 0.0
 
-        def take(several: list[LoadedImage | ImageError], seconds: float) -> list[Pixels]:
+        def take(loaded: _Loaded) -> Pixels:
             nonlocal decode_s
-            decode_s += seconds
-            pixels = []
-            for loaded in several:
-                if isinstance(loaded, ImageError):
-                    images.append(loaded)
-                    continue
-                positions.append(len(images))
-                images.append((loaded.width_px, loaded.height_px))
-                pixels.append(loaded.pixels)
-            return pixels
+            decode_s += loaded.seconds
+            for image in loaded.images:
+                if not isinstance(image, ImageError):
+                    positions.append(len(images))
+                images.append(image)
+            return loaded.pixels
 
         alone = max(0, len(sources) - LAST_ALONE) // TOGETHER * TOGETHER  # from this one on
         starts = [*range(0, alone, TOGETHER), *range(alone, len(sources) + 1)]
         loads = (partial(self._load, sources[start:end]) for start, end in pairwise(starts))
-        outputs = list(forward(self.engine, self._pool, loads, lambda result: take(*result), self._loads_ahead))
+        outputs = list(forward(self.engine, self._pool, loads, take, self._loads_ahead))
         return Inference(
             np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32),
             positions,
@@ -151,51 +154,71 @@ class Classifier:
             )
         return difference
 
-    def _load(self, sources: Sequence[Source]) -> tuple[list[LoadedImage | ImageError], float]:
+    def _load(self, sources: Sequence[Source]) -> _Loaded:
         started = time.perf_counter()
-        loaded: list[LoadedImage | ImageError] = []
+        pixels = np.empty((len(sources), self.preprocessing.height_px, self.preprocessing.width_px, 3), np.uint8)
+        images: list[tuple[int, int] | ImageError] = []
+        rows = 0
         for source in sources:
             try:
-                loaded.append(load_image(source(), self.preprocessing, self._limits))
+                loaded = load_image(source(), self.preprocessing, self._limits)
             except ImageError as error:
-                loaded.append(error)
+                images.append(error)
             except Exception as error:
-                loaded.append(ImageError("corrupt", f"{type(error).__name__}: {error}"))
-        return loaded, time.perf_counter() - started
+                images.append(ImageError("corrupt", f"{type(error).__name__}: {error}"))
+            else:
+                pixels[rows] = loaded.pixels
+                images.append((loaded.width_px, loaded.height_px))
+                rows += 1
+        return _Loaded(images, pixels[:rows], time.perf_counter() - started)
 
 
 def forward(
     engine: Engine,
     pool: ThreadPoolExecutor,
     loads: Iterable[Callable[[], Loaded]],
-    take: Callable[[Loaded], list[Pixels]],
+    take: Callable[[Loaded], Pixels],
     ahead: int = LOADED_AHEAD,
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the outputs of all pictures that ``take`` makes of what ``loads`` load: micro-batches of rows, in order.
+    """Yield the outputs of all pictures (n, H, W, 3) that ``take`` makes of each load: micro-batches of rows, in order.
 
     ``loads`` run in ``pool``, at most ``ahead`` of them before their turn; ``take`` runs here, in order. Micro-batches
     are cut across loads, so the same loads always make the same batches.
     """
-    batch: list[Pixels] = []
+    blocks: deque[Pixels] = deque()
+    held = 0  # pictures in them
     running: deque[Future[NDArray[np.float32]]] = deque()
     waiting = iter(loads)
     loading = deque(pool.submit(load) for load in islice(waiting, ahead))
     try:
         while loading:
-            batch += take(loading.popleft().result())
+            blocks.append(take(loading.popleft().result()))
+            held += len(blocks[-1])
             loading.extend(pool.submit(load) for load in islice(waiting, 1))
-            while len(batch) >= engine.micro_batch:
-                running.append(engine.submit(np.stack(batch[: engine.micro_batch])))
-                batch = batch[engine.micro_batch :]
+            while held >= engine.micro_batch:
+                running.append(engine.submit(_cut(blocks, engine.micro_batch)))
+                held -= engine.micro_batch
             while running and running[0].done():
                 yield running.popleft().result()
-        if batch:
-            running.append(engine.submit(np.stack(batch)))
+        if held:
+            running.append(engine.submit(_cut(blocks, held)))
         while running:
             yield running.popleft().result()
     finally:
         for load in loading:  # left over by an error, or by a caller that wants no more
             load.cancel()
+
+
+def _cut(blocks: deque[Pixels], count: int) -> Pixels:
+    """Take the first ``count`` pictures off ``blocks``; they are copied only where they lie in several."""
+    parts = []
+    while count:
+        block = blocks.popleft()
+        parts.append(block[:count])
+        if len(block) > count:
+            blocks.appendleft(block[count:])
+        count -= len(parts[-1])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def top_labels(probabilities: NDArray[np.float32], top_k: int) -> list[list[tuple[int, float]]]:

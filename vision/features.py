@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.augment import Augmentation
-from vision.classifier import Pixels, forward
+from vision.classifier import forward
 from vision.dataset import LabelledImage
-from vision.decode import ImageLimits, read_file
+from vision.decode import ImageLimits, Pixels, read_file
 from vision.engines import Engine
 from vision.errors import ImageError
 from vision.feature_cache import FeatureSpace, StoredRows
@@ -51,7 +51,7 @@ class Extracted(NamedTuple):
 class _Loaded(NamedTuple):
     digest: str
     views: list[int]
-    pixels: list[Pixels]
+    pixels: Pixels  # (views, H, W, 3)
     error: str | None = None
 
 
@@ -92,7 +92,8 @@ class Extractor:
         for image in images:
             if image.path in digests:
                 paths.setdefault(digests[image.path], []).append(image.path)
-        keys = {(digest, view): self._key(digest, view) for digest in paths for view in range(repeats + 1)}
+        changes = [self._change(view) for view in range(repeats + 1)]
+        keys = {(digest, view): _key(digest, change) for digest in paths for view, change in enumerate(changes)}
         missing = set(self.space.missing(list(keys.values())))
         wanted: dict[str, list[int]] = {}
         for position, (digest, view) in enumerate(keys):
@@ -138,7 +139,7 @@ class Extractor:
         with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
             for outputs in forward(self.engine, pool, loads, partial(_take, keys, made, errors), ahead=ahead):
                 rows.append(outputs)
-                if sum(map(len, rows)) >= VIEWS_AT_ONCE:
+                if len(rows) * self.engine.micro_batch >= VIEWS_AT_ONCE:
                     keep()
             if rows:
                 keep()
@@ -150,15 +151,15 @@ class Extractor:
         repeats = [view for view in views if view]
         try:
             data = self._read(digest, paths)
-            plain = [load_image(data, target, self.limits).pixels] if 0 in views else []
-            source = load_image(data, self._larger, self.limits).pixels if repeats else np.empty(0, np.uint8)
+            blocks = [load_image(data, target, self.limits).pixels[None]] if 0 in views else []
+            source = load_image(data, self._larger, self.limits).pixels if repeats else None
         except ImageError as error:
-            return _Loaded(digest, views, [], str(error))
-        changed = [
-            self.augmentation.view(source, target.height_px, target.width_px, self._random(digest, view))
-            for view in repeats
-        ]
-        return _Loaded(digest, views, plain + changed)
+            nothing = np.empty((0, target.height_px, target.width_px, 3), np.uint8)
+            return _Loaded(digest, views, nothing, str(error))
+        if source is not None:
+            randoms = [self._random(digest, view) for view in repeats]
+            blocks.append(self.augmentation.views(source, target.height_px, target.width_px, randoms))
+        return _Loaded(digest, views, blocks[0] if len(blocks) == 1 else np.concatenate(blocks))
 
     def _read(self, digest: str, paths: list[Path]) -> bytes:
         """Return the content with this digest from the first of equal files that still has it."""
@@ -176,10 +177,9 @@ class Extractor:
     def _random(self, digest: str, view: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, view, int(digest[:16], 16)])
 
-    def _key(self, digest: str, view: int) -> bytes:
-        """Return what names a view's features: the content, and for a repeat all that decides its pixels."""
-        changed = json.dumps([self.augmentation.to_json(), self.seed, view]) if view else ""
-        return hashlib.sha256(f"{digest} {changed}".encode()).digest()
+    def _change(self, view: int) -> str:
+        """Return all that decides a repeat's pixels beside the image; nothing for the plain view."""
+        return json.dumps([self.augmentation.to_json(), self.seed, view]) if view else ""
 
 
 def load_pixels(
@@ -218,9 +218,12 @@ def load_pixels(
     return Extracted(good, StoredRows.of(pixels), errors)
 
 
-def _take(
-    keys: Mapping[tuple[str, int], bytes], made: list[bytes], errors: dict[str, str], loaded: _Loaded
-) -> list[Pixels]:
+def _key(digest: str, change: str) -> bytes:
+    """Return what names a view's features."""
+    return hashlib.sha256(f"{digest} {change}".encode()).digest()
+
+
+def _take(keys: Mapping[tuple[str, int], bytes], made: list[bytes], errors: dict[str, str], loaded: _Loaded) -> Pixels:
     if loaded.error is not None:
         errors[loaded.digest] = loaded.error
     else:
