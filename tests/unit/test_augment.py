@@ -233,3 +233,37 @@ def test_a_view_is_seeded_and_leaves_the_image_alone() -> None:
     assert (one != third).any()
     assert (one.dtype.name, one.shape) == ("uint8", (24, 24, 3))
     np.testing.assert_array_equal(image, before)
+
+
+def test_views_of_one_image_are_what_each_generator_gives_alone() -> None:
+    image, every = clouds(36, 60), Augmentation(crop_area=0.4, rotate_degrees=20, flip=True, contrast=0.3)
+    for augmentation in (every, replace(every, contrast=0)):
+        together = augmentation.views(image, 24, 40, [np.random.default_rng(seed) for seed in range(5)])
+        assert together.flags["C_CONTIGUOUS"]
+        np.testing.assert_array_equal(together, [view(augmentation, seed, image, 24, 40) for seed in range(5)])
+
+
+@pytest.mark.parametrize("colour", [0.0, 0.3])
+def test_a_view_has_the_pixels_that_a_warp_of_three_channels_gives(
+    colour: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warps: list[tuple[Any, ...]] = []
+    warp = cv2.warpAffine
+
+    def noted(source: Any, matrix: Any, *size: Any, **how: Any) -> Any:
+        warps.append((matrix, size, how))
+        return warp(source, matrix, *size, **how)
+
+    monkeypatch.setattr("vision.augment.cv2.warpAffine", noted)
+    image = clouds(96, 96)
+    augmentation = Augmentation(crop_area=0.3, rotate_degrees=25, shift=0.2, flip=True, brightness=colour)
+    for seed in range(20):
+        found = view(augmentation, seed, image, 64, 64)
+        matrix, size, how = warps[-1]
+        expected = warp(image, matrix, *size, **how)
+        if colour:
+            drawn = np.random.default_rng(seed)
+            drawn.random(4)
+            gain = 1 + drawn.uniform(-1, 1, 7)[4] * colour
+            expected = cv2.transform(expected, np.column_stack([np.eye(3) * gain, np.zeros(3)]))
+        np.testing.assert_array_equal(found, expected)

@@ -267,6 +267,23 @@ def test_an_image_that_can_not_be_decoded_is_related_to_its_exact_copies_only(tm
     assert [[image.path.name for image in family] for family in families] == [["a.png", "b.png"], ["c.png"]]
 
 
+def test_images_that_can_not_be_decoded_do_not_hide_near_copies_behind_them(tmp_path: Path) -> None:
+    names = [f"{number:02d}.png" for number in range(40)]
+    for number, name in enumerate(names):
+        write(tmp_path / name, picture(number // 2))  # and beside it a darker near copy
+        if number % 2:
+            write(tmp_path / name, (picture(number // 2) * 0.8).astype(np.uint8))
+    for number in (0, 17, 30):
+        (tmp_path / names[number]).write_bytes(f"broken {number}".encode())
+
+    families = find_families([LabelledImage(tmp_path / name, 0) for name in names])
+
+    pairs = [sorted(image.path.name for image in family) for family in families if len(family) > 1]
+    assert pairs == [
+        [f"{first:02d}.png", f"{first + 1:02d}.png"] for first in range(0, 40, 2) if first not in (0, 16, 30)
+    ]
+
+
 def test_images_with_like_features_are_one_family(tmp_path: Path) -> None:
     images = read_dataset(class_folders(tmp_path, "cat", "dog")).train
     features = np.eye(6, dtype=np.float32)
