@@ -97,6 +97,8 @@ def test_a_failure_at_the_start_ends_one_command_and_not_a_lasting_stack(tmp_pat
     with pytest.raises(StackError, match="ended with code 1"):
         single.look_until(2)
 
+    lasting.supervisor.stop(lambda _: True, 5)  # it may have started again a moment ago
+
 
 def test_a_process_that_never_lives_long_ends_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.supervisor.QUICK_DEATHS", 2)
