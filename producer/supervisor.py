@@ -159,7 +159,9 @@ def _adopted_orphans() -> Iterator[None]:
     if sys.platform == "linux":
         pr_set_child_subreaper = 36
         ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
-        yield
-        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 0)
+        try:
+            yield
+        finally:
+            ctypes.CDLL(None).prctl(pr_set_child_subreaper, 0)
     else:
         yield

@@ -15,7 +15,8 @@ from jobs.broker import Keys
 from producer.stack import LocalStack
 from tests.conftest import wait_until
 
-# Says when it was asked to end, and ends a little later: a worker that finishes what it has at hand.
+# Says when it was asked to end, and ends a little later: a worker that finishes what it has at hand. Its sleeps are the
+# work: 0.3 s are what a killed one would not get to, 60 s outlast the test.
 WORKER = (
     "import os, pathlib, signal, sys, time\n"
     "def end(*_):\n"

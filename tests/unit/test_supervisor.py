@@ -134,6 +134,7 @@ def test_stopping_kills_what_does_not_end(bench: Bench) -> None:
 
 def test_killing_ends_what_the_processes_have_started_too_and_leaves_no_zombie(bench: Bench) -> None:
     for name in ("redis", "worker"):
+        # They sleep for longer than the test takes: nothing but a kill ends them.
         bench.start(
             "import subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
             "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
