@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from benchmarks.home import SORTLINE, environment, label, stack, temporary_home, wait_for
 from benchmarks.limit import link_all
 from model_store.store import ModelStore
-from vision.engines import Engine, open_engine, precisions
-from vision.engines.batching import available_cpus
-from vision.preprocess import Preprocessing, load_image
-from worker.precision import read_files
+from vision.images.preprocess import Preprocessing, load_image
+from vision.serving.engines import Engine, open_engine, precisions
+from vision.serving.engines.batching import available_cpus
+from worker.models.precision import read_files
 
 PHOTOS_IN_MEMORY = 1024
 ENGINE = "onnxruntime"

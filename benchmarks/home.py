@@ -23,7 +23,7 @@ from pydantic import JsonValue
 
 from model_store.manifest import ClassEntry, ManifestDraft
 from model_store.store import ModelStore
-from producer.stack import find_redis_server
+from producer.local.stack import find_redis_server
 
 SORTLINE = str(Path(sys.executable).parent / "sortline")
 ROOT = Path(__file__).resolve().parents[1]

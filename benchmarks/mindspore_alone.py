@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import nn
 from mindspore.dataset import vision
 
-from vision.networks.parts import build_frozen
+from vision.training.parts import build_frozen
 
 BATCH = 32
 SINGLE_IMAGES = 40

@@ -22,10 +22,10 @@ from pathlib import Path
 from benchmarks.home import link_store, temporary_home, write_photos
 from configs.settings import Settings
 from jobs.messages import LabelChunk, ModelPin
-from jobs.remote import Folder, open_folder
 from model_store.store import ModelStore
-from vision.classifier import Classifier
-from worker.label import label_chunk
+from storage.protocol import Folder, open_folder
+from vision.serving.classifier import Classifier
+from worker.label.chunk import label_chunk
 from worker.runtime import Runtime
 
 CONNECTIONS = (2, 8, 32, 64)

@@ -11,10 +11,10 @@ import numpy as np
 from benchmarks.home import CLASSES, SIDE_PX
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore
+from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
-from worker.publishing import publish_network
+from worker.models.publish import publish_network
 
 
 def publish(root: Path) -> None:

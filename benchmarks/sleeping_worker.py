@@ -15,8 +15,8 @@ from typing import cast
 from unittest.mock import patch
 
 from jobs.messages import ModelPin
-from vision.classifier import Classifier, Outcome, Source
-from vision.engines import Engine
+from vision.serving.classifier import Classifier, Outcome, Source
+from vision.serving.engines import Engine
 from worker.__main__ import main
 from worker.runtime import Runtime
 

@@ -33,13 +33,13 @@ from benchmarks.home import SORTLINE, environment, peak_memory
 from benchmarks.mindspore_alone import BATCH, batched_rate, single_rate, step_seconds
 from examples.digits_demo import write_digits
 from model_store.store import ModelStore
-from vision.engines import ModelFiles, open_engine
-from vision.engines.batching import available_cpus
-from vision.export import export_onnx
-from vision.networks.parts import build_frozen, frozen_spec
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from vision.weights import backbone_only, read_safetensors, set_weights
+from vision.networks.weights import backbone_only, read_safetensors, set_weights
+from vision.serving.engines import ModelFiles, open_engine
+from vision.serving.engines.batching import available_cpus
+from vision.serving.export import export_onnx
+from vision.training.parts import build_frozen, frozen_spec
 
 ENGINE_S = 6.0  # of each look at the engine alone; one before and one after the job, as neighbours come and go
 # The course project's recipe: a linear head on pooled features, everything else by default.

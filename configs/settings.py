@@ -23,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from configs.urls import checked_url, is_url
+from base.urls import checked_url, is_url
 
 if sys.version_info >= (3, 11):
     import tomllib

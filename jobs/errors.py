@@ -1,5 +1,7 @@
 """What can be wrong with a job, sorted by who must act."""
 
+from base.errors import UnavailableError
+
 
 class JobError(Exception):
     """Base of this package's errors."""
@@ -29,10 +31,6 @@ class BrokerError(JobError):
 
 class BrokerAway(BrokerError):
     """Redis does not answer now; it may be starting."""
-
-
-class UnavailableError(JobError):
-    """Redis, a share or a disk is away for now. Trying again later may help."""
 
 
 class BrokerFull(UnavailableError):

@@ -19,7 +19,7 @@ MAX_CHUNK_IMAGES = 4096
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-# A path below the data root, written by jobs.paths.path_to_text. The worker checks that it stays below.
+# A path below the data root, written by base.paths.path_to_text. The worker checks that it stays below.
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=3 * 4096)]
 Index = Annotated[int, Field(ge=0, lt=2**53)]
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
         code = _code_of(error)
         if code is None:
             raise
-        from producer.troubleshooting import entry_for
+        from producer.terminal.troubleshooting import entry_for
 
         entry = entry_for(str(error))
         print(f"sortline: {error}" + (f"\nmore: {entry}" if entry else ""), file=sys.stderr)

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import redis
 
-from producer.stack import find_redis_server
+from producer.local.stack import find_redis_server
 from tests import canaries
 
 SORTLINE = str(Path(sys.executable).parent / "sortline")

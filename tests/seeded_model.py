@@ -13,10 +13,10 @@ import numpy as np
 
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore
+from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
-from worker.publishing import publish_network
+from worker.models.publish import publish_network
 
 LABELS = ("red", "green", "blue", "grey")
 SIZE_PX = 32

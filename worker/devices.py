@@ -13,7 +13,7 @@ def look() -> dict[str, dict[str, object]]:
 
 def _openvino() -> dict[str, object]:
     try:
-        from vision.engines.openvino import import_openvino
+        from vision.serving.engines.openvino import import_openvino
 
         core = import_openvino().Core()
         abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -16,23 +16,23 @@ from pathlib import Path
 import numpy as np
 import redis
 
+from base.fault import fault
 from configs.settings import Settings
 from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys, connect
-from jobs.fault import fault
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
-from jobs.remote import Folder, open_folder
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound
 from model_store.store import ModelStore
-from vision.classifier import Classifier
-from vision.decode import ImageLimits
-from vision.engines import open_engine
+from storage.protocol import Folder, open_folder
 from vision.errors import VisionError
-from vision.preprocess import Preprocessing
+from vision.images.decode import ImageLimits
+from vision.images.preprocess import Preprocessing
+from vision.serving.classifier import Classifier
+from vision.serving.engines import open_engine
 from worker.errors import JobRefused
 from worker.logs import log_event
 from worker.metrics import Metrics
-from worker.precision import golden_tolerance, read_files
+from worker.models.precision import golden_tolerance, read_files
 
 log = logging.getLogger("sortline.worker")
 

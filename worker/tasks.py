@@ -13,21 +13,22 @@ from typing import Any, Literal
 from celery import Celery, Task
 from celery.signals import setup_logging
 
+from base.errors import UnavailableError
+from base.fault import fault
 from configs.settings import Settings, training_settings
 from jobs.app import LABEL_CHUNK, QUEUED_AT, TRAIN_MODEL, make_app
 from jobs.broker import AWAY
-from jobs.errors import OtherForm, UnavailableError
-from jobs.fault import fault
+from jobs.errors import OtherForm
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, TrainModel, from_json
 from model_store.errors import StoreUnavailable
 from worker.errors import JobCancelled, JobRefused
 from worker.intake import guard
-from worker.isolated import label_isolated
-from worker.label import label_chunk
+from worker.label.chunk import label_chunk
+from worker.label.isolated import label_isolated
+from worker.label.watchdog import watchdog
 from worker.lease import Lease
 from worker.monitoring import show
 from worker.runtime import ATTEMPTS, Runtime
-from worker.watchdog import watchdog
 
 log = logging.getLogger("sortline.worker")
 
@@ -141,7 +142,7 @@ def register(app: Celery, runtime: Runtime) -> None:
         try:
             if runtime.board.count_attempt(job.job) > ATTEMPTS:
                 raise JobRefused(f"{ATTEMPTS} training processes died on this job; see the training worker's log")
-            from worker.training import train_model  # MindSpore: never in a label worker
+            from worker.train.job import train_model  # MindSpore: never in a label worker
 
             recipe = training_settings(job.recipe)
             with _lease(task, runtime, job) as cancelled:

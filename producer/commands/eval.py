@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from producer.commands.label import Labelling, OnExisting, label_source
-from producer.options import (
+from producer.commands.options import (
     EMBED_MB,
     Broker,
     ClassMapFile,

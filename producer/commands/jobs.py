@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from producer.commands.options import Broker, Formats, Home, Quiet, settings_of
 from producer.errors import UsageError
-from producer.options import Broker, Formats, Home, Quiet, settings_of
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and gather jobs.")
 
@@ -28,8 +28,8 @@ def list_jobs(broker: Broker = None, home: Home = None) -> None:
     """
     from rich.console import Console
 
-    from producer.job_list import job_lines
-    from producer.session import open_session
+    from producer.local.session import open_session
+    from producer.terminal.job_list import job_lines
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
         jobs = session.board.jobs()
@@ -49,8 +49,8 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
 
       sortline jobs show train-digits-20260301-1a2b3c
     """
-    from producer.reports.terminal import printable
-    from producer.session import open_session
+    from producer.local.session import open_session
+    from producer.terminal.report import printable
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
         found = session.board.get(job)
@@ -73,7 +73,7 @@ def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
     from rich.console import Console
 
     from producer.commands.train import watch as watch_training
-    from producer.session import open_session
+    from producer.local.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
         found = session.board.get(job)
@@ -92,7 +92,7 @@ def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
 
       sortline jobs cancel train-digits-20260301-1a2b3c
     """
-    from producer.session import open_session
+    from producer.local.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
         found = session.board.get(job)
@@ -124,11 +124,11 @@ def gather(
       sortline jobs gather inbox-4d5e6f70-20260301-1a2b3c -o monday.csv
     """
     from producer.commands.label import finish
-    from producer.detached import download
-    from producer.progress import RunView
+    from producer.local.session import open_session
     from producer.reports.request import Request, request_of
-    from producer.run_file import RunFile
-    from producer.session import open_session
+    from producer.run.detached import download
+    from producer.run.run_file import RunFile
+    from producer.terminal.progress import RunView
 
     settings = settings_of(home=home, broker=broker)
     with RunView(quiet=quiet) as view, open_session(settings, start=False) as session:

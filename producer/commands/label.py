@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.errors import OK, TOO_MANY_FAILURES, RunCancelled, UsageError
-from producer.options import (
+from producer.commands.options import (
     EMBED_MB,
     Broker,
     By,
@@ -32,14 +31,15 @@ from producer.options import (
     Store,
     settings_of,
 )
+from producer.errors import OK, TOO_MANY_FAILURES, RunCancelled, UsageError
 
 if TYPE_CHECKING:
     from configs.settings import Settings
-    from producer.progress import RunView
+    from producer.local.session import Session
     from producer.reports.request import Request
     from producer.reports.tally import Tally
-    from producer.run_file import RunFile
-    from producer.session import Session
+    from producer.run.run_file import RunFile
+    from producer.terminal.progress import RunView
 
 MOST_KEPT = 1000  # labels of an image in a message: jobs/messages.py: LabelChunk.top_k
 NO_WORKER_AFTER_S = 4.0  # without a row, ask whether anybody is there to label
@@ -160,12 +160,12 @@ class Labelling:
 def label_source(settings: Settings, labelling: Labelling) -> int:
     """Label a source through the queue and write its reports; return the exit code."""
     from model_store.store import ModelStore
-    from producer.images import of_lines, open_source
-    from producer.progress import RunView
-    from producer.remote_images import rooted
-    from producer.runs import find_model, open_run, run_path
-    from producer.session import is_alone, open_session
-    from producer.stack import private_root
+    from producer.local.session import is_alone, open_session
+    from producer.local.stack import private_root
+    from producer.run.runs import find_model, open_run, run_path
+    from producer.sources.images import of_lines, open_source
+    from producer.sources.remote_images import rooted
+    from producer.terminal.progress import RunView
 
     request, detach = labelling.request, labelling.detach
     images = open_source(labelling.source)
@@ -269,9 +269,9 @@ def _refuse_if_remote(settings: Settings, labelling: Labelling) -> None:
 
 def finish(session: Session, run: RunFile, view: RunView, request: Request, max_failures: int | None) -> int:
     """Bring a run to its end, write the reports, say what became of it; return the exit code."""
-    from producer.enqueue import ChunkSender
-    from producer.gather import Gatherer
-    from producer.run_events import told
+    from producer.run.enqueue import ChunkSender
+    from producer.run.events import told
+    from producer.run.gather import Gatherer
 
     settings = session.settings
     sender = ChunkSender(session.app, run.plan)
@@ -355,8 +355,8 @@ def enqueue_all(session: Session, run: RunFile) -> None:
     """Put every chunk without rows on the queue, and the list of inputs beside it for whoever gathers."""
     from functools import partial
 
-    from producer.detached import chunk_images, upload
-    from producer.enqueue import ChunkSender
+    from producer.run.detached import chunk_images, upload
+    from producer.run.enqueue import ChunkSender
 
     upload(session.client, session.keys, run)
     sender = ChunkSender(session.app, run.plan)

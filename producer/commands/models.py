@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.options import Home, Store, settings_of
+from producer.commands.options import Home, Store, settings_of
 
 if TYPE_CHECKING:
     from configs.settings import Settings
@@ -27,7 +27,7 @@ Why = Annotated[str, typer.Option("--why", help="A reason, kept in the history."
 
 
 class ExportFormat(str, Enum):
-    """What a version can be written as; worker/exporting.py has the same names."""
+    """What a version can be written as; worker/models/exporting.py has the same names."""
 
     onnx = "onnx"
     mindir = "mindir"
@@ -44,7 +44,7 @@ def list_models(store: Store = None, home: Home = None) -> None:
 
       sortline models list --store /mnt/models
     """
-    from producer.job_list import aligned
+    from producer.terminal.job_list import aligned
 
     models = _store(store, home)
     names = models.names() if models.root.exists() else []
@@ -149,7 +149,7 @@ def import_weights(
     arguments = [str(file.absolute()), "--name", name, "--convention", convention]
     if labels is not None:
         arguments += ["--labels", str(labels.absolute())]
-    raise typer.Exit(_run_worker("worker.importing", arguments, settings_of(home=home, store=store)))
+    raise typer.Exit(_run_worker("worker.models.importing", arguments, settings_of(home=home, store=store)))
 
 
 @app.command()
@@ -180,7 +180,7 @@ def export(
     arguments = [reference, "--format", file_format.value, "--output", str(output.absolute())]
     if force:
         arguments.append("--force")
-    raise typer.Exit(_run_worker("worker.exporting", arguments, settings_of(home=home, store=store)))
+    raise typer.Exit(_run_worker("worker.models.exporting", arguments, settings_of(home=home, store=store)))
 
 
 def _run_worker(module: str, arguments: list[str], settings: Settings) -> int:

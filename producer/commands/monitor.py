@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from producer.commands.options import Broker, Home, settings_of
 from producer.errors import ProducerError, UsageError
-from producer.options import Broker, Home, settings_of
 
 
 def monitor(
@@ -41,8 +41,8 @@ def monitor(
 
     from jobs.broker import check, connect
     from jobs.errors import BrokerAway
-    from producer.monitor import COMMAND, NOT_INSTALLED, plan_flower
-    from producer.stack import is_answering, shared_stack_socket
+    from producer.local.monitor import COMMAND, NOT_INSTALLED, plan_flower
+    from producer.local.stack import is_answering, shared_stack_socket
 
     settings = settings_of(home=home, broker=broker)
     if find_spec("flower") is None:

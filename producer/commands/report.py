@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from producer.errors import UsageError
-from producer.options import (
+from producer.commands.options import (
     EMBED_MB,
     By,
     ClassMapFile,
@@ -22,6 +21,7 @@ from producer.options import (
     SortInto,
     settings_of,
 )
+from producer.errors import UsageError
 
 
 def report(
@@ -69,9 +69,9 @@ def report(
     if run is None:
         raise UsageError("say which run: its file, its name, or a report that was made of it")
     from producer.commands.label import sort_run
-    from producer.progress import RunView
     from producer.reports.request import Request, request_of, write_reports
-    from producer.runs import find_run
+    from producer.run.runs import find_run
+    from producer.terminal.progress import RunView
 
     settings = settings_of(home=home)
     found = find_run(settings, run)
@@ -106,7 +106,7 @@ def report(
 
 def _undo(journal: Path) -> None:
     from producer.reports.sorting import undo
-    from producer.reports.terminal import printable
+    from producer.terminal.report import printable
 
     if not journal.is_file():
         raise UsageError(f"no undo file {journal}")

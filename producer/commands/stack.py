@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.commands.options import Broker, Config, DataRoot, Home, Store, settings_of
 from producer.errors import FAILURE, OK, UNREACHABLE, ProducerError, UsageError
-from producer.options import Broker, Config, DataRoot, Home, Store, settings_of
 
 if TYPE_CHECKING:
     from configs.settings import Settings
@@ -101,9 +101,9 @@ def up(
     """
     from rich.console import Console
 
-    from producer.monitor import start_flower
-    from producer.session import Session  # noqa: F401 - a missing broker library shows before anything starts
-    from producer.stack import LocalStack, is_answering, shared_stack_socket
+    from producer.local.monitor import start_flower
+    from producer.local.session import Session  # noqa: F401 - a missing broker library shows before anything starts
+    from producer.local.stack import LocalStack, is_answering, shared_stack_socket
 
     console = Console(highlight=False, soft_wrap=True)
     settings = settings_of(home=home, store=store)
@@ -140,7 +140,7 @@ def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = Non
 
       sortline doctor --broker redis://queue:6379/0 --data-root /mnt/photos
     """
-    from producer.doctor import check_all
+    from producer.local.doctor import check_all
 
     code = OK
     for finding in check_all(settings_of(home=home, broker=broker, data_root=data_root, store=store)):
@@ -151,7 +151,7 @@ def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = Non
 
 
 def _check_worker(settings: Settings, name: str) -> None:
-    from producer.session import open_session
+    from producer.local.session import open_session
 
     full_name = f"{name}@{socket.gethostname()}"
     with open_session(settings, start=False) as session:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from producer.commands.options import Broker, DataRoot, Home, Store, settings_of
 from producer.errors import FAILURE, ProducerError, UsageError
-from producer.options import Broker, DataRoot, Home, Store, settings_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from jobs.messages import TrainModel
-    from producer.session import Session
-    from producer.sweep import Trial
+    from producer.local.session import Session
+    from producer.training.sweep import Trial
 
 NO_WORKER_AFTER_S = 10.0
 SEARCH = "Search and cross-validation"
@@ -123,9 +123,9 @@ def train(
     from rich.console import Console
 
     from configs.settings import parse_assignments
-    from producer.session import open_session
-    from producer.sweep import parse_axes, plan_trials, refuse_other_splits
-    from producer.training import enqueue_training, new_job, plan_training
+    from producer.local.session import open_session
+    from producer.training.jobs import enqueue_training, new_job, plan_training
+    from producer.training.sweep import parse_axes, plan_trials, refuse_other_splits
 
     _refuse_contradictions(folds=folds, sweep=sweep, trials=trials, sweep_report=sweep_report, detach=detach)
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -174,7 +174,7 @@ def watch(session: Session, job: str, console: Console, messages: Sequence[Train
     Raises:
         ProducerError: the job failed or was cancelled.
     """
-    from producer.training import follow
+    from producer.training.jobs import follow
 
     silence = _Silence(session, console)
     for event in follow(session, [job], messages):
@@ -205,8 +205,8 @@ def _search(
     Raises:
         TrainingFailed: no trial came to its end.
     """
-    from producer.reports.sweep import SweepView, table_of, write_sweep_csv
-    from producer.sweep import cancel_trials, ranked, run_trials
+    from producer.terminal.sweep import SweepView, table_of, write_sweep_csv
+    from producer.training.sweep import cancel_trials, ranked, run_trials
 
     jobs = [
         plan(
@@ -243,7 +243,7 @@ def _search(
 def _say_how_to_confirm(
     console: Console, best: Trial, count: int, dataset: Path, config: Path, assignments: list[str]
 ) -> None:
-    from producer.sweep import shown
+    from producer.training.sweep import shown
 
     assignments = [*assignments, *(f"{key}={shown(value)}" for key, value in best.values.items())]
     words = ["sortline", "train", str(dataset), "--config", str(config)]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
-from producer.run_file import RunFile
-from producer.stored_rows import StoredRow
+from producer.run.run_file import RunFile
+from producer.run.stored_rows import StoredRow
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _SPECIAL = re.compile('^[=+\\-@\t]|[",\r\n]')  # few cells hold one: a single look at the others

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from jobs.fault import fault
+from base.fault import fault
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from typing import Any
 
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
-from producer.run_file import RunFile
-from producer.stored_rows import StoredRow
+from producer.run.run_file import RunFile
+from producer.run.stored_rows import StoredRow
 
 
 def write_jsonl(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> int:

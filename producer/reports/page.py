@@ -18,12 +18,9 @@ from time import localtime, strftime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from configs.urls import is_url
-from jobs.errors import UnavailableError
-from jobs.paths import below_root, path_to_text, text_to_path
-from jobs.remote import ExtraMissing, Folder, open_folder
-from producer.images import IMAGE_SUFFIXES
-from producer.progress import duration
+from base.errors import UnavailableError
+from base.paths import below_root, path_to_text, text_to_path
+from base.urls import is_url
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Layout
 from producer.reports.page_parts import evaluated, histogram, ranked
@@ -31,8 +28,11 @@ from producer.reports.summary import Timing
 from producer.reports.tally import Tally
 from producer.reports.thumbnails import SMALL_PX, thumbnails
 from producer.reports.truth import FolderTruth
-from producer.run_file import RunFile
-from producer.stored_rows import StoredRow
+from producer.run.run_file import RunFile
+from producer.run.stored_rows import StoredRow
+from producer.sources.images import IMAGE_SUFFIXES
+from producer.terminal.progress import duration
+from storage.protocol import ExtraMissing, Folder, open_folder
 
 if TYPE_CHECKING:
     from markupsafe import Markup

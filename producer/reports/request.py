@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from producer.commands.options import EMBED_MB
 from producer.errors import UsageError
-from producer.options import EMBED_MB
 from producer.reports.layout import Layout, read_class_map
 from producer.reports.tally import Tally, Truth, counted
-from producer.run_file import RunFile
-from producer.stored_rows import StoredRow
+from producer.run.run_file import RunFile
+from producer.run.stored_rows import StoredRow
 
 TABLES = ("csv", "parquet", "jsonl")
 FORMATS = (*TABLES, "html")

@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-from configs.urls import is_url
-from jobs.paths import path_to_text, text_to_path
+from base.paths import path_to_text, text_to_path
+from base.urls import is_url
 from producer.errors import UsageError
 from producer.reports.layout import Layout
-from producer.run_file import RunFile
+from producer.run.run_file import RunFile
 
 By = Literal["link", "copy", "move"]
 STEPS_AT_ONCE = 256  # written to the disk together

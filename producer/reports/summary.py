@@ -13,7 +13,7 @@ from typing import Any
 from producer.reports.files import replacing
 from producer.reports.tally import Tally
 from producer.reports.truth import ClassScore, Evaluation, Score
-from producer.run_file import RunFile
+from producer.run.run_file import RunFile
 
 
 @dataclass(frozen=True, slots=True)

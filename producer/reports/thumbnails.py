@@ -12,14 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
-from jobs.remote import Folder
+from storage.protocol import Folder
 
 THUMBNAIL_PX = 144  # longest side
 SMALL_PX = 64  # up to here an image is kept as it is, without loss: what one looks at are its pixels
 MOST_BYTES = 100_000_000
 MOST_PIXELS_UNDRAFTED = 50_000_000  # only JPEG can be decoded at a fraction of its size
 AHEAD = 32  # thumbnails under way
-# As vision/decode.py, which this package must not import: Pillow knows forty more, each C code that files reach.
+# As vision/images/decode.py, which this package must not import: Pillow knows forty more, each C code that files reach.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 

@@ -7,9 +7,9 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 
-from jobs.paths import path_to_text, text_to_path
+from base.paths import path_to_text, text_to_path
 from producer.reports.layout import Layout
-from producer.run_file import Plan
+from producer.run.run_file import Plan
 
 Z_95 = 1.959964
 

@@ -28,13 +28,13 @@ from jobs.app import LABEL_QUEUE, make_app
 from jobs.broker import Keys
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, Row, to_json
 from model_store.store import ModelStore
-from producer.enqueue import ChunkSender
-from producer.gather import Gatherer, Progress
-from producer.run_file import Plan, RunFile
+from producer.run.enqueue import ChunkSender
+from producer.run.gather import Gatherer, Progress
+from producer.run.run_file import Plan, RunFile
 from tests.conftest import LABELS, RedisServer, write_images
-from vision.classifier import Classifier
-from vision.engines import Images, Outputs
-from vision.preprocess import Preprocessing
+from vision.images.preprocess import Preprocessing
+from vision.serving.classifier import Classifier
+from vision.serving.engines import Images, Outputs
 from worker.runtime import Runtime
 from worker.tasks import register, worker_app
 

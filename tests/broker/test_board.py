@@ -11,9 +11,9 @@ import redis
 
 from configs.settings import Settings
 from jobs.board import KEPT_S, JobBoard
-from producer.detached import download, upload
 from producer.errors import UsageError
-from producer.run_file import RunFile
+from producer.run.detached import download, upload
+from producer.run.run_file import RunFile
 from tests.broker.conftest import KEYS, Desk, NewProducer, labelled, new_run, plan_of, working
 from tests.conftest import RedisServer
 

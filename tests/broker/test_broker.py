@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from base.errors import UnavailableError
 from configs.settings import Settings
 from jobs.app import make_app
 from jobs.broker import celery_broker_url, check, connect, mask, tls_options
-from jobs.errors import BrokerAway, BrokerError, UnavailableError
-from producer.doctor import check_all
-from producer.enqueue import ChunkSender
+from jobs.errors import BrokerAway, BrokerError
 from producer.errors import BrokerUnreachable, UsageError
-from producer.session import open_session
+from producer.local.doctor import check_all
+from producer.local.session import open_session
+from producer.run.enqueue import ChunkSender
 from tests.broker.conftest import Desk, plan_of, working
 from tests.canaries import MARK, as_id, secret
 from tests.conftest import RedisServer, free_port

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import producer.training
+import producer.training.jobs
 from configs.settings import Settings
 from jobs.messages import JobEvent, TrainModel, to_json
-from producer.session import Session, open_session
-from producer.training import JobForgotten, enqueue_training, follow
+from producer.local.session import Session, open_session
+from producer.training.jobs import JobForgotten, enqueue_training, follow
 from tests.conftest import RedisServer, wait_until
 
 JOB = TrainModel(job="train-m-1", dataset="d", name="m", recipe={})
@@ -22,7 +22,7 @@ LONGER = JOB.model_copy(update={"job": "train-m-1-t01"})  # its name holds the o
 @pytest.fixture
 def session(redis_server: RedisServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """An open connection without any worker, that misses a job after a second."""
-    monkeypatch.setattr(producer.training, "BOARD_EVERY_S", 0.1)
+    monkeypatch.setattr(producer.training.jobs, "BOARD_EVERY_S", 0.1)
     with open_session(Settings(home=home, broker=redis_server.url, data_root=Path("/"), stale_s=1.0)) as opened:
         yield opened
 

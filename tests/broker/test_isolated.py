@@ -13,8 +13,8 @@ from jobs.messages import ChunkResult, Row
 from tests.broker.conftest import KEYS, Desk, NewProducer, chunk_of, really_working, stored_pin, waiting, working
 from tests.conftest import wait_until
 from worker.errors import WorkerError
-from worker.isolated import label_isolated
-from worker.label import label_chunk
+from worker.label.chunk import label_chunk
+from worker.label.isolated import label_isolated
 from worker.runtime import ATTEMPTS, Runtime
 
 IMAGES = 6
@@ -88,7 +88,7 @@ def test_an_isolated_process_is_gone_when_its_chunk_is_done(real_settings: Setti
 
     isolated(real_settings)
 
-    assert [child for child in psutil.Process().children() if "worker.isolated" in child.cmdline()] == []
+    assert [child for child in psutil.Process().children() if "worker.label.isolated" in child.cmdline()] == []
     assert psutil.Process().num_fds() <= before
 
 

@@ -12,7 +12,7 @@ import redis
 
 from configs.settings import Settings
 from jobs.broker import Keys
-from producer.stack import LocalStack
+from producer.local.stack import LocalStack
 from tests.conftest import wait_until
 
 # Says when it was asked to end, and ends a little later: a worker that finishes what it has at hand. Its sleeps are the
@@ -72,7 +72,7 @@ def test_a_worker_with_nothing_at_hand_is_not_waited_for(stack: Stack) -> None:
 
 
 def test_a_worker_that_is_about_to_acknowledge_may_do_so(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.stack.IDLE_LIMIT_S", 20.0)
+    monkeypatch.setattr("producer.local.stack.IDLE_LIMIT_S", 20.0)
     stack.client.hset(stack.unacked, "message", "held")
     stack.client.pexpire(stack.unacked, 200)
 

@@ -23,7 +23,7 @@ from tests.broker.conftest import (
     working,
 )
 from tests.conftest import RedisServer
-from worker.label import label_chunk
+from worker.label.chunk import label_chunk
 from worker.runtime import Runtime
 
 

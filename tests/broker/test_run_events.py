@@ -17,8 +17,8 @@ from celery.events.state import TASK_EVENT_TO_STATE, State
 from configs.settings import Settings
 from jobs.app import make_app
 from producer.errors import RunCancelled, RunRefused
-from producer.run_events import told
-from producer.session import Session
+from producer.local.session import Session
+from producer.run.events import told
 from tests.broker.conftest import HOSTNAME, Desk, NewProducer, Producer, in_time, working
 from tests.conftest import RedisServer, wait_until
 
@@ -29,7 +29,7 @@ WORKERS = {HOSTNAME, socket.gethostname()}
 @pytest.fixture(autouse=True)
 def _as_in_flower(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASK_EVENT_TO_STATE, "progress", states.STARTED)  # jobs/monitored.py
-    monkeypatch.setattr("producer.run_events.EVERY_S", 0.0)
+    monkeypatch.setattr("producer.run.events.EVERY_S", 0.0)
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import trustme
 
+from base.errors import UnavailableError
 from configs.settings import Settings
 from jobs.app import make_app
 from jobs.broker import check, connect
-from jobs.errors import BrokerAway, UnavailableError
-from producer.enqueue import ChunkSender
+from jobs.errors import BrokerAway
+from producer.run.enqueue import ChunkSender
 from tests.broker.conftest import Desk, NewProducer, labelled, plan_of, working
 from tests.canaries import secret
 from tests.conftest import RedisServer

@@ -16,7 +16,7 @@ from jobs.messages import Row
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
 from producer.reports.tally import Truth, tally
-from producer.run_file import RunFile
+from producer.run.run_file import RunFile
 from tests.browser.conftest import Open
 from tests.unit.reported import LABELS, ok, run_of
 

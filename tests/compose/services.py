@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from producer.stack import find_redis_server
+from producer.local.stack import find_redis_server
 from tests.conftest import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.stack import find_redis_server
+from producer.local.stack import find_redis_server
 from tests.canaries import MARK, secret
 from tests.conftest import SORTLINE, environment, free_port, sortline, wait_until, write_images
 from tests.e2e.test_train import LEARNS, QUICK, write_shades

@@ -11,8 +11,8 @@ import s3fs
 import urllib3
 from moto.server import ThreadedMotoServer
 
-from jobs.errors import UnavailableError
-from jobs.remote import RemoteError, open_folder
+from base.errors import UnavailableError
+from storage.protocol import RemoteError, open_folder
 from tests.canaries import secret
 from tests.conftest import RedisServer, free_port, sortline, wait_until, write_images
 from tests.e2e.test_label import producer, rows_of, worker

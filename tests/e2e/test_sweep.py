@@ -14,9 +14,9 @@ import pytest
 
 from configs.settings import Settings, TrainingSettings
 from jobs.messages import JobEvent, TrainModel, to_json
-from producer.session import Session, open_session
-from producer.sweep import Trial, run_trials
-from producer.training import follow
+from producer.local.session import Session, open_session
+from producer.training.jobs import follow
+from producer.training.sweep import Trial, run_trials
 from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
 from tests.e2e.test_label import processes_below
 from tests.e2e.test_train import QUICK, trainer, write_shades

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
 from tests.e2e.test_label import processes_below, rows_of
-from vision.engines import precisions
+from vision.serving.engines import precisions
 
 pytestmark = pytest.mark.slow
 

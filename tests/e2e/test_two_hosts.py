@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.stack import find_redis_server
+from producer.local.stack import find_redis_server
 from tests.canaries import secret
 from tests.conftest import SORTLINE, environment, wait_until, write_images
 from tests.e2e.test_label import rows_done

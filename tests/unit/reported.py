@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.messages import ChunkResult, ModelPin, Row
-from producer.run_file import Plan, RunFile
+from producer.run.run_file import Plan, RunFile
 
 LABELS = ["glass", "paper", "tin"]
 GROUPS: list[str | None] = ["recyclable", "recyclable", None]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from vision.weights import Arrays, get_weights, set_weights
+from vision.networks.weights import Arrays, get_weights, set_weights
 
 
 def seeded_network(spec: NetworkSpec, seed: int = 7) -> Any:

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision.augment import LUMA_RGB, Augmentation
-from vision.features import SOURCE_ROOM
+from vision.training.augment import LUMA_RGB, Augmentation
+from vision.training.features import SOURCE_ROOM
 
 HEIGHT, WIDTH = 160, 240  # of the pictures that are cut
 
@@ -254,7 +254,7 @@ def test_a_view_has_the_pixels_that_a_warp_of_three_channels_gives(
         warps.append((matrix, size, how))
         return warp(source, matrix, *size, **how)
 
-    monkeypatch.setattr("vision.augment.cv2.warpAffine", noted)
+    monkeypatch.setattr("vision.training.augment.cv2.warpAffine", noted)
     image = clouds(96, 96)
     augmentation = Augmentation(crop_area=0.3, rotate_degrees=25, shift=0.2, flip=True, brightness=colour)
     for seed in range(20):

@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 LABELLING = (
-    "producer.__main__, producer.gather, producer.runs, producer.stack, producer.detached, producer.training,"
-    "producer.doctor, producer.reports.request, producer.reports.page, jinja2, "
-    "worker.__main__, worker.tasks, worker.child, vision.engines.openvino, "
+    "producer.__main__, producer.run.gather, producer.run.runs, producer.local.stack, producer.run.detached, "
+    "producer.training.jobs, producer.local.doctor, producer.reports.request, producer.reports.page, jinja2, "
+    "worker.__main__, worker.tasks, worker.child, vision.serving.engines.openvino, "
     "kombu.transport.redis, celery.apps.worker, celery.concurrency.thread, celery.worker.consumer, celery.worker.loops"
 )
 # Imported by a library where it happens to be there, and not needed.
@@ -39,7 +39,7 @@ def installed_with(name: str, known: set[str] | None = None) -> set[str]:
 def test_labelling_imports_nothing_that_only_an_extra_brings() -> None:
     script = (
         f"import sys, json, {LABELLING}\n"
-        "from vision.engines.openvino import import_openvino; import_openvino()\n"
+        "from vision.serving.engines.openvino import import_openvino; import_openvino()\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vision.calibration import expected_calibration_error, fit_temperature
+from vision.training.calibration import expected_calibration_error, fit_temperature
 
 
 def drawn(temperature: float, count: int = 20_000) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from producer.chunk_size import FIRST, FIRST_WINDOW, LARGEST, SMALLEST, ChunkSize
+from producer.run.chunk_size import FIRST, FIRST_WINDOW, LARGEST, SMALLEST, ChunkSize
 
 
 def sized(*rates: float) -> ChunkSize:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pyarrow.parquet
 
 from jobs.messages import ChunkResult, Row
-from producer.copies import HEAD_BYTES
 from producer.reports.csv import write_csv
 from producer.reports.jsonl import write_jsonl
 from producer.reports.layout import Layout
 from producer.reports.parquet import write_parquet
-from producer.run_file import RunFile
-from producer.since import Look
+from producer.run.run_file import RunFile
+from producer.sources.copies import HEAD_BYTES
+from producer.sources.since import Look
 from tests.unit.test_run_file import plan
 
 BAD = Row(error="unreadable", detail="no")

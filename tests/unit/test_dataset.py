@@ -15,9 +15,9 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 
-from vision.dataset import Dataset, DatasetError, LabelledImage, file_digests, fingerprint, read_dataset
-from vision.families import find_families, find_leaks, fold_by_family, split_by_family
-from vision.preprocess import Preprocessing, load_image
+from vision.images.preprocess import Preprocessing, load_image
+from vision.training.dataset import Dataset, DatasetError, LabelledImage, file_digests, fingerprint, read_dataset
+from vision.training.families import find_families, find_leaks, fold_by_family, split_by_family
 
 WASTE = Path(__file__).resolve().parents[3] / "shared" / "data" / "waste"
 

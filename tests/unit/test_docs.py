@@ -27,8 +27,8 @@ from producer import errors
 from producer.__main__ import app
 from producer.reports.csv import header
 from producer.reports.layout import Layout
-from producer.run_file import Plan
-from producer.troubleshooting import ENTRIES, PAGE, anchor_of, entry_for
+from producer.run.run_file import Plan
+from producer.terminal.troubleshooting import ENTRIES, PAGE, anchor_of, entry_for
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -102,7 +102,7 @@ def names_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_in_running_text_exist(name: str) -> None:
-    folders = "benchmarks|configs|docs|examples|jobs|model_store|producer|tests|vision|worker"
+    folders = "base|benchmarks|configs|docs|examples|jobs|model_store|producer|storage|tests|vision|worker"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text_of(name)):
         assert (ROOT / path).exists(), f"{name} names {path}"
 
@@ -200,7 +200,7 @@ def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
     section = text_of("docs/labelling.md").partition("## Reason codes")[2].partition("\n## ")[0]
     raised = {
         node.args[0].value
-        for file in (*ROOT.glob("vision/**/*.py"), *ROOT.glob("worker/*.py"))
+        for file in (*ROOT.glob("vision/**/*.py"), *ROOT.glob("worker/**/*.py"))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ImageError"
         if node.args and isinstance(node.args[0], ast.Constant)

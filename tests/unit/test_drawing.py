@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from tests.conftest import wait_until
-from worker import drawing
-from worker.drawing import PLOTS, Drawing
-from worker.training_plots import draw
+from worker.train import drawing
+from worker.train.drawing import PLOTS, Drawing
+from worker.train.plots import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +95,7 @@ def test_a_publication_that_fails_leaves_no_process_behind(tmp_path: Path, plott
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_a_process_that_draws_dies_with_its_parent(tmp_path: Path, plotted: dict[str, Any]) -> None:
     program = (  # it sleeps until the test kills it
-        "import json, pathlib, sys, time; from worker.drawing import Drawing\n"
+        "import json, pathlib, sys, time; from worker.train.drawing import Drawing\n"
         "started = Drawing(json.load(sys.stdin), pathlib.Path(sys.argv[1]))\n"
         "print(started._child.pid, flush=True); time.sleep(600)"
     )

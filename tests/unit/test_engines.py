@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.unit.seeded import seeded_network
-from vision.engines import Engine, ModelFiles, open_engine, precisions
-from vision.engines.batching import available_cpus
-from vision.engines.onnx_file import check_onnx
-from vision.engines.openvino import import_openvino, pooled_parts
 from vision.errors import EngineError, ShapeError
-from vision.export import export_onnx
 from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
-from vision.weights import backbone_only, get_weights, read_foreign, set_weights, write_safetensors
+from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, write_safetensors
+from vision.serving.engines import Engine, ModelFiles, open_engine, precisions
+from vision.serving.engines.batching import available_cpus
+from vision.serving.engines.onnx_file import check_onnx
+from vision.serving.engines.openvino import import_openvino, pooled_parts
+from vision.serving.export import export_onnx
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -317,9 +317,9 @@ def test_an_exported_graph_passes_the_check_and_leaves_nothing_beside_it(
 def test_importing_engines_loads_no_runtime_and_openvino_sends_no_telemetry() -> None:
     code = """
 import sys
-import vision.engines, vision.networks.spec, vision.weights
+import vision.serving.engines, vision.networks.spec, vision.networks.weights
 assert not {"mindspore", "openvino", "onnxruntime"} & set(sys.modules), "a runtime was loaded"
-from vision.engines.openvino import import_openvino
+from vision.serving.engines.openvino import import_openvino
 import_openvino()
 assert not [name for name in sys.modules if name.startswith("openvino_telemetry")], "telemetry was loaded"
 assert "mindspore" not in sys.modules

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.paths import below_root, path_to_text, text_to_path
-from producer.enqueue import BelowRoot
+from base.paths import below_root, path_to_text, text_to_path
+from producer.run.enqueue import BelowRoot
 from tests.unit.test_run_file import plan
 
 PARTS = st.sampled_from(["a", "b", "c", "x y", "..", ".", "", "caf%E9", "100%25"])

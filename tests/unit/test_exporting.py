@@ -26,15 +26,15 @@ from producer.__main__ import run
 from producer.commands.models import ExportFormat
 from producer.errors import FAILURE, OK, USAGE
 from tests.unit.seeded import seeded_network
-from vision.engines.openvino import import_openvino
 from vision.errors import EngineError, WeightsError
+from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
-from vision.weights import backbone_only, get_weights, read_foreign, set_weights
-from worker.exporting import FORMATS, ExportRefused, export_version
-from worker.importing import import_file
-from worker.publishing import publish_network
+from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights
+from vision.serving.engines.openvino import import_openvino
+from worker.models.exporting import FORMATS, ExportRefused, export_version
+from worker.models.importing import import_file
+from worker.models.publish import publish_network
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -419,7 +419,7 @@ def test_an_unknown_format_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.slow
 def test_graphs_are_exported_where_only_openvino_is_installed(store: ModelStore, tmp_path: Path) -> None:
     program = (
-        "import sys\nsys.modules.update(mindspore=None, onnxruntime=None)\nfrom worker.exporting import main\n"
+        "import sys\nsys.modules.update(mindspore=None, onnxruntime=None)\nfrom worker.models.exporting import main\n"
         "print([main(['lenet', '--format', name, '--output', sys.argv[1]]) for name in sys.argv[2:]])"
     )
     done = subprocess.run(

@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.feature_cache import CacheFull, FeatureCache, FeatureSpace, StoredRows
+from vision.training.feature_cache import CacheFull, FeatureCache, FeatureSpace, StoredRows
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64
@@ -161,7 +161,7 @@ def test_a_process_killed_while_it_adds_leaves_a_usable_space(tmp_path: Path, wr
     process = start(
         tmp_path,
         f"""
-        import vision.feature_cache as cache
+        import vision.training.feature_cache as cache
         write, stop = cache._write_at, {written!r}
 
         def cut(file, offset, array):
@@ -411,7 +411,7 @@ def test_an_opener_waits_while_its_space_is_being_removed(tmp_path: Path) -> Non
     process = start(
         tmp_path,
         """
-        import vision.feature_cache as cache
+        import vision.training.feature_cache as cache
         remove = shutil.rmtree
 
         def slowly(path):
@@ -468,7 +468,7 @@ def test_spaces_that_other_jobs_remove_meanwhile_do_no_harm(
             remove(path)
             remove(path)
 
-        monkeypatch.setattr("vision.feature_cache.shutil.rmtree", second)
+        monkeypatch.setattr("vision.training.feature_cache.shutil.rmtree", second)
     else:
         is_dir = Path.is_dir
 
@@ -496,7 +496,7 @@ def test_only_the_rows_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.Mo
         checked.append(row)
         return crc32(row)
 
-    monkeypatch.setattr("vision.feature_cache.zlib.crc32", counted)
+    monkeypatch.setattr("vision.training.feature_cache.zlib.crc32", counted)
     with opened(tmp_path) as space:
         assert space.missing(keys(3, 99)) == [1]
     assert len(checked) == 1

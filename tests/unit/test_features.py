@@ -12,14 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision.augment import Augmentation
-from vision.dataset import LabelledImage, file_digests
-from vision.decode import DEFAULT_LIMITS
-from vision.engines import Images, Outputs
 from vision.errors import EngineError
-from vision.feature_cache import FeatureCache
-from vision.features import Digests, Extracted, Extractor, load_pixels
-from vision.preprocess import Preprocessing, load_image
+from vision.images.decode import DEFAULT_LIMITS
+from vision.images.preprocess import Preprocessing, load_image
+from vision.serving.engines import Images, Outputs
+from vision.training.augment import Augmentation
+from vision.training.dataset import LabelledImage, file_digests
+from vision.training.feature_cache import FeatureCache
+from vision.training.features import Digests, Extracted, Extractor, load_pixels
 
 HEIGHT, WIDTH = 8, 12
 PREPROCESSING = Preprocessing(height_px=HEIGHT, width_px=WIDTH)
@@ -286,7 +286,7 @@ def test_features_in_the_cache_are_found_without_the_files(tmp_path: Path) -> No
 def test_a_cancelled_job_keeps_what_it_computed_and_the_next_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vision.features.VIEWS_AT_ONCE", 8)
+    monkeypatch.setattr("vision.training.features.VIEWS_AT_ONCE", 8)
     images = pictures(tmp_path, 8)
     said: list[tuple[int, int]] = []
 
@@ -308,7 +308,7 @@ def test_a_cancelled_job_keeps_what_it_computed_and_the_next_one_goes_on(
 
 
 def test_progress_counts_images_that_can_not_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vision.features.VIEWS_AT_ONCE", 4)
+    monkeypatch.setattr("vision.training.features.VIEWS_AT_ONCE", 4)
     images = pictures(tmp_path, 6)
     images[2].path.write_bytes(b"no picture")
     said: list[tuple[int, int]] = []
@@ -322,7 +322,7 @@ def test_progress_counts_images_that_can_not_be_decoded(tmp_path: Path, monkeypa
 def test_a_failing_engine_ends_the_work_and_what_was_computed_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vision.features.VIEWS_AT_ONCE", 6)
+    monkeypatch.setattr("vision.training.features.VIEWS_AT_ONCE", 6)
     images = pictures(tmp_path, 9)
     with pytest.raises(EngineError, match="out of memory"):
         extract(tmp_path, images, 0, FailingEngine(3))
@@ -370,7 +370,7 @@ def test_pixels_for_training_a_network_whole_are_those_of_labelling(tmp_path: Pa
 
 
 def test_reading_pixels_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vision.features.VIEWS_AT_ONCE", 2)
+    monkeypatch.setattr("vision.training.features.VIEWS_AT_ONCE", 2)
 
     def say(done: int, total: int, rate: float) -> None:
         assert (done, total) == (2, 5)

@@ -27,12 +27,12 @@ from jobs.messages import ChunkResult, JobEvent, LabelChunk, Message, ModelPin, 
 from model_store.errors import ManifestError
 from model_store.manifest import ClassEntry, FileEntry, Manifest
 from producer.reports.request import request_of, write_reports
-from producer.run_file import Plan, RunFile, RunFileError
+from producer.run.run_file import Plan, RunFile, RunFileError
 from tests.unit.awkward_images import corpus
 from vision.errors import ImageError
-from vision.preprocess import ImageLimits, Preprocessing, load_image
+from vision.images.preprocess import ImageLimits, Preprocessing, load_image
 
-# As in production, where vision.decode sets this filter; pytest resets it for each test.
+# As in production, where vision.images.decode sets this filter; pytest resets it for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 DEFAULT = 5000

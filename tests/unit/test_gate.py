@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vision.classifier import Outcome
-from vision.decode import ImageLimits
 from vision.errors import ImageError
-from worker.gate import Verdict, judge
+from vision.images.decode import ImageLimits
+from vision.serving.classifier import Outcome
+from worker.train.gate import Verdict, judge
 
 LABELS = ("glass", "paper", "tin")
 TRUTH = ["glass"] * 20 + ["paper"] * 20 + ["tin"] * 4

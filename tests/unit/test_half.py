@@ -11,10 +11,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-import vision.engines.onnx_cuda
+import vision.serving.engines.onnx_cuda
 from tests.unit.seeded import seeded_network
-from vision.engines import ModelFiles, open_engine, precisions
-from vision.engines.half import (
+from vision.errors import EngineError
+from vision.networks.served import build_served
+from vision.networks.spec import NetworkSpec
+from vision.serving.engines import ModelFiles, open_engine, precisions
+from vision.serving.engines.half import (
     FLOAT,
     FLOAT16,
     GRAPH_NODE,
@@ -32,11 +35,8 @@ from vision.engines.half import (
     convolutions_in_f16,
     parsed,
 )
-from vision.engines.onnx_cuda import LANES, LARGEST_MICRO_BATCH, OnnxCudaEngine, page_locked
-from vision.errors import EngineError
-from vision.export import export_onnx
-from vision.networks.served import build_served
-from vision.networks.spec import NetworkSpec
+from vision.serving.engines.onnx_cuda import LANES, LARGEST_MICRO_BATCH, OnnxCudaEngine, page_locked
+from vision.serving.export import export_onnx
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -149,7 +149,7 @@ class Device:
 @pytest.fixture
 def device(lenet: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> Device:
     device = Device(lenet.onnx, LARGEST_MICRO_BATCH)
-    monkeypatch.setattr(vision.engines.onnx_cuda, "_open_session", lambda graph, precision: device)
+    monkeypatch.setattr(vision.serving.engines.onnx_cuda, "_open_session", lambda graph, precision: device)
     return device
 
 

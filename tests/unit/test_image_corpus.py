@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vision.decode
-from jobs.paths import path_to_text
-from producer.images import open_source
+import vision.images.decode
+from base.paths import path_to_text
+from producer.sources.images import open_source
 from tests.unit.awkward_images import Awkward, corpus, encoded, picture
 from tests.unit.test_label_chunk import ColourEngine, chunk_of
-from vision.classifier import Classifier
-from vision.decode import ImageLimits
 from vision.errors import ImageError
-from vision.preprocess import Preprocessing, read_file
-from worker.data_root import MOST_FOLDERS, OpenRoot, read_below
-from worker.label import label_chunk
+from vision.images.decode import ImageLimits
+from vision.images.preprocess import Preprocessing, read_file
+from vision.serving.classifier import Classifier
+from worker.label.chunk import label_chunk
+from worker.label.data_root import MOST_FOLDERS, OpenRoot, read_below
 
-# As in production, where vision.decode sets this filter; pytest resets it for each test.
+# As in production, where vision.images.decode sets this filter; pytest resets it for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 CORPUS = corpus()
@@ -97,7 +97,7 @@ import re
 from pathlib import Path
 from tests.unit.awkward_images import corpus
 from vision.errors import ImageError
-from vision.preprocess import Preprocessing, load_image
+from vision.images.preprocess import Preprocessing, load_image
 for file in corpus():
     if isinstance(file.content, bytes) and file.name.startswith(("bomb/", "long/", "png/text", "jpeg/many")):
         try:
@@ -180,7 +180,7 @@ def test_a_link_put_in_after_the_check_does_not_lead_out_of_the_data_root(
         return resolved
 
     assert way(tmp_path / "data", path) == b"ours"
-    monkeypatch.setattr("worker.data_root.os.path.realpath", resolve_and_swap)
+    monkeypatch.setattr("worker.label.data_root.os.path.realpath", resolve_and_swap)
 
     with pytest.raises(ImageError) as caught:
         way(tmp_path / "data", path)
@@ -292,7 +292,7 @@ def test_a_file_written_while_it_is_read_is_an_error_row(
     path = tmp_path / "a.png"
     path.write_bytes(encoded(picture(), "PNG"))
     os.utime(path, ns=(0, 0))
-    read = vision.decode._read_up_to
+    read = vision.images.decode._read_up_to
 
     def change_and_read(file: io.FileIO, limit: int, expected: int) -> bytes:
         content = path.read_bytes()
@@ -302,7 +302,7 @@ def test_a_file_written_while_it_is_read_is_an_error_row(
             writing.write(new)
         return read(file, limit, expected)
 
-    monkeypatch.setattr("vision.decode._read_up_to", change_and_read)
+    monkeypatch.setattr("vision.images.decode._read_up_to", change_and_read)
 
     with pytest.raises(ImageError) as caught:
         read_file(path, LIMIT)

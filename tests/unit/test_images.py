@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.paths import path_to_text
+from base.paths import path_to_text
 from producer.errors import UsageError
-from producer.images import IMAGE_SUFFIXES, open_source
+from producer.sources.images import IMAGE_SUFFIXES, open_source
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -168,7 +168,9 @@ def test_a_name_that_is_not_utf8_is_read_from_a_list(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf8_is_read_from_standard_input_in_every_locale() -> None:
-    program = "from producer.images import open_source; print([ascii(path) for path in open_source('-').paths()])"
+    program = (
+        "from producer.sources.images import open_source; print([ascii(path) for path in open_source('-').paths()])"
+    )
     for encoding in ("utf-8:strict", "ascii:strict"):
         done = subprocess.run(
             [sys.executable, "-c", program],

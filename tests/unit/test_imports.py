@@ -12,19 +12,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
-    "producer": {"jobs", "model_store", "configs"},
-    "worker": {"jobs", "vision", "model_store", "configs"},
-    "jobs": {"configs"},
-    "vision": set(),
-    "model_store": set(),
-    "configs": set(),
+    "producer": {"jobs", "model_store", "storage", "configs", "base"},
+    "worker": {"jobs", "vision", "model_store", "storage", "configs", "base"},
+    "jobs": {"configs", "base"},
+    "vision": {"configs", "base"},
+    "model_store": {"configs", "base"},
+    "storage": {"configs", "base"},
+    "configs": {"base"},
+    "base": set(),
 }
 CELERY_DOORS = {
     "jobs/app.py",
     "jobs/monitored.py",  # loaded by Flower, which is Celery's
     "jobs/transport.py",
-    "producer/enqueue.py",
-    "producer/gather.py",
+    "producer/run/enqueue.py",
+    "producer/run/gather.py",
     "worker/__main__.py",
     "worker/intake.py",
     "worker/monitoring.py",  # a step of Celery's worker tells Flower what the worker is
@@ -179,22 +181,33 @@ def test_the_whole_producer_loads_no_network_library_and_nothing_of_the_workers(
 
 
 def test_a_label_worker_loads_no_training_library_and_no_engine_before_its_first_job() -> None:
-    modules = ["worker.tasks", "worker.label", "worker.__main__", "worker.runtime"]
+    modules = ["worker.tasks", "worker.label.chunk", "worker.__main__", "worker.runtime"]
 
     assert loaded_by(modules, ("mindspore", "openvino", "onnxruntime")) == []
     assert loaded_by(modules, ("numpy", "celery")) == ["celery", "numpy"]  # the look finds what is there
 
 
 def test_a_training_leaves_the_plots_to_a_process_of_their_own() -> None:
-    assert loaded_by(["worker.training"], ("mindspore", "matplotlib")) == ["mindspore"]
-    assert loaded_by(["worker.training_plots"], ("mindspore", "matplotlib")) == ["matplotlib"]
+    assert loaded_by(["worker.train.job"], ("mindspore", "matplotlib")) == ["mindspore"]
+    assert loaded_by(["worker.train.plots"], ("mindspore", "matplotlib")) == ["matplotlib"]
 
 
 def test_a_private_stack_starts_before_the_command_has_loaded_celery() -> None:
-    modules = ["producer.commands.train", "producer.commands.label", "producer.session", "producer.sweep"]
+    modules = [
+        "producer.commands.train",
+        "producer.commands.label",
+        "producer.local.session",
+        "producer.training.sweep",
+    ]
 
-    assert loaded_by([*modules, "producer.runs", "producer.images", "producer.progress"], ("celery", "kombu")) == []
-    assert loaded_by(["producer.gather"], ("celery",)) == ["celery"]  # the look finds what is there
+    assert (
+        loaded_by(
+            [*modules, "producer.run.runs", "producer.sources.images", "producer.terminal.progress"],
+            ("celery", "kombu"),
+        )
+        == []
+    )
+    assert loaded_by(["producer.run.gather"], ("celery",)) == ["celery"]  # the look finds what is there
 
 
 def test_what_both_sides_share_loads_no_network_library() -> None:

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.errors import UnavailableError
+from base.errors import UnavailableError
+from base.paths import path_to_text
 from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
-from jobs.paths import path_to_text
-from vision.classifier import LAST_ALONE, LOADED_AHEAD, Classifier, Inference, Source, top_labels
-from vision.decode import ImageLimits
-from vision.engines import Images, Outputs
 from vision.errors import EngineError
-from vision.preprocess import Preprocessing
-from worker.label import label_chunk
+from vision.images.decode import ImageLimits
+from vision.images.preprocess import Preprocessing
+from vision.serving.classifier import LAST_ALONE, LOADED_AHEAD, Classifier, Inference, Source, top_labels
+from vision.serving.engines import Images, Outputs
+from worker.label.chunk import label_chunk
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 SIZE_PX = 8

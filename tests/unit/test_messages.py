@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from base.paths import path_to_text, text_to_path
 from jobs.broker import mask
 from jobs.errors import MessageError, OtherForm
 from jobs.messages import (
@@ -26,7 +27,6 @@ from jobs.messages import (
     from_json,
     to_json,
 )
-from jobs.paths import path_to_text, text_to_path
 from tests.canaries import MARK, as_id
 
 PIN = ModelPin(name="waste26", version=3, digest="0f" * 32)

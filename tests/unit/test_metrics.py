@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from vision.calibration import cross_entropy, expected_calibration_error, softmax
-from vision.metrics import (
+from vision.training.calibration import cross_entropy, expected_calibration_error, softmax
+from vision.training.metrics import (
     accuracy_interval,
     class_scores,
     confused_pairs,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from producer.errors import UsageError
-from producer.monitor import flower_password, is_loopback, plan_flower
+from producer.local.monitor import flower_password, is_loopback, plan_flower
 from tests.canaries import MARK, as_id, secret
 
 LOGIN = f"me:{secret('flower')}"

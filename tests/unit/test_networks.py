@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.unit.seeded import seeded_network
-from vision.engines import ModelFiles, open_engine
 from vision.errors import VisionError
-from vision.export import export_onnx
 from vision.networks.heads import Head, RadialUnits, set_radial_head
 from vision.networks.lenet5 import LUMA_RGB
 from vision.networks.mobilenet_v2 import resampling
-from vision.networks.parts import build_frozen
 from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_network, build_served
 from vision.networks.spec import LAST_CHANNELS, LATER_KEYS, NetworkSpec, expanded_channels, map_before
-from vision.prototypes import choose_prototypes
-from vision.weights import get_weights
+from vision.networks.weights import get_weights
+from vision.serving.engines import ModelFiles, open_engine
+from vision.serving.export import export_onnx
+from vision.training.parts import build_frozen
+from vision.training.prototypes import choose_prototypes
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from configs.settings import TrainingSettings
 from tests.unit.seeded import seeded_network
 from tests.unit.test_train import OPTIONS
-from vision.engines import ModelFiles, open_engine
 from vision.errors import VisionError
-from vision.export import export_onnx
-from vision.networks.parts import FREEZE_PATTERN, build_frozen, build_trained, frozen_spec
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from vision.train import FitOptions, Samples, fit, predict_logits
-from vision.weights import Arrays, get_weights, set_weights
+from vision.networks.weights import Arrays, get_weights, set_weights
+from vision.serving.engines import ModelFiles, open_engine
+from vision.serving.export import export_onnx
+from vision.training.fit import FitOptions, Samples, fit, predict_logits
+from vision.training.parts import FREEZE_PATTERN, build_frozen, build_trained, frozen_spec
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 

@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import vision.engines
+import vision.serving.engines
 from configs.settings import Settings
 from jobs.messages import ModelPin
 from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
 from model_store.store import ModelStore, ModelVersion
 from tests.unit.seeded import seeded_network
-from vision.dataset import LabelledImage
-from vision.decode import ImageLimits
-from vision.engines import Engine, open_engine, precisions
-from vision.export import export_onnx
+from vision.images.decode import ImageLimits
+from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
-from worker.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
-from worker.publishing import compared_engines, publish_network
+from vision.serving.engines import Engine, open_engine, precisions
+from vision.serving.export import export_onnx
+from vision.training.dataset import LabelledImage
+from worker.models.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
+from worker.models.publish import compared_engines, publish_network
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -121,8 +121,8 @@ def test_what_was_not_proven_is_not_taken_by_auto_and_the_log_says_how_to_take_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # As on a CPU with bf16, so that the test holds on any; what it really computes in comes below.
-    monkeypatch.setattr(vision.engines, "precisions", lambda engine, files, device: ("bf16", "f32"))
-    files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+    monkeypatch.setattr(vision.serving.engines, "precisions", lambda engine, files, device: ("bf16", "f32"))
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
 
     with caplog.at_level(logging.INFO, "sortline.engine"):
         for verdicts in ({}, {"openvino/bf16": False}, {"onnxruntime/bf16": True}):
@@ -151,7 +151,7 @@ def test_auto_takes_the_fastest_proven_precision_and_a_setting_is_obeyed(
     tmp_path: Path, precision: str, verdicts: dict[str, bool] | None, taken: str
 ) -> None:
     fastest = precisions("openvino")[0]
-    files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
 
     asked = precision.replace("fastest", fastest)
     engine = open_engine(files, engine="openvino", device="cpu", precision=asked, judged=verdicts)
@@ -163,7 +163,7 @@ def test_auto_takes_the_fastest_proven_precision_and_a_setting_is_obeyed(
 def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path: Path) -> None:
     images = write_images(tmp_path, 9)
     images[3].path.write_bytes(b"\x89PNG broken")
-    files = vision.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
 
     with compared_engines(files, f16=False) as engines:
         proofs = judge_precisions(engines, images, PREPROCESSING, ImageLimits())

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from vision.errors import ImageError, VisionError
-from vision.preprocess import Fit, ImageLimits, Preprocessing, decode_image, load_image, read_file
+from vision.images.preprocess import Fit, ImageLimits, Preprocessing, decode_image, load_image, read_file
 
 SMALL = Preprocessing(height_px=32, width_px=32)
 RED = (255, 0, 0)
@@ -250,7 +250,7 @@ def test_odd_exif_neither_warns_nor_changes_the_picture_even_where_warnings_are_
     script = """
 import io, numpy as np
 from PIL import Image
-from vision.preprocess import decode_image
+from vision.images.preprocess import decode_image
 odd = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0\\xff\\0\\x12"
 for mode in ("RGB", "CMYK"):
     out = io.BytesIO()

@@ -14,10 +14,10 @@ from mindspore.common.initializer import Normal
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.feature_cache import StoredRows
 from vision.networks.heads import Head, build_dense, set_radial_head
 from vision.networks.spec import NetworkSpec
-from vision.prototypes import ROWS, Prototypes, choose_prototypes
+from vision.training.feature_cache import StoredRows
+from vision.training.prototypes import ROWS, Prototypes, choose_prototypes
 
 ROOT = Path(__file__).resolve().parents[2]
 Features = NDArray[np.float32]
@@ -160,7 +160,7 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
 import resource, signal
 import numpy as np
 from pathlib import Path
-from vision.prototypes import choose_prototypes
+from vision.training.prototypes import choose_prototypes
 features = np.random.default_rng(0).random((3000, 8), np.float32)
 found = choose_prototypes(features, 20, 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import vision.engines.openvino
-import worker.precision
+import vision.serving.engines.openvino
+import worker.models.precision
 from configs.settings import Settings
 from jobs.messages import ModelPin
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
-from vision.dataset import LabelledImage
-from vision.engines import ModelFiles, open_engine, precisions
-from vision.engines.openvino import import_openvino
 from vision.errors import EngineError
-from vision.export import export_onnx
+from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
-from vision.quantise import FLOAT_FIRST, FLOAT_LAST, kept_in_float, quantise
+from vision.serving.engines import ModelFiles, open_engine, precisions
+from vision.serving.engines.openvino import import_openvino
+from vision.serving.export import export_onnx
+from vision.serving.quantise import FLOAT_FIRST, FLOAT_LAST, kept_in_float, quantise
+from vision.training.dataset import LabelledImage
 from worker.errors import JobRefused
-from worker.publishing import publish_network
+from worker.models.publish import publish_network
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -41,7 +41,7 @@ SPEC = NetworkSpec(name="mobilenet_v2", classes=5, height_px=48, width_px=64, ta
 @pytest.fixture(autouse=True)
 def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have 8-bit graphs made and run on every CPU: without VNNI they only answer a little less like f32."""
-    monkeypatch.setattr(vision.engines.openvino, "has_vnni", lambda: True)
+    monkeypatch.setattr(vision.serving.engines.openvino, "has_vnni", lambda: True)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_an_8_bit_graph_answers_nearly_as_f32(files: ModelFiles) -> None:
 def test_an_8_bit_graph_is_published_and_served_only_if_it_passed(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float
 ) -> None:
-    monkeypatch.setattr(worker.precision, "LEAST_EQUAL", least)
-    monkeypatch.setattr(worker.precision, "MOST_LOST", 1.0)
+    monkeypatch.setattr(worker.models.precision, "LEAST_EQUAL", least)
+    monkeypatch.setattr(worker.models.precision, "MOST_LOST", 1.0)
     images = []
     for number, pixels in enumerate(pictures(6)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
@@ -171,7 +171,7 @@ def test_int8_comes_first_where_there_is_a_graph(tmp_path: Path) -> None:
 def test_int8_is_refused_where_the_cpu_lacks_vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spec = NetworkSpec(name="lenet5", classes=4, height_px=48, width_px=64)
     with_graph = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), weights=None, spec=spec, int8=(b"", b""))
-    monkeypatch.setattr(vision.engines.openvino, "has_vnni", lambda: False)
+    monkeypatch.setattr(vision.serving.engines.openvino, "has_vnni", lambda: False)
 
     assert precisions("openvino", with_graph) == precisions("openvino")
     with pytest.raises(EngineError, match="no VNNI, which int8 needs; use precision auto"):

@@ -14,21 +14,21 @@ from urllib.parse import quote
 
 import pytest
 
-import jobs.remote_http
+import storage.http
+from base.errors import UnavailableError
+from base.paths import path_to_text
 from configs.settings import Settings
-from jobs.errors import UnavailableError
-from jobs.paths import path_to_text
-from jobs.remote import Folder, RemoteError, Trouble, open_folder, patiently
 from producer.errors import UsageError
-from producer.images import of_lines, open_source
-from producer.remote_images import rooted
+from producer.sources.images import of_lines, open_source
+from producer.sources.remote_images import rooted
+from storage.protocol import Folder, RemoteError, Trouble, open_folder, patiently
 from tests.canaries import secret
 from tests.conftest import free_port, wait_until
 from tests.unit.test_label_chunk import BLUE, GREEN, RED, Opener, chunk_of, first_labels, opened, write_image
 from tests.web import Handler, Web, endless, promising, reset, serving, silent, status
-from vision.decode import ImageLimits
-from worker.label import label_chunk
-from worker.remote import remote_images
+from vision.images.decode import ImageLimits
+from worker.label.chunk import label_chunk
+from worker.label.remote import remote_images
 
 __all__ = ["opened"]  # a fixture
 
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def web(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setattr("jobs.remote.WAITS_S", (0.01, 0.02, 0.04, 0.08))
+    monkeypatch.setattr("storage.protocol.WAITS_S", (0.01, 0.02, 0.04, 0.08))
     with serving(folder) as web:
         yield web
     gc.collect()  # what a test leaves open is found in that test
@@ -157,7 +157,7 @@ def test_what_another_try_would_not_change_is_asked_for_once(
 
 
 def test_a_silent_server_costs_its_limit_and_no_more(web: Web, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.remote_http, "SILENCE_LIMIT_S", 0.1)
+    monkeypatch.setattr(storage.http, "SILENCE_LIMIT_S", 0.1)
     web.faults["/1.png"] = [silent, None]
     web.faults["/2.png"] = [silent]
 
@@ -165,7 +165,7 @@ def test_a_silent_server_costs_its_limit_and_no_more(web: Web, opened: Opener, m
 
 
 def test_a_drip_costs_its_limit_and_no_more(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.remote_http, "TRY_LIMIT_S", 0.2)
+    monkeypatch.setattr(storage.http, "TRY_LIMIT_S", 0.2)
     web.faults["/1.png"] = [endless]
 
     with pytest.raises(Trouble, match="was not read within"):
@@ -195,7 +195,7 @@ def test_a_promise_is_refused_before_a_byte_is_read(web: Web) -> None:
 def test_an_image_too_large_to_wait_in_memory_is_read_when_its_turn_comes(
     web: Web, opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.remote.AHEAD_BYTES", 50)
+    monkeypatch.setattr("worker.label.remote.AHEAD_BYTES", 50)
 
     assert label(opened, open_folder(web.url), "0.png", "1.png", "2.png") == [0, 1, 2]
     assert web.asked["/1.png"] == 2
@@ -303,7 +303,7 @@ def test_waits_between_tries_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(Trouble):
         patiently(fail, waits.append)
     assert [0.1 <= waits[0] <= 0.15, 0.4 <= waits[1] <= 0.6, len(waits)] == [True, True, 4]
-    monkeypatch.setattr("jobs.remote.GIVE_UP_S", -1)
+    monkeypatch.setattr("storage.protocol.GIVE_UP_S", -1)
     with pytest.raises(Trouble):
         patiently(fail, waits.append)
     assert len(waits) == 4  # a try that took too long is the last
@@ -315,7 +315,7 @@ def suppressing(call: Callable[[], object]) -> None:
 
 
 def test_a_chunk_that_ends_early_leaves_no_thread_behind(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.remote.WAITS_S", (60, 60))
+    monkeypatch.setattr("storage.protocol.WAITS_S", (60, 60))
     web.faults["/0.png"] = [BUSY]
 
     with remote_images(open_folder(web.url), ["0.png", "1.png"], 10**6) as sources:
@@ -382,7 +382,7 @@ def test_workers_of_others_need_a_data_root_that_holds_the_source() -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "urllib3", None)
-    monkeypatch.delitem(__import__("sys").modules, "jobs.remote_http")
+    monkeypatch.delitem(__import__("sys").modules, "storage.http")
 
     with pytest.raises(UsageError, match=r"http:// needs another package: pip install 'sortline\[remote\]'"):
         open_source("http://host/photos")

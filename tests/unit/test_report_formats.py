@@ -142,7 +142,7 @@ def test_the_summary_adds_up(tmp_path: Path) -> None:
 
 def test_seconds_between_two_commands_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
-    monkeypatch.setattr("producer.run_file.time.time", lambda: now)
+    monkeypatch.setattr("producer.run.run_file.time.time", lambda: now)
     with run_of(tmp_path, [f"{n}.jpg" for n in range(4)], []) as run:
         from jobs.messages import ChunkResult
 
@@ -173,7 +173,7 @@ def test_a_run_file_of_an_earlier_version_still_gives_its_reports(tmp_path: Path
         database.execute("UPDATE plan SET json = ?", (json.dumps(plan),))
     database.close()
 
-    from producer.run_file import RunFile
+    from producer.run.run_file import RunFile
 
     run = RunFile(path)
     found = summary(run, tally(run, Layout.of(run.plan)))

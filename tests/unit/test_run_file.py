@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from jobs.messages import ChunkResult, ModelPin, Row
-from producer.frozen_inputs import digest_of
-from producer.run_file import Plan, RunFile, RunFileError
+from producer.run.frozen_inputs import digest_of
+from producer.run.run_file import Plan, RunFile, RunFileError
 
 ROOT = Path(__file__).resolve().parents[2]
 OK = Row(top=((1, 0.75), (0, 0.25)), width=640, height=480)
@@ -285,7 +285,7 @@ def test_twenty_thousand_inputs_are_quick(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from producer.run_file import RunFile
+from producer.run.run_file import RunFile
 run = RunFile(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -293,7 +293,7 @@ sys.stdin.read()
 CREATOR = """
 import sys, time
 from pathlib import Path
-from producer.run_file import RunFile
+from producer.run.run_file import RunFile
 from tests.unit.test_run_file import plan
 def paths():
     for number in range(5000):  # enough that SQLite has written some of them to disk

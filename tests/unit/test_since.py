@@ -15,11 +15,11 @@ from jobs.messages import ChunkResult, Row
 from model_store.manifest import ClassEntry, ManifestDraft
 from model_store.store import ModelStore, ModelVersion
 from producer.errors import UsageError
-from producer.images import open_source
 from producer.reports.request import request_of
-from producer.run_file import RunFile
-from producer.runs import OpenedRun, open_run, run_path
-from producer.since import FileState, state_of
+from producer.run.run_file import RunFile
+from producer.run.runs import OpenedRun, open_run, run_path
+from producer.sources.images import open_source
+from producer.sources.since import FileState, state_of
 
 OK = Row(top=((0, 0.75), (1, 0.25)), width=8, height=8)
 BAD = Row(error="truncated", detail="the file ends early")

@@ -15,7 +15,7 @@ from producer.errors import UsageError
 from producer.reports import sorting
 from producer.reports.layout import Layout
 from producer.reports.sorting import By, folder_names, free_name, sort_images, undo, undo_file
-from producer.run_file import RunFile
+from producer.run.run_file import RunFile
 from tests.unit.reported import ok, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +139,7 @@ import os, sys
 from pathlib import Path
 from producer.reports import sorting
 from producer.reports.layout import Layout
-from producer.run_file import RunFile
+from producer.run.run_file import RunFile
 steps = int(sys.argv[4])
 def counted(name):
     original = getattr(os, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from configs.settings import Settings, load_settings
-from producer.stack import LocalStack
+from producer.local.stack import LocalStack
 
 
 def test_processes_of_a_stack_have_the_settings_of_its_owner_whatever_they_came_from(

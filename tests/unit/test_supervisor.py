@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from producer.supervisor import StackError, Supervisor
+from producer.local.supervisor import StackError, Supervisor
 from tests.conftest import wait_until
 
 NOTHING: dict[str, str] = {}
@@ -101,7 +101,7 @@ def test_a_failure_at_the_start_ends_one_command_and_not_a_lasting_stack(tmp_pat
 
 
 def test_a_process_that_never_lives_long_ends_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.supervisor.QUICK_DEATHS", 2)
+    monkeypatch.setattr("producer.local.supervisor.QUICK_DEATHS", 2)
     single = Bench(tmp_path, for_good=False)
     single.start("os.kill(os.getpid(), signal.SIGSEGV)")
 
@@ -112,7 +112,7 @@ def test_a_process_that_never_lives_long_ends_one_command(tmp_path: Path, monkey
 
 
 def test_one_that_lived_waits_no_longer_than_at_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.supervisor.LIVED_S", 0.0)
+    monkeypatch.setattr("producer.local.supervisor.LIVED_S", 0.0)
     bench.start("os.kill(os.getpid(), signal.SIGKILL)")
 
     bench.look_until(4)

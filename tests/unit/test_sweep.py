@@ -15,8 +15,8 @@ from jobs.board import JobState
 from jobs.messages import JobEvent
 from producer.__main__ import run
 from producer.errors import USAGE, UsageError
-from producer.reports.sweep import SweepView, table_of, write_sweep_csv
-from producer.sweep import Axis, Range, Trial, parse_axes, plan_trials, ranked, refuse_other_splits
+from producer.terminal.sweep import SweepView, table_of, write_sweep_csv
+from producer.training.sweep import Axis, Range, Trial, parse_axes, plan_trials, ranked, refuse_other_splits
 
 RECIPE = TrainingSettings()
 

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from jobs.board import JobState
 from jobs.messages import ChunkResult
-from producer.job_list import aligned, job_lines
-from producer.progress import MOST_WORKERS, worker_rates, workers_table
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
-from producer.reports.terminal import accuracy, class_bars, printable, report_line
 from producer.reports.truth import Evaluation
+from producer.terminal.job_list import aligned, job_lines
+from producer.terminal.progress import MOST_WORKERS, worker_rates, workers_table
+from producer.terminal.report import accuracy, class_bars, printable, report_line
 from tests.unit.reported import ok, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,14 +110,14 @@ LIVE = """
 import sys, time
 from collections import Counter
 from pathlib import Path
-from producer.gather import Progress
-from producer.progress import RunView
+from producer.run.gather import Progress
+from producer.terminal.progress import RunView
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
 
 class Run:
     def chunks(self, since):
-        from producer.run_file import StoredChunk
+        from producer.run.run_file import StoredChunk
         return [StoredChunk(100, f"label-1@host{n}", "openvino/cpu/bf16", {}, 0.0) for n in (1, 2)]
 
 with RunView(quiet=False) as view:

@@ -8,26 +8,26 @@ import cv2
 import numpy as np
 import pytest
 
-import worker.training
+import worker.train.job
 from configs.settings import Settings, TrainingSettings
 from jobs.messages import ModelPin, TrainModel
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore, ModelVersion
 from tests.unit.seeded import seeded_network
 from vision.errors import WeightsError
+from vision.images.preprocess import Preprocessing
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
 from worker.errors import JobRefused
-from worker.importing import import_file
-from worker.publishing import publish_network
+from worker.models.importing import import_file
+from worker.models.publish import publish_network
 from worker.runtime import Runtime
-from worker.training import SAID_EVERY_S, _Pace, train_model
+from worker.train.job import SAID_EVERY_S, _Pace, train_model
 
 
 def test_an_8_bit_graph_that_this_worker_can_not_make_is_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.training, "can_quantise", lambda: False)
+    monkeypatch.setattr(worker.train.job, "can_quantise", lambda: False)
     job = TrainModel(job="train-x", dataset="photos", name="x", recipe={})
     runtime = Runtime(Settings(home=tmp_path / "home", data_root=tmp_path))
 
@@ -58,7 +58,7 @@ def test_a_short_training_says_nothing_beforehand() -> None:
 def test_a_long_epoch_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     now = 100.0
-    monkeypatch.setattr("worker.training.time.monotonic", lambda: now)
+    monkeypatch.setattr("worker.train.job.time.monotonic", lambda: now)
     pace = _Pace(said.append, "fold 2/5, ")
     for step in range(1, 9):
         now += SAID_EVERY_S / 2

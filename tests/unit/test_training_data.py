@@ -16,16 +16,16 @@ from configs.settings import Settings, TrainingSettings
 from jobs.messages import ModelPin
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
-from vision.dataset import Dataset, file_digests, read_dataset
-from vision.engines import ModelFiles, open_engine
-from vision.networks.parts import frozen_spec
+from vision.images.preprocess import Preprocessing
 from vision.networks.spec import NetworkSpec
-from vision.preprocess import Preprocessing
-from vision.weights import backbone_only, get_weights, set_weights
+from vision.networks.weights import backbone_only, get_weights, set_weights
+from vision.serving.engines import ModelFiles, open_engine
+from vision.training.dataset import Dataset, file_digests, read_dataset
+from vision.training.parts import frozen_spec
 from worker.errors import JobRefused
-from worker.publishing import publish_network
+from worker.models.publish import publish_network
 from worker.runtime import Runtime
-from worker.training_data import TrainingData
+from worker.train.data import TrainingData
 
 
 def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -106,6 +106,6 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
 
     exported = features(replace(plain, classes=3), None)
     tapped = features(replace(plain, classes=3, taps=(15,)), pin)
-    monkeypatch.setattr("worker.training_data.export_onnx", None)
+    monkeypatch.setattr("worker.train.data.export_onnx", None)
     assert_array_equal(features(replace(plain, classes=3), pin), exported)
     assert tapped.shape[1] > exported.shape[1]

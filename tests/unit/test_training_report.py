@@ -20,15 +20,16 @@ import pytest
 
 from model_store.manifest import SUFFIXES
 from producer.reports import csv as producer_csv
-from vision.calibration import expected_calibration_error
-from vision.dataset import ClassInfo, LabelledImage
-from vision.decode import ImageLimits
-from worker import training_plots, training_report
-from worker.drawing import PLOTS
-from worker.training_report import TrainingReport, plotted, report_files, safe_cell
+from vision.images.decode import ImageLimits
+from vision.training.calibration import expected_calibration_error
+from vision.training.dataset import ClassInfo, LabelledImage
+from worker.train import plots as training_plots
+from worker.train import report as training_report
+from worker.train.drawing import PLOTS
+from worker.train.report import TrainingReport, plotted, report_files, safe_cell
 
 if TYPE_CHECKING:
-    from vision.train import Epoch
+    from vision.training.fit import Epoch
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIL = '<script>alert("1")</script>\'&amp;'
@@ -37,7 +38,7 @@ FORMULA = "=HYPERLINK(1)"
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFigures:
-    """vision.train.Epoch without MindSpore, which would take seconds to import."""
+    """vision.training.fit.Epoch without MindSpore, which would take seconds to import."""
 
     epoch: int
     train_loss: float = 1.25
@@ -445,9 +446,7 @@ def test_logits_that_are_not_one_row_an_image_are_refused(waste: TrainingReport)
 
 
 def test_the_plots_load_neither_mindspore_nor_pyplot() -> None:
-    code = (
-        "import sys, worker.training_plots; print([m for m in ('mindspore', 'matplotlib.pyplot') if m in sys.modules])"
-    )
+    code = "import sys, worker.train.plots; print([m for m in ('mindspore', 'matplotlib.pyplot') if m in sys.modules])"
 
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60

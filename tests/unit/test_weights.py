@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from tests.unit.seeded import seeded_network
 from vision.errors import WeightsError
-from vision.export import export_checkpoint
-from vision.foreign_spec import spec_metadata
+from vision.networks.foreign_spec import spec_metadata
 from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
-from vision.weight_names import plain_name
-from vision.weights import (
+from vision.networks.weight_names import plain_name
+from vision.networks.weights import (
     Arrays,
     backbone_only,
     get_weights,
@@ -26,6 +25,7 @@ from vision.weights import (
     set_weights,
     write_safetensors,
 )
+from vision.serving.export import export_checkpoint
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 

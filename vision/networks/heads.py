@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal
 
 from vision.networks.spec import NetworkSpec
-from vision.prototypes import Prototypes
+from vision.training.prototypes import Prototypes
 
 
 class Head(nn.Cell):
@@ -35,7 +35,7 @@ class RadialUnits(nn.Cell):
     """Features (N, F) -> likeness to each prototype (N, P): exp(-width |features - prototype|^2).
 
     With a dense layer on it a radial-basis-function network (Broomhead & Lowe 1988). Prototypes and width are set once,
-    from training images (`vision.prototypes`), and not trained.
+    from training images (`vision.training.prototypes`), and not trained.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:

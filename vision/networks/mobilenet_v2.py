@@ -1,7 +1,7 @@
 """MobileNetV2, width 1.0: Sandler et al. 2018 (arXiv:1801.04381), table 2.
 
 Cells are nested so that parameter names are torchvision's apart from batch norm's (gamma, beta, moving_mean,
-moving_variance), which keeps the translation in ``vision.weights`` to one line a layer.
+moving_variance), which keeps the translation in ``vision.networks.weights`` to one line a layer.
 """
 
 from __future__ import annotations

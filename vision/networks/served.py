@@ -19,7 +19,7 @@ def build_network(spec: NetworkSpec) -> nn.Cell:
     Initial weights follow ``mindspore.set_seed``, which is the caller's to set.
 
     Raises:
-        VisionError: the spec is of a part; only `vision.networks.parts.build_frozen` makes one, from a whole network.
+        VisionError: the spec is of a part; only `vision.training.parts.build_frozen` makes one, from a whole network.
     """
     if spec.cut:
         raise VisionError(f"a network that ends before layer {spec.cut} can't be built alone; cut a whole one")

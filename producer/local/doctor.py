@@ -1,0 +1,150 @@
+"""What ``sortline doctor`` looks at. Each finding says what is so and, when it is not well, what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import redis
+
+from base.errors import UnavailableError
+from configs.settings import Settings
+from jobs.broker import check, connect, mask
+from jobs.errors import BrokerError
+from model_store.errors import StoreError
+from model_store.store import ModelStore
+from producer.errors import ProducerError
+from producer.local.session import open_session
+from producer.local.stack import find_redis_server, is_answering, shared_stack_socket
+from storage.protocol import ExtraMissing, open_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's report."""
+
+    mark: Literal["ok", "warn", "bad"]
+    text: str
+    is_broker: bool = False
+
+
+def check_all(settings: Settings) -> Iterator[Finding]:
+    """Yield findings: broker, workers, engines and devices, data root, store."""
+    yield from _check_broker(settings)
+    yield from _check_engines()
+    if isinstance(settings.data_root, str):
+        yield _check_url(settings.data_root)
+    elif settings.data_root is not None:
+        there = settings.data_root.is_dir() and os.access(settings.data_root, os.R_OK | os.X_OK)
+        yield Finding(
+            "ok" if there else "bad",
+            f"data root {settings.data_root}" + ("" if there else " can't be read: is it mounted?"),
+        )
+    yield from _check_store(settings)
+
+
+def _check_url(root: str) -> Finding:
+    try:
+        open_folder(root).check()
+    except (ExtraMissing, UnavailableError) as error:
+        return Finding("bad", str(error))
+    return Finding("ok", f"data root {root}")
+
+
+def _check_broker(settings: Settings) -> Iterator[Finding]:
+    if settings.broker is None:
+        if is_answering(shared_stack_socket(settings)):
+            yield Finding("ok", "broker: the stack of `sortline up`")
+            yield from _check_workers(settings)
+            return
+        try:
+            yield Finding("ok", f"broker: none configured; a private one would be {find_redis_server()}")
+        except ProducerError as error:
+            yield Finding("bad", str(error), is_broker=True)
+        return
+    try:
+        client = connect(settings)
+        version = check(client, settings)
+    except BrokerError as error:
+        yield Finding("bad", f"broker: {error}", is_broker=True)
+        return
+    except ValueError:  # its words may quote the password
+        yield Finding("bad", f"broker: {mask(settings.broker)} is not a Redis URL", is_broker=True)
+        return
+    yield Finding("ok", f"broker {mask(settings.broker)}: Redis {version}")
+    yield from _check_policies(client)
+    client.close()
+    yield from _check_workers(settings)
+
+
+def _check_policies(client: redis.Redis) -> Iterator[Finding]:
+    try:
+        # Not CONFIG GET, which shows passwords and which managed servers and our own ACL forbid.
+        policy = client.info("memory")["maxmemory_policy"]
+        saves = client.info("persistence")["aof_enabled"]
+    except (redis.RedisError, KeyError) as error:
+        yield Finding(
+            "warn", f"eviction policy and persistence can't be read ({error}); want noeviction and appendonly yes"
+        )
+        return
+    if policy == "noeviction":
+        yield Finding("ok", "eviction policy noeviction")
+    else:
+        yield Finding(
+            "bad",
+            f"eviction policy {policy}: Redis would drop queued work unseen; set maxmemory-policy noeviction",
+            is_broker=True,
+        )
+    if saves:
+        yield Finding("ok", "persistence: appendonly")
+    else:
+        yield Finding(
+            "warn", "persistence off: after a Redis restart producers send their chunks again; set appendonly yes"
+        )
+
+
+def _check_workers(settings: Settings) -> Iterator[Finding]:
+    with open_session(settings, start=False) as session:
+        for kind in ("label", "train"):
+            names = session.workers(kind)
+            command = f"start one: sortline worker --queues {kind}"
+            yield Finding(
+                "ok" if names else "warn", f"{kind} workers: {', '.join(names) or 'none answers; ' + command}"
+            )
+
+
+def _check_engines() -> Iterator[Finding]:
+    # In a process of its own: the producer imports no engine, and a broken driver must not end the doctor.
+    found = subprocess.run(
+        [sys.executable, "-m", "worker.devices"], capture_output=True, text=True, timeout=60, check=False, cwd="/"
+    )
+    try:
+        for engine, answer in json.loads(found.stdout).items():
+            yield Finding("ok" if answer["usable"] else "warn", f"engine {engine}: {answer['text']}")
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        last = (found.stderr.strip().splitlines() or ["no output"])[-1]
+        yield Finding("bad", f"engines can't be looked at: {last}")
+
+
+def _check_store(settings: Settings) -> Iterator[Finding]:
+    root = settings.store_root
+    if not root.exists():
+        yield Finding(
+            "warn", f"model store {root} does not exist yet: sortline train or sortline models import makes it"
+        )
+        return
+    try:
+        store = ModelStore(root)
+        names = store.names()
+        for name in names:
+            for number in store.versions(name):
+                store.resolve(f"{name}:{number}")
+    except (StoreError, OSError) as error:
+        yield Finding("bad", f"model store {root}: {error}")
+        return
+    yield Finding("ok", f"model store {root}: {', '.join(names) or 'empty'}")

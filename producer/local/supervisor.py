@@ -1,0 +1,167 @@
+"""Processes that are kept alive: one that ends is started again, waiting longer each time.
+
+A crash that comes at every start must not become a busy loop, and one an hour must not add up to a long wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from base.process import STUCK, how_it_ended
+from producer.errors import USAGE, ProducerError
+
+LONGEST_WAIT_S = 30.0
+LIVED_S = 30.0  # one that lived longer waits no longer than at its first death
+QUICK_DEATHS = 10  # in a row, after which a stack that serves one command gives up
+
+
+class StackError(ProducerError):
+    """A process of the private stack can't be started, or has ended for good."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes]
+    started: float = 0.0  # monotonic seconds
+    quick_deaths: int = 0
+    again_at: float | None = None  # while it is dead
+
+
+class Supervisor:
+    """Starts processes, and starts them again at each ``look`` after they ended.
+
+    Args:
+        folder: where they run; ``python -m`` looks there first, so it holds no code.
+        say: takes a line for a person: what ended, how, and what is done about it.
+        for_good: whether the processes serve more than this command. If not, one that reports a failure at its start
+            ends the command, which says so at once.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None], *, for_good: bool) -> None:
+        self._folder = folder
+        self._say = say
+        self._for_good = for_good
+        self._kept: dict[str, _Kept] = {}
+
+    def start(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        """Start a process whose output goes to ``log``, and that dies with this one."""
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        process = self._spawn(command, environment, log)
+        self._kept[name] = _Kept(name, command, environment, log, process, started=time.monotonic())
+
+    def look(self) -> None:
+        """Start again what has ended; StackError, with the last lines of its log, when that would not help."""
+        now = time.monotonic()
+        for kept in self._kept.values():
+            if kept.again_at is not None:
+                if now >= kept.again_at:
+                    kept.process = self._spawn(kept.command, kept.environment, kept.log)
+                    kept.started, kept.again_at = now, None
+            elif (code := kept.process.poll()) is not None:
+                quick = now - kept.started < LIVED_S
+                kept.quick_deaths = kept.quick_deaths + 1 if quick else 1
+                if self._is_hopeless(code, kept.quick_deaths, quick=quick):
+                    raise _ended(kept, code)
+                wait_s = 0.0 if code == 0 else min(2.0 ** (kept.quick_deaths - 1), LONGEST_WAIT_S)
+                when = f"in {wait_s:.0f} s" if wait_s else "now"
+                self._say(f"the {kept.name} ended with {how_it_ended(code)}; it starts again {when} (log: {kept.log})")
+                kept.again_at = now + wait_s
+
+    def demand(self, name: str) -> None:
+        """Raise StackError when process ``name`` has ended, however it did."""
+        kept = self._kept[name]
+        if (code := kept.process.poll()) is not None:
+            raise _ended(kept, code)
+
+    def stop(self, names: Callable[[str], bool], limit_s: float) -> None:
+        """Stop the processes whose name is meant: SIGTERM first, after ``limit_s`` SIGKILL."""
+        stopping = [kept for kept in self._kept.values() if names(kept.name)]
+        for kept in stopping:
+            with contextlib.suppress(ProcessLookupError):
+                kept.process.terminate()
+        deadline = time.monotonic() + limit_s
+        for kept in stopping:
+            try:
+                kept.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                kept.process.kill()
+                kept.process.wait()
+
+    def kill(self) -> None:
+        """End all processes and whatever they started, at once; none is left when this returns."""
+        running = [kept.process for kept in self._kept.values() if kept.process.poll() is None]
+        # A killed worker reaps no child of its own, and the first process of a container may reap none either.
+        with _adopted_orphans():
+            for process in running:
+                os.killpg(process.pid, signal.SIGKILL)
+            for process in running:
+                process.wait()
+        for process in running:
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.waitpid(-process.pid, 0)
+
+    def _is_hopeless(self, code: int, quick_deaths: int, *, quick: bool) -> bool:
+        if code == USAGE or self._for_good:
+            return code == USAGE
+        return quick_deaths > QUICK_DEATHS or (quick and code > 0 and code != STUCK)
+
+    def _spawn(self, command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                env={**os.environ, **environment},
+                # Ctrl-C goes to the owner alone, which stops the rest in order; each is a group with its children.
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+
+def _ended(kept: _Kept, code: int) -> StackError:
+    return StackError(
+        f"the {kept.name} ended with {how_it_ended(code)}. Its last words ({kept.log}):\n{_tail(kept.log)}"
+    )
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    with log.open(encoding="utf-8", errors="replace") as file:
+        return "".join(f"  | {line}" for line in deque(file, maxlen=lines)).rstrip()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this child when its parent dies, kill -9 included. Elsewhere the owner's exit must do."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _adopted_orphans() -> Iterator[None]:
+    """Have Linux make this process the parent of what its children leave behind. Elsewhere that is the system's."""
+    if sys.platform == "linux":
+        pr_set_child_subreaper = 36
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
+        try:
+            yield
+        finally:
+            ctypes.CDLL(None).prctl(pr_set_child_subreaper, 0)
+    else:
+        yield

@@ -1,0 +1,97 @@
+"""The inputs of a run: counted, hashed, and frozen into a new run file before anything is sent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from base.paths import path_to_text
+from producer.sources import copies
+from producer.sources.since import Input, Look
+
+if TYPE_CHECKING:
+    from producer.run.run_file import Plan
+
+SCHEMA = """
+CREATE TABLE plan (json TEXT NOT NULL);
+CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL);
+CREATE TABLE rows (
+    idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
+);
+CREATE TABLE sent (first INTEGER PRIMARY KEY, images INTEGER NOT NULL);
+"""
+# What a later run compares: the state of each input that could be looked at, and the files that this run left out as
+# unchanged, by absolute path. Made where it lacks, too.
+SINCE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS files (idx INTEGER PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS unchanged (
+    path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+INPUTS_A_BATCH = 1000
+
+
+def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], look: Look | None) -> None:
+    """Write a new run file to ``path`` with the inputs in it, and ``plan`` with their number and digest.
+
+    Args:
+        look: how the files' states are learned; without it none are known, and a later run labels all again.
+
+    Raises:
+        sqlite3.Error: the file can't be written.
+    """
+    with closing(sqlite3.connect(path, isolation_level=None)) as database, database:
+        database.executescript(SCHEMA + SINCE_SCHEMA + copies.SCHEMA)
+        database.execute("BEGIN")
+        earlier = look.earlier if look is not None else None
+        counted = _Counted(look.inputs(paths) if look is not None else _plain(paths), earlier is not None)
+        numbered = enumerate(counted)
+        while batch := list(islice(numbered, INPUTS_A_BATCH)):
+            database.executemany("INSERT INTO inputs VALUES (?, ?)", ((at, found.text) for at, found in batch))
+            states = ((at, *found.state) for at, found in batch if found.state is not None)
+            database.executemany("INSERT INTO files VALUES (?, ?, ?)", states)
+        if earlier is not None:
+            database.executemany("INSERT INTO unchanged VALUES (?, ?, ?)", earlier.unchanged())
+        if plan.duplicates:
+            copies.order_copies(database, plan.base)
+        filled = replace(plan, total=counted.total, inputs_digest=counted.digest())
+        database.execute("INSERT INTO plan VALUES (?)", (filled.to_json(),))
+
+
+def digest_of(paths: Iterable[str] | Iterable[Input], *, with_states: bool = False) -> tuple[int, str]:
+    """Return how many inputs there are, and the digest that a run file of them would have."""
+    counted = _Counted(_plain(paths), with_states)
+    for _ in counted:
+        pass
+    return counted.total, counted.digest()
+
+
+def _plain(paths: Iterable[str] | Iterable[Input]) -> Iterator[Input]:
+    for path in paths:
+        yield path if isinstance(path, Input) else Input(path_to_text(path))
+
+
+class _Counted:
+    """Inputs, counted and hashed while they pass; with their states when those made the list what it is."""
+
+    def __init__(self, inputs: Iterable[Input], with_states: bool) -> None:
+        self._inputs = inputs
+        self._with_states = with_states
+        self._hash = sha256()
+        self.total = 0
+
+    def __iter__(self) -> Iterator[Input]:
+        for found in self._inputs:
+            self.total += 1
+            state = [str(value) for value in found.state or ()] if self._with_states else []
+            self._hash.update("\t".join([found.text, *state]).encode() + b"\n")
+            yield found
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()

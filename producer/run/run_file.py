@@ -1,0 +1,348 @@
+"""The run file: what a run was asked, and every row it has got. Resume and reports read nothing else.
+
+One SQLite file a run. Inputs are frozen when it is made (``frozen_inputs.py``). Rows are keyed by the index of
+their input, and the first writer wins: a chunk that two workers answered still gives one row an image. It may lose the
+newest rows when power fails (never its form); those images are then simply labelled again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from base.fault import fault
+from base.paths import path_to_text
+from jobs.messages import ChunkResult, ModelPin
+from producer.errors import ProducerError
+from producer.run.frozen_inputs import SINCE_SCHEMA, freeze_inputs
+from producer.run.stored_rows import StoredRow, insert_rows, stored_rows
+from producer.sources import copies
+from producer.sources.since import Look
+
+# What reports tell beside the rows. Made where it lacks, so that run files of earlier versions still open.
+REPORT_SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunks (
+    first INTEGER PRIMARY KEY, images INTEGER NOT NULL, worker TEXT NOT NULL, engine TEXT NOT NULL,
+    seconds TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS work (started REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
+"""
+LAST_MOMENT = 253_402_300_800.0  # the year 10,000, which has no date
+
+
+class RunFileError(ProducerError):
+    """The run file can't be read, or another producer holds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run was asked; never changes once the run file exists."""
+
+    run: str
+    source: str  # as people know it
+    base: str  # absolute folder that relative input paths start from
+    data_root: str
+    walked: bool  # inputs were found in a folder; else they stand as somebody wrote them
+    model: ModelPin
+    labels: list[str]
+    groups: list[str | None]
+    top_k: int
+    chunk_images: int  # of each chunk; 0: as `producer/run/chunk_size.py` reckons
+    total: int = 0
+    inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
+    duplicates: bool = False  # byte-identical images are labelled once, and reports have the column duplicate_of
+    folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps({**asdict(self), "model": self.model.model_dump()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return the plan in ``text``; ValueError or TypeError when it is none."""
+        values: dict[str, Any] = json.loads(text)
+        cls(**values)  # refuses fields of another version, which pydantic would pass over
+        plan: Plan = TypeAdapter(cls).validate_python(values)
+        if plan.total < 0 or plan.top_k < 1 or len(plan.groups) < len(plan.labels):
+            raise ValueError("a plan of impossible numbers")
+        return plan
+
+
+class StoredChunk(NamedTuple):
+    """Who answered one chunk: how many new rows, with what engine ("name/device/precision"), when, seconds by stage."""
+
+    images: int
+    worker: str
+    engine: str
+    seconds: dict[str, float]
+    at: float
+
+
+class RunFile:
+    """An open run file, held against other producers until closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and lock the run file at ``path``; RunFileError when it's not one or is held."""
+        self.path = path
+        self._lock = _lock(path)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(REPORT_SCHEMA + SINCE_SCHEMA + copies.SCHEMA)
+            self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
+            self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
+        except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
+            self._lock.close()
+            raise RunFileError(f"{path} is not a run file ({error}); delete it to start anew") from error
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, paths: Iterable[str], look: Look | None = None) -> RunFile:
+        """Freeze the inputs of a new run, and open it. An existing run file is replaced.
+
+        The file appears by a rename once all inputs are in it: a crash leaves no half list to resume from.
+
+        Args:
+            look: how the files' states are learned; without it none are known, and a later run labels all again.
+        """
+        with _lock(path), _writing(path):
+            beside = path.with_suffix(".new")
+            _remove(beside)
+            freeze_inputs(beside, plan, paths, look)
+            fault("inputs written")
+            _remove(path)
+            beside.replace(path)
+            fault("inputs frozen")
+        return cls(path)
+
+    @staticmethod
+    def peek(path: Path) -> tuple[Plan, list[str]] | None:
+        """Return plan and ``requests`` of the run file at ``path`` without holding it; None when it is none."""
+        try:
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+                plan = Plan.from_json(database.execute("SELECT json FROM plan").fetchone()[0])
+                return plan, [text for (text,) in database.execute("SELECT request FROM reports ORDER BY rowid")]
+        except (sqlite3.Error, TypeError, ValueError, KeyError):
+            return None
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._db.close()
+        self._lock.close()
+
+    @property
+    def total(self) -> int:
+        """Number of inputs."""
+        return self.plan.total
+
+    def missing_chunks(
+        self, size: Callable[[], int], queued: Iterable[tuple[int, int]] = ()
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Yield (index of the first image, paths) of each stretch of inputs that has no rows, ``size()`` at a time.
+
+        ``queued`` are stretches (index of the first image, images) that are left out.
+        """
+        ends = {first: first + images for first, images in queued}
+        starts = sorted(ends)
+        at = 0
+        while found := self._inputs(
+            "LEFT JOIN rows USING (idx) WHERE inputs.idx >= ? AND rows.idx IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM places WHERE places.idx = inputs.idx AND first IS NOT NULL)"
+            " ORDER BY inputs.idx LIMIT ?",
+            (at, size()),
+        ):
+            first = found[0][0]
+            place = bisect_right(starts, first)
+            if place and first < ends[starts[place - 1]]:
+                at = ends[starts[place - 1]]
+                continue
+            stop = starts[place] if place < len(starts) else self.total
+            paths = [path for offset, (index, path) in enumerate(found) if index == first + offset < stop]
+            at = first + len(paths)
+            yield first, paths
+
+    def paths(self, first: int, count: int) -> list[str]:
+        """Return the paths of ``count`` inputs from index ``first`` on."""
+        found = self._inputs("WHERE idx >= ? AND idx < ? ORDER BY idx", (first, first + count))
+        return [path for _, path in found]
+
+    def _inputs(self, which: str, values: tuple[int, int]) -> list[tuple[int, str]]:
+        with _reading(self.path):
+            found = self._db.execute(f"SELECT inputs.idx, path FROM inputs {which}", values).fetchall()  # noqa: S608
+            if any(not isinstance(index, int) or not values[0] <= index < self.total for index, _ in found):
+                raise ValueError(f"it has inputs that are not in order, or more than {self.total}")
+            return [(index, _text(path)) for index, path in found]
+
+    def record(self, result: ChunkResult) -> int:
+        """Journal the rows of a chunk; return how many of them are new. Durable against a crash of this process."""
+        if result.first + len(result.rows) > self.total:
+            raise RunFileError(f"worker {result.worker} sent rows past the end of run {self.plan.run}")
+        labels, top_k = len(self.plan.labels), self.plan.top_k
+        if any(len(row.top) > top_k or any(index >= labels for index, _ in row.top) for row in result.rows):
+            raise RunFileError(
+                f"worker {result.worker} sent labels that {self.plan.model} does not have; is it up to date?"
+            )
+        with _writing(self.path), self._db:
+            self._db.execute("BEGIN")
+            new, failed = insert_rows(self._db, result.first, result.rows)
+            if new:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
+                    (result.first, new, result.worker, result.engine, json.dumps(result.seconds), time.time()),
+                )
+            self._db.execute("DELETE FROM sent WHERE first = ?", (result.first,))
+            filled = copies.fill_copies(self._db, result.first, len(result.rows)) if self.plan.duplicates else 0
+        self.done += new + filled
+        self.failed += failed
+        return new
+
+    @property
+    def copies(self) -> int:
+        """Number of inputs that get the row of another one."""
+        with _reading(self.path):
+            return int(self._db.execute("SELECT count(first) FROM places").fetchone()[0])
+
+    def note_sent(self, first: int, images: int) -> None:
+        """Remember that a chunk is on the queue, so that a resumed run waits for it instead of sending it again."""
+        with _writing(self.path):
+            self._db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?)", (first, images))
+
+    def sent(self) -> list[tuple[int, int]]:
+        """Return (index of the first image, images) of each chunk that was sent and has no rows yet."""
+        with _reading(self.path):
+            found = self._db.execute("SELECT first, images FROM sent ORDER BY first").fetchall()
+            if any(not isinstance(number, int) for pair in found for number in pair) or any(n < 1 for _, n in found):
+                raise ValueError("it has sent a chunk of no images")
+            return found
+
+    def begin_work(self) -> None:
+        """Note that a command works on this run from now on: its chunks count to the seconds since."""
+        with _writing(self.path):
+            self._db.execute("INSERT INTO work VALUES (?)", (time.time(),))
+
+    def spells(self) -> list[tuple[float, float]]:
+        """Return (start, last chunk) of each command's work on this run, in seconds since 1970; idle ones left out."""
+        with _reading(self.path):
+            found = self._db.execute(
+                "SELECT started, (SELECT max(at) FROM chunks WHERE at >= started AND at < until) FROM"
+                " (SELECT started, lead(started, 1, 1e12) OVER (ORDER BY started) AS until FROM work) ORDER BY started"
+            )
+            return [(_moment(started), _moment(ended)) for started, ended in found if ended is not None]
+
+    def chunks(self, since: float = 0.0) -> Iterator[StoredChunk]:
+        """Yield who answered each chunk whose rows came at ``since`` (seconds since 1970) or later."""
+        with _reading(self.path):
+            found = self._db.execute(
+                "SELECT images, worker, engine, seconds, at FROM chunks WHERE at >= ? ORDER BY first", (since,)
+            )
+            for images, worker, engine, seconds, at in found:
+                stages = {str(stage): float(value) for stage, value in json.loads(seconds).items()}
+                yield StoredChunk(int(images), _text(worker), _text(engine), stages, _moment(at))
+
+    def requests(self) -> list[str]:
+        """Return the reports that were asked for, the newest last, as ``producer/reports/request.py`` wrote them."""
+        with _reading(self.path):
+            return [_text(text) for (text,) in self._db.execute("SELECT request FROM reports ORDER BY rowid")]
+
+    def keep_request(self, main: str, text: str) -> None:
+        """Keep what was asked for in place of what had the same main report."""
+        with _writing(self.path):
+            self._db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (main, text))
+
+    def labelled_files(self) -> Iterator[tuple[str, int, int]]:
+        """Yield absolute path, size and time of the last change of each file that this run knows to have labels.
+
+        Those are its own, as they were when it began, and those that it left out as unchanged.
+        """
+        base = path_to_text(self.plan.base)
+        with _reading(self.path):
+            for path, size, modified_ns in self._db.execute(
+                "SELECT path, size, modified_ns FROM inputs JOIN files USING (idx) JOIN rows USING (idx)"
+                " WHERE error IS NULL ORDER BY inputs.idx"
+            ):
+                yield os.path.join(base, _text(path)), int(size), int(modified_ns)  # noqa: PTH118
+            for path, size, modified_ns in self._db.execute(
+                "SELECT path, size, modified_ns FROM unchanged ORDER BY path"
+            ):
+                yield _text(path), int(size), int(modified_ns)
+
+    def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
+        """Yield every input in order, with its row; or only those that failed."""
+        with _reading(self.path):
+            yield from stored_rows(self._db, labels=len(self.plan.labels), places=self.plan.duplicates, failed=failed)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn the database's errors inside the block into one that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if not isinstance(error, sqlite3.OperationalError) or str(error).startswith("Could not decode"):
+            raise _damaged(path, error) from error
+        raise RunFileError(
+            f"{path} can't be used ({error}): is its disk full, read-only or gone? Every row that it has is safe; "
+            "give it room, then type the same command again"
+        ) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """The same, and for what only a damaged file can hold."""
+    with _writing(path):
+        try:
+            yield
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> RunFileError:
+    return RunFileError(
+        f"{path} is damaged ({error}), so its rows can't be trusted: label again with --on-existing overwrite"
+    )
+
+
+def _moment(value: float) -> float:
+    if not 0 <= value < LAST_MOMENT:
+        raise ValueError(f"{value} where a time should be")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} where a text should be")
+    return value
+
+
+def _remove(path: Path) -> None:
+    for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        name.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> Any:
+    """Return an open, locked file beside ``path``; the lock goes with the process, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = path.with_name(path.name + ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise RunFileError(f"{path} is in use by {holder}; wait for it or stop it") from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+    lock.flush()
+    return lock

@@ -1,0 +1,137 @@
+"""SOURCE as a URL, or a list of URLs -> paths below a root, as a folder of this machine gives them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
+from typing import TextIO
+
+from base.errors import UnavailableError
+from base.paths import path_to_text
+from base.urls import checked_url, decoded
+from configs.settings import Settings
+from producer.errors import UsageError
+from producer.sources.images import IMAGE_SUFFIXES, Source
+from storage.protocol import Entry, ExtraMissing, Folder, RemoteError, Trouble, open_folder, patiently
+
+
+class RemoteSource(Source):
+    """A folder behind a URL, walked like a local one; ``base`` is its URL."""
+
+    @property
+    def root(self) -> str:
+        """The URL that a worker of this machine alone gets as its data root."""
+        return self.base
+
+    def paths(self, standard_input: TextIO | None = None) -> Iterator[str]:
+        """Yield each path below ``base``, decoded, in sorted order."""
+        folder = _opened(self.base)
+        try:
+            entries = patiently(lambda: folder.list(""))
+        except (RemoteError, Trouble, UnavailableError) as error:
+            raise UsageError(f"{self.base} can't be listed: {error}") from error
+        yield from self._below(folder, entries, "")
+
+    def _below(self, folder: Folder, entries: list[Entry], below: str) -> Iterator[str]:
+        for name, is_folder in sorted(entries):
+            path = below + name
+            if name.startswith("."):
+                continue
+            if is_folder:
+                try:
+                    inside = patiently(lambda path=path: folder.list(path))  # type: ignore[misc]
+                except (RemoteError, Trouble, UnavailableError) as error:
+                    self.unreadable.append(str(error))
+                    continue
+                yield from self._below(folder, inside, f"{path}/")
+            elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                yield path
+            else:
+                self.skipped += 1
+
+
+class UrlList(Source):
+    """URLs that somebody wrote, below one root; rows hold them decoded."""
+
+    lines: Callable[[], Iterable[str]]
+
+    @property
+    def root(self) -> str:
+        """The folder that all of them are below."""
+        common: list[str] | None = None
+        for url in self._checked():
+            *folder, _ = url.split("/")
+            same = zip(folder if common is None else common, folder, strict=False)
+            common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], same)]
+        if common is None or len(common) < 3 or not common[2]:
+            raise UsageError(f"{self.name}: URLs of several hosts or buckets; make a list, and a run, of each")
+        return "/".join(common)
+
+    def paths(self, standard_input: TextIO | None = None) -> Iterator[str]:
+        """Yield each URL, decoded."""
+        for url in self._checked():
+            yield decoded(url)
+
+    def _checked(self) -> Iterator[str]:
+        for number, line in enumerate(self.lines(), start=1):
+            try:
+                yield checked_url(line)
+            except ValueError as error:
+                raise UsageError(f"{self.name}, path {number}: {error}") from error
+
+
+def open_url(argument: str) -> Source:
+    """Return the source of a URL: an image if it ends in such a suffix, else a folder."""
+    try:
+        url = checked_url(argument)
+    except ValueError as error:
+        raise UsageError(f"SOURCE: {error}") from error
+    _opened(url)  # a missing package shows before anything starts
+    name = path_to_text(decoded(url).rsplit("/", 1)[1]) or "root"
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+    if argument.endswith("/") or suffix.lower() not in IMAGE_SUFFIXES:
+        return RemoteSource(name, url, None, "folder")
+    return url_list(stem, lambda: [url])
+
+
+def url_list(name: str, lines: Callable[[], Iterable[str]]) -> UrlList:
+    """Return the source of a list whose lines are URLs; ``lines`` may be asked again and again."""
+    found = UrlList(name, "", None, "urls")
+    found.lines = lines
+    return found
+
+
+def rooted(settings: Settings, source: Source) -> Settings:
+    """Return the settings with the data root that fits ``source``.
+
+    A stack of this command alone gets the source's own root. Workers of others read only below theirs, which must be
+    known here to make paths below it.
+
+    Raises:
+        UsageError: the source is not below the data root.
+    """
+    root = settings.data_root
+    if not isinstance(source, RemoteSource | UrlList):
+        if not isinstance(root, str):
+            return settings
+        if settings.broker is not None:
+            raise UsageError(f"SOURCE is on this machine, and the workers' data root is {root}: they can't read it")
+        return settings.model_copy(update={"data_root": None})
+    if not isinstance(root, str):
+        if settings.broker is not None:
+            raise UsageError(
+                "SOURCE is a URL: with a broker of your own, pass --data-root URL, the one below which your workers "
+                "read (their SORTLINE_DATA_ROOT)"
+            )
+        return settings.model_copy(update={"data_root": source.root})
+    if not f"{source.root}/".startswith(f"{root}/"):
+        raise UsageError(f"{source.root} is not below the data root {root}, so no worker could read it")
+    return settings
+
+
+def _opened(url: str) -> Folder:
+    try:
+        return open_folder(url)
+    except ExtraMissing as error:
+        raise UsageError(str(error)) from error

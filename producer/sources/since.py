@@ -1,0 +1,122 @@
+"""Which files are new or changed since an earlier run: by path, size and time of the last change, never by content.
+
+Every run keeps the state that its files had before the first of them was labelled, so a file that changes meanwhile
+counts as changed the next time. What an earlier run left out as unchanged is known to the run after it as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from base.paths import path_to_text
+from base.urls import is_url
+
+if TYPE_CHECKING:
+    from producer.run.run_file import RunFile
+
+CACHE_KIB = 16_384  # of the database of earlier files: what a million of them may have in memory
+
+
+class FileState(NamedTuple):
+    """Size in bytes, and time of the last change in nanoseconds, as the file system tells them."""
+
+    size: int
+    modified_ns: int
+
+
+class Input(NamedTuple):
+    """One image of a run: its path as text, and its state where the producer can look at it."""
+
+    text: str
+    state: FileState | None = None
+
+
+def state_of(path: str) -> FileState | None:
+    """Return the state of a file, links followed; None when it is no regular file or can't be looked at from here."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a million times
+    except (OSError, ValueError):  # ValueError: a NUL byte
+        return None
+    told = stat.S_ISREG(found.st_mode) and abs(found.st_mtime_ns) < 2**63  # what a run file can hold
+    return FileState(found.st_size, found.st_mtime_ns) if told else None
+
+
+class Earlier:
+    """The files that an earlier run has labelled. On disk, so that a million of them leave memory flat."""
+
+    def __init__(self, run: RunFile | None = None) -> None:
+        """Take over what ``run`` knows; it may be closed afterwards. Without a run, everything is new."""
+        self._db = sqlite3.connect("", isolation_level=None)  # SQLite deletes the file of a database without a name
+        self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        self._db.execute(
+            "CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, modified_ns INTEGER, kept INTEGER DEFAULT 0)"
+            " WITHOUT ROWID"
+        )
+        self._db.execute(
+            "BEGIN"
+        )  # for good: nothing of this outlives the process, and a commit a file would take minutes
+        if run is not None:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO files (path, size, modified_ns) VALUES (?, ?, ?)", run.labelled_files()
+            )
+
+    def close(self) -> None:
+        """Delete the database."""
+        self._db.close()
+
+    def begin(self) -> None:
+        """Forget which files were found unchanged."""
+        self._db.execute("UPDATE files SET kept = 0 WHERE kept")
+
+    def is_unchanged(self, path: str, state: FileState) -> bool:
+        """Return whether the file at ``path`` (absolute, as text) was labelled in this state, and remember it."""
+        found = self._db.execute(
+            "UPDATE files SET kept = 1 WHERE path = ? AND size = ? AND modified_ns = ?", (path, *state)
+        )
+        return found.rowcount == 1
+
+    def unchanged(self) -> Iterator[tuple[str, int, int]]:
+        """Yield path, size and time of the files that were found unchanged."""
+        yield from self._db.execute("SELECT path, size, modified_ns FROM files WHERE kept ORDER BY path")
+
+
+class Look:
+    """Paths -> inputs with their states, without those that are unchanged since an earlier run.
+
+    Attributes:
+        unchanged: how many were left out; counted while ``inputs`` runs.
+    """
+
+    def __init__(self, base: str, earlier: Earlier | None = None) -> None:
+        self._base = base
+        self.earlier = earlier
+        self.unchanged = 0
+
+    def inputs(self, paths: Iterable[str]) -> Iterator[Input]:
+        """Yield what is to be labelled."""
+        self.unchanged = 0
+        if self.earlier is not None:
+            self.earlier.begin()
+        base = path_to_text(self._base)
+        is_local = bool(self._base) and not is_url(self._base)
+        for path in paths:
+            text = path_to_text(path)
+            state = state_of(os.path.join(self._base, path)) if is_local else None  # noqa: PTH118
+            if (
+                self.earlier is not None
+                and state is not None
+                and self.earlier.is_unchanged(os.path.join(base, text), state)  # noqa: PTH118
+            ):
+                self.unchanged += 1
+                continue
+            yield Input(text, state)
+
+    def digest_of(self, paths: Iterable[str]) -> tuple[int, str]:
+        """Return what ``frozen_inputs.digest_of`` returns of the inputs."""
+        from producer.run.frozen_inputs import digest_of
+
+        return digest_of(self.inputs(paths), with_states=self.earlier is not None)

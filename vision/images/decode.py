@@ -1,0 +1,278 @@
+"""Image files to pixels: uint8, RGB, C-contiguous, shape (height, width, 3), the EXIF orientation applied.
+
+Transparent pixels lie on white, of an animation the first frame counts. Every failure of one image is an `ImageError`
+with one of these reasons: not_found, not_a_file, unreadable, changed, empty, too_large, too_many_pixels, not_an_image,
+unsupported_format, truncated, corrupt. All functions may be called from many threads at once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from vision.errors import ImageError
+from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
+from vision.images.signatures import ends_early, foreign_format, read_format
+
+Pixels = NDArray[np.uint8]
+# From width and height of the upright image: by what a JPEG decoder may shrink both sides.
+Room = Callable[[int, int], float]
+
+# What people's image folders hold. Pillow knows forty more formats, each of them C code that strangers' files reach.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+_REDUCED = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+# The chunk is what we work on in parallel. Two thread pools in one process ruin each other, so OpenCV's stays off.
+cv2.setNumThreads(0)
+# Pillow's own limit warns or raises by a global; ours is per call, and checked before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow warns about odd EXIF and palettes, which changes nothing for us; under `-W error` a good image would become an
+# error. Once at import, because `catch_warnings` swaps the filters of all threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """What one image may cost: the file's bytes, and the pixels its header claims (6 to 18 bytes of memory each)."""
+
+    max_bytes: int = 100_000_000
+    max_pixels: int = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedImage:
+    """uint8 RGB pixels of shape (h, w, 3), and the image's own size after orientation.
+
+    `load_image` decodes large JPEGs at a half, a quarter or an eighth, so only `decode_image` promises equal sizes.
+    """
+
+    pixels: Pixels
+    width_px: int
+    height_px: int
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage:
+    """Return the pixels of an image file's bytes in the image's own size.
+
+    Raises:
+        ImageError: the content can't be used; see the module for the reasons.
+    """
+    return decode_within(data, limits, None)
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file of 1 to ``max_bytes`` bytes; the size is checked before reading.
+
+    Raises:
+        ImageError: not_found, not_a_file, too_large, empty, changed (while it was read), or unreadable (permissions,
+            input and output).
+    """
+    with naming_failures(str(path)):
+        return read_regular(str(path), max_bytes, str(path))
+
+
+def read_regular(path: str, max_bytes: int, what: str, *, folder: int | None = None, flags: int = 0) -> bytes:
+    """Return what `read_file` does, of a ``path`` from the open ``folder`` on; OSError is left to `naming_failures`."""
+    # Not opened at all where it is no file: opening a pipe wakes its writer, opening a device may do anything.
+    _check_regular(os.stat(path, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), what)
+    # Without O_NONBLOCK, a pipe put there since would have us wait for a writer who may never come.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=folder)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  (a descriptor, not a path)
+        before = os.fstat(descriptor)
+        _check_regular(before, what)
+        _check_bytes(before.st_size, max_bytes, what)
+        data = _read_up_to(file, max_bytes + 1, before.st_size)
+        after = os.fstat(descriptor)
+    _check_bytes(len(data), max_bytes, what)
+    if (len(data), before.st_mtime_ns) != (before.st_size, after.st_mtime_ns):
+        raise ImageError("changed", f"{what} changed while it was read; label it again once it is complete")
+    return data
+
+
+@contextmanager
+def naming_failures(what: str) -> Iterator[None]:
+    """Turn the system's errors inside the block into an ImageError about ``what``."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("not_found", f"{what} does not exist") from error
+    except IsADirectoryError as error:
+        raise ImageError("not_a_file", f"{what} is a folder") from error
+    except ValueError as error:  # a NUL byte in the path
+        raise ImageError("not_found", f"{what!r} is no file name") from error
+    except OSError as error:
+        raise ImageError("unreadable", f"{what}: {error.strerror or error}") from error
+
+
+def _check_regular(status: os.stat_result, what: str) -> None:
+    if stat.S_ISLNK(status.st_mode):  # where links are not followed
+        raise ImageError("unreadable", f"{what} is a link that leads round in a circle, or was put there just now")
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
+        raise ImageError("not_a_file", f"{what} is a {kind}")
+
+
+def _read_up_to(file: io.FileIO, limit: int, expected: int) -> bytes:
+    """Return the rest of the file, of which at most about ``limit`` bytes: a growing file must not fill the memory."""
+    parts: list[bytes] = []
+    left, step = limit, min(limit, expected + 1)
+    while left > 0 and (part := file.read(min(left, step))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _check_bytes(size: int, max_bytes: int, what: str) -> None:
+    if size == 0:
+        raise ImageError("empty", f"{what} has no content")
+    if size > max_bytes:
+        raise ImageError("too_large", f"{what} has {size:,} bytes, the limit is {max_bytes:,}")
+
+
+def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
+    """Return what `decode_image` returns, a large JPEG at 1/2, 1/4 or 1/8 where ``room`` allows: 3-5 times faster."""
+    _check_bytes(len(data), limits.max_bytes, "the image")
+    if has_too_many_scans(data):
+        # 60 KB can have a decoder walk over the same 100 million pixels for half a minute, 1 MB for ten.
+        raise ImageError("unsupported_format", f"a JPEG of more than {MAX_SCANS} scans, where a photo has about ten")
+    header = read_jpeg_header(data)
+    if header is not None:
+        _check_pixels(header.width_px, header.height_px, limits)
+        shrink = _shrink(header.width_px, header.height_px, header.orientation, room)
+        if (pixels := _decode_with_opencv(data, shrink)) is not None:
+            return _oriented(pixels, header.width_px, header.height_px, header.orientation)
+    return _decode_with_pillow(data, limits, room)
+
+
+def _decode_with_opencv(data: bytes, shrink: int) -> Pixels | None:
+    """Return the pixels of an ordinary JPEG, or None: Pillow then says what is wrong with it."""
+    try:
+        # Both libraries carry libjpeg-turbo and agree to the bit, at every scale.
+        found = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[shrink] | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    return cast("Pixels | None", found)
+
+
+def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        _check_pixels(width, height, limits)
+        if image.format == "TIFF":
+            # A tile may be larger than its picture, and is decoded whole.
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            _check_pixels(_length(tags.get(322)), _length(tags.get(323)), limits)
+        if image.format in ("JPEG", "MPO"):
+            shrink = _shrink(width, height, _orientation(image), room)
+            image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
+        image.load()
+        # Only now: PNG keeps EXIF behind the pixels, and Pillow has turned a TIFF upright by itself and says so.
+        return _oriented(_to_rgb(image), width, height, _orientation(image))
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("too_many_pixels", "the memory does not suffice to decode it") from None
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except (
+        Exception
+    ) as error:  # Pillow's plugins let through whatever a damaged file provokes: struct, zlib, index errors
+        raise _damaged(data, error) from error
+
+
+def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise ImageError("too_many_pixels", f"it claims {width} x {height} pixels, the limit is {limits.max_pixels:,}")
+
+
+def _length(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _shrink(width: int, height: int, orientation: int, room: Room | None) -> int:
+    """Return 8, 4, 2 or 1: by what a JPEG of this stored size is shrunk while it is decoded."""
+    if room is None:
+        return 1
+    possible = room(height, width) if orientation >= 5 else room(width, height)
+    return next((step for step in (8, 4, 2) if possible >= step), 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # an unreadable EXIF block is no reason to refuse the picture
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _oriented(pixels: Pixels, width: int, height: int, orientation: int) -> DecodedImage:
+    """Turn stored pixels upright. EXIF 2.3: where the stored first row and first column belong."""
+    if orientation >= 5:
+        pixels, width, height = pixels.transpose(1, 0, 2), height, width
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return DecodedImage(pixels=np.ascontiguousarray(pixels), width_px=width, height_px=height)
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    """Return uint8 RGB pixels of any mode Pillow has."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return np.repeat(_to_8_bits(np.asarray(image))[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+
+
+def _to_8_bits(grey: NDArray[np.generic]) -> Pixels:
+    """Scale 0..65535 to 0..255; floats and wider integers have no fixed range, so theirs is stretched to 0..255."""
+    values = np.nan_to_num(np.asarray(grey, dtype=np.float32), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if grey.dtype.kind != "f" and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    return np.rint((values - low) * (255 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8)
+
+
+def _unidentified(data: bytes) -> ImageError:
+    if (known := read_format(data)) is not None:
+        return _damaged(data, f"its {known} header is damaged, or of a kind that can't be read")
+    if (foreign := foreign_format(data)) is not None:
+        return ImageError("unsupported_format", f"it is {foreign}; convert it to JPEG or PNG")
+    return ImageError("not_an_image", f"it starts with {data[:12]!r}, as no image does")
+
+
+def _damaged(data: bytes, cause: object) -> ImageError:
+    name = read_format(data)
+    if name == "JPEG" and (kind := unusual_kind(data)) is not None:
+        return ImageError("unsupported_format", f"{kind}; convert it to an ordinary JPEG")
+    if "not supported" in str(cause) or isinstance(cause, NotImplementedError):
+        return ImageError("unsupported_format", f"a kind of {name or 'image'} that can't be read: {cause}")
+    if "truncated" in str(cause).lower() or isinstance(cause, EOFError) or ends_early(data):
+        return ImageError("truncated", f"the file ends early, after {len(data):,} bytes: {cause}")
+    return ImageError("corrupt", f"{type(cause).__name__ if isinstance(cause, Exception) else 'header'}: {cause}")

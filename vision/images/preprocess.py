@@ -1,0 +1,154 @@
+"""The one way from an image file to the array a network sees; training and serving both take it.
+
+Pixels are uint8, RGB, C-contiguous, shape (height, width, 3). Scaling to floats is part of the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import cv2
+import numpy as np
+
+from vision.errors import VisionError
+from vision.images.decode import (
+    DEFAULT_LIMITS,
+    DecodedImage,
+    ImageLimits,
+    Pixels,
+    decode_image,
+    decode_within,
+    read_file,
+)
+
+__all__ = [
+    "DecodedImage",
+    "Fit",
+    "ImageLimits",
+    "LoadedImage",
+    "Preprocessing",
+    "decode_image",
+    "load_image",
+    "read_file",
+]
+
+Fit = Literal["stretch", "crop", "pad"]
+
+MAX_SIDE_PX = 4096  # of a network's input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """The size a network takes and how an image is brought to it.
+
+    stretch: both sides scaled on their own. crop: the largest centred part of the network's aspect ratio, of which
+    ``crop_fraction`` a side (0.875 is "shorter side to 256, centre 224"). pad: the whole image, centred on black.
+    """
+
+    height_px: int
+    width_px: int
+    fit: Fit = "stretch"
+    crop_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("height_px", "width_px"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MAX_SIDE_PX:
+                raise VisionError(
+                    f"preprocessing: {name} is {value!r}; it must be a whole number from 1 to {MAX_SIDE_PX}"
+                )
+        if self.fit not in get_args(Fit):
+            raise VisionError(f"preprocessing: fit is {self.fit!r}; it must be one of {', '.join(get_args(Fit))}")
+        if type(self.crop_fraction) not in (int, float) or not 0 < self.crop_fraction <= 1:
+            raise VisionError(
+                f"preprocessing: crop_fraction is {self.crop_fraction!r}; it must be above 0 and at most 1"
+            )
+        if self.crop_fraction != 1 and self.fit != "crop":
+            raise VisionError(f'preprocessing: crop_fraction needs fit "crop", not "{self.fit}"')
+
+    def to_json(self) -> dict[str, int | float | str]:
+        """Return the record as plain JSON values."""
+        return {**asdict(self), "crop_fraction": float(self.crop_fraction)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object]) -> Preprocessing:
+        """Return the record that `to_json` wrote; only ``crop_fraction`` may be missing.
+
+        Raises:
+            VisionError: a key is unknown or missing, or a value has the wrong type or is out of range.
+        """
+        known = {"height_px", "width_px", "fit", "crop_fraction"}
+        wrong = sorted((set(record) - known) | (known - {"crop_fraction"} - set(record)))
+        if wrong:
+            raise VisionError(
+                f"preprocessing: unknown or missing keys {', '.join(wrong)}; it has {', '.join(sorted(known))}"
+            )
+        return cls(**cast("dict[str, Any]", dict(record)))  # __post_init__ checks types and ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedImage:
+    """uint8 RGB pixels in the size the preprocessing asks for, and the size of the original after orientation."""
+
+    pixels: Pixels
+    width_px: int
+    height_px: int
+
+
+def load_image(source: Path | bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> LoadedImage:
+    """Return the image of a file, or of a file's bytes, in the size the network takes.
+
+    Raises:
+        ImageError: the file or its content can't be used; see `vision.images.decode` for the reasons.
+    """
+    data = read_file(source, limits.max_bytes) if isinstance(source, Path) else source
+    image = decode_within(data, limits, lambda width, height: _room(width, height, preprocessing))
+    return LoadedImage(pixels=_fit(image.pixels, preprocessing), width_px=image.width_px, height_px=image.height_px)
+
+
+def _source_box(width: int, height: int, target: Preprocessing) -> tuple[float, float]:
+    """Return width and height of the part of an upright image that fills the network's input."""
+    if target.fit != "crop":
+        return width, height
+    ratio = target.width_px / target.height_px
+    return min(width, height * ratio) * target.crop_fraction, min(height, width / ratio) * target.crop_fraction
+
+
+def _room(width: int, height: int, target: Preprocessing) -> float:
+    """Return by what an image may shrink in decoding: twice the pixels the network takes are left a side."""
+    box_width, box_height = _source_box(width, height, target)
+    sides = box_width / target.width_px, box_height / target.height_px
+    return (max(sides) if target.fit == "pad" else min(sides)) / 2
+
+
+def _fit(pixels: Pixels, target: Preprocessing) -> Pixels:
+    height, width = pixels.shape[:2]
+    if target.fit == "crop":
+        # Cut first, scale then: a picture of 1 x 1,000,000 pixels would otherwise be scaled to 150 GB.
+        box_width, box_height = (max(1, round(side)) for side in _source_box(width, height, target))
+        top, left = (height - box_height) // 2, (width - box_width) // 2
+        pixels = pixels[top : top + box_height, left : left + box_width]
+    elif target.fit == "pad":
+        scale = min(target.height_px / height, target.width_px / width)
+        inner_height = min(target.height_px, max(1, math.floor(height * scale + 0.5)))
+        inner_width = min(target.width_px, max(1, math.floor(width * scale + 0.5)))
+        canvas = np.zeros((target.height_px, target.width_px, 3), np.uint8)
+        top, left = (target.height_px - inner_height) // 2, (target.width_px - inner_width) // 2
+        canvas[top : top + inner_height, left : left + inner_width] = _resized(pixels, inner_height, inner_width)
+        return canvas
+    return np.ascontiguousarray(_resized(pixels, target.height_px, target.width_px))
+
+
+def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Average where a side shrinks, interpolate where it grows; one side may do either."""
+    for rows, columns, how in (
+        (min(height, pixels.shape[0]), min(width, pixels.shape[1]), cv2.INTER_AREA),
+        (height, width, cv2.INTER_LINEAR),
+    ):
+        if pixels.shape[:2] != (rows, columns):
+            pixels = cast("Pixels", cv2.resize(pixels, (columns, rows), interpolation=how))
+    return pixels

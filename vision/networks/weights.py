@@ -1,0 +1,249 @@
+"""Weights of a network as named arrays: into and out of cells, our own files, and files of other projects.
+
+Names are torchvision's ("features.0.0.weight", "features.0.1.running_mean", "classifier.1.weight"; LeNet-5:
+"conv1.weight" to "fc3.bias"), layouts OIHW and (out, in), values float32. Cells and ``.ckpt`` files need MindSpore.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from base.files import write_file
+from vision.errors import WeightsError
+from vision.networks.foreign_spec import spec_of
+from vision.networks.spec import MOBILENET_V2, NetworkSpec
+from vision.networks.weight_names import (
+    DENSE,
+    FOLDED,
+    HEADS,
+    HWIM,
+    HWIO,
+    RADIAL,
+    Translation,
+    is_bookkeeping,
+    plain_name,
+    translations,
+)
+
+Arrays = dict[str, NDArray[np.float32]]
+AnyValue = TypeVar("AnyValue")
+
+_REFUSED: Final[Mapping[str, str]] = {
+    ".pth": "it may run code when unpickled; convert it with safetensors.torch.save_file",
+    ".pt": "it may run code when unpickled; convert it with safetensors.torch.save_file",
+    ".bin": "it may run code when unpickled; convert it with safetensors.torch.save_file",
+    ".pkl": "it may run code when unpickled; store its arrays with safetensors.numpy.save_file",
+    ".npz": "it may hold pickled objects; store its arrays with safetensors.numpy.save_file",
+    ".h5": "reading HDF5 is not built in; store {w.path: w.numpy()} of model.weights with safetensors.numpy.save_file",
+    ".keras": "reading Keras archives is not built in; store {w.path: w.numpy()} with safetensors.numpy.save_file",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedWeights:
+    """A foreign file under our names: the spec it fits, its arrays, and how each thing not stated in it was decided."""
+
+    spec: NetworkSpec
+    arrays: Arrays
+    notes: tuple[str, ...]
+
+
+def get_weights(network: Any) -> Arrays:
+    """Return copies of the network's arrays, batch-norm statistics among them, under our names."""
+    return {name: parameter.asnumpy().astype(np.float32) for name, parameter in _parameters(network).items()}
+
+
+def set_weights(network: Any, arrays: Mapping[str, NDArray[Any]], *, allow_missing_head: bool = False) -> None:
+    """Copy ``arrays`` into the network; nothing is copied unless all of it fits.
+
+    Args:
+        arrays: float16 or float32 under our names, exactly those of the network.
+        allow_missing_head: take a backbone's arrays for a network with a head and leave that head as it is.
+
+    Raises:
+        WeightsError: names, shapes or dtypes differ, or a value is not finite; the message lists every one.
+    """
+    from mindspore import Tensor
+
+    parameters = _parameters(network)
+    head = parameters.keys() - backbone_only(parameters).keys()
+    expected = parameters.keys() - head if allow_missing_head and not head & arrays.keys() else parameters.keys()
+    wrong = [
+        f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, not float32{list(parameters[name].shape)}"
+        for name in sorted(expected & arrays.keys())
+        if arrays[name].shape != tuple(parameters[name].shape) or arrays[name].dtype not in (np.float16, np.float32)
+    ]
+    _refuse_misfits(network.spec.name, sorted(expected - arrays.keys()), sorted(arrays.keys() - expected), wrong)
+    _refuse_not_finite(arrays)
+    for name in expected:
+        parameters[name].set_data(Tensor(np.ascontiguousarray(arrays[name], dtype=np.float32)))
+
+
+def backbone_only(arrays: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
+    """Return the arrays without those of a head: what fits a network of 0 classes."""
+    heads = tuple(f"{head}." for head in (*HEADS.values(), RADIAL))
+    return {name: array for name, array in arrays.items() if not name.startswith(heads)}
+
+
+def read_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the arrays of a safetensors file's bytes, in their stored dtypes, and the header's metadata.
+
+    Raises:
+        WeightsError: the bytes are no safetensors file, or hold a dtype that numpy lacks (bfloat16).
+    """
+    try:
+        arrays = safetensors.numpy.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"not a safetensors file of float16 or float32 arrays: {error!r}") from error
+    return arrays, header.get("__metadata__", {})
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write the arrays and the header's metadata to ``path``, by one rename."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_file(path, safetensors.numpy.save(contiguous, metadata={"format": "np", **metadata}))
+
+
+def read_foreign(path: Path, *, convention: str | None = None) -> ImportedWeights:
+    """Return the weights of a ``.safetensors`` or MindSpore ``.ckpt`` file under our names, with the spec they fit.
+
+    Recognised are the names of torchvision (also with batch norm folded into the convolutions), timm, Keras, TF-Slim,
+    MindSpore's model zoo and our own. Padding, epsilon and scaling are the header's where it states them, and else what
+    projects with such names use; an explicit ``convention`` ("tf" or "torch") decides padding and epsilon.
+
+    Raises:
+        WeightsError: another kind of file, names of no such project, arrays missing, unexpected, wrongly shaped or not
+            finite, or a header that contradicts itself.
+        OSError: ``path`` can't be read.
+    """
+    stored, metadata = _read_file(path)
+    notes = []
+    named: dict[str, NDArray[Any]] = {}
+    for name, array in stored.items():
+        if is_bookkeeping(name):
+            notes.append(f"left out {name}: state of the training, not of the network")
+        elif named.setdefault(plain_name(name), array) is not array:
+            raise WeightsError(f"{path.name}: two arrays mean {plain_name(name)!r}; keep one of them")
+    naming, table = max(translations().items(), key=lambda item: sum(t.foreign in named for t in item[1]))
+    if not any(translation.foreign in named for translation in table):
+        raise WeightsError(
+            f"{path.name}: names of no known project (it has {', '.join(sorted(stored)[:5]) or 'no arrays'})"
+        )
+    notes.insert(0, f"names: {naming}")
+    spec, more = spec_of(path.name, named, naming, table, metadata, convention)
+    arrays = _translated(path.name, named, table, spec)
+    if naming.endswith("folded"):
+        more.append("batch norm was folded away: stored as mean 0, variance 1, gamma sqrt(1 + epsilon), beta = bias")
+    return ImportedWeights(spec=spec, arrays=arrays, notes=(*notes, *more))
+
+
+def _parameters(network: Any) -> dict[str, Any]:
+    """Return the network's parameters by our names; cells are nested as torchvision's, so only the ends differ."""
+    head = HEADS[network.spec.name]
+    ends = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    found = {}
+    for name, parameter in network.parameters_and_names():
+        prefix, _, end = name.removeprefix("backbone.").rpartition(".")
+        prefix = {"head.radial": RADIAL, "head.dense": head}.get(prefix, prefix)
+        found[f"{prefix}.{ends.get(end, end)}"] = parameter
+    return found
+
+
+def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    # An allow-list: most other formats of weights are pickles, which run the code inside them.
+    if path.suffix == ".safetensors":
+        return read_safetensors(path.read_bytes())
+    if path.suffix == ".ckpt":
+        return _read_checkpoint(path), {}
+    reason = _REFUSED.get(path.suffix.lower(), "convert its arrays with safetensors.numpy.save_file")
+    raise WeightsError(f"{path.name}: only .safetensors and MindSpore .ckpt files are read; {reason}")
+
+
+def _read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        import mindspore
+    except ImportError as error:
+        raise WeightsError(f"{path.name}: reading .ckpt files needs MindSpore; install sortline[train]") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    try:
+        return {name: parameter.asnumpy() for name, parameter in mindspore.load_checkpoint(str(path)).items()}
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{path.name}: not a MindSpore checkpoint: {error}") from error
+
+
+def _translated(
+    file_name: str, named: Mapping[str, NDArray[Any]], table: list[Translation], spec: NetworkSpec
+) -> Arrays:
+    """Return the arrays under our names and layouts, or refuse with every key that does not fit."""
+    head = f"{HEADS[spec.name]}."
+    optional = {t.foreign for t in table if t.ours.startswith(head) and (not spec.classes or t.ours.endswith("bias"))}
+    if spec.classes and spec.prototypes:
+        shapes = {"prototypes": (spec.prototypes, spec.features), "width": (1,)}
+        table = [*table, *(Translation(f"{RADIAL}.{end}", f"{RADIAL}.{end}", shape) for end, shape in shapes.items())]
+    known = {translation.foreign for translation in table}
+    present = [translation for translation in table if translation.foreign in named]
+    moved = {t.ours: _in_our_layout(named[t.foreign], t) for t in present}
+    wrong = [_misfit(named[t.foreign], t, spec) for t in present if not _fits(moved[t.ours], t, spec)]
+    _refuse_misfits(file_name, sorted(known - optional - named.keys()), sorted(named.keys() - known), wrong)
+    _refuse_not_finite(named)
+    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in moved.items()}
+    for translation in present:
+        if translation.layout == FOLDED:
+            prefix, channels = translation.ours.removesuffix("bias"), translation.shape
+            arrays[f"{prefix}running_mean"] = np.zeros(channels, np.float32)
+            arrays[f"{prefix}running_var"] = np.ones(channels, np.float32)
+            arrays[f"{prefix}weight"] = np.full(channels, math.sqrt(1 + spec.batch_norm_epsilon), np.float32)
+    return arrays
+
+
+def _expected(translation: Translation, spec: NetworkSpec) -> tuple[int, ...]:
+    if translation.ours.startswith(HEADS[spec.name]):
+        return (spec.classes, spec.prototypes or spec.features)[: len(translation.shape)]
+    return translation.shape
+
+
+def _fits(array: NDArray[Any], translation: Translation, spec: NetworkSpec) -> bool:
+    expected = _expected(translation, spec)
+    same_rank = len(array.shape) == len(expected)
+    same = same_rank and all(side in (-1, size) for side, size in zip(expected, array.shape, strict=True))
+    return same and array.dtype in (np.float16, np.float32)
+
+
+def _misfit(array: NDArray[Any], translation: Translation, spec: NetworkSpec) -> str:
+    expected = ", ".join("any" if side == -1 else str(side) for side in _expected(translation, spec))
+    order = " in the order OIHW" if len(translation.shape) == 4 else ""
+    return f"{translation.foreign} is {array.dtype}{list(array.shape)}, not float32[{expected}]{order}"
+
+
+def _in_our_layout(array: NDArray[Any], translation: Translation) -> NDArray[Any]:
+    if translation.layout == DENSE and array.ndim == 2:
+        return array.T
+    if translation.layout in (HWIO, HWIM) and array.ndim == 4:
+        moved = array.transpose((3, 2, 0, 1) if translation.layout == HWIO else (2, 3, 0, 1))
+        return moved[:, :, 0, 0] if translation.ours.startswith(HEADS[MOBILENET_V2]) else moved  # Slim's head is 1x1
+    return array
+
+
+def _refuse_misfits(what: str, missing: list[str], unexpected: list[str], wrong: list[str]) -> None:
+    if missing or unexpected or wrong:
+        parts = {"missing": missing, "unexpected": unexpected, "wrongly shaped": wrong}
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items() if names)
+        raise WeightsError(f"{what}: the weights do not fit ({listed})")
+
+
+def _refuse_not_finite(arrays: Mapping[str, NDArray[Any]]) -> None:
+    bad = sorted(name for name, array in arrays.items() if not np.isfinite(array).all())
+    if bad:
+        raise WeightsError(f"not finite (NaN or infinity): {', '.join(bad)}; the training that wrote them had diverged")

@@ -1,0 +1,141 @@
+"""Engines run an exported network: uint8 (N, H, W, 3) RGB -> float32 (N, outputs).
+
+One engine a process: two thread pools ruin each other (ONNX Runtime fell from 240 to 50 images a second beside an idle
+OpenVINO). Importing this package loads no runtime; opening an engine loads the one it needs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from vision.errors import EngineError
+from vision.serving.engines.protocol import Engine, Images, ModelFiles, Outputs
+
+__all__ = ["Engine", "Images", "ModelFiles", "Outputs", "open_engine", "precisions"]
+
+ENGINES: Final = ("openvino", "onnxruntime", "mindspore")
+DEVICES: Final = ("cpu", "cuda", "ascend")
+
+log = logging.getLogger("sortline.engine")
+
+
+def open_engine(
+    files: ModelFiles,
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    judged: Mapping[str, bool] | None = None,
+    threads: int = 0,
+) -> Engine:
+    """Return the network loaded and ready; the choice and its reason are one log line.
+
+    Args:
+        files: the model version's bytes.
+        engine: "openvino", "onnxruntime", "mindspore" or "auto", the fastest for the device.
+        device: "cpu", "cuda", "ascend" or "auto": cuda if ONNX Runtime can use it, else cpu.
+        precision: "f32", "bf16", "int8", "int8+bf16" or "auto": the fastest that is to be had and ``judged`` allows.
+        judged: whether each "engine/precision" that was compared with f32 on these files passed; "auto" takes f32 or
+            one that did. None: it takes any.
+        threads: cores to use on a CPU; 0 = all that this process may use.
+
+    Raises:
+        EngineError: the engine or device can't be used; the message says what is missing and what to install.
+    """
+    _known("engine", engine, ENGINES)
+    _known("device", device, DEVICES)
+    if threads < 0:
+        raise EngineError(f"threads is {threads}; it must be 0 (all cores) or more")
+    if device == "auto" and engine in ("auto", "onnxruntime"):
+        chosen, left_out = _chosen(files, "onnxruntime", "cuda", precision, judged)
+        try:
+            opened = _open(files, "onnxruntime", "cuda", chosen, threads)
+        except EngineError as error:
+            device, reason = "cpu", f"no cuda: {error}"
+        else:
+            return _logged(opened, "cuda is there" + left_out)
+    else:
+        device = "cpu" if device == "auto" else device
+        reason = f"device {device}" if engine == "auto" else f"engine {engine} asked for"
+    if engine == "auto":
+        engine = {"cpu": "openvino", "cuda": "onnxruntime", "ascend": "mindspore"}[device]
+    chosen, left_out = _chosen(files, engine, device, precision, judged)
+    return _logged(_open(files, engine, device, chosen, threads), reason + left_out)
+
+
+def precisions(engine: str, files: ModelFiles | None = None, device: str = "cpu") -> tuple[str, ...]:
+    """Return what ``engine`` computes in on this host, the fastest first; the last is f32.
+
+    Only ``files`` that hold an 8-bit graph can be run in int8.
+    """
+    if (engine, device) == ("onnxruntime", "cuda"):
+        return ("f16", "f32")
+    if engine != "openvino" or importlib.util.find_spec("openvino") is None:
+        return ("f32",)
+    from vision.serving.engines.openvino import cpu_precisions
+
+    return cpu_precisions(files)
+
+
+def _chosen(
+    files: ModelFiles, engine: str, device: str, precision: str, judged: Mapping[str, bool] | None
+) -> tuple[str, str]:
+    """Return the precision asked for, or the fastest that passed, or f32; and why faster ones were left out."""
+    if precision != "auto" or judged is None:
+        return precision, ""
+    *reduced, full = precisions(engine, files, device)
+    left_out = ""
+    for precision in reduced:
+        passed = judged.get(f"{engine}/{precision}")
+        if passed:
+            return precision, left_out
+        why = "was never compared with f32 for this version" if passed is None else "labels too differently from f32"
+        left_out += f"; {precision} {why}, SORTLINE_PRECISION={precision} takes it nevertheless"
+    return full, left_out
+
+
+def _open(files: ModelFiles, engine: str, device: str, precision: str, threads: int) -> Engine:
+    # Imported here: each module loads its runtime, and a label worker must load one only.
+    if engine == "openvino":
+        if device != "cpu":
+            raise EngineError(f"the openvino engine runs on the CPU, not on {device}; use engine onnxruntime for cuda")
+        from vision.serving.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(files, precision=precision, threads=threads)
+    if engine == "onnxruntime":
+        if device not in ("cpu", "cuda"):
+            raise EngineError(f"the onnxruntime engine has no device {device!r}; use cpu or cuda")
+        # Importing it costs 0.2 s, so a host without it, the usual CPU worker, does not even try.
+        if importlib.util.find_spec("onnxruntime") is None:
+            package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
+            raise EngineError(f"ONNX Runtime is not installed; run: pip install {package}")
+        if device == "cuda":
+            from vision.serving.engines.onnx_cuda import OnnxCudaEngine
+
+            return OnnxCudaEngine(files, precision=precision)
+        from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(files, precision=precision, threads=threads)
+    from vision.serving.engines.mindspore import MindSporeEngine
+
+    return MindSporeEngine(files, device=device, precision=precision)
+
+
+def _logged(engine: Engine, reason: str) -> Engine:
+    log.info(
+        "engine=%s device=%s precision=%s micro_batch=%d reason=%r",
+        engine.name,
+        engine.device,
+        engine.precision,
+        engine.micro_batch,
+        reason,
+    )
+    return engine
+
+
+def _known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in ("auto", *known):
+        raise EngineError(f"{what} {value!r} is unknown; use auto or one of {', '.join(known)}")

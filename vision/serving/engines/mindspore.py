@@ -1,0 +1,74 @@
+"""MindSpore itself: slow on a CPU, the reference that the other engines are compared with, and the way to Ascend."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.errors import EngineError
+from vision.networks.weights import read_safetensors, set_weights
+from vision.serving.engines.batching import BatchingEngine
+from vision.serving.engines.protocol import Images, ModelFiles
+
+MICRO_BATCH: Final = 16
+_TARGETS: Final = {"cpu": "CPU", "cuda": "GPU", "ascend": "Ascend"}
+_INSTALL: Final = {
+    "cpu": "pip install mindspore==2.8.0",
+    "cuda": "a MindSpore built for CUDA 11.6 (see mindspore.cn/install); or use the onnxruntime engine",
+    "ascend": "Ascend CANN and its driver (see mindspore.cn/install), then pip install mindspore==2.8.0",
+}
+
+
+class MindSporeEngine(BatchingEngine):
+    """Runs the served cell in graph mode and in one thread, because MindSpore's modes are a thread's own."""
+
+    def __init__(self, files: ModelFiles, *, device: str = "cpu", precision: str = "auto") -> None:
+        """Build the network from its weights on ``device`` ("cpu", "cuda" or "ascend").
+
+        Raises:
+            EngineError: MindSpore or the device is missing, ``files`` has no weights, or another precision is asked.
+            WeightsError: the weights do not fit the spec.
+        """
+        if precision not in ("auto", "f32"):
+            raise EngineError(f"the mindspore engine computes in f32, not in {precision}; use precision auto or f32")
+        if device not in _TARGETS:
+            raise EngineError(f"the mindspore engine has no device {device!r}; use one of {', '.join(_TARGETS)}")
+        if files.weights is None:
+            raise EngineError("the mindspore engine needs the weights file of the model version, not its ONNX graph")
+        super().__init__(
+            name="mindspore", device=device, precision="f32", micro_batch=MICRO_BATCH, lanes=1, spec=files.spec
+        )
+        try:
+            self._cell = self._executor.submit(_load, files, device).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def _forward(self, images: Images) -> NDArray[np.float32]:
+        from mindspore import Tensor
+
+        outputs: NDArray[np.float32] = self._cell(Tensor(images)).asnumpy()
+        return outputs
+
+
+def _load(files: ModelFiles, device: str) -> Any:
+    try:
+        import mindspore
+    except ImportError as error:
+        raise EngineError(f"MindSpore is not installed; run: {_INSTALL['cpu']}") from error
+    from vision.networks.served import build_network, build_served
+
+    try:
+        mindspore.set_context(mode=mindspore.GRAPH_MODE)
+        # Once a cell has run in this process (training, say), even setting the same device again is refused.
+        if mindspore.get_context("device_target") != _TARGETS[device]:
+            mindspore.set_device(_TARGETS[device])
+    except Exception as error:  # it raises whatever its C++ side raised
+        first_line = str(error).partition("\n")[0]  # a page of C++ call stack follows
+        raise EngineError(f"MindSpore can't use {device}: {first_line}; it needs {_INSTALL[device]}") from error
+    network = build_network(files.spec)
+    arrays, _ = read_safetensors(files.weights or b"")
+    set_weights(network, arrays)
+    return build_served(network)

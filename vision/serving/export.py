@@ -1,0 +1,226 @@
+"""Networks as files of other formats, and those files loaded again and run.
+
+Graphs (ONNX, OpenVINO, MindIR) take uint8 (any N, H, W, 3) RGB and return float32 (N, outputs), scaling and softmax
+inside. Every writer's file appears by one rename. MindSpore, where it is needed at all, is imported at the call: ONNX
+and OpenVINO files are copied, converted and run without it. It refuses to write to paths with spaces or letters beyond
+ASCII, so it writes to a folder of ours first; reading them it minds neither.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.files import write_file
+from vision.errors import EngineError, VisionError, WeightsError
+from vision.networks.foreign_spec import SPEC_KEY
+from vision.networks.spec import LENET5, NetworkSpec
+from vision.networks.weight_names import translations
+from vision.networks.weights import Arrays, get_weights, read_safetensors, set_weights
+from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
+from vision.serving.engines.openvino import import_openvino
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+INPUT_NAME = "images"
+OUTPUT_NAME = "outputs"
+
+
+def export_onnx(cell: nn.Cell, path: Path, *, height_px: int, width_px: int) -> None:
+    """Write ``cell`` to ``path`` as an ONNX graph: "images" uint8 (any N, H, W, 3) -> "outputs" float32 (N, outputs).
+
+    The file appears by one rename, so a reader sees the old one, the new one or none. ``cell`` stays in inference mode.
+
+    Raises:
+        VisionError: MindSpore can't express the cell in ONNX.
+        OSError: ``path`` can't be written.
+    """
+    import mindspore.onnx
+
+    images = _any_batch(cell, height_px, width_px)
+    with tempfile.TemporaryDirectory(prefix="onnx-") as folder:
+        draft = Path(folder) / "network.onnx"
+        try:
+            mindspore.onnx.export(
+                cell, images, file_name=str(draft), input_names=[INPUT_NAME], output_names=[OUTPUT_NAME]
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise VisionError(f"MindSpore could not export {type(cell).__name__} as ONNX: {error}") from error
+        _write_only_file(path, draft)
+
+
+def export_mindir(cell: nn.Cell, path: Path, *, height_px: int, width_px: int) -> None:
+    """Write ``cell`` to ``path`` as a MindIR graph of any batch size. ``cell`` stays in inference mode.
+
+    Raises:
+        VisionError: MindSpore can't export the cell, or splits its weights off (above 1 GB).
+        OSError: ``path`` can't be written.
+    """
+    import mindspore
+
+    images = _any_batch(cell, height_px, width_px)
+    with tempfile.TemporaryDirectory(prefix="mindir-") as folder:
+        draft = Path(folder) / "network.mindir"
+        try:
+            mindspore.export(cell, images, file_name=str(draft), file_format="MINDIR")
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise VisionError(f"MindSpore could not export {type(cell).__name__} as MindIR: {error}") from error
+        _write_only_file(path, draft)
+
+
+def export_checkpoint(network: nn.Cell, path: Path) -> None:
+    """Write the network's weights to ``path`` as a MindSpore checkpoint.
+
+    Names are those of MindSpore's model zoo ("features.0.features.0.weight", "conv1.weight"), which ``read_foreign``
+    knows; arrays that its networks lack keep our names. A checkpoint has no place for the spec.
+
+    Raises:
+        OSError: ``path`` can't be written.
+    """
+    import mindspore
+
+    arrays = get_weights(network)
+    names = _checkpoint_names(network.spec, arrays)
+    named = [{"name": names[name], "data": mindspore.Tensor(array)} for name, array in arrays.items()]
+    with tempfile.TemporaryDirectory(prefix="ckpt-") as folder:
+        draft = Path(folder) / "network.ckpt"
+        mindspore.save_checkpoint(named, str(draft))
+        _write_only_file(path, draft)
+
+
+def export_openvino(onnx: bytes, path: Path) -> None:
+    """Write an ONNX graph to ``path`` (an .xml) and the .bin beside it as OpenVINO's format, weights in float32.
+
+    Raises:
+        EngineError: OpenVINO is not installed, or can't read the graph or write the files.
+    """
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory(prefix="openvino-") as folder:
+        draft = Path(folder) / "network.xml"
+        try:
+            openvino.save_model(openvino.Core().read_model(onnx), draft, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO could not convert the ONNX graph: {error}") from error
+        # The .xml last: it finds its weights by its own name, so it must not be there before them.
+        write_file(path.with_suffix(".bin"), draft.with_suffix(".bin").read_bytes())
+        write_file(path, draft.read_bytes())
+
+
+def run_onnx(path: Path, spec: NetworkSpec, images: Images) -> tuple[Outputs, str]:
+    """Return the outputs of an ONNX file in float32 and the engine: ONNX Runtime where installed, else OpenVINO.
+
+    Raises:
+        EngineError: no engine, or it refuses the file.
+    """
+    name = "onnxruntime" if importlib.util.find_spec("onnxruntime") else "openvino"
+    files = ModelFiles(onnx=path.read_bytes(), weights=None, spec=spec)
+    engine = open_engine(files, engine=name, device="cpu", precision="f32")
+    try:
+        return engine.predict(images), name
+    finally:
+        engine.close()
+
+
+def run_openvino(path: Path, images: Images) -> Outputs:
+    """Return the outputs of an OpenVINO .xml, computed in float32 on the CPU.
+
+    Raises:
+        EngineError: OpenVINO is not installed or refuses the files.
+    """
+    core = import_openvino().Core()
+    try:
+        # bf16 where a CPU has it would be a difference of the computer, not of the file.
+        options = {"INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": ""}
+        compiled = core.compile_model(core.read_model(path), "CPU", options)
+        return np.array(compiled(images)[0], dtype=np.float32)
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO refuses {path.name}: {error}") from error
+
+
+def run_mindir(path: Path, images: Images) -> Outputs:
+    """Return the outputs of a MindIR file.
+
+    Raises:
+        EngineError: MindSpore refuses the file.
+    """
+    import mindspore
+
+    try:
+        outputs: NDArray[Any] = mindspore.nn.GraphCell(mindspore.load(str(path)))(mindspore.Tensor(images)).asnumpy()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise EngineError(f"MindSpore refuses {path.name}: {error}") from error
+    return outputs.astype(np.float32)
+
+
+def run_safetensors(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
+    """Return the outputs of a new network with the weights of a .safetensors file of ours.
+
+    Raises:
+        WeightsError: the weights do not fit, or the header states another spec.
+    """
+    arrays, metadata = read_safetensors(path.read_bytes())
+    if SPEC_KEY not in metadata or NetworkSpec.from_json(json.loads(metadata[SPEC_KEY])) != spec:
+        raise WeightsError(f"{path.name}: its header does not state this network, so it would be imported as another")
+    return _run_network(spec, lambda ours: arrays, images)
+
+
+def run_checkpoint(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
+    """Return the outputs of a new network of ``spec`` with the weights that ``export_checkpoint`` wrote.
+
+    Raises:
+        WeightsError: the weights do not fit.
+    """
+    import mindspore
+
+    stored = {name: parameter.asnumpy() for name, parameter in mindspore.load_checkpoint(str(path)).items()}
+
+    def under_our_names(ours: Arrays) -> Arrays:
+        back = {theirs: name for name, theirs in _checkpoint_names(spec, ours).items()}
+        return {back.get(name, name): array for name, array in stored.items()}
+
+    return _run_network(spec, under_our_names, images)
+
+
+def _run_network(spec: NetworkSpec, weights: Callable[[Arrays], Arrays], images: Images) -> Outputs:
+    """Run a new network with what ``weights`` makes of its first arrays."""
+    from vision.networks.served import build_network, build_served, run_once
+
+    network = build_network(spec)
+    set_weights(network, weights(get_weights(network)))
+    return run_once(build_served(network), images)
+
+
+def _checkpoint_names(spec: NetworkSpec, ours: Iterable[str]) -> dict[str, str]:
+    """Return the name in a checkpoint of each array of ours."""
+    table = translations()["LeNet-5" if spec.name == LENET5 else "MindSpore model zoo"]
+    theirs = {translation.ours: translation.foreign for translation in table}
+    return {name: theirs.get(name, name) for name in ours}
+
+
+def _any_batch(cell: nn.Cell, height_px: int, width_px: int) -> Any:
+    """Return a stand-in for images, of any batch size, and make ``cell`` take it in inference mode."""
+    import mindspore
+
+    images = mindspore.Tensor(shape=(None, height_px, width_px, 3), dtype=mindspore.uint8)
+    cell.set_train(False)
+    cell.set_inputs(images)
+    return images
+
+
+def _write_only_file(path: Path, draft: Path) -> None:
+    """Write what MindSpore drafted to ``path``; it must be alone in its folder."""
+    others = sorted(file.name for file in draft.parent.iterdir() if file != draft)
+    if others:
+        raise VisionError(
+            f"the export as {path.suffix} is split over several files ({', '.join(others)}); "
+            "a reader of one file, which holds at most 2 GB, would miss the others"
+        )
+    write_file(path, draft.read_bytes())

@@ -1,0 +1,118 @@
+"""A network in two parts: a frozen one, computed once for each image, and the one that is trained on its outputs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import mindspore
+from mindspore import nn, ops
+
+from vision.errors import VisionError
+from vision.networks.served import FeatureExtractor, Scaling, build_network
+from vision.networks.spec import LAYERS, MOBILENET_V2, NetworkSpec
+from vision.networks.weights import backbone_only, get_weights, set_weights
+
+# What "freeze" may say: the whole backbone, MobileNetV2's layers before N, or nothing.
+FREEZE_PATTERN = r"backbone|none|features\.([1-9]|1[0-8])"
+
+
+def frozen_spec(spec: NetworkSpec, freeze: str) -> NetworkSpec:
+    """Return the spec of the frozen part; its ``outputs`` are the flat inputs of the trained part.
+
+    Raises:
+        VisionError: ``freeze`` names no layer of this network.
+    """
+    # What is no matter to the part is brought to its default: features are kept under the part's spec.
+    plain = replace(spec, classes=0, prototypes=0, head_bias=True, temperature=1.0)
+    cut = cut_of(spec, freeze)
+    return replace(plain, cut=cut, pooling="mean") if cut else plain
+
+
+def cut_of(spec: NetworkSpec, freeze: str) -> int:
+    """Return the N of "features.N", 0 for "backbone"."""
+    found = re.fullmatch(FREEZE_PATTERN, freeze)
+    if found is None or (found[1] and spec.name != MOBILENET_V2):
+        raise VisionError(
+            f"freeze is {freeze!r}; it must be backbone, none, or for mobilenet_v2 features.1 to features.{LAYERS - 1}"
+        )
+    return int(found[1] or 0)
+
+
+def build_frozen(network: nn.Cell, freeze: str) -> nn.Cell:
+    """Return a cell of its own, with copies of the weights: uint8 (N, H, W, 3) RGB -> flat float32 (N, outputs)."""
+    spec = frozen_spec(network.spec, freeze)
+    copy = build_network(replace(spec, cut=0))
+    set_weights(copy, backbone_only(get_weights(network)))
+    return _LowerPart(copy, spec) if spec.cut else FeatureExtractor(copy)
+
+
+def build_trained(network: nn.Cell, freeze: str, *, batch_norm_frozen: bool) -> nn.Cell:
+    """Return the trained part, which shares the network's parameters: flat inputs, or for "none" pictures -> logits.
+
+    With ``batch_norm_frozen`` batch norm keeps the statistics that it came with; scale and offset are still trained.
+    """
+    if freeze == "backbone":
+        return network.head
+    cut = 0 if freeze == "none" else cut_of(network.spec, freeze)
+    part = _UpperPart(network, cut) if cut else WholeNetwork(network)
+    if batch_norm_frozen:
+        for _, cell in part.cells_and_names():
+            if isinstance(cell, nn.BatchNorm2d):
+                cell.use_batch_statistics = False
+    return part
+
+
+class WholeNetwork(nn.Cell):
+    """uint8 (N, H, W, 3) RGB -> logits (N, classes), all weights trainable.
+
+    Attributes:
+        body: all before the head, whose inputs dropout acts on.
+    """
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__()
+        self.body = nn.SequentialCell([Scaling(network.spec), network.backbone])
+        self.head = network.head
+
+    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
+        return self.head(self.body(images))
+
+
+class _LowerPart(nn.Cell):
+    """uint8 (N, H, W, 3) RGB -> the map before layer ``spec.cut``, flat: float32 (N, C * h * w)."""
+
+    def __init__(self, network: nn.Cell, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.scaling = Scaling(spec)
+        self.layers = nn.SequentialCell(list(network.backbone.features)[: spec.cut])
+        self.flatten = nn.Flatten()
+        self.set_train(False)
+
+    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
+        return self.flatten(self.layers(self.scaling(images)))
+
+
+class _UpperPart(nn.Cell):
+    """Flat maps float32 (N, C * h * w) before layer ``cut`` -> logits (N, classes); ``body`` as in `WholeNetwork`."""
+
+    def __init__(self, network: nn.Cell, cut: int) -> None:
+        super().__init__()
+        self.body = _UpperLayers(network, cut)
+        self.head = network.head
+
+    def construct(self, maps: mindspore.Tensor) -> mindspore.Tensor:
+        return self.head(self.body(maps))
+
+
+class _UpperLayers(nn.Cell):
+    def __init__(self, network: nn.Cell, cut: int) -> None:
+        super().__init__()
+        self.shape = (-1, *replace(network.spec, classes=0, cut=cut, temperature=1.0).map_shape)
+        self.layers = nn.SequentialCell(list(network.backbone.features)[cut:])
+        self.takes_max = network.spec.pooling == "max"
+
+    def construct(self, maps: mindspore.Tensor) -> mindspore.Tensor:
+        maps = self.layers(ops.reshape(maps, self.shape))
+        return ops.amax(maps, (2, 3)) if self.takes_max else ops.mean(maps, (2, 3))

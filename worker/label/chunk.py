@@ -1,0 +1,44 @@
+"""One chunk of images -> its rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from base.paths import path_to_text
+from jobs.messages import ChunkResult, LabelChunk, Row
+from storage.protocol import Folder
+from vision.images.decode import DEFAULT_LIMITS, ImageLimits
+from vision.serving.classifier import Classifier, Outcome
+from worker.label.data_root import check_full, check_missing, check_there, opened_images
+
+
+def label_chunk(
+    chunk: LabelChunk,
+    classifier: Classifier,
+    data_root: Path | Folder,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    worker: str = "",
+) -> ChunkResult:
+    """Return one row for each path of ``chunk``, in order; what can't be read becomes an error row.
+
+    Raises:
+        UnavailableError: the data root itself is away: a share that isn't mounted, say.
+    """
+    with opened_images(data_root, chunk.paths, limits.max_bytes) as sources:
+        outcomes, seconds = classifier.classify(sources, chunk.top_k)
+    # strict: as many rows as paths, or no result at all
+    rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
+    if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
+        check_there(data_root)  # it may have gone away meanwhile: these rows would be of images that are well
+        check_full(data_root)
+        missing = [path for path, row in zip(chunk.paths, rows, strict=True) if row.error == "not_found"]
+        check_missing(data_root, missing, limits.max_bytes)
+    engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
+    return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
+
+
+def _row(outcome: Outcome) -> Row:
+    if outcome.error is not None:
+        detail = path_to_text(outcome.error.detail)[:1000]
+        return Row(error=outcome.error.reason, detail=detail, width=outcome.width_px, height=outcome.height_px)
+    return Row(top=tuple(outcome.top), width=outcome.width_px, height=outcome.height_px)

@@ -1,0 +1,110 @@
+"""``python -m worker.models.importing FILE``: pretrained weights become a version in the model store."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from configs.settings import SettingsError, load_settings
+from model_store.errors import StoreError
+from model_store.manifest import ClassEntry
+from model_store.store import ModelStore
+from vision.errors import VisionError, WeightsError
+
+GOLDEN_IMAGES = 4
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Import a file; print what was made; return the exit code."""
+    parser = argparse.ArgumentParser(prog="sortline models import")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--convention", choices=["auto", "tf", "torch"], default="auto")
+    parser.add_argument("--labels", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        import mindspore
+    except ImportError:
+        print('sortline: import needs MindSpore here: pip install "sortline[train]"', file=sys.stderr)
+        return 1
+    try:
+        mindspore.set_context(mode=mindspore.GRAPH_MODE)
+        mindspore.set_device("CPU")
+        store = ModelStore(load_settings().store_root)
+        convention = None if options.convention == "auto" else options.convention
+        print(import_file(store, options.file, options.name, convention, options.labels))
+    except (VisionError, StoreError, SettingsError, OSError) as error:
+        print(f"sortline: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def import_file(store: ModelStore, file: Path, name: str, convention: str | None, labels: Path | None) -> str:
+    """Publish the weights in ``file`` as a new version of ``name``, in production; return lines for a person.
+
+    Weights with a classifier and a list of their labels become a classifier, all others a backbone.
+
+    Raises:
+        WeightsError: the file doesn't hold a network we know; the message lists missing and unexpected keys.
+    """
+    from dataclasses import replace
+
+    from vision.images.preprocess import Preprocessing
+    from vision.networks.served import build_network
+    from vision.networks.weights import backbone_only, read_foreign, set_weights
+    from worker.models.publish import publish_network
+
+    found = read_foreign(file, convention=convention)
+    classes = _classes(labels, found.spec.classes)
+    spec = found.spec if classes else replace(found.spec, classes=0)
+    network = build_network(spec)
+    set_weights(network, found.arrays if classes else backbone_only(found.arrays))
+    images = _structured_images(spec.height_px, spec.width_px)
+    preprocessing = Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit="crop")
+    version = publish_network(
+        store,
+        name,
+        network,
+        preprocessing,
+        golden_images=images,
+        classes=classes,
+        training={"imported_from": file.name, "notes": list(found.notes)},
+        scores={},
+    )
+    store.set_alias(name, "production", version.version, who="sortline models import", why=f"imported from {file.name}")
+    lines = [f"{version.manifest.reference}: {spec.name}, {version.manifest.kind}, {spec.convention} convention"]
+    return "\n".join([*lines, *(f"  {note}" for note in found.notes)])
+
+
+def _classes(labels: Path | None, outputs: int) -> list[ClassEntry]:
+    if labels is None:
+        return []
+    lines = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(lines) != outputs:
+        raise WeightsError(f"{labels} has {len(lines)} labels, the classifier {outputs} outputs")
+    # ImageNet calls two kinds of crane "crane"; a label must mean one class.
+    seen: dict[str, int] = {}
+    entries = []
+    for line in lines:
+        seen[line] = seen.get(line, 0) + 1
+        label = line if seen[line] == 1 else f"{line} ({seen[line]})"
+        entries.append(ClassEntry(label=label, folder=label))
+    return entries
+
+
+def _structured_images(height_px: int, width_px: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return uint8 (K, H, W, 3): noisy colour ramps that change when mirrored, turned or given other channel order."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[0 : 1 : height_px * 1j, 0 : 1 : width_px * 1j]
+    images = []
+    for k in range(GOLDEN_IMAGES):
+        ramps = np.stack([x ** (k + 1), 0.6 * y, 0.3 * (1 - x) * y], axis=-1)
+        images.append(np.clip(ramps * 255 + random.normal(0, 12, ramps.shape), 0, 255))
+    return np.stack(images).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
