@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the commands' own help: ``python docs/make_commands.py``.
+"""Write docs/reference/commands.md from the commands' own help: ``python docs/make_commands.py``.
 
 A unit test compares the page with what this script would write.
 """
@@ -15,18 +15,18 @@ import typer
 
 from producer.__main__ import app
 
-PAGE = Path(__file__).with_name("commands.md")
+PAGE = Path(__file__).with_name("reference") / "commands.md"
 HEAD = """# Commands
 
 This page is written by `python docs/make_commands.py` from what `sortline COMMAND --help` says; change it in
-`producer/commands/`. [Exit codes](../README.md#exit-codes) stand in the README, settings of the configuration file and
-the environment in [configuration](configuration.md).
+`producer/commands/`. [Exit codes](../../README.md#exit-codes) stand in the README, settings of the configuration file
+and the environment in [configuration](configuration.md).
 """
 RANGE = re.compile(r"^(?:x>=(\d+)|(\d+(?=<=x)))")
 
 
 def page() -> str:
-    """Return the text of docs/commands.md."""
+    """Return the text of docs/reference/commands.md."""
     commands = list(commands_of(typer.main.get_command(app), "sortline"))
     rows = "".join(f"| [`{name}`](#{name.replace(' ', '-')}) | {first_line(command)} |\n" for name, command in commands)
     contents = f"\n| command | what it does |\n|---|---|\n{rows}"

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the settings class: ``python docs/make_configuration.py``.
+"""Write docs/reference/configuration.md from the settings class: ``python docs/make_configuration.py``.
 
 A unit test compares the page with what this script would write.
 """
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from configs.settings import AugmentationSettings, Settings, TrainingSettings
 
-PAGE = Path(__file__).with_name("configuration.md")
+PAGE = Path(__file__).with_name("reference") / "configuration.md"
 
 # Meanings of settings whose field has no description of its own.
 MEANINGS = {
@@ -68,7 +68,7 @@ SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
 
 
 def page() -> str:
-    """Return the text of docs/configuration.md."""
+    """Return the text of docs/reference/configuration.md."""
     parts = [HEAD]
     used: set[str] = set()
     for title, prefix, table in SECTIONS:

@@ -1,6 +1,6 @@
 """The Celery app that producer and workers share: queues, task names, delivery rules.
 
-Why each rule stands here is in docs/decisions/0004-delivery.md.
+Why each rule stands here is in docs/explanation/decisions/0004-delivery.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong for the person at the terminal, each with its exit code (docs/labelling.md)."""
+"""What can go wrong for the person at the terminal, each with its exit code (docs/guide/labelling.md)."""
 
 OK = 0
 FAILURE = 1

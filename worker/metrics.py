@@ -1,4 +1,4 @@
-"""What Prometheus can scrape from one worker process. Names and meanings: docs/monitor.md.
+"""What Prometheus can scrape from one worker process. Names and meanings: docs/guide/monitor.md.
 
 Counting costs nothing worth switching off; only the port has a setting. Each Metrics has a registry of its own, so that
 two workers in one process (every test) don't share counts.

@@ -1,10 +1,10 @@
-"""Which entry of docs/troubleshooting.md a message has. A unit test holds both to each other."""
+"""Which entry of docs/guide/troubleshooting.md a message has. A unit test holds both to each other."""
 
 from __future__ import annotations
 
 import re
 
-PAGE = "docs/troubleshooting.md"
+PAGE = "docs/guide/troubleshooting.md"
 # Pieces of messages, each the heading of its entry.
 ENTRIES = (
     "no such folder or file",

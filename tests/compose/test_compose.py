@@ -123,7 +123,7 @@ def test_images_are_pinned_and_only_the_trainers_has_mindspore() -> None:
 
 
 def test_the_commands_that_the_page_gives_to_a_service_parse() -> None:
-    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guide" / "deploy.md").read_text(encoding="utf-8")
     given = re.findall(r"^docker compose run --rm (?:-v \S+ )?(\S+) (.*)$", page, re.MULTILINE)
 
     assert len(given) > 3

@@ -1,4 +1,4 @@
-"""Redis as docs/deploy.md sets it up: an ACL user that may do what Sortline does and nothing else; hidden passwords."""
+"""Redis as docs/guide/deploy.md sets it up: an ACL user that may do what Sortline needs, no more; hidden passwords."""
 
 from __future__ import annotations
 

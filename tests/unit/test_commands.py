@@ -17,7 +17,7 @@ from tests.canaries import as_id, secret
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN = secret("command")
-MORE = "more: docs/troubleshooting.md"
+MORE = "more: docs/guide/troubleshooting.md"
 NOBODY = "redis://127.0.0.1:1/0"  # port 1 is tcpmux's: nobody listens, so the refusal comes at once
 
 

@@ -2,8 +2,8 @@
 
 Every `sortline` of a shell block must parse. The README's blocks are run by `tests/e2e/test_readme.py`, those of five
 pages by `tests/e2e/test_pages.py`, those of five more by `tests/e2e/test_server_pages.py`, those of
-`docs/performance.md` with tiny sizes by `tests/e2e/test_benchmarks.py`, `docker-compose.yml` by `tests/compose`. Both
-tests of pages name the few blocks that they pass over, and why.
+`docs/guide/performance.md` with tiny sizes by `tests/e2e/test_benchmarks.py`, `docker-compose.yml` by `tests/compose`.
+Both tests of pages name the few blocks that they pass over, and why.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_commands_are_found_and_wrong_ones_are_refused() -> None:
 
 
 def test_files_and_names_of_the_architecture_page_exist() -> None:
-    found = re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", text_of("docs/architecture.md"))
+    found = re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", text_of("docs/explanation/architecture.md"))
 
     assert len(found) > 30
     for file, name in found:
@@ -126,42 +126,43 @@ def anchors_of(page: Path) -> set[str]:
 def test_the_configuration_page_is_what_its_script_writes() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
 
-    assert text_of("docs/configuration.md") == script["page"](), "run: python docs/make_configuration.py"
+    assert text_of("docs/reference/configuration.md") == script["page"](), "run: python docs/make_configuration.py"
 
 
 def test_the_commands_page_is_what_its_script_writes() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "make_commands.py"))
 
-    assert text_of("docs/commands.md") == script["page"](), "run: python docs/make_commands.py"
+    assert text_of("docs/reference/commands.md") == script["page"](), "run: python docs/make_commands.py"
 
 
 def test_every_line_of_an_example_fits_a_narrow_terminal() -> None:
-    examples = [block for language, block in FENCE.findall(text_of("docs/commands.md")) if language == "sh"]
+    examples = [block for language, block in FENCE.findall(text_of("docs/reference/commands.md")) if language == "sh"]
 
-    assert len(examples) == len(re.findall(r"^## sortline ", text_of("docs/commands.md"), re.MULTILINE))
+    assert len(examples) == len(re.findall(r"^## sortline ", text_of("docs/reference/commands.md"), re.MULTILINE))
     # Help indents by three, and keeps two columns at the right; a longer line is broken where it can't be copied.
     assert [line for block in examples for line in block.splitlines() if len(line) > 76] == []
 
 
 def test_the_training_page_has_every_key_of_a_recipe() -> None:
-    keys = set(re.findall(r"^\| `training\.([\w.]+)`", text_of("docs/configuration.md"), re.MULTILINE))
-    rows = "\n".join(re.findall(r"^\| (`[^|]+`) \|", text_of("docs/training.md"), re.MULTILINE))
+    keys = set(re.findall(r"^\| `training\.([\w.]+)`", text_of("docs/reference/configuration.md"), re.MULTILINE))
+    rows = "\n".join(re.findall(r"^\| (`[^|]+`) \|", text_of("docs/guide/training.md"), re.MULTILINE))
 
     assert keys <= set(re.findall(r"`([\w.]+)`", rows))
 
 
-def test_the_readme_leads_to_every_page_and_every_picture_is_shown() -> None:
-    linked = set(re.findall(r"\]\((docs/[^)#]+)", text_of("README.md")))
+def test_the_list_of_pages_has_every_page_and_every_picture_is_shown() -> None:
+    listed = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)", text_of("docs/README.md"))}
     shown = {
         (ROOT / page).parent / target for page in NAMES for target in re.findall(r"!\[.*\]\((\S+)\)", text_of(page))
     }
 
-    assert {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/**/*.md")} <= linked
+    assert "](docs/README.md)" in text_of("README.md")
+    assert set(ROOT.glob("docs/**/*.md")) - {ROOT / "docs" / "README.md"} <= listed
     assert {file.resolve() for file in ROOT.glob("docs/images/*.png")} == {file.resolve() for file in shown}
 
 
 def test_the_readme_has_the_speeds_of_the_performance_page_and_names_its_commands() -> None:
-    performance = text_of("docs/performance.md")
+    performance = text_of("docs/guide/performance.md")
     rows = re.findall(r"^\| .* \| (.*) \| `(python -m .*)` \|$", text_of("README.md"), re.MULTILINE)
 
     assert len(rows) == 5
@@ -197,7 +198,7 @@ def test_exit_codes_of_the_readme_are_those_of_the_code() -> None:
 
 
 def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
-    section = text_of("docs/labelling.md").partition("## Reason codes")[2].partition("\n## ")[0]
+    section = text_of("docs/guide/labelling.md").partition("## Reason codes")[2].partition("\n## ")[0]
     raised = {
         node.args[0].value
         for file in (*ROOT.glob("vision/**/*.py"), *ROOT.glob("worker/**/*.py"))
@@ -209,7 +210,7 @@ def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == raised
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/reports.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/guide/reports.md"])
 def test_documented_columns_are_those_of_the_report(name: str) -> None:
     plan = Plan(
         run="r", source="s", base="/", data_root="/", walked=True, labels=["a", "b"], groups=[None, None], top_k=2,
@@ -226,7 +227,7 @@ def test_documented_columns_are_those_of_the_report(name: str) -> None:
 def test_the_scaling_page_names_the_keys_that_an_autoscaler_counts() -> None:
     keys = Keys(Settings().key_prefix)
 
-    listed = set(re.findall(r"listName: (\S+)", text_of("docs/scaling.md")))
+    listed = set(re.findall(r"listName: (\S+)", text_of("docs/guide/scaling.md")))
     assert listed == {keys.queue(LABEL_QUEUE), keys.unacked}
 
 
@@ -235,4 +236,4 @@ def test_the_images_page_says_what_to_do_about_every_reason() -> None:
         section = text_of(page).partition(f"## {title}")[2].partition("\n## ")[0]
         return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
 
-    assert codes("docs/images.md", "Reasons, and what to do") == codes("docs/labelling.md", "Reason codes")
+    assert codes("docs/guide/images.md", "Reasons, and what to do") == codes("docs/guide/labelling.md", "Reason codes")
