@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from configs.settings import AugmentationSettings, Settings, TrainingSettings
+from configs.recipe import Augmentation, Recipe
+from configs.settings import Settings
 
 PAGE = Path(__file__).with_name("reference") / "configuration.md"
 
@@ -41,7 +42,8 @@ BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
 HEAD = """# Configuration
 
-This page is written by `python docs/make_configuration.py` from `configs/settings.py`; change it there.
+This page is written by `python docs/make_configuration.py` from `configs/settings.py` and
+`configs/recipe.py`; change it there.
 
 A setting is looked for in this order, the later winning:
 
@@ -62,8 +64,8 @@ sortline train photos/ --config waste26 --set epochs=20
 """
 SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("General", "", Settings),
-    ("Training recipe: `[training]`", "training.", TrainingSettings),
-    ("Augmentation: `[training.augmentation]`", "training.augmentation.", AugmentationSettings),
+    ("Training recipe: `[training]`", "training.", Recipe),
+    ("Augmentation: `[training.augmentation]`", "training.augmentation.", Augmentation),
 )
 
 

@@ -94,7 +94,7 @@ class TrainModel(Message):
     job: RunId
     dataset: PathText
     name: ModelName
-    recipe: dict[str, Any]  # configs.settings.TrainingSettings, validated by the worker
+    recipe: dict[str, Any]  # configs.recipe.Recipe, validated by the worker
     backbone: ModelPin | None = None
     promote: Literal["gate", "always", "never"] = "gate"
     purpose: Literal["publish", "score", "folds"] = "publish"

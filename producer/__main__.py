@@ -78,7 +78,7 @@ def _code_of(error: Exception) -> int | None:
     """Return the exit code of an error that is ours to explain, else None."""
     if isinstance(error, ProducerError):
         return error.exit_code
-    from configs.settings import SettingsError
+    from configs.errors import SettingsError
     from jobs.errors import BrokerError, MessageError
     from model_store.errors import StoreError
 

@@ -15,7 +15,8 @@ from celery.signals import setup_logging
 
 from base.errors import UnavailableError
 from base.fault import fault
-from configs.settings import Settings, training_settings
+from configs.recipe import read_recipe
+from configs.settings import Settings
 from jobs.app import LABEL_CHUNK, QUEUED_AT, TRAIN_MODEL, make_app
 from jobs.broker import AWAY
 from jobs.errors import OtherForm
@@ -144,7 +145,7 @@ def register(app: Celery, runtime: Runtime) -> None:
                 raise JobRefused(f"{ATTEMPTS} training processes died on this job; see the training worker's log")
             from worker.train.job import train_model  # MindSpore: never in a label worker
 
-            recipe = training_settings(job.recipe)
+            recipe = read_recipe(job.recipe)
             with _lease(task, runtime, job) as cancelled:
                 trained = train_model(job, recipe, runtime, report=report, cancelled=cancelled.is_set)
         except JobCancelled:

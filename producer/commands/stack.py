@@ -59,7 +59,7 @@ def worker(
 
       sortline worker --queues train --broker redis://queue:6379/0
     """
-    from configs.settings import find_config
+    from configs.tables import find_config
 
     settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
     if settings.broker is None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import redis
 
-from configs.settings import SettingsError, TrainingSettings, parse_assignments, training_settings
+from configs.errors import SettingsError
+from configs.recipe import Recipe, read_recipe
+from configs.tables import parse_assignments
 from jobs.board import JobState
 from jobs.messages import JobEvent, TrainModel
 from producer.errors import UsageError
@@ -65,7 +67,7 @@ class Trial:
 
     number: int
     values: dict[str, Any]
-    recipe: TrainingSettings
+    recipe: Recipe
     job: str = ""
     state: str = "planned"  # planned, queued, running, done, failed, cancelled
     text: str = ""
@@ -94,7 +96,7 @@ class Trial:
             self.state, self.text = "failed", f"its scores are lost; its last word: {event.text}"
 
 
-def parse_axes(texts: Sequence[str], recipe: TrainingSettings) -> list[Axis]:
+def parse_axes(texts: Sequence[str], recipe: Recipe) -> list[Axis]:
     """Return what ``KEY=V1,V2`` and ``KEY=LOW..HIGH`` ask for; commas in brackets and quotes belong to a value.
 
     Raises:
@@ -117,7 +119,7 @@ def parse_axes(texts: Sequence[str], recipe: TrainingSettings) -> list[Axis]:
     return axes
 
 
-def plan_trials(axes: Sequence[Axis], recipe: TrainingSettings, count: int | None = None) -> list[Trial]:
+def plan_trials(axes: Sequence[Axis], recipe: Recipe, count: int | None = None) -> list[Trial]:
     """Return the trials: every combination, or ``count`` different ones drawn with the recipe's seed.
 
     Raises:
@@ -199,7 +201,7 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _trial(number: int, values: dict[str, Any], recipe: TrainingSettings) -> Trial:
+def _trial(number: int, values: dict[str, Any], recipe: Recipe) -> Trial:
     table = recipe.model_dump()
     for key, value in values.items():
         *groups, last = key.split(".")
@@ -211,7 +213,7 @@ def _trial(number: int, values: dict[str, Any], recipe: TrainingSettings) -> Tri
         inner[last] = value
     trial = Trial(number, values, recipe)
     try:
-        trial.recipe = training_settings(table)
+        trial.recipe = read_recipe(table)
     except SettingsError as error:
         raise SettingsError(f"trial {number} ({trial.name}): {error}") from error
     return trial
@@ -260,7 +262,7 @@ def _is_range(part: str) -> bool:
     return ".." in part and part[0] not in "'\"[{"
 
 
-def _range(text: str, key: str, parts: Sequence[str], recipe: TrainingSettings) -> Range:
+def _range(text: str, key: str, parts: Sequence[str], recipe: Recipe) -> Range:
     if len(parts) > 1:
         raise SettingsError(f"--sweep {text}: a range stands alone; list values or give LOW..HIGH, not both")
     ends = [_number(end) for end in parts[0].split("..", 1)]

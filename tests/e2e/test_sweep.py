@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs.settings import Settings, TrainingSettings
+from configs.recipe import Recipe
+from configs.settings import Settings
 from jobs.messages import JobEvent, TrainModel, to_json
 from producer.local.session import Session, open_session
 from producer.training.jobs import follow
@@ -140,7 +141,7 @@ def say(session: Session, name: str, state: str, **scores: float) -> None:
 def test_the_first_trial_fills_the_feature_cache_alone(
     session: Session, backbone: str | None, queued_at_first: int
 ) -> None:
-    trials = [Trial(number, {}, TrainingSettings(backbone=backbone)) for number in (1, 2)]
+    trials = [Trial(number, {}, Recipe(backbone=backbone)) for number in (1, 2)]
     for name in "ab":
         say(session, name, "progress")
         say(session, name, "done", val_top1=0.5, val_loss=1.0)

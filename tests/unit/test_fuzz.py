@@ -21,7 +21,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from configs.settings import CONFIGS_FOLDER, SettingsError, load_settings, parse_assignments, training_settings
+from configs.errors import SettingsError
+from configs.recipe import read_recipe
+from configs.settings import load_settings
+from configs.tables import CONFIGS_FOLDER, parse_assignments
 from jobs.errors import MessageError
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, Message, ModelPin, Row, TrainModel, from_json, to_json
 from model_store.errors import ManifestError
@@ -306,7 +309,7 @@ KEYS = st.sampled_from(["epochs", "seed", "augmentation", "network", "freeze", "
 @given(st.dictionaries(KEYS, JSON, max_size=4))
 def test_a_recipe_of_any_values_is_read_or_refused(recipe: dict[str, Any]) -> None:
     with suppress(SettingsError):
-        training_settings(recipe)
+        read_recipe(recipe)
 
 
 @fuzzed(0.01)
@@ -316,4 +319,4 @@ def test_a_recipe_of_any_values_is_read_or_refused(recipe: dict[str, Any]) -> No
 @example(["." * 5_000 + "=1"])
 def test_assignments_of_any_text_are_read_or_refused(assignments: list[str]) -> None:
     with suppress(SettingsError):
-        training_settings(parse_assignments(assignments))
+        read_recipe(parse_assignments(assignments))

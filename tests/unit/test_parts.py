@@ -15,7 +15,7 @@ import pytest
 from mindspore import Tensor
 from numpy.typing import NDArray
 
-from configs.settings import TrainingSettings
+from configs.recipe import Recipe
 from tests.unit.seeded import seeded_network
 from tests.unit.test_train import OPTIONS
 from vision.errors import VisionError
@@ -142,7 +142,7 @@ def test_settings_and_parts_know_the_same_words() -> None:
 
     def accepted(freeze: str) -> bool:
         try:
-            return bool(TrainingSettings(backbone="b", freeze=freeze))
+            return bool(Recipe(backbone="b", freeze=freeze))
         except ValueError:
             return False
 

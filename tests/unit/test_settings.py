@@ -9,17 +9,10 @@ from typing import Any
 
 import pytest
 
-from configs.settings import (
-    CONFIGS_FOLDER,
-    AugmentationSettings,
-    Settings,
-    SettingsError,
-    TrainingSettings,
-    find_config,
-    load_settings,
-    parse_assignments,
-    training_settings,
-)
+from configs.errors import SettingsError
+from configs.recipe import Augmentation, Recipe, read_recipe
+from configs.settings import Settings, load_settings
+from configs.tables import CONFIGS_FOLDER, find_config, parse_assignments
 from tests.canaries import secret
 
 HIDDEN = secret("settings")
@@ -118,7 +111,7 @@ def test_a_bad_recipe_is_refused_alike_from_a_file_and_from_a_message(recipe: di
         load_settings(flags={"training": recipe}, environment={})
     if not recipe.keys() & {"lr_end", "lr_init", "network"}:  # of a rule about several keys there is no key to name
         with pytest.raises(SettingsError, match=message):
-            training_settings(recipe)
+            read_recipe(recipe)
 
 
 def test_every_fault_is_told_at_once() -> None:
@@ -131,7 +124,7 @@ def test_every_fault_is_told_at_once() -> None:
 def test_a_recipe_goes_through_a_message_unchanged() -> None:
     recipe = load_settings(Path("digits"), environment={}).training
 
-    assert training_settings(recipe.model_dump()) == recipe
+    assert read_recipe(recipe.model_dump()) == recipe
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "http", "redis+socket", "REDISS"])
@@ -269,7 +262,7 @@ def test_a_fault_between_settings_is_told_without_the_whole_table() -> None:
 
 def test_default_toml_states_every_default_and_names_every_setting() -> None:
     text = (CONFIGS_FOLDER / "default.toml").read_text(encoding="utf-8")
-    names = [*Settings.model_fields, *TrainingSettings.model_fields, *AugmentationSettings.model_fields]
+    names = [*Settings.model_fields, *Recipe.model_fields, *Augmentation.model_fields]
 
     assert load_settings(Path("default"), environment={}) == Settings()
     assert [name for name in names if not re.search(rf"^(# )?{name} =|^\[.*{name}\]$", text, re.MULTILINE)] == []

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs.settings import SettingsError, TrainingSettings
+from configs.errors import SettingsError
+from configs.recipe import Recipe
 from jobs.board import JobState
 from jobs.messages import JobEvent
 from producer.__main__ import run
@@ -18,10 +19,10 @@ from producer.errors import USAGE, UsageError
 from producer.terminal.sweep import SweepView, table_of, write_sweep_csv
 from producer.training.sweep import Axis, Range, Trial, parse_axes, plan_trials, ranked, refuse_other_splits
 
-RECIPE = TrainingSettings()
+RECIPE = Recipe()
 
 
-def plan(*texts: str, recipe: TrainingSettings = RECIPE, count: int | None = None) -> list[Trial]:
+def plan(*texts: str, recipe: Recipe = RECIPE, count: int | None = None) -> list[Trial]:
     return plan_trials(parse_axes(texts, recipe), recipe, count)
 
 
@@ -83,7 +84,7 @@ def test_a_search_in_another_form_is_refused_in_words(texts: list[str], message:
 
 
 def test_the_grid_holds_every_combination_once_and_leaves_the_rest_of_the_recipe() -> None:
-    recipe = TrainingSettings(batch_size=7)
+    recipe = Recipe(batch_size=7)
 
     trials = plan("epochs=5,10,5", "augmentation.repeat=0,4", recipe=recipe)
 
@@ -98,7 +99,7 @@ def test_the_grid_holds_every_combination_once_and_leaves_the_rest_of_the_recipe
 
 
 def test_lists_are_swept_as_one_value() -> None:
-    recipe = TrainingSettings(backbone="mobilenetv2-imagenet")
+    recipe = Recipe(backbone="mobilenetv2-imagenet")
 
     assert [t.recipe.taps for t in plan("taps=[],[15],[14,16]", recipe=recipe)] == [(), (15,), (14, 16)]
 
@@ -137,7 +138,7 @@ def test_a_trial_whose_recipe_can_not_be_is_named_with_its_values(texts: list[st
 
 def test_draws_differ_stay_inside_and_come_out_again_with_the_same_seed() -> None:
     texts = ("lr_max=1e-4..1e-1", "dropout=0..0.5", "epochs=3..5", "optimizer=adam,sgd")
-    recipe = TrainingSettings(seed=3)
+    recipe = Recipe(seed=3)
 
     trials = plan(*texts, recipe=recipe, count=100)
 
@@ -147,7 +148,7 @@ def test_draws_differ_stay_inside_and_come_out_again_with_the_same_seed() -> Non
     assert {r.optimizer for r in recipes} == {"adam", "sgd"}
     assert {r.seed for r in recipes} == {3}  # the trials differ in what is swept and in nothing else
     assert [t.values for t in plan(*texts, recipe=recipe, count=100)] == [t.values for t in trials]
-    assert [t.values for t in plan(*texts, recipe=TrainingSettings(seed=4), count=100)] != [t.values for t in trials]
+    assert [t.values for t in plan(*texts, recipe=Recipe(seed=4), count=100)] != [t.values for t in trials]
 
 
 def test_a_drawn_rate_has_three_digits_and_is_spread_evenly_over_the_powers_of_ten() -> None:

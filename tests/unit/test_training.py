@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import worker.train.job
-from configs.settings import Settings, TrainingSettings
+from configs.recipe import Recipe
+from configs.settings import Settings
 from jobs.messages import ModelPin, TrainModel
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore, ModelVersion
@@ -32,7 +33,7 @@ def test_an_8_bit_graph_that_this_worker_can_not_make_is_refused_before_anything
     runtime = Runtime(Settings(home=tmp_path / "home", data_root=tmp_path))
 
     with pytest.raises(JobRefused, match=r"CPU with VNNI, and pip install .*; set int8 = false"):
-        train_model(job, TrainingSettings(int8=True), runtime, report=print, cancelled=lambda: False)
+        train_model(job, Recipe(int8=True), runtime, report=print, cancelled=lambda: False)
 
 
 def test_a_long_training_says_once_how_long_it_will_take_as_soon_as_a_step_was_timed() -> None:
@@ -107,7 +108,7 @@ def test_weights_for_another_number_of_classes_are_not_imported(tmp_path: Path, 
 
 
 def train_on(folder: Path, digest: str) -> None:
-    recipe = TrainingSettings(backbone="small:1")
+    recipe = Recipe(backbone="small:1")
     job = TrainModel(
         job="train-x", dataset="photos", name="x", recipe={}, backbone=ModelPin(name="small", version=1, digest=digest)
     )

@@ -12,7 +12,8 @@ import pytest
 from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
-from configs.settings import Settings, TrainingSettings
+from configs.recipe import Recipe
+from configs.settings import Settings
 from jobs.messages import ModelPin
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
@@ -39,7 +40,7 @@ def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_pa
     cut.write_bytes(cut.read_bytes()[:40])
     gone.symlink_to(tmp_path / "nowhere.png")
     dataset = read_dataset(tmp_path / "photos")
-    recipe = TrainingSettings(network="lenet5", height_px=16, width_px=16, validation_fraction=0.25)
+    recipe = Recipe(network="lenet5", height_px=16, width_px=16, validation_fraction=0.25)
     digests = file_digests(image.path for image in dataset.train)
     runtime = Runtime(Settings(home=tmp_path / "home"))
     data = TrainingData(runtime, recipe, None, None, dataset, digests, tmp_path / "scratch", lambda text: None)
@@ -64,7 +65,7 @@ def test_near_copies_on_both_sides_are_told_with_examples_and_refused_on_request
     original = cv2.imread(str(photos / "train" / "cat" / "2.png"))
     cv2.imwrite(str(photos / "val" / "cat" / "copy.jpg"), cv2.resize(original[:, ::-1], (60, 60)))  # a mirror image
     dataset = read_dataset(photos)
-    recipe = TrainingSettings(network="lenet5", height_px=16, width_px=16)
+    recipe = Recipe(network="lenet5", height_px=16, width_px=16)
     digests = file_digests(image.path for image in (*dataset.train, *(dataset.validation or ())))
     runtime = Runtime(Settings(home=tmp_path / "home"))
     data = TrainingData(runtime, recipe, None, None, dataset, digests, tmp_path / "scratch", lambda text: None)
@@ -96,7 +97,7 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
         network = seeded_network(spec)
         set_weights(network, backbone_only(get_weights(backbone)), allow_missing_head=True)
         dataset = Dataset(root=tmp_path, classes=(), train=())
-        recipe = TrainingSettings(backbone="seeded", height_px=32, width_px=32)
+        recipe = Recipe(backbone="seeded", height_px=32, width_px=32)
         runtime = Runtime(Settings(home=tmp_path / "home"))
         data = TrainingData(runtime, recipe, network, pin, dataset, {}, tmp_path, lambda text: None)
         frozen = frozen_spec(spec, "backbone")

@@ -9,7 +9,8 @@ import pytest
 
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import SCHEMES, checked_url, decoded, is_url
-from configs.settings import Settings, SettingsError, load_settings
+from configs.errors import SettingsError
+from configs.settings import Settings, load_settings
 from tests.canaries import as_id, secret
 
 SECRET = secret("url")

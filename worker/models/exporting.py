@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from base.files import write_file
-from configs.settings import SettingsError, load_settings
+from configs.errors import SettingsError
+from configs.settings import load_settings
 from model_store.errors import StoreError
 from model_store.manifest import Manifest
 from model_store.store import ModelStore, ModelVersion

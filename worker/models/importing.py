@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.settings import SettingsError, load_settings
+from configs.errors import SettingsError
+from configs.settings import load_settings
 from model_store.errors import StoreError
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.settings import TrainingSettings
+from configs.recipe import Recipe
 from jobs.messages import ModelPin
 from vision.images.preprocess import Preprocessing
 from vision.networks.spec import LAST_CHANNELS, NetworkSpec
@@ -77,7 +77,7 @@ class TrainingData:
     def __init__(
         self,
         runtime: Runtime,
-        recipe: TrainingSettings,
+        recipe: Recipe,
         network: Any,
         backbone: ModelPin | None,
         dataset: Dataset,

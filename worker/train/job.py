@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from base.errors import UnavailableError
 from base.paths import text_to_path
-from configs.settings import TrainingSettings
+from configs.recipe import Recipe
 from jobs.messages import JobEvent, ModelPin, TrainModel
 from model_store.errors import StoreError
 from model_store.manifest import ClassEntry, PrecisionProof
@@ -75,7 +75,7 @@ class _Fitted:
 
 def train_model(
     job: TrainModel,
-    recipe: TrainingSettings,
+    recipe: Recipe,
     runtime: Runtime,
     *,
     report: Report,
@@ -133,7 +133,7 @@ class _Training:
     """The steps of one job, and what they hand on to each other."""
 
     def __init__(
-        self, job: TrainModel, recipe: TrainingSettings, runtime: Runtime, report: Report, cancelled: Callable[[], bool]
+        self, job: TrainModel, recipe: Recipe, runtime: Runtime, report: Report, cancelled: Callable[[], bool]
     ) -> None:
         self.job, self.recipe, self.runtime, self.cancelled = job, recipe, runtime, cancelled
         self._report = report
@@ -449,7 +449,7 @@ class _Pace:
         )
 
 
-def fit_options(recipe: TrainingSettings) -> FitOptions:
+def fit_options(recipe: Recipe) -> FitOptions:
     """Return the part of a recipe that ``fit`` follows."""
     names = {field.name for field in fields(FitOptions)}
     return FitOptions(**{key: value for key, value in recipe.model_dump().items() if key in names})

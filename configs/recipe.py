@@ -1,0 +1,145 @@
+"""The recipe of one training: what ``[training]`` in a TOML file may say. It travels in the job's message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from configs.errors import explained
+
+
+class _Table(BaseModel):
+    # An error's own text, and so a traceback, must not show the broker's password.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class Augmentation(_Table):
+    """Random changes of training images. Validation images are never changed."""
+
+    repeat: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="augmented passes beside the plain one, where features are cached; else one an epoch",
+    )
+    crop_area: float = Field(
+        1.0, gt=0, le=1, description="smallest part of the image that a random crop shows; 1 never crops"
+    )
+    crop_ratio: float = Field(1.0, ge=1, le=4, description="how much wider or narrower a random crop may be")
+    rotate_degrees: float = Field(0.0, ge=0, le=180, description="largest turn either way, degrees")
+    shift: float = Field(0.0, ge=0, le=0.5, description="largest shift either way, as a part of the side")
+    zoom: float = Field(0.0, ge=0, le=0.9, description="largest change of size either way, as a part")
+    flip: bool = Field(False, description="mirror half of the images left to right")
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest change either way, as a part")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest change either way, as a part")
+    saturation: float = Field(0.0, ge=0, le=1, description="largest change either way, as a part")
+
+
+class Recipe(_Table):
+    """The recipe of one training job. Travels in the job's message."""
+
+    network: Literal["lenet5", "mobilenet_v2"] = "mobilenet_v2"
+    backbone: str | None = Field(
+        None, description="model-store reference of the pretrained, frozen backbone; none trains from scratch"
+    )
+    freeze: str = Field(
+        "backbone",
+        pattern=r"^(backbone|none|features\.([1-9]|1[0-8]))$",
+        description="what is not trained: backbone (all of it), features.N (its layers before N) or none",
+    )
+    batch_norm: Literal["frozen", "trained"] = Field(
+        "frozen", description="whether batch norm of trained layers of a backbone keeps its statistics"
+    )
+    height_px: int = Field(224, ge=8, le=1024)
+    width_px: int = Field(224, ge=8, le=1024)
+    fit: Literal["stretch", "crop", "pad"] = Field("crop", description="how an image is brought to height and width")
+    pooling: Literal["mean", "max"] = Field("mean", description="of the last feature map, before the head")
+    taps: tuple[Annotated[int, Field(ge=2, le=17)], ...] = Field(
+        (), description="blocks of mobilenet_v2, 2 to 17, whose expanded maps are pooled beside the last map"
+    )
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
+        (1.0,), min_length=1, description="of the input, at which the backbone sees each image; above 1 enlarges"
+    )
+    mirrored: bool = Field(False, description="average each image's features with its mirror image's")
+    root: bool = Field(False, description="take the root of each map's features and bring them to length 1")
+    prototypes: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="radial units between features and classes, at most one a training image; 0 is a linear head",
+    )
+    head_bias: bool = True
+    dropout: float = Field(0.0, ge=0, lt=1, description="part of the head's inputs dropped in training")
+    epochs: int = Field(40, ge=1, le=10_000)
+    batch_size: int = Field(32, ge=1, le=4096, description="images in one training step")
+    optimizer: Literal["momentum", "adam", "adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    beta1: float = Field(0.9, ge=0, lt=1, description="of adam and adamw: decay of the mean gradient")
+    beta2: float = Field(0.999, ge=0, lt=1, description="of adam and adamw: decay of the mean squared gradient")
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    lr_schedule: Literal["constant", "square", "cosine"] = "cosine"
+    lr_init: float = Field(0.0, ge=0, le=10, description="learning rate at the first step of the warm-up")
+    lr_max: float = Field(0.001, gt=0, le=10, description="learning rate after the warm-up")
+    lr_end: float = Field(0.0, ge=0, le=10, description="learning rate at the last step")
+    warmup_steps: int = Field(0, ge=0)
+    loss: Literal["cross_entropy", "squared"] = Field(
+        "cross_entropy", description="squared: distance of the outputs to 1 for the true class and 0 for the others"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: every class counts the same, however many images it has"
+    )
+    patience: int = Field(0, ge=0, description="epochs without a better one before training stops; 0 never")
+    gate_accuracy_margin: float = Field(
+        0.01, ge=0, le=1, description="accuracy that a new version may lose against production, as a part"
+    )
+    gate_recall_margin: float = Field(
+        0.15, ge=0, le=1, description="recall of any one class that a new version may lose, as a part"
+    )
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=0.9, description="part of the families held out when there is no val/"
+    )
+    int8: bool = Field(
+        False, description="make an 8-bit graph too, and publish it if it labels as f32 does; for CPUs with VNNI"
+    )
+    f16: bool = Field(
+        False, description="judge 16-bit floats too, so that GPU workers serve them if they label as f32 does"
+    )
+    feature_dtype: Literal["float16", "float32"] = Field("float16", description="of cached features on disk")
+    seed: int = Field(0, ge=0, lt=2**31)
+    augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> Recipe:
+        if self.lr_init > self.lr_max or self.lr_end > self.lr_max:
+            raise ValueError("lr_init and lr_end must not be above lr_max")
+        return self
+
+    @model_validator(mode="after")
+    def _check_int8(self) -> Recipe:
+        if self.int8 and self.network != "mobilenet_v2":
+            raise ValueError(f"int8 makes 8-bit graphs of mobilenet_v2 only, not of {self.network}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_frozen_part(self) -> Recipe:
+        widened = bool(self.taps or self.scales != (1.0,) or self.mirrored or self.root or self.prototypes)
+        if widened and (self.freeze != "backbone" or self.backbone is None):
+            raise ValueError(
+                'taps, scales, mirrored, root and prototypes need a backbone that is frozen whole (freeze = "backbone")'
+            )
+        if self.backbone is not None and self.freeze == "none" and self.augmentation.repeat:
+            raise ValueError(
+                "augmentation.repeat counts views of cached features; freeze = none changes them every epoch"
+            )
+        return self
+
+
+def read_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe in ``values`` (from a message); a bad or unknown key raises SettingsError."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise explained(error, Recipe, ("training",)) from error
