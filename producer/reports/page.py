@@ -11,16 +11,16 @@ import os
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from time import localtime, strftime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from base.errors import UnavailableError
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import is_url
+from pages import accuracy_card, card, template
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Layout
 from producer.reports.page_parts import evaluated, histogram, ranked
@@ -34,10 +34,6 @@ from producer.sources.images import IMAGE_SUFFIXES
 from producer.terminal.progress import duration
 from storage.protocol import ExtraMissing, Folder, open_folder
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-TEMPLATES = Path(__file__).with_name("templates")
 GALLERY_IMAGES = 20_000
 LISTED_ERRORS = 200
 SHOWN_FIRST = 24  # of the least sure, and of the mistakes
@@ -61,13 +57,8 @@ def write_page(
         max_pixels: images that claim more get no thumbnail.
         say: is told when it takes long.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    script, style = (Markup(TEMPLATES.joinpath(name).read_text("utf-8")) for name in ("report.js", "report.css"))  # noqa: S704 - ours
     chosen = _choose(run, counts)
     gallery = _Gallery(run, layout, path.parent, counts.evaluation is not None)
     if sum(1 for row in chosen if row.top) > SLOW_IMAGES:
@@ -78,15 +69,11 @@ def write_page(
         name: [gallery.figure(by_index[index], pictures) for index in indexes[:SHOWN_FIRST]]
         for name, indexes in (("review", counts.least_sure), ("mistakes", counts.mistakes))
     }
-    page = environment.get_template(
-        "report.html"
+    page = template(
+        "label.html"
     ).stream(
         title=_title(run),
         subtitle=_subtitle(run),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
         images_from=_origin(run.plan.data_root),
         cards=_cards(run, counts),
         counts=counts,
@@ -97,7 +84,7 @@ def write_page(
         evaluation=evaluated(counts.evaluation) if counts.evaluation else None,
         review=figures["review"],
         mistakes=figures["mistakes"],
-        errors=[row for row in chosen if row.error][:LISTED_ERRORS],
+        errors=[(row.path, row.error, row.detail) for row in chosen if row.error][:LISTED_ERRORS],
         sampled=_sampled(counts, len(chosen)),
         data=(Markup(piece) for piece in gallery.json(chosen, pictures)),  # noqa: S704 - escaped by _json
         footer=f"Made by Sortline {version('sortline')} from run {run.plan.run}; model {run.plan.model}, "
@@ -175,6 +162,7 @@ class _Figure:
     second: str
     source: str
     tiny: bool
+    missing: str = "no picture to be had here"  # where there is no source
 
     @property
     def wrong(self) -> bool:
@@ -270,25 +258,22 @@ class _Gallery:
 def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
     timing = Timing.of(run)
     missing = f", {counts.missing:,} without an answer yet" if counts.missing else ""
-    cards = [{"name": "Images", "value": f"{counts.images:,}", "note": f"{counts.ok:,} labelled{missing}"}]
+    cards = [card("Images", f"{counts.images:,}", f"{counts.ok:,} labelled{missing}")]
     evaluation = counts.evaluation
     if evaluation is not None and evaluation.images:
         shown = [("Accuracy", evaluation.top1)]
         shown += [("In the first 5", evaluation.top5)] if len(set(counts.labels)) > 5 else []
         shown += [("Right group", evaluation.groups)] if evaluation.groups else []
-        for name, score in shown:
-            low, high = score.interval
-            note = f"{score.right:,} of {score.images:,}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-            cards.append({"name": name, "value": f"{100 * score.share:.1f} %", "note": note})
+        cards += [accuracy_card(name, score.right, score.images, score.interval) for name, score in shown]
     failed_note = ", ".join(f"{name} {count:,}" for name, count in ranked(counts.reasons)[:3])
-    cards.append({"name": "Not readable", "value": f"{counts.failed:,}", "note": failed_note or "every image was read"})
+    cards.append(card("Not readable", f"{counts.failed:,}", failed_note or "every image was read"))
     if counts.ok:
-        mean = f"{100 * counts.confidence_sum / counts.ok:.1f} %"
         unsure = sum(counts.histogram[: len(counts.histogram) // 2])
-        cards.append({"name": "Confidence", "value": mean, "note": f"on average; {unsure:,} images below 50 %"})
+        mean = f"{100 * counts.confidence_sum / counts.ok:.1f} %"
+        cards.append(card("Confidence", mean, f"on average; {unsure:,} images below 50 %"))
     if timing.rate:
         note = f"{timing.images:,} images in {duration(max(1, round(timing.seconds)))}"
-        cards.append({"name": "Rate", "value": f"{timing.rate:,.0f} img/s", "note": note})
+        cards.append(card("Rate", f"{timing.rate:,.0f} img/s", note))
     return cards
 
 
@@ -317,7 +302,3 @@ def _json(value: object) -> str:
     """Return JSON that can stand in a page's data block: nothing in it ends the block or starts another."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _hash(text: Markup) -> str:
-    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"

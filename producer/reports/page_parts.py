@@ -72,7 +72,7 @@ def evaluated(evaluation: Evaluation) -> dict[str, Any]:
         "matrix": _matrix(evaluation, classes) if len(names) <= MOST_IN_MATRIX else [],
         "confusions": confusions[:MOST_LISTED],
         "classes": [_class(item) for item in sorted(classes, key=lambda item: (item.recall.share, item.name))],
-        "groups": [_class(item) for item in evaluation.group_classes()],
+        "groups": [(row[0] or "(none)", row[1], row[2], row[4]) for row in map(_class, evaluation.group_classes())],
         "other_folders": folders[:MOST_LISTED],
         "more_folders": max(0, len(folders) - MOST_LISTED),
     }
@@ -102,16 +102,12 @@ def _matrix(evaluation: Evaluation, classes: list[ClassScore]) -> list[dict[str,
     return rows
 
 
-def _class(item: ClassScore) -> dict[str, Any]:
+def _class(item: ClassScore) -> tuple[str, ...]:
+    """Return name, images, recall, its interval, precision and F1 as the table shows them."""
     low, high = item.recall.interval
-    return {
-        "name": item.name,
-        "images": item.images,
-        "recall": _percent(item.recall),
-        "interval": f"{100 * low:.0f} to {100 * high:.0f}" if item.images else "",
-        "precision": _percent(item.precision),
-        "f1": f"{item.f1:.3f}",
-    }
+    interval = f"{100 * low:.0f} to {100 * high:.0f}" if item.images else ""
+    rates = _percent(item.recall), interval, _percent(item.precision), f"{item.f1:.3f}"
+    return item.name, f"{item.images:,}", *rates
 
 
 def _percent(score: Score) -> str:

@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_IMPORT = {
-    "producer": {"jobs", "model_store", "storage", "configs", "base"},
-    "worker": {"jobs", "vision", "model_store", "storage", "configs", "base"},
+    "producer": {"jobs", "model_store", "storage", "pages", "configs", "base"},
+    "worker": {"jobs", "vision", "model_store", "storage", "pages", "configs", "base"},
+    "pages": {"base"},
     "jobs": {"configs", "base"},
     "vision": {"configs", "base"},
     "model_store": {"configs", "base"},

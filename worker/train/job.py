@@ -46,7 +46,8 @@ from worker.runtime import Runtime
 from worker.train.data import Seen, Split, TrainingData
 from worker.train.drawing import Drawing
 from worker.train.gate import Verdict, judge
-from worker.train.report import TrainingReport, plotted, report_files
+from worker.train.report import TrainingReport, plotted
+from worker.train.report_files import report_files
 
 GOLDEN_IMAGES = 16
 SAID_EVERY_S = 5.0  # within an epoch

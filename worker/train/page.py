@@ -1,155 +1,198 @@
-"""The pieces of an HTML page that needs nothing but itself: styles, pictures and tables are inside, no script is.
-
-Arguments named ``cells``, ``body`` or ``caption`` are HTML. Whatever is not ours becomes HTML through `text`.
-"""
+"""report.html of a training job: what the template ``training.html`` shows, in the form that it shows it."""
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-import re
-from collections.abc import Iterable, Sequence
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from base.paths import path_to_text
+from model_store.manifest import PrecisionProof
+from pages import accuracy_card, card, data_uri, template
 from vision.errors import ImageError
 from vision.images.decode import ImageLimits, decode_within, read_file
+from vision.training import metrics
+from vision.training.calibration import cross_entropy
+from worker.train.report import Measured, TrainingReport
 
 THUMBNAIL_PX = 160
-
-# What no page, table or UTF-8 file should hold as it is: control characters, and bytes of names that are not UTF-8.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-# Plots are drawn on white. In the dark their lightness is turned round, and the hue turned back.
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --soft: #5b6475; --line: #d9dde5; --card: #f5f7fa; --page: #fff; }
-@media screen and (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #9aa4b5; --line: #343b48; --card: #1d222c; --page: #12161d; }
-  .plot img { filter: invert(0.93) hue-rotate(180deg); }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; color: var(--ink); background: var(--page);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 0.5rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 0.75rem; border-bottom: 1px solid var(--line); padding-bottom: 0.25rem; }
-h3 { font-size: 1rem; margin: 1.25rem 0 0.25rem; }
-p { margin: 0.5rem 0; }
-.note, .path { color: var(--soft); font-size: 0.85rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 0.75rem; margin: 1rem 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 0.5rem; padding: 0.75rem; }
-.card h3 { margin: 0; font-size: 0.85rem; font-weight: 600; color: var(--soft); }
-.card p { margin: 0.15rem 0; }
-.card .note { font-size: 0.8rem; line-height: 1.35; }
-.value { font-size: 1.35rem; font-weight: 600; line-height: 1.25; white-space: nowrap; }
-.plot { overflow-x: auto; }
-.plot img { display: block; max-width: 100%; height: auto; }
-.scroll { overflow: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th { text-align: left; color: var(--soft); font-weight: 600; }
-th, td { padding: 0.2rem 1.25rem 0.2rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: break-word; }
-td:last-child:not(.number) { overflow-wrap: anywhere; }
-td, b, .label, .path { unicode-bidi: isolate; }
-.number { text-align: right; white-space: nowrap; }
-.images { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0.5rem; grid-column: span 2; }
-figure { margin: 0; font-size: 0.85rem; line-height: 1.35; break-inside: avoid; }
-figure img, .gone { display: block; width: 100%; height: 10rem; object-fit: contain; background: var(--card);
-  border-radius: 0.25rem; margin-bottom: 0.25rem; }
-.gone { display: grid; place-items: center; color: var(--soft); border: 1px dashed var(--line); }
-ul { padding-left: 1.25rem; margin: 0.5rem 0; font-size: 0.9rem; }
-@media screen {
-  .tall { max-height: 46rem; }
-  .tall th { position: sticky; top: 0; background: var(--page); }
-}
-@media screen and (max-width: 40rem) {
-  .wide img { max-width: none; width: 46rem; }
-  .images { grid-template-columns: 1fr 1fr; }
-  th, td { padding-right: 0.6rem; }
-}
-@media print {
-  body { max-width: none; padding: 0; font-size: 0.8rem; }
-  .value { font-size: 1.1rem; }
-  h2 { break-after: avoid; }
-  .card, tr, .plot { break-inside: avoid; }
-}
-"""
-
-# The policy is a second lock: should anything ever slip through `text`, browsers neither run nor fetch it.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}</body>
-</html>
-"""
+TINY_PX = 64  # images of at most this size are enlarged pixel by pixel
+MISTAKES_SHOWN = 24
+PAIRS_SHOWN = 15
+LEAKS_SHOWN = 6
+SKIPPED_SHOWN = 50
 
 
-def page(title: str, body: str) -> str:
-    """Return the whole page; ``title`` is plain text."""
-    return _PAGE.format(title=text(title), style=_STYLE, body=body)
+def render_page(report: TrainingReport, measured: Measured, plots: Mapping[str, bytes], limits: ImageLimits) -> bytes:
+    """Return the page; an image that can't be read any more gets a placeholder."""
+    pictures = _Pictures(report.root, limits)
+    validation = len(measured.targets)
+    wrong = np.flatnonzero(measured.predicted != measured.targets)
+    page = template("training.html").render(
+        title=report.title,
+        subtitle=f"{validation:,} validation images, {len(report.classes):,} classes. Of {len(report.history)} epochs "
+        f"number {report.best.epoch} was the best, and its weights are kept.",
+        plots={name: data_uri("png", png) for name, png in plots.items()},
+        cards=_cards(report, measured),
+        chance=_chance(report, measured),
+        classes=_classes(report, measured),
+        confused=_confused(report, measured),
+        precisions=[_precision(name, proof) for name, proof in report.precisions.items()],
+        mistakes_count=len(wrong),
+        mistakes=_mistakes(report, measured, wrong.tolist(), pictures),
+        split=report.split,
+        counts=[(name, f"{count:,}") for name, count in report.counts.items()],
+        fingerprint=report.fingerprint,
+        leaked=len({validation for _, validation in report.leaks}),
+        leaks_count=len(report.leaks),
+        leaks=[tuple(map(pictures.picture, pair)) for pair in report.leaks[:LEAKS_SHOWN]],
+        skipped_count=len(report.skipped),
+        skipped=report.skipped[:SKIPPED_SHOWN],
+        seconds=[(phase, f"{value:,.1f}") for phase, value in report.seconds.items()],
+        recipe=list(_flat(report.recipe)),
+    )
+    return page.encode()
 
 
-def text(plain: str) -> str:
-    """Return HTML that shows just ``plain``, also inside a quoted attribute."""
-    return html.escape(printable(plain))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picture:
+    """A small copy of an image for the templates' tiles; of one that can't be read, why."""
+
+    path: str
+    source: str = ""
+    tiny: bool = False
+    missing: str = ""
 
 
-def printable(plain: str) -> str:
-    """Return ``plain`` in one line of valid Unicode: control characters and stray bytes become backslash escapes."""
-    return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), plain)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mistake(_Picture):
+    name: str
+    confidence: float
+    truth: str
+    wrong: bool = True
 
 
-def section(title: str, body: str) -> str:
-    """Return a part of the page under its heading."""
-    return f"<section><h2>{title}</h2>\n{body}</section>\n"
+class _Pictures:
+    """Makes small copies of images, which are named below the folder of the dataset."""
+
+    def __init__(self, root: Path, limits: ImageLimits) -> None:
+        self._root, self._limits = root, limits
+
+    def picture(self, path: Path) -> _Picture:
+        return _Picture(**self.fields(path))
+
+    def fields(self, path: Path) -> dict[str, Any]:
+        name = path_to_text(str(path.relative_to(self._root) if path.is_relative_to(self._root) else path))
+        try:
+            jpeg, tiny = self._thumbnail(path)
+        except ImageError as error:
+            return {"path": name, "missing": f"can't be read: {error.reason}"}
+        return {"path": name, "source": data_uri("jpeg", jpeg), "tiny": tiny}
+
+    def _thumbnail(self, path: Path) -> tuple[bytes, bool]:
+        data = read_file(path, self._limits.max_bytes)
+        # A large JPEG is decoded at a fraction: never below the thumbnail, never far above it.
+        image = decode_within(data, self._limits, lambda width, height: max(width, height) / THUMBNAIL_PX / 2)
+        small, jpeg = Image.fromarray(image.pixels), io.BytesIO()
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        small.save(jpeg, "JPEG", quality=80)
+        return jpeg.getvalue(), max(image.width_px, image.height_px) <= TINY_PX
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1, css: str = "scroll") -> str:
-    """Return a table; its columns from ``numbers_from`` on are set to the right."""
+def _cards(report: TrainingReport, measured: Measured) -> list[dict[str, str]]:
+    images = len(measured.targets)
 
-    def line(tag: str, cells: Sequence[str]) -> str:
-        marks = [' class="number"' if column >= numbers_from else "" for column in range(len(cells))]
-        return "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True))
+    def accuracy(name: str, rate: float) -> dict[str, str]:
+        return accuracy_card(name, round(rate * images), images, metrics.accuracy_interval(rate, images))
 
-    body = "".join(f"<tr>{line('td', row)}</tr>\n" for row in rows)
+    cards = [accuracy("Top-1 accuracy", metrics.top_k_accuracy(report.logits, measured.targets, 1))]
+    if len(report.classes) > 5:  # else it is 100 %
+        cards.append(accuracy("Top-5 accuracy", metrics.top_k_accuracy(report.logits, measured.targets, 5)))
+    if report.is_grouped:
+        groups = [info.group for info in report.classes]
+        cards.append(accuracy("Right group", metrics.group_accuracy(measured.matrix, groups)))
+    loss, calibrated = (cross_entropy(report.logits, measured.targets, t) for t in (1.0, report.temperature))
+    before, after = measured.before.expected_error, measured.after.expected_error
+    return [
+        *cards,
+        card("Loss", f"{loss:.3f} → {calibrated:.3f}", "cross-entropy in nats, before and after the temperature"),
+        card(
+            "Calibration error",
+            f"{before:.3f} → {after:.3f}",
+            f"ECE before and after the temperature of {report.temperature:.3g}",
+        ),
+    ]
+
+
+def _chance(report: TrainingReport, measured: Measured) -> str:
+    top1 = metrics.top_k_accuracy(report.logits, measured.targets, 1)
+    error = 100 * math.sqrt(top1 * (1 - top1) / len(measured.targets))
     return (
-        f'<div class="{css}"><table><thead><tr>{line("th", head)}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+        f"The top-1 accuracy has a standard error of {error:.1f} points: a difference between two models that is not "
+        "several times as large may well be chance."
     )
 
 
-def plot(png: bytes, description: str, *, css: str = "plot") -> str:
-    """Return a plot as wide as the page allows."""
-    return f'<div class="{css}"><img src="{_data_uri("png", png)}" alt="{description}"></div>\n'
+def _classes(report: TrainingReport, measured: Measured) -> dict[str, Any]:
+    scores = measured.scores
+
+    def row(index: int) -> Sequence[str]:
+        info = report.classes[index]
+        group = (info.group or "",) * report.is_grouped
+        figures = (scores.precision[index], scores.recall[index], scores.f1[index])
+        rates = ("–" if math.isnan(figure) else f"{100 * figure:.0f} %" for figure in figures)
+        return info.label, *group, str(scores.support[index]), *rates
+
+    order = np.argsort(scores.f1, kind="stable").tolist()  # nan comes last: of such a class nothing is known
+    return {
+        "head": ("class", *("group",) * report.is_grouped, "images", "precision", "recall", "F1"),
+        "rows": [row(index) for index in order],
+        "numbers_from": 1 + report.is_grouped,
+    }
 
 
-def figure(path: Path, limits: ImageLimits, caption: str) -> str:
-    """Return a small copy of an image file above its caption; where it can't be read, a box that says why."""
-    try:
-        thumbnail = f'<img src="{_data_uri("jpeg", _thumbnail(path, limits))}" alt="">'
-    except ImageError as error:
-        thumbnail = f'<div class="gone">can\'t be read: {text(error.reason)}</div>'
-    return f"<figure>{thumbnail}<figcaption>{caption}</figcaption></figure>\n"
+def _confused(report: TrainingReport, measured: Measured) -> list[tuple[str, str, str]]:
+    support = measured.scores.support
+    return [
+        (
+            report.classes[pair.true].label,
+            report.classes[pair.predicted].label,
+            f"{pair.images} of {support[pair.true]}",
+        )
+        for pair in metrics.confused_pairs(measured.matrix, PAIRS_SHOWN)
+    ]
 
 
-def _thumbnail(path: Path, limits: ImageLimits) -> bytes:
-    data = read_file(path, limits.max_bytes)
-    # A large JPEG is decoded at a fraction: never below the thumbnail, never far above it.
-    image = decode_within(data, limits, lambda width, height: max(width, height) / THUMBNAIL_PX / 2)
-    small, jpeg = Image.fromarray(image.pixels), io.BytesIO()
-    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    small.save(jpeg, "JPEG", quality=80)
-    return jpeg.getvalue()
+def _precision(name: str, proof: PrecisionProof) -> Sequence[str]:
+    rates = (f"{100 * part:.1f} %" for part in (proof.equal, proof.accuracy, proof.f32_accuracy))
+    return name, f"{proof.images:,}", *rates, "yes" if proof.passed else "no"
 
 
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _mistakes(report: TrainingReport, measured: Measured, wrong: list[int], pictures: _Pictures) -> list[_Mistake]:
+    """Return the most confident mistakes, the most confident first."""
+    confidence = measured.probabilities.max(axis=1)
+    return [
+        _Mistake(
+            name=report.classes[measured.predicted[index]].label,
+            confidence=confidence[index],
+            truth=report.classes[measured.targets[index]].label,
+            **pictures.fields(report.images[index].path),
+        )
+        for index in sorted(wrong, key=lambda index: -confidence[index])[:MISTAKES_SHOWN]
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield name and value of nested settings, the names of inner ones behind their section and a dot."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
