@@ -1,8 +1,12 @@
-"""How a worker's process ends, in codes for its supervisor and in words for people."""
+"""Processes of this machine: how they end, that none outlives its parent, and what memory they hold."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
+from pathlib import Path
 
 STUCK = 70  # EX_SOFTWARE of sysexits.h: a worker ended itself because one chunk took too long
 
@@ -15,3 +19,21 @@ def how_it_ended(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
+
+
+def die_with(parent_pid: int) -> None:
+    """Have Linux kill this process when its parent dies, kill -9 included. Elsewhere the parent's own exit must do."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # the parent died before the line above
+            os._exit(1)
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in RAM; 0 where the system doesn't tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

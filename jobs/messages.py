@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from base.names import MODEL_NAME
 from jobs.errors import MessageError, OtherForm
 
 FORM = 1  # raised when a field comes or changes its meaning; ``Message.form`` goes with it
@@ -17,7 +18,7 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_CHUNK_IMAGES = 4096
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ModelName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A path below the data root, written by base.paths.path_to_text. The worker checks that it stays below.
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=3 * 4096)]

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from base.files import write_file
 from model_store.errors import StoreError
 from model_store.files import sync_folder
 
@@ -108,7 +109,9 @@ def move(
     step = AliasMove(when=when, who=who, why=why, action=action, alias=alias, previous=previous, new=version)
     _append(folder / LOG, step.model_dump_json().encode() + b"\n")
     aliases[alias] = version
-    _replace(folder / ALIASES, json.dumps(aliases, sort_keys=True).encode() + b"\n")
+    # Under the lock there is one writer, so one name of the draft is enough: what a killed one left is written over.
+    write_file(folder / ALIASES, json.dumps(aliases, sort_keys=True).encode() + b"\n", mark="locked")
+    sync_folder(folder)
     return previous
 
 
@@ -120,13 +123,3 @@ def _append(path: Path, line: bytes) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_suffix(".new")  # one name is enough under the lock
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_folder(path.parent)

@@ -23,16 +23,16 @@ from pydantic import (
     model_validator,
 )
 
+from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
-NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 FILE_NAME_PATTERN = (
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(" + "|".join(suffix.replace(".", r"\.") for suffix in SUFFIXES) + ")"
 )
 
-Name = Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}\z")]
+Name = Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME}\z")]
 FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME_PATTERN}\z")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -101,7 +101,7 @@ class ManifestDraft(_Record):
     scores: dict[str, Number] = {}
     golden: Golden | None = None
     precisions: dict[str, PrecisionProof] = {}
-    parent: Annotated[str, StringConstraints(pattern=rf"^{NAME_PATTERN}:[1-9][0-9]{{0,8}}\z")] | None = None
+    parent: Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME}:[1-9][0-9]{{0,8}}\z")] | None = None
 
     @field_validator("classes")
     @classmethod

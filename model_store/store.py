@@ -23,18 +23,19 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from base.names import MODEL_NAME
 from model_store import aliases as alias_files
 from model_store.aliases import AliasMove
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound, StoreError, StoreUnavailable
 from model_store.files import available, read_bounded, seal, sync_folder, write_sealed
-from model_store.manifest import MAX_BYTES, NAME_PATTERN, FileEntry, Manifest, ManifestDraft
+from model_store.manifest import MAX_BYTES, FileEntry, Manifest, ManifestDraft
 
 MANIFEST, MANIFEST_SUM = "manifest.json", "manifest.sha256"
 PRODUCTION = "production"
 DAY_S = 86_400.0
 
 _VERSION_FOLDER = re.compile(r"[0-9]{4,9}")
-_REFERENCE = re.compile(rf"(?P<name>{NAME_PATTERN})(?:@(?P<alias>{NAME_PATTERN})|:(?P<version>[0-9]{{1,9}}))?")
+_REFERENCE = re.compile(rf"(?P<name>{MODEL_NAME})(?:@(?P<alias>{MODEL_NAME})|:(?P<version>[0-9]{{1,9}}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class ModelStore:
 
     def names(self) -> list[str]:
         """Return the models with at least one version, sorted."""
-        return [name for name in self._listed(self.root) if re.fullmatch(NAME_PATTERN, name) and self._numbers(name)]
+        return [name for name in self._listed(self.root) if re.fullmatch(MODEL_NAME, name) and self._numbers(name)]
 
     def versions(self, name: str) -> list[int]:
         """Return the version numbers of a model, lowest first, at least one."""
@@ -242,7 +243,7 @@ class ModelStore:
 
 
 def _checked(name: str, what: str) -> str:
-    if not re.fullmatch(NAME_PATTERN, name):
+    if not re.fullmatch(MODEL_NAME, name):
         raise StoreError(
             f"{name!r} can't name a {what}; use up to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit first"
         )

@@ -7,32 +7,26 @@ the first template: commands that make no page don't wait for it.
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from base.text import printable
+
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from markupsafe import Markup
 
-__all__ = ["accuracy_card", "card", "data_uri", "printable", "template"]
+__all__ = ["accuracy_card", "card", "data_uri", "template"]
 
 TEMPLATES = Path(__file__).with_name("templates")
-# What no page, table or UTF-8 file should hold as it is: control characters, and bytes of names that are not UTF-8.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def template(name: str) -> Template:
     """Return one of the templates of this package."""
     return _environment().get_template(name)
-
-
-def printable(text: str) -> str:
-    """Return ``text`` in one line of valid Unicode: control characters and stray bytes become backslash escapes."""
-    return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
 def data_uri(kind: str, data: bytes) -> str:

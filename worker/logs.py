@@ -12,12 +12,12 @@ import re
 import sys
 from datetime import datetime, timezone
 
+from base.text import printable
 from configs.settings import Settings
 from jobs.broker import passwords
 
 FIELDS = "sortline_fields"  # attribute of a record
 MARGIN = "    | "
-_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def set_up_logging(settings: Settings) -> None:
@@ -63,10 +63,10 @@ class TextLines(_Lines):
         for name, value in getattr(record, FIELDS, {}).items():
             text = str(value)
             line += f" {name}={text!r}" if re.search(r"[\s'\"=]", text) else f" {name}={text}"
-        lines = [escaped(line)]
+        lines = [printable(line)]
         if record.exc_info:
             trace = self.formatException(record.exc_info)
-            lines += [MARGIN + escaped(part) for part in trace.splitlines()]
+            lines += [MARGIN + printable(part) for part in trace.splitlines()]
         return self.hide("\n".join(lines))
 
 
@@ -87,8 +87,3 @@ class JsonLines(_Lines):
             entry["traceback"] = self.formatException(record.exc_info)
         hidden = {name: self.hide(value) if isinstance(value, str) else value for name, value in entry.items()}
         return json.dumps(hidden, default=lambda value: self.hide(str(value)))  # ASCII only: every control is escaped
-
-
-def escaped(text: str) -> str:
-    """Return ``text`` without line ends, other control characters, and marks that turn the reading direction."""
-    return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)

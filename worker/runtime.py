@@ -17,6 +17,7 @@ import numpy as np
 import redis
 
 from base.fault import fault
+from base.process import resident_bytes
 from configs.settings import Settings
 from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys, connect
@@ -179,12 +180,3 @@ class Runtime:
                 log.warning("results wait for Redis job=%s: %s", job, error)
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
-
-
-def resident_bytes() -> int:
-    """Return the memory of this process that is in RAM; 0 where the system doesn't tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -49,8 +49,8 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
 
       sortline jobs show train-digits-20260301-1a2b3c
     """
+    from base.text import printable
     from producer.local.session import open_session
-    from producer.terminal.report import printable
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
         found = session.board.get(job)

@@ -105,8 +105,8 @@ def report(
 
 
 def _undo(journal: Path) -> None:
+    from base.text import printable
     from producer.reports.sorting import undo
-    from producer.terminal.report import printable
 
     if not journal.is_file():
         raise UsageError(f"no undo file {journal}")

@@ -15,9 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from base.process import STUCK, how_it_ended
+from base.process import STUCK, die_with, how_it_ended
 from producer.errors import USAGE, ProducerError
 
 LONGEST_WAIT_S = 30.0
@@ -131,7 +132,7 @@ class Supervisor:
                 env={**os.environ, **environment},
                 # Ctrl-C goes to the owner alone, which stops the rest in order; each is a group with its children.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(die_with, os.getpid()),
             )
 
 
@@ -144,13 +145,6 @@ def _ended(kept: _Kept, code: int) -> StackError:
 def _tail(log: Path, lines: int = 12) -> str:
     with log.open(encoding="utf-8", errors="replace") as file:
         return "".join(f"  | {line}" for line in deque(file, maxlen=lines)).rstrip()
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this child when its parent dies, kill -9 included. Elsewhere the owner's exit must do."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 @contextlib.contextmanager

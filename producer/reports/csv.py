@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from base.text import safe_cell
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
 from producer.run.run_file import RunFile
 from producer.run.stored_rows import StoredRow
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _SPECIAL = re.compile('^[=+\\-@\t]|[",\r\n]')  # few cells hold one: a single look at the others
 _QUOTED = re.compile('[",\r\n]')
 ERROR_COLUMNS = ["path", "error", "error_detail", "width", "height"]
@@ -47,11 +47,6 @@ def header(layout: Layout) -> list[str]:
         *(["duplicate_of"] if layout.duplicates else []),
         *(f"p:{name}" for name in layout.probability_names),
     ]
-
-
-def safe_cell(text: str) -> str:
-    """Return ``text`` so that no spreadsheet runs it as a formula: a ``'`` goes before = + - @ tab and return."""
-    return "'" + text if text.startswith(_FORMULA_STARTS) else text
 
 
 def _lines(layout: Layout, answers: Iterable[Answer]) -> Iterator[str]:

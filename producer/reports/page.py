@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from base.errors import UnavailableError
+from base.image_files import has_image_suffix
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import is_url
 from pages import accuracy_card, card, template
@@ -30,7 +31,6 @@ from producer.reports.thumbnails import SMALL_PX, thumbnails
 from producer.reports.truth import FolderTruth
 from producer.run.run_file import RunFile
 from producer.run.stored_rows import StoredRow
-from producer.sources.images import IMAGE_SUFFIXES
 from producer.terminal.progress import duration
 from storage.protocol import ExtraMissing, Folder, open_folder
 
@@ -203,7 +203,7 @@ class _Gallery:
 
         A list may name any file, and a browser would run some kinds: only images are linked.
         """
-        if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122
+        if not has_image_suffix(path):
             return ""
         if self._is_remote:
             root = self._plan.data_root

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 
+from base.intervals import wilson_interval
 from base.paths import path_to_text, text_to_path
 from producer.reports.layout import Layout
 from producer.run.run_file import Plan
-
-Z_95 = 1.959964
 
 
 class FolderTruth:
@@ -47,14 +45,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper end; never below 0 or above 1, and sensible also near them."""
-        if not self.images:
-            return 0.0, 1.0
-        n, share = self.images, self.share
-        middle = share + Z_95**2 / (2 * n)
-        spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n))
-        scale = 1 + Z_95**2 / n
-        return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+        """Lower and upper end, within [0, 1]."""
+        return wilson_interval(self.share, self.images)
 
 
 @dataclass(frozen=True, slots=True)

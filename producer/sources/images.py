@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from base.image_files import has_image_suffix
 from base.paths import path_to_text
 from base.urls import is_url
 from producer.errors import UsageError
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
-)
 
 
 @dataclass(slots=True)
@@ -76,7 +73,7 @@ class Source:
             path = f"{below}{entry.name}"
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(entry.path, f"{path}/")
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 - a million times
+            elif has_image_suffix(entry.name):
                 yield path
             else:
                 self.skipped += 1

@@ -8,11 +8,12 @@ from itertools import takewhile
 from typing import TextIO
 
 from base.errors import UnavailableError
+from base.image_files import has_image_suffix
 from base.paths import path_to_text
 from base.urls import checked_url, decoded
 from configs.settings import Settings
 from producer.errors import UsageError
-from producer.sources.images import IMAGE_SUFFIXES, Source
+from producer.sources.images import Source
 from storage.protocol import Entry, ExtraMissing, Folder, RemoteError, Trouble, open_folder, patiently
 
 
@@ -45,7 +46,7 @@ class RemoteSource(Source):
                     self.unreadable.append(str(error))
                     continue
                 yield from self._below(folder, inside, f"{path}/")
-            elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+            elif has_image_suffix(name):
                 yield path
             else:
                 self.skipped += 1
@@ -89,10 +90,9 @@ def open_url(argument: str) -> Source:
         raise UsageError(f"SOURCE: {error}") from error
     _opened(url)  # a missing package shows before anything starts
     name = path_to_text(decoded(url).rsplit("/", 1)[1]) or "root"
-    stem, suffix = os.path.splitext(name)  # noqa: PTH122
-    if argument.endswith("/") or suffix.lower() not in IMAGE_SUFFIXES:
+    if argument.endswith("/") or not has_image_suffix(name):
         return RemoteSource(name, url, None, "folder")
-    return url_list(stem, lambda: [url])
+    return url_list(os.path.splitext(name)[0], lambda: [url])  # noqa: PTH122
 
 
 def url_list(name: str, lines: Callable[[], Iterable[str]]) -> UrlList:

@@ -65,7 +65,7 @@ class RunView:
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""
-        from producer.terminal.report import printable
+        from base.text import printable
 
         for line in text.splitlines():
             self._to.print(printable(line), markup=False, soft_wrap=True)
@@ -138,7 +138,7 @@ class _Bar(Progress):
 
 def worker_rates(run: RunFile, window_s: float) -> list[tuple[str, str, float]]:
     """Return (worker, engine, images a second) over the last seconds, the fastest first."""
-    from producer.terminal.report import printable
+    from base.text import printable
 
     images: Counter[tuple[str, str]] = Counter()
     for chunk in run.chunks(since=time.time() - window_s):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
 
+from base.text import printable
 from producer.reports.page_parts import ranked
 from producer.reports.request import Request
 from producer.reports.tally import Tally
@@ -15,13 +15,6 @@ from producer.reports.truth import Evaluation, Score
 MOST_BARS = 12
 NAME_CELLS = 24
 BAR_CELLS = 32
-# Labels and file names reach a terminal that obeys control characters: escape sequences, bells, changes of direction.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """Return ``text`` in one line in which nothing commands the terminal."""
-    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def shortened(text: str, cells: int) -> str:

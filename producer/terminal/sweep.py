@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from producer.reports.csv import safe_cell
+from base.files import replacing
+from base.text import safe_cell
 from producer.terminal.progress import PLAIN_EVERY_S, duration
 from producer.training.sweep import Trial, ranked, shown
 
@@ -25,20 +25,13 @@ BEST_SHOWN = 5  # while it goes on
 def write_sweep_csv(trials: Sequence[Trial], path: Path) -> None:
     """Write one row a trial, the best first, beside ``path`` and rename it there. Same form as the report's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["trial", *trials[0].values, "state", *SCORES, "detail", "job"])
-            for trial in ranked(trials):
-                values = [safe_cell(shown(value)) for value in trial.values.values()]
-                scores = [f"{trial.scores[name]:.6g}" if name in trial.scores else "" for name in SCORES]
-                writer.writerow([trial.number, *values, trial.state, *scores, safe_cell(trial.text), trial.job])
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["trial", *trials[0].values, "state", *SCORES, "detail", "job"])
+        for trial in ranked(trials):
+            values = [safe_cell(shown(value)) for value in trial.values.values()]
+            scores = [f"{trial.scores[name]:.6g}" if name in trial.scores else "" for name in SCORES]
+            writer.writerow([trial.number, *values, trial.state, *scores, safe_cell(trial.text), trial.job])
 
 
 def table_of(trials: Iterable[Trial], keys: Iterable[str]) -> Table:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from base.names import MODEL_NAME
 from base.paths import path_to_text
 from configs.settings import Settings
 from jobs.board import JobState
@@ -50,7 +51,7 @@ def plan_training(
         raise UsageError(
             f"no such folder: {dataset}. DATASET holds one folder a class, or train/ and val/ with such folders"
         )
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+    if not re.fullmatch(MODEL_NAME, name):
         raise UsageError(f"--name {name!r}: a model's name is lower-case letters, digits, '.', '_' and '-'")
     if settings.data_root is None:
         raise UsageError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from base.paths import path_to_text
-from producer.reports.csv import safe_cell
+from base.text import safe_cell
 from tests.conftest import LABELS, RedisServer, sortline
 from tests.e2e.test_label import cluster, rows_of, worker
 from tests.unit.awkward_images import corpus

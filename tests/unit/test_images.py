@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from base.image_files import IMAGE_SUFFIXES
 from base.paths import path_to_text
 from producer.errors import UsageError
-from producer.sources.images import IMAGE_SUFFIXES, open_source
+from producer.sources.images import open_source
 
 
 def touch(folder: Path, *names: str) -> None:

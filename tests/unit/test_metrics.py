@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
+from base.intervals import wilson_interval
 from vision.training.calibration import cross_entropy, expected_calibration_error, softmax
 from vision.training.metrics import (
-    accuracy_interval,
     class_scores,
     confused_pairs,
     confusion_matrix,
@@ -112,7 +112,7 @@ def test_confused_pairs_come_by_number_then_by_class() -> None:
 )
 def test_the_interval_of_an_accuracy_is_the_published_one(right: int, images: int, low: float, high: float) -> None:
     """Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3."""
-    assert accuracy_interval(right / images, images) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(right / images, images) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_reliability_is_that_counted_by_hand() -> None:

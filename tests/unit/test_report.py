@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from base.text import safe_cell
 from jobs.messages import ChunkResult, ModelPin, Row
-from producer.reports.csv import _cell, header, safe_cell, write_csv
+from producer.reports.csv import _cell, header, write_csv
 from producer.reports.files import replacing
 from producer.reports.layout import Layout
 from producer.run.run_file import Plan, RunFile
@@ -116,12 +117,6 @@ def test_every_line_has_as_many_cells_as_the_header(tmp_path: Path) -> None:
     lines = list(csv.reader(written(run, tmp_path).splitlines()))
     assert {len(line) for line in lines} == {14}
     assert len(lines) == 4
-
-
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
-def test_a_cell_that_a_spreadsheet_would_run_gets_a_quote_before_it(start: str) -> None:
-    assert safe_cell(f"{start}HYPERLINK(1)") == f"'{start}HYPERLINK(1)"
-    assert safe_cell(f"a{start}b") == f"a{start}b"
 
 
 def test_formulas_in_names_labels_groups_and_details_do_not_run(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from base.text import printable
 from jobs.board import JobState
 from jobs.messages import ChunkResult
 from producer.reports.request import request_of
@@ -22,7 +23,7 @@ from producer.reports.tally import Tally
 from producer.reports.truth import Evaluation
 from producer.terminal.job_list import aligned, job_lines
 from producer.terminal.progress import MOST_WORKERS, worker_rates, workers_table
-from producer.terminal.report import accuracy, class_bars, printable, report_line
+from producer.terminal.report import accuracy, class_bars, report_line
 from tests.unit.reported import ok, run_of
 
 ROOT = Path(__file__).resolve().parents[2]

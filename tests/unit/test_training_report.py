@@ -20,14 +20,13 @@ import numpy as np
 import pytest
 
 from model_store.manifest import SUFFIXES
-from producer.reports import csv as producer_csv
 from vision.images.decode import ImageLimits
 from vision.training.calibration import expected_calibration_error
 from vision.training.dataset import ClassInfo, LabelledImage
 from worker.train import plots as training_plots
 from worker.train.drawing import PLOTS
 from worker.train.report import TrainingReport, plotted
-from worker.train.report_files import history_csv, report_files, safe_cell
+from worker.train.report_files import history_csv, report_files
 
 if TYPE_CHECKING:
     from vision.training.fit import Epoch
@@ -331,11 +330,6 @@ def test_formulas_in_labels_and_groups_do_not_run(tmp_path: Path) -> None:
     labels = [f"'{FORMULA}", '\'-x, "y"', "'\\ttab"]
     assert matrix[0][1:] == [row[0] for row in matrix[1:]] == [row[0] for row in scores[1:]] == labels
     assert scores[1][1] == "'@g"
-
-
-@pytest.mark.parametrize("text", [*(start + "1" for start in "=+-@\t\r"), "a=1", "", "'"])
-def test_cells_follow_the_rule_of_the_label_report(text: str) -> None:
-    assert safe_cell(text) == producer_csv.safe_cell(text)
 
 
 @pytest.mark.parametrize("installed", [True, False])

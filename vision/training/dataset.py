@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from base.image_files import has_image_suffix
 from vision.errors import VisionError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 LABELS_FILE = "classes.csv"
 FAMILY_FILES = ("families.csv", "manifest.csv")
 TRAIN_FOLDER, VALIDATION_FOLDER = "train", "val"
@@ -151,13 +151,9 @@ def _images(root: Path, classes: tuple[ClassInfo, ...]) -> tuple[LabelledImage, 
         paths: list[Path] = []
         for folder, below, names in os.walk(root / info.folder):
             below[:] = [name for name in below if not name.startswith(".")]
-            paths += [Path(folder, name) for name in names if _is_image(name)]
+            paths += [Path(folder, name) for name in names if not name.startswith(".") and has_image_suffix(name)]
         found += [LabelledImage(path, index) for path in sorted(paths)]
     return tuple(found)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _classes(folders: list[str], labels: Path, *, required: bool) -> tuple[ClassInfo, ...]:

@@ -6,7 +6,6 @@ was and came out badly.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15  # of confidence, as in Guo et al. 2017 (arXiv:1706.04599)
-Z_95 = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +99,6 @@ def top_k_accuracy(logits: NDArray[np.float64], targets: NDArray[np.int64], k: i
     """Return the rate of images that have fewer than ``k`` classes ranked above the true one."""
     own = logits[np.arange(len(targets)), targets]
     return float(((logits > own[:, None]).sum(axis=1) < k).mean())
-
-
-def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy that ``images`` images gave (Wilson 1927): never outside [0, 1]."""
-    centre = (accuracy + Z_95**2 / (2 * images)) / (1 + Z_95**2 / images)
-    spread = math.sqrt(accuracy * (1 - accuracy) / images + Z_95**2 / (4 * images**2))
-    half = Z_95 / (1 + Z_95**2 / images) * spread
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def reliability(probabilities: NDArray[np.float64], targets: NDArray[np.int64], bins: int = BINS) -> Reliability:

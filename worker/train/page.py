@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from base.intervals import wilson_interval
 from base.paths import path_to_text
 from model_store.manifest import PrecisionProof
 from pages import accuracy_card, card, data_uri, template
@@ -110,7 +111,7 @@ def _cards(report: TrainingReport, measured: Measured) -> list[dict[str, str]]:
     images = len(measured.targets)
 
     def accuracy(name: str, rate: float) -> dict[str, str]:
-        return accuracy_card(name, round(rate * images), images, metrics.accuracy_interval(rate, images))
+        return accuracy_card(name, round(rate * images), images, wilson_interval(rate, images))
 
     cards = [accuracy("Top-1 accuracy", metrics.top_k_accuracy(report.logits, measured.targets, 1))]
     if len(report.classes) > 5:  # else it is 100 %

@@ -25,9 +25,9 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from base.process import die_with
 from vision.training.dataset import ClassInfo
 from vision.training.metrics import Reliability
-from worker.child import die_with
 
 BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#d9772b", "#3a8f4d", "#888888"
 DPI = 110

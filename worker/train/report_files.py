@@ -8,15 +8,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pages import printable
+from base.text import printable, safe_cell
 from vision.images.decode import ImageLimits
 from worker.train.page import render_page
 from worker.train.report import Measured, TrainingReport, measure
 
 if TYPE_CHECKING:  # it pulls in MindSpore, which a report does not need
     from vision.training.fit import Epoch
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def report_files(report: TrainingReport, plots: Mapping[str, bytes], limits: ImageLimits) -> dict[str, bytes]:
@@ -47,14 +45,6 @@ def history_csv(history: Iterable[Epoch]) -> bytes:
         figures = (epoch.train_loss, epoch.val_loss, epoch.val_top1, epoch.val_top5, epoch.lr)
         rows.append([str(epoch.epoch), *(f"{figure:.6g}" for figure in figures)])
     return _csv(rows)
-
-
-def safe_cell(plain: str) -> str:
-    """Return ``plain`` so that no spreadsheet runs it as a formula: a ``'`` goes before = + - @ tab and return.
-
-    The rule of report.csv in producer/reports/csv.py, which the worker can't import.
-    """
-    return "'" + plain if plain.startswith(_FORMULA_STARTS) else plain
 
 
 def _confusion_csv(report: TrainingReport, measured: Measured) -> bytes:
