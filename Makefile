@@ -3,11 +3,13 @@
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# Files of tests are spread over the cores; the tests of one file stay together, for what they share.
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 
-.PHONY: help setup demo test lint unit soak pictures clean lock
+.PHONY: help setup demo quick unit test not-long test-long lint soak pictures clean lock
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 .venv/ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Sortline needs Python 3.10, 3.11 or 3.12: make PYTHON=/path/to/python3.12"; exit 1; }
@@ -30,11 +32,20 @@ lint: .venv/ready ## Formatting, lint rules, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 
-test: lint ## Lint, and all tests
-	$(BIN)/python -m pytest
+quick: ## Lint and the unit tests, in 90 seconds
+	@$(MAKE) --no-print-directory -j2 lint unit
 
-unit: .venv/ready ## Only the quick tests
-	$(BIN)/python -m pytest -m "not slow" tests/unit
+unit: .venv/ready ## Only the unit tests that take no time
+	$(PYTEST) -m "not slow and not long" tests/unit
+
+test: ## Lint, and all tests that guard a promise: 10 minutes on two cores
+	@$(MAKE) --no-print-directory -j2 lint not-long
+
+not-long: .venv/ready
+	$(PYTEST) -m "not long"
+
+test-long: .venv/ready ## The other tests: storms, repeats, page blocks, benchmarks
+	$(PYTEST) -m long
 
 soak: .venv/ready ## The chaos test, longer: SOAK="--images 200000 --workers 8 --worker-kills 500" and more
 	$(BIN)/python -m tests.chaos.soak $(SOAK)

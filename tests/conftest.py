@@ -5,6 +5,8 @@ Passwords are canaries (`tests/canaries.py`): four places here look for them in 
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import shutil
 import socket
@@ -13,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,10 @@ LABELS = ("red", "green", "blue", "grey")
 def _no_secret_in_any_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the session when a file below pytest's folder holds a secret of the tests."""
     yield
-    report_leaks(canaries.leaks_below(tmp_path_factory.getbasetemp()))
+    base = tmp_path_factory.getbasetemp()
+    report_leaks(canaries.leaks_below(base))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        report_leaks(canaries.leaks_below(base.parent / "shared"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -156,11 +161,29 @@ def running_redis(folder: Path, password: str, *arguments: str) -> Iterator[Redi
         server.kill()
 
 
+# Below the range from which Linux gives ports to outgoing connections, so that nobody gets one by chance.
+PORTS = itertools.cycle(range(20_000, 32_000))
+PORT_LOCKS = os.open(f"{tempfile.gettempdir()}/sortline-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on, and that no other test gets as long as this process lives.
+
+    Several test processes run side by side: each claims a port by a lock on one byte of a file, gone with the process.
+    """
+    for port in PORTS:
+        with suppress(OSError):
+            fcntl.lockf(PORT_LOCKS, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a cycle has no end")
+
+
+def mostly_long(values: Iterable[str], *, keep: str) -> list[object]:
+    """Parameters of which one is tried by ``make test``, and the others by ``make test-long``."""
+    return [value if value == keep else pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
 def wait_until(condition: Callable[[], object], limit_s: float, what: str = "") -> None:
@@ -195,12 +218,30 @@ def sortline(
     return done
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` fills, shared by all test processes of this session: the first one makes it."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            make(folder.with_suffix(".draft"))
+            folder.with_suffix(".draft").rename(folder)
+    return folder
+
+
+def seeded_models(root: Path, name: str = "colours", versions: int = 1) -> None:
+    """Make a store with seeded LeNet-5s of four classes, in a process of its own; the last is in production."""
+    command = [sys.executable, "-m", "tests.seeded_model", str(root), name, str(versions)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+
+
 @pytest.fixture(scope="session")
 def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with ``colours:1`` in production: a seeded LeNet-5 of four classes, made in a process of its own."""
-    root = tmp_path_factory.mktemp("models") / "store"
-    subprocess.run([sys.executable, "-m", "tests.seeded_model", str(root)], check=True, cwd=Path(__file__).parents[1])
-    return root
+    """A store with ``colours:1`` in production: a seeded LeNet-5 of four classes. Nobody may change it."""
+    return made_once(tmp_path_factory, "colours", seeded_models)
 
 
 def write_images(folder: Path, count: int, size: int = 24) -> list[Path]:

@@ -200,6 +200,7 @@ def test_a_run_shows_its_workers_online_its_moving_text_and_its_chunks(
     assert re.search(r"engine\s+openvino\s+device\s+cpu\s+precision\s+(f32|bf16)", told)
 
 
+@pytest.mark.long
 def test_a_wrong_password_is_refused(site: Site, open_browser: OpenBrowser) -> None:
     url = site.start_flower()
 
@@ -214,6 +215,7 @@ def test_a_wrong_password_is_refused(site: Site, open_browser: OpenBrowser) -> N
     assert page.evaluate("fetch('/api/workers').then(answer => answer.status)") == 200
 
 
+@pytest.mark.long
 def test_the_broker_page_shows_how_much_waits_on_our_queues(
     site: Site, open_browser: OpenBrowser, redis_server: RedisServer
 ) -> None:
@@ -226,6 +228,7 @@ def test_the_broker_page_shows_how_much_waits_on_our_queues(
     assert {(row["queue"], row["messages"]) for row in rows_of(page)} >= {("label", "3"), ("train", "1")}
 
 
+@pytest.mark.long
 def test_a_failed_training_shows_its_reason(site: Site, open_browser: OpenBrowser, tmp_path: Path) -> None:
     (tmp_path / "photos" / "only").mkdir(parents=True)
     write_images(tmp_path / "photos" / "only", 3)
@@ -242,6 +245,7 @@ def test_a_failed_training_shows_its_reason(site: Site, open_browser: OpenBrowse
     assert "only the class folder 'only'" in page.locator("dl.detail-list").inner_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("may_change", [False, True], ids=["read-only", "changes allowed"])
 def test_a_training_can_be_terminated_only_where_changes_are_allowed(
     site: Site, open_browser: OpenBrowser, tmp_path: Path, may_change: bool
@@ -273,6 +277,7 @@ def test_a_training_can_be_terminated_only_where_changes_are_allowed(
     assert "cancelled: terminated while it ran" in ended.stderr
 
 
+@pytest.mark.long
 def test_the_tasks_page_asks_for_newer_texts_but_leaves_what_somebody_marks(
     site: Site, open_browser: OpenBrowser
 ) -> None:

@@ -15,7 +15,7 @@ from tests.chaos.fleet import cluster, fleet
 from tests.conftest import RedisServer, write_images
 from tests.e2e.test_label import producer, rows_done, rows_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_twenty_changes_and_rollbacks_of_production_mix_no_report(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.storm import FORMATS, POISON, Plan, Storm, write_mixed_images
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 IMAGES = 2000
 STORM = Plan(

@@ -10,7 +10,7 @@ from tests.chaos.fleet import cluster, fleet
 from tests.conftest import RedisServer, wait_until, write_images
 from tests.e2e.test_label import producer, rows_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 CHUNKS = 300
 SKEW = """

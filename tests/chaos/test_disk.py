@@ -18,7 +18,7 @@ import pytest
 from model_store.errors import StoreUnavailable
 from model_store.store import ModelStore
 from tests.chaos.fleet import cluster, fleet
-from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until, write_images
+from tests.conftest import SORTLINE, RedisServer, environment, mostly_long, sortline, wait_until, write_images
 from tests.e2e.test_label import producer, rows_done, rows_of
 from tests.e2e.test_train import QUICK, write_shades
 from tests.unit.test_feature_cache import assert_holds, features, keys, opened
@@ -58,7 +58,9 @@ def read_only(folder: Path) -> Iterator[None]:
 REFUSED = r"(Read-only file system|Permission denied)"
 
 
-@pytest.mark.parametrize("file_bytes", [4_000, 30_000, 60_000, 90_000])
+@pytest.mark.parametrize(
+    "file_bytes", [30_000, *(pytest.param(size, marks=pytest.mark.long) for size in (4_000, 60_000, 90_000))]
+)
 def test_a_producer_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, file_bytes: int
 ) -> None:
@@ -123,7 +125,7 @@ def test_a_store_on_a_full_disk_shows_no_half_version_and_takes_the_next(tmp_pat
     assert store.open_file("waste", 1, "weights.safetensors") == b"x" * 100_000
 
 
-@pytest.mark.parametrize("where", ["home", "report"])
+@pytest.mark.parametrize("where", mostly_long(["home", "report"], keep="report"))
 def test_a_producer_that_may_not_write_says_where_and_goes_on_when_it_may(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, where: str
 ) -> None:
@@ -163,7 +165,7 @@ def test_a_run_file_whose_folder_goes_away_is_finished_all_the_same(
     assert "nothing new" in sortline(*command, home=home, env=env).stderr
 
 
-@pytest.mark.parametrize("gone", ["data", "data, its mount point left", "store"])
+@pytest.mark.parametrize("gone", mostly_long(["data", "data, its mount point left", "store"], keep="data"))
 def test_a_worker_waits_for_a_share_that_went_away(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, gone: str
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_read_only_store_takes_no_version_and_no_promotion_and_shows_what_it_h
     assert store.resolve("waste").manifest.version == 2
 
 
+@pytest.mark.long
 def test_a_training_that_may_not_write_checkpoints_says_where_and_runs_when_it_may(home: Path, tmp_path: Path) -> None:
     command = ("train", str(write_shades(tmp_path / "photos")), *QUICK, "--name", "shades")
     with read_only(home / "checkpoints"):
@@ -243,6 +246,7 @@ def test_a_training_that_may_not_write_checkpoints_says_where_and_runs_when_it_m
     assert len(list((home / "store").glob("shades/versions/*"))) == 1
 
 
+@pytest.mark.long
 def test_a_training_waits_for_a_store_that_it_may_not_write_and_publishes_once(home: Path, tmp_path: Path) -> None:
     photos, said = write_shades(tmp_path / "photos"), home / "said.txt"
     with read_only(home / "store"), said.open("w") as told:

@@ -101,6 +101,7 @@ def test_a_worker_that_wakes_after_the_report_is_final_changes_nothing_and_works
         assert client.keys("sortline:results:*") == client.keys("sortline:attempts:*") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_second_signal_during_the_warm_stop_loses_nothing(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, second: signal.Signals

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.fleet import cluster, fleet
-from tests.conftest import RedisServer, free_port, sortline, write_images
+from tests.conftest import RedisServer, free_port, mostly_long, sortline, write_images
 from tests.e2e.test_label import producer, rows_of
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iter
     server.kill()
 
 
-@pytest.mark.parametrize("step", OF_PRODUCER)
+@pytest.mark.parametrize("step", mostly_long(OF_PRODUCER, keep="after journal:1"))
 def test_a_producer_killed_at_this_step_leaves_enough_to_go_on(running: Cluster, home: Path, step: str) -> None:
     command = ("label", str(running.photos), "-o", str(home / "report.csv"))
 
@@ -71,7 +71,7 @@ def test_a_producer_killed_at_this_step_leaves_enough_to_go_on(running: Cluster,
     assert (home / "report.csv").read_bytes() == running.calm
 
 
-@pytest.mark.parametrize("step", OF_WORKER)
+@pytest.mark.parametrize("step", mostly_long(OF_WORKER, keep="before ack:2"))
 def test_a_worker_killed_at_this_step_costs_no_row(
     running: Cluster, home: Path, redis_server: RedisServer, step: str
 ) -> None:
@@ -89,6 +89,7 @@ def test_a_worker_killed_at_this_step_costs_no_row(
     assert len(rows_of(home / "report.csv")) == IMAGES
 
 
+@pytest.mark.long
 def test_a_producer_killed_at_every_step_one_after_the_other_still_ends_with_the_same_bytes(
     running: Cluster, home: Path
 ) -> None:

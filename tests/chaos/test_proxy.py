@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.fleet import cluster, fleet
-from tests.conftest import RedisServer, wait_until, write_images
+from tests.conftest import RedisServer, mostly_long, wait_until, write_images
 from tests.e2e.test_label import producer, rows_done, rows_of
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def proxied(server: RedisServer) -> Iterator[Proxy]:
         proxy.close()
 
 
-@pytest.mark.parametrize("fault", ["delay", "swallow", "refuse", "cut", "half-open"])
+@pytest.mark.parametrize("fault", mostly_long(["delay", "swallow", "refuse", "cut", "half-open"], keep="cut"))
 def test_a_bad_network_costs_time_and_no_row(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, fault: str
 ) -> None:

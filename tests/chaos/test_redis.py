@@ -22,7 +22,7 @@ def is_whole(report: Path, images: int) -> bool:
     return len(rows) == images and {row["status"] for row in rows} == {"ok"}
 
 
-@pytest.mark.parametrize("time_number", range(5))
+@pytest.mark.parametrize("time_number", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, 5))])
 def test_a_message_that_a_dying_worker_popped_is_sent_again(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, time_number: int
 ) -> None:
@@ -47,6 +47,7 @@ def _is_popped(server: RedisServer) -> bool:
         return sent > 0 and client.llen(QUEUE) == 0 and client.hlen(HELD) == 0
 
 
+@pytest.mark.long
 def test_a_redis_that_goes_back_in_time_costs_work_and_no_row(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_redis_that_goes_back_in_time_costs_work_and_no_row(
     assert is_whole(home / "report.csv", 320)
 
 
+@pytest.mark.long
 def test_a_redis_that_stands_still_is_waited_for(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_redis_without_memory_slows_the_producer_and_loses_nothing(
     assert is_whole(home / "report.csv", 640)
 
 
+@pytest.mark.long
 def test_an_evicting_redis_costs_time_and_is_warned_of(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
 ) -> None:

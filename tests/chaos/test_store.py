@@ -13,7 +13,7 @@ import pytest
 from model_store.store import ModelStore
 from tests.unit.test_model_store import writing
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 KILLS = 30

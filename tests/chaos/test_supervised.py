@@ -64,6 +64,7 @@ def test_a_stack_that_is_up_starts_its_workers_and_its_redis_again(
     assert processes_below(home) == []
 
 
+@pytest.mark.long
 def test_one_command_starts_its_private_worker_and_redis_again(home: Path, tmp_path: Path, model_store: Path) -> None:
     write_images(tmp_path / "photos", 320)
     env = {

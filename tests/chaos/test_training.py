@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import RedisServer, environment, sortline, wait_until
 from tests.e2e.test_train import QUICK, write_shades
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LEASE_S = 3
 EPOCHS = 150  # of 0.1 s at least

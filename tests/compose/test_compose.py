@@ -132,7 +132,7 @@ def test_the_commands_that_the_page_gives_to_a_service_parse() -> None:
         parse(shlex.split(arguments, comments=True))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_the_services_of_the_file_train_and_label_as_processes(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
@@ -179,7 +179,7 @@ def metrics_of(services: Services) -> str:
         return str(answer.read().decode())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_install_steps_of_the_label_image_work_in_a_clean_environment_and_bring_no_mindspore(
     tmp_path: Path,
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import environment, write_images
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
 

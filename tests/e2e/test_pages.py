@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,11 @@ import numpy as np
 import pytest
 
 from model_store.store import ModelStore
-from tests.conftest import LABELS, RedisServer, environment, sortline
+from tests.conftest import LABELS, RedisServer, environment, made_once, seeded_models, sortline
 from tests.e2e.test_label import rows_of
 from tests.e2e.test_readme import run_block
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("images", "labelling", "models", "reports", "scaling")
@@ -35,13 +36,15 @@ NOT_HERE = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with three versions of the model that the pages name."""
-    root = tmp_path_factory.mktemp("models") / "store"
-    subprocess.run([sys.executable, "-m", "tests.seeded_model", str(root), "kitchen", "3"], check=True, cwd=ROOT)
-    ModelStore(root).set_alias("kitchen", "candidate", 2, who="tests", why="the page compares it")
-    return root
+
+    def make(root: Path) -> None:
+        seeded_models(root, "kitchen", 3)
+        ModelStore(root).set_alias("kitchen", "candidate", 2, who="tests", why="the page compares it")
+
+    return made_once(tmp_path_factory, "kitchen", make)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -58,7 +61,7 @@ def test_the_blocks_of_a_page_run(page: str, kitchen: Path, open_redis_server: R
     (folder / "names.toml").write_text(f'{LABELS[0]} = "PET"\n')
     home = folder / "home"
     home.mkdir()
-    (home / "store").symlink_to(kitchen)
+    shutil.copytree(kitchen, home / "store")
     settings = {"SORTLINE_BROKER": open_redis_server.url, "SORTLINE_DATA_ROOT": str(tmp_path)}
     replaced = {
         "redis://queue:6379/0": open_redis_server.url,

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import NOTHING, SHARED, SORTLINE, RedisServer, environment
 from tests.e2e.test_label import rows_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.shared]
+pytestmark = [pytest.mark.long, pytest.mark.shared]
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 SECTIONS = ("Label your own photos", "Retrain", "Monitor")

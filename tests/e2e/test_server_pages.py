@@ -29,7 +29,7 @@ from tests.e2e.test_train import trainer
 from tests.web import serving
 
 __all__ = ["kitchen", "s3"]  # fixtures
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # Blocks that begin so are not run here, and why.
 NOT_HERE = {

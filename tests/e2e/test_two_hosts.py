@@ -22,7 +22,7 @@ from tests.canaries import secret
 from tests.conftest import SORTLINE, environment, wait_until, write_images
 from tests.e2e.test_label import rows_done
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 DISTINCT, IMAGES = 500, 8000  # the rest are links: a run of some seconds, with files made in one
 CUT_S = 6.0  # longer than the visibility timeout: what the worker holds counts as lost

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import SHARED, sortline
 from tests.e2e.test_label import rows_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.shared]
+pytestmark = [pytest.mark.long, pytest.mark.shared]
 
 
 @pytest.mark.skipif(not SHARED.exists() and os.environ.get("CI") != "true", reason="needs ../shared")
