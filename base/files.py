@@ -1,11 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Files of this machine: read whole and within a limit, and written so that they appear whole or not at all."""
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from base.errors import ImageError
 
 
 @contextmanager
@@ -36,3 +40,73 @@ def write_file(path: Path, data: bytes, mark: object = None) -> None:
     """Write ``data`` as `replacing` does."""
     with replacing(path, mark) as draft:
         draft.write_bytes(data)
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file of 1 to ``max_bytes`` bytes; the size is checked before reading.
+
+    Raises:
+        ImageError: not_found, not_a_file, too_large, empty, changed (while it was read), or unreadable (permissions,
+            input and output).
+    """
+    with naming_failures(str(path)):
+        return read_regular(str(path), max_bytes, str(path))
+
+
+def read_regular(path: str, max_bytes: int, what: str, *, folder: int | None = None, flags: int = 0) -> bytes:
+    """Return what `read_file` does, of a ``path`` from the open ``folder`` on; OSError is left to `naming_failures`."""
+    # Not opened at all where it is no file: opening a pipe wakes its writer, opening a device may do anything.
+    _check_regular(os.stat(path, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), what)
+    # Without O_NONBLOCK, a pipe put there since would have us wait for a writer who may never come.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=folder)
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  (a descriptor, not a path)
+        before = os.fstat(descriptor)
+        _check_regular(before, what)
+        check_size(before.st_size, max_bytes, what)
+        data = _read_up_to(file, max_bytes + 1, before.st_size)
+        after = os.fstat(descriptor)
+    check_size(len(data), max_bytes, what)
+    if (len(data), before.st_mtime_ns) != (before.st_size, after.st_mtime_ns):
+        raise ImageError("changed", f"{what} changed while it was read; label it again once it is complete")
+    return data
+
+
+@contextmanager
+def naming_failures(what: str) -> Iterator[None]:
+    """Turn the system's errors inside the block into an ImageError about ``what``."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError("not_found", f"{what} does not exist") from error
+    except IsADirectoryError as error:
+        raise ImageError("not_a_file", f"{what} is a folder") from error
+    except ValueError as error:  # a NUL byte in the path
+        raise ImageError("not_found", f"{what!r} is no file name") from error
+    except OSError as error:
+        raise ImageError("unreadable", f"{what}: {error.strerror or error}") from error
+
+
+def check_size(size: int, max_bytes: int, what: str) -> None:
+    """Raise ImageError unless ``what`` has from 1 to ``max_bytes`` bytes."""
+    if size == 0:
+        raise ImageError("empty", f"{what} has no content")
+    if size > max_bytes:
+        raise ImageError("too_large", f"{what} has {size:,} bytes, the limit is {max_bytes:,}")
+
+
+def _check_regular(status: os.stat_result, what: str) -> None:
+    if stat.S_ISLNK(status.st_mode):  # where links are not followed
+        raise ImageError("unreadable", f"{what} is a link that leads round in a circle, or was put there just now")
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
+        raise ImageError("not_a_file", f"{what} is a {kind}")
+
+
+def _read_up_to(file: io.FileIO, limit: int, expected: int) -> bytes:
+    """Return the rest of the file, of which at most about ``limit`` bytes: a growing file must not fill the memory."""
+    parts: list[bytes] = []
+    left, step = limit, min(limit, expected + 1)
+    while left > 0 and (part := file.read(min(left, step))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

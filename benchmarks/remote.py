@@ -23,7 +23,7 @@ from benchmarks.home import link_store, temporary_home, write_photos
 from configs.settings import Settings
 from jobs.messages import LabelChunk, ModelPin
 from model_store.store import ModelStore
-from storage.protocol import Folder, open_folder
+from storage import Folder, open_folder
 from vision.serving.classifier import Classifier
 from worker.label.chunk import label_chunk
 from worker.runtime import Runtime

@@ -16,15 +16,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
-from base.errors import UnavailableError
+from base.errors import ImageError, UnavailableError
 from storage.protocol import (
     CONNECT_LIMIT_S,
     SILENCE_LIMIT_S,
     TRY_LIMIT_S,
     Entry,
-    RemoteError,
     TooManyBytes,
-    Trouble,
+    TransientError,
     check_path,
 )
 
@@ -76,9 +75,9 @@ class HttpFolder:
         """Raise UnavailableError when the server can't be reached, or fails for the root as well."""
         try:
             self._get(f"{self.url}/", 0)
-        except RemoteError:
+        except ImageError:
             return  # it answers; that there is no index, or that it has bytes, tells nothing of its files
-        except Trouble as error:
+        except TransientError as error:
             raise UnavailableError(f"the data root {self.url} can't be read: {error}") from error
 
     def _get(self, address: str, limit: int) -> bytes:
@@ -97,8 +96,8 @@ class HttpFolder:
                 finally:
                     answer.close()  # gives a connection back whose answer was read to its end, and ends others
             except urllib3.exceptions.HTTPError as error:
-                raise Trouble(f"{address}: {type(error).__name__}: {error}") from error
-        raise RemoteError("unreadable", f"{address} is redirected more than {REDIRECTS} times")
+                raise TransientError(f"{address}: {type(error).__name__}: {error}") from error
+        raise ImageError("unreadable", f"{address} is redirected more than {REDIRECTS} times")
 
     def _redirected(self, address: str, target: str) -> str:
         try:
@@ -107,18 +106,18 @@ class HttpFolder:
         except ValueError:
             found, parts = "", []
         if not found.startswith(f"{self.url}/") or {"?", "#"} & set(found) or {b".", b".."} & set(parts):
-            raise RemoteError("unreadable", f"{address} is redirected to what is not below the data root")
+            raise ImageError("unreadable", f"{address} is redirected to what is not below the data root")
         return found
 
     def _check_status(self, status: int, address: str) -> None:
         if status == 401:
             raise UnavailableError(f"{self.url} asks for a user and a password: put them into ~/.netrc")
         if status in (404, 410):
-            raise RemoteError("not_found", f"{address} does not exist")
+            raise ImageError("not_found", f"{address} does not exist")
         if status in BUSY or status >= 500:
-            raise Trouble(f"{address}: status {status}")
+            raise TransientError(f"{address}: status {status}")
         if status != 200:
-            raise RemoteError("unreadable", f"{address}: status {status}")
+            raise ImageError("unreadable", f"{address}: status {status}")
 
 
 def _body(answer: urllib3.BaseHTTPResponse, limit: int, until: float, address: str) -> bytes:
@@ -131,7 +130,7 @@ def _body(answer: urllib3.BaseHTTPResponse, limit: int, until: float, address: s
         if size > limit:  # the length was a lie, or was not told
             raise TooManyBytes(f"{address} has more bytes than the limit of {limit:,}")
         if time.monotonic() > until:
-            raise Trouble(f"{address} was not read within {TRY_LIMIT_S:.0f} s")
+            raise TransientError(f"{address} was not read within {TRY_LIMIT_S:.0f} s")
         parts.append(part)
     return b"".join(parts)
 

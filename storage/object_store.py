@@ -9,16 +9,15 @@ from typing import Any
 import fsspec
 from fsspec.asyn import sync
 
-from base.errors import UnavailableError
+from base.errors import ImageError, UnavailableError
 from storage.protocol import (
     CONNECT_LIMIT_S,
     LIST_LIMIT_S,
     SILENCE_LIMIT_S,
     TRY_LIMIT_S,
     Entry,
-    RemoteError,
     TooManyBytes,
-    Trouble,
+    TransientError,
     check_path,
 )
 
@@ -34,14 +33,14 @@ class StoreFolder:
         self.connections = connections
         scheme = url.partition("://")[0]
         self._fs: Any = fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme, connections))
-        self._fs.retries = 1  # of s3fs; `storage.protocol.patiently` tries again, once for all services
+        self._fs.retries = 1  # of s3fs; `storage.protocol.with_retries` tries again, once for all services
         self._root = self._fs._strip_protocol(url)
 
     def read(self, path: str, limit: int) -> bytes:
         """Return the object at ``path``; see ``Folder``. No more than ``limit`` bytes are asked for."""
         check_path(path)
         if "?versionId=" in path:  # s3fs would take it for one
-            raise RemoteError("not_found", f"{self.url}/{path} is not read: older versions of objects are not")
+            raise ImageError("not_found", f"{self.url}/{path} is not read: older versions of objects are not")
         with self._naming(path):
             data: bytes = self._call("cat_file", f"{self._root}/{path}", start=0, end=limit + 1)
         if len(data) > limit:
@@ -65,10 +64,10 @@ class StoreFolder:
                     self._call("lsdir", self._root, max_items=1)
                 else:
                     self._call("info", self._root)
-        except RemoteError as error:
+        except ImageError as error:
             if error.reason != "unreadable":  # who may read may not be allowed to list
                 raise UnavailableError(f"the data root {self.url} is not there") from error
-        except Trouble as error:
+        except TransientError as error:
             raise UnavailableError(f"the data root {self.url} can't be read: {error}") from error
 
     def _call(self, name: str, *arguments: object, limit_s: float = TRY_LIMIT_S, **options: object) -> Any:
@@ -86,16 +85,16 @@ class StoreFolder:
             response = getattr(error.__cause__, "response", None) or {}
             code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
             if code == "InvalidRange":
-                raise RemoteError("empty", f"{what} has no content") from error
+                raise ImageError("empty", f"{what} has no content") from error
             if code == "NoSuchBucket" or (isinstance(error, PermissionError) and code and code not in DENIED):
                 raise UnavailableError(f"{self.url} can't be read: {code}: {error}") from error
             if isinstance(error, FileNotFoundError):
-                raise RemoteError("not_found", f"{what} does not exist") from error
+                raise ImageError("not_found", f"{what} does not exist") from error
             if isinstance(error, IsADirectoryError):
-                raise RemoteError("not_a_file", f"{what} is a folder") from error
+                raise ImageError("not_a_file", f"{what} is a folder") from error
             if isinstance(error, PermissionError):
-                raise RemoteError("unreadable", f"{what}: {error}") from error
-            raise Trouble(f"{what}: {type(error).__name__}: {error}") from error
+                raise ImageError("unreadable", f"{what}: {error}") from error
+            raise TransientError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _options(scheme: str, connections: int) -> dict[str, Any]:

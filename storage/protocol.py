@@ -1,7 +1,6 @@
-"""A folder behind a URL, for producer and worker: listed and read below its root, with limits, and tried again.
+"""A folder behind a URL: listed and read below its root, with limits, and tried again.
 
 Whoever opens one names its root; everything after that is a path below it, so no message of the queue can name a host.
-Needs the extra ``remote``, which is imported when the first folder is opened.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
-from base.urls import SCHEMES
+from base.errors import ImageError
 
 CONNECT_LIMIT_S = 5.0
 SILENCE_LIMIT_S = 10.0  # between two parts of an answer
@@ -27,22 +26,14 @@ class StorageError(Exception):
     """Base of this package's errors."""
 
 
-class RemoteError(StorageError):
-    """One file can't be had, and another try would not help. ``reason`` is the code of its row."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class TooManyBytes(RemoteError):
+class TooManyBytes(ImageError):
     """There are more bytes than were allowed."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("too_large", detail)
 
 
-class Trouble(StorageError):
+class TransientError(StorageError):
     """The network or the service failed; another try may help."""
 
 
@@ -72,46 +63,27 @@ class Folder(Protocol):
         """Return what is in the folder at ``path``, in no order."""
 
     def read(self, path: str, limit: int) -> bytes:
-        """Return a file of at most ``limit`` bytes. RemoteError, Trouble, or UnavailableError when none can be read."""
+        """Return a file of at most ``limit`` bytes. ImageError, TransientError, or UnavailableError when none can."""
 
     def check(self) -> None:
         """Raise UnavailableError when the folder itself can't be reached or used."""
 
 
-def open_folder(url: str, connections: int = 32) -> Folder:
-    """Return the folder at ``url`` (checked), to be read over up to ``connections`` connections.
-
-    Raises:
-        ExtraMissing: it says what to install.
-    """
-    scheme = url.partition("://")[0]
-    try:
-        if scheme in ("http", "https"):
-            from storage.http import HttpFolder
-
-            return HttpFolder(url, connections)
-        from storage.object_store import StoreFolder
-
-        return StoreFolder(url, connections)
-    except ImportError as error:
-        raise ExtraMissing(f"reading {scheme}:// needs another package: pip install '{SCHEMES[scheme]}'") from error
-
-
 def check_path(path: str) -> None:
-    """Raise RemoteError unless ``path`` stays below the root that it is joined to."""
+    """Raise ImageError unless ``path`` stays below the root that it is joined to."""
     if "\0" in path:
-        raise RemoteError("not_found", f"{path} is no file name: it holds a NUL byte")
+        raise ImageError("not_found", f"{path} is no file name: it holds a NUL byte")
     if path.startswith("/") or not {".", ".."}.isdisjoint(path.split("/")):
-        raise RemoteError("outside_data_root", f"{path} is not below the worker's data root")
+        raise ImageError("outside_data_root", f"{path} is not below the worker's data root")
 
 
-def patiently(call: Callable[[], Got], pause: Callable[[float], object] = time.sleep) -> Got:
-    """Return what ``call`` returns, tried again after Trouble a few times, waiting longer each time."""
+def with_retries(call: Callable[[], Got], pause: Callable[[float], object] = time.sleep) -> Got:
+    """Return what ``call`` returns, tried again after a TransientError a few times, waiting longer each time."""
     started = time.monotonic()
     for wait_s in WAITS_S:
         try:
             return call()
-        except Trouble:
+        except TransientError:
             if time.monotonic() - started > GIVE_UP_S:
                 raise
         pause(wait_s * random.uniform(1, 1.5))  # noqa: S311 - so that threads don't come back all at once

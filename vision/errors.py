@@ -17,20 +17,3 @@ class EngineError(VisionError):
 
 class ShapeError(VisionError):
     """An array has another shape or dtype than the network takes."""
-
-
-class ImageError(VisionError):
-    """One image can't be read: its row carries the message and the chunk goes on.
-
-    Attributes:
-        reason: short code for counting and sorting, such as "truncated".
-        detail: one sentence for a person.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)  # both as args: the error survives pickling between processes
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"

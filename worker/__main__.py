@@ -18,7 +18,7 @@ from configs.settings import Settings, load_settings
 from jobs.app import LABEL_QUEUE, TRAIN_QUEUE
 from jobs.broker import check, connect
 from jobs.errors import BrokerAway, BrokerError
-from storage.protocol import ExtraMissing, open_folder
+from storage import ExtraMissing, open_folder
 
 # A spawned child imports its modules before it can answer; Celery's 4 s would kill it again and again.
 CHILD_START_LIMIT_S = 60.0

@@ -24,7 +24,7 @@ from jobs.broker import AWAY, Keys, connect
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound
 from model_store.store import ModelStore
-from storage.protocol import Folder, open_folder
+from storage import Folder, open_folder
 from vision.errors import VisionError
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing

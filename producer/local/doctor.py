@@ -21,7 +21,7 @@ from model_store.store import ModelStore
 from producer.errors import ProducerError
 from producer.local.session import open_session
 from producer.local.stack import find_redis_server, is_answering, shared_stack_socket
-from storage.protocol import ExtraMissing, open_folder
+from storage import ExtraMissing, open_folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from producer.reports.truth import FolderTruth
 from producer.run.run_file import RunFile
 from producer.run.stored_rows import StoredRow
 from producer.terminal.progress import duration
-from storage.protocol import ExtraMissing, Folder, open_folder
+from storage import ExtraMissing, Folder, open_folder
 
 GALLERY_IMAGES = 20_000
 LISTED_ERRORS = 200

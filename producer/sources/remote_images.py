@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import TextIO
 
-from base.errors import UnavailableError
+from base.errors import ImageError, UnavailableError
 from base.image_files import has_image_suffix
 from base.paths import path_to_text
 from base.urls import checked_url, decoded
 from configs.settings import Settings
 from producer.errors import UsageError
 from producer.sources.images import Source
-from storage.protocol import Entry, ExtraMissing, Folder, RemoteError, Trouble, open_folder, patiently
+from storage import Entry, ExtraMissing, Folder, TransientError, open_folder, with_retries
 
 
 class RemoteSource(Source):
@@ -29,9 +29,9 @@ class RemoteSource(Source):
         """Yield each path below ``base``, decoded, in sorted order."""
         folder = _opened(self.base)
         try:
-            entries = patiently(lambda: folder.list(""))
-        except (RemoteError, Trouble, UnavailableError) as error:
-            raise UsageError(f"{self.base} can't be listed: {error}") from error
+            entries = with_retries(lambda: folder.list(""))
+        except (ImageError, TransientError, UnavailableError) as error:
+            raise UsageError(f"{self.base} can't be listed: {_reason(error)}") from error
         yield from self._below(folder, entries, "")
 
     def _below(self, folder: Folder, entries: list[Entry], below: str) -> Iterator[str]:
@@ -41,9 +41,9 @@ class RemoteSource(Source):
                 continue
             if is_folder:
                 try:
-                    inside = patiently(lambda path=path: folder.list(path))  # type: ignore[misc]
-                except (RemoteError, Trouble, UnavailableError) as error:
-                    self.unreadable.append(str(error))
+                    inside = with_retries(lambda path=path: folder.list(path))  # type: ignore[misc]
+                except (ImageError, TransientError, UnavailableError) as error:
+                    self.unreadable.append(_reason(error))
                     continue
                 yield from self._below(folder, inside, f"{path}/")
             elif has_image_suffix(name):
@@ -135,3 +135,7 @@ def _opened(url: str) -> Folder:
         return open_folder(url)
     except ExtraMissing as error:
         raise UsageError(str(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return error.detail if isinstance(error, ImageError) else str(error)  # not the code of a row

@@ -11,8 +11,8 @@ import s3fs
 import urllib3
 from moto.server import ThreadedMotoServer
 
-from base.errors import UnavailableError
-from storage.protocol import RemoteError, open_folder
+from base.errors import ImageError, UnavailableError
+from storage import open_folder
 from tests.canaries import secret
 from tests.conftest import RedisServer, free_port, sortline, wait_until, write_images
 from tests.e2e.test_label import producer, rows_of, worker
@@ -178,9 +178,9 @@ def test_credentials_that_are_refused_are_no_fault_of_the_images(
         monkeypatch.setenv(name, value)
     folder = open_folder(in_a_bucket.url, 5)
     assert len(folder.read("00000.png", 10**6)) > 100
-    with pytest.raises(RemoteError, match="does not exist"):
+    with pytest.raises(ImageError, match="does not exist"):
         folder.read("away.png", 10)
-    with pytest.raises(RemoteError, match="has more bytes than the limit of 10"):
+    with pytest.raises(ImageError, match="has more bytes than the limit of 10"):
         folder.read("00000.png", 10)
     with pytest.raises(UnavailableError, match="NoSuchBucket"):
         open_folder("s3://another-bucket", 6).read("a.png", 10)

@@ -174,7 +174,7 @@ def test_the_readme_has_the_speeds_of_the_performance_page_and_names_its_command
 
 def test_every_entry_about_an_error_is_a_piece_of_a_message_and_errors_find_it() -> None:
     headings = re.findall(r"^### (.+)$", text_of(PAGE), re.MULTILINE)
-    folders = ("configs", "jobs", "model_store", "producer", "vision", "worker")
+    folders = ("base", "configs", "jobs", "model_store", "producer", "storage", "vision", "worker")
     texts = "\n".join(
         node.value
         for folder in folders
@@ -201,7 +201,8 @@ def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
     section = text_of("docs/guide/labelling.md").partition("## Reason codes")[2].partition("\n## ")[0]
     raised = {
         node.args[0].value
-        for file in (*ROOT.glob("vision/**/*.py"), *ROOT.glob("worker/**/*.py"))
+        for package in ("base", "storage", "vision", "worker")
+        for file in ROOT.glob(f"{package}/**/*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ImageError"
         if node.args and isinstance(node.args[0], ast.Constant)

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from base.errors import ImageError
 from configs.errors import SettingsError
 from configs.recipe import read_recipe
 from configs.settings import load_settings
@@ -32,7 +33,6 @@ from model_store.manifest import ClassEntry, FileEntry, Manifest
 from producer.reports.request import request_of, write_reports
 from producer.run.run_file import Plan, RunFile, RunFileError
 from tests.unit.awkward_images import corpus
-from vision.errors import ImageError
 from vision.images.preprocess import ImageLimits, Preprocessing, load_image
 
 # As in production, where vision.images.decode sets this filter; pytest resets it for each test.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vision.errors import ImageError
+from base.errors import ImageError
 from vision.images.decode import ImageLimits
 from vision.serving.classifier import Outcome
 from worker.train.gate import Verdict, judge

@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vision.images.decode
+import base.files
+from base.errors import ImageError
+from base.files import read_file
 from base.paths import path_to_text
 from producer.sources.images import open_source
+from storage.local import MOST_FOLDERS, LocalFolder
 from tests.unit.awkward_images import Awkward, corpus, encoded, picture
 from tests.unit.test_label_chunk import ColourEngine, chunk_of
-from vision.errors import ImageError
 from vision.images.decode import ImageLimits
-from vision.images.preprocess import Preprocessing, read_file
+from vision.images.preprocess import Preprocessing
 from vision.serving.classifier import Classifier
 from worker.label.chunk import label_chunk
-from worker.label.data_root import MOST_FOLDERS, OpenRoot, read_below
 
 # As in production, where vision.images.decode sets this filter; pytest resets it for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -96,7 +97,8 @@ def test_bombs_take_no_more_memory_than_an_image_within_the_limits_may(tmp_path:
 import re
 from pathlib import Path
 from tests.unit.awkward_images import corpus
-from vision.errors import ImageError
+from base.errors import ImageError
+from storage.local import MOST_FOLDERS, LocalFolder
 from vision.images.preprocess import Preprocessing, load_image
 for file in corpus():
     if isinstance(file.content, bytes) and file.name.startswith(("bomb/", "long/", "png/text", "jpeg/many")):
@@ -123,12 +125,13 @@ Way = Callable[[Path, str], bytes]
 
 def read_alone(root: Path, path: str) -> bytes:
     """Resolve the path, then open each of its folders."""
-    return read_below(str(root), path, LIMIT)
+    with LocalFolder(root) as opened:
+        return opened._read_resolved(path, LIMIT)
 
 
 def read(root: Path, path: str) -> bytes:
     """As the first image of a chunk is read: its folder is opened, and kept."""
-    with OpenRoot(str(root)) as opened:
+    with LocalFolder(root) as opened:
         return opened.read(path, LIMIT)
 
 
@@ -173,14 +176,14 @@ def test_a_link_put_in_after_the_check_does_not_lead_out_of_the_data_root(
     (tmp_path / "data" / "link.png").symlink_to("real.png")
     resolve, swaps = os.path.realpath, [swap]
 
-    def resolve_and_swap(given: str) -> str:
+    def resolve_and_swap(given: str | Path) -> str:
         resolved = resolve(given)
-        while swaps:
+        while swaps and given != tmp_path / "data":  # the root itself is resolved before
             swaps.pop()(tmp_path)
         return resolved
 
     assert way(tmp_path / "data", path) == b"ours"
-    monkeypatch.setattr("worker.label.data_root.os.path.realpath", resolve_and_swap)
+    monkeypatch.setattr("storage.local.os.path.realpath", resolve_and_swap)
 
     with pytest.raises(ImageError) as caught:
         way(tmp_path / "data", path)
@@ -229,7 +232,7 @@ def test_links_beside_a_file_are_followed_below_the_data_root_and_no_further(
     (tmp_path / "data" / "album" / "near.png").symlink_to("../album/a.png")
     (tmp_path / "data" / "album" / "far.png").symlink_to("../../private/a.png")
 
-    with OpenRoot(str(tmp_path / "data")) as root:
+    with LocalFolder(tmp_path / "data") as root:
         if opened_before:
             root.read("album/a.png", LIMIT)
         near = root.read("album/near.png", LIMIT)
@@ -246,7 +249,7 @@ def test_more_folders_than_may_be_open_are_read_all_the_same(tmp_path: Path) -> 
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(name.encode())
 
-    with OpenRoot(str(tmp_path)) as root:
+    with LocalFolder(tmp_path) as root:
         before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
         read_all = [root.read(name, LIMIT).decode() for name in names]
         more = len(os.listdir("/proc/self/fd")) - before  # noqa: PTH208
@@ -277,7 +280,7 @@ def test_reading_leaves_no_descriptor_open(folder: Path) -> None:
     def read_all() -> int:
         for file in CORPUS:
             try:
-                read(folder, path_to_text(file.name))
+                read(folder, file.name)
             except ImageError:
                 continue
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -292,7 +295,7 @@ def test_a_file_written_while_it_is_read_is_an_error_row(
     path = tmp_path / "a.png"
     path.write_bytes(encoded(picture(), "PNG"))
     os.utime(path, ns=(0, 0))
-    read = vision.images.decode._read_up_to
+    read = base.files._read_up_to
 
     def change_and_read(file: io.FileIO, limit: int, expected: int) -> bytes:
         content = path.read_bytes()
@@ -302,7 +305,7 @@ def test_a_file_written_while_it_is_read_is_an_error_row(
             writing.write(new)
         return read(file, limit, expected)
 
-    monkeypatch.setattr("vision.images.decode._read_up_to", change_and_read)
+    monkeypatch.setattr("base.files._read_up_to", change_and_read)
 
     with pytest.raises(ImageError) as caught:
         read_file(path, LIMIT)

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.errors import ImageError, VisionError
-from vision.images.preprocess import Fit, ImageLimits, Preprocessing, decode_image, load_image, read_file
+from base.errors import ImageError
+from base.files import read_file
+from vision.errors import VisionError
+from vision.images.preprocess import Fit, ImageLimits, Preprocessing, decode_image, load_image
 
 SMALL = Preprocessing(height_px=32, width_px=32)
 RED = (255, 0, 0)

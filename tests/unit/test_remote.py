@@ -15,13 +15,13 @@ from urllib.parse import quote
 import pytest
 
 import storage.http
-from base.errors import UnavailableError
+from base.errors import ImageError, UnavailableError
 from base.paths import path_to_text
 from configs.settings import Settings
 from producer.errors import UsageError
 from producer.sources.images import of_lines, open_source
 from producer.sources.remote_images import rooted
-from storage.protocol import Folder, RemoteError, Trouble, open_folder, patiently
+from storage import Folder, TransientError, open_folder, with_retries
 from tests.canaries import secret
 from tests.conftest import free_port, wait_until
 from tests.unit.test_label_chunk import BLUE, GREEN, RED, Opener, chunk_of, first_labels, opened, write_image
@@ -168,7 +168,7 @@ def test_a_drip_costs_its_limit_and_no_more(web: Web, monkeypatch: pytest.Monkey
     monkeypatch.setattr(storage.http, "TRY_LIMIT_S", 0.2)
     web.faults["/1.png"] = [endless]
 
-    with pytest.raises(Trouble, match="was not read within"):
+    with pytest.raises(TransientError, match="was not read within"):
         open_folder(web.url).read("1.png", 10**12)
 
 
@@ -188,7 +188,7 @@ def test_no_more_bytes_are_taken_than_the_limit(web: Web, opened: Opener, fault:
 def test_a_promise_is_refused_before_a_byte_is_read(web: Web) -> None:
     web.faults["/1.png"] = [promising(10**13, b"")]
 
-    with pytest.raises(RemoteError, match="has 10,000,000,000,000 bytes, the limit is 500"):
+    with pytest.raises(ImageError, match="has 10,000,000,000,000 bytes, the limit is 500"):
         open_folder(web.url).read("1.png", 500)
 
 
@@ -287,7 +287,7 @@ def test_a_password_comes_from_netrc(web: Web, tmp_path: Path, monkeypatch: pyte
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    with pytest.raises(RemoteError, match="does not exist") as missing:
+    with pytest.raises(ImageError, match="does not exist") as missing:
         open_folder(web.url).read("a.png", 10)
 
     assert seen == [f"Basic {b64encode(login.encode()).decode()}"]
@@ -298,14 +298,14 @@ def test_waits_between_tries_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> No
     waits: list[float] = []
 
     def fail() -> None:
-        raise Trouble("busy")
+        raise TransientError("busy")
 
-    with pytest.raises(Trouble):
-        patiently(fail, waits.append)
+    with pytest.raises(TransientError):
+        with_retries(fail, waits.append)
     assert [0.1 <= waits[0] <= 0.15, 0.4 <= waits[1] <= 0.6, len(waits)] == [True, True, 4]
     monkeypatch.setattr("storage.protocol.GIVE_UP_S", -1)
-    with pytest.raises(Trouble):
-        patiently(fail, waits.append)
+    with pytest.raises(TransientError):
+        with_retries(fail, waits.append)
     assert len(waits) == 4  # a try that took too long is the last
 
 

@@ -8,13 +8,9 @@ unsupported_format, truncated, corrupt. All functions may be called from many th
 from __future__ import annotations
 
 import io
-import os
-import stat
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import cv2
@@ -22,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vision.errors import ImageError
+from base.errors import ImageError
+from base.files import check_size
 from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
 from vision.images.signatures import ends_early, foreign_format, read_format
 
@@ -81,78 +78,9 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedIm
     return decode_within(data, limits, None)
 
 
-def read_file(path: Path, max_bytes: int) -> bytes:
-    """Return the bytes of a regular file of 1 to ``max_bytes`` bytes; the size is checked before reading.
-
-    Raises:
-        ImageError: not_found, not_a_file, too_large, empty, changed (while it was read), or unreadable (permissions,
-            input and output).
-    """
-    with naming_failures(str(path)):
-        return read_regular(str(path), max_bytes, str(path))
-
-
-def read_regular(path: str, max_bytes: int, what: str, *, folder: int | None = None, flags: int = 0) -> bytes:
-    """Return what `read_file` does, of a ``path`` from the open ``folder`` on; OSError is left to `naming_failures`."""
-    # Not opened at all where it is no file: opening a pipe wakes its writer, opening a device may do anything.
-    _check_regular(os.stat(path, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), what)
-    # Without O_NONBLOCK, a pipe put there since would have us wait for a writer who may never come.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=folder)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  (a descriptor, not a path)
-        before = os.fstat(descriptor)
-        _check_regular(before, what)
-        _check_bytes(before.st_size, max_bytes, what)
-        data = _read_up_to(file, max_bytes + 1, before.st_size)
-        after = os.fstat(descriptor)
-    _check_bytes(len(data), max_bytes, what)
-    if (len(data), before.st_mtime_ns) != (before.st_size, after.st_mtime_ns):
-        raise ImageError("changed", f"{what} changed while it was read; label it again once it is complete")
-    return data
-
-
-@contextmanager
-def naming_failures(what: str) -> Iterator[None]:
-    """Turn the system's errors inside the block into an ImageError about ``what``."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError("not_found", f"{what} does not exist") from error
-    except IsADirectoryError as error:
-        raise ImageError("not_a_file", f"{what} is a folder") from error
-    except ValueError as error:  # a NUL byte in the path
-        raise ImageError("not_found", f"{what!r} is no file name") from error
-    except OSError as error:
-        raise ImageError("unreadable", f"{what}: {error.strerror or error}") from error
-
-
-def _check_regular(status: os.stat_result, what: str) -> None:
-    if stat.S_ISLNK(status.st_mode):  # where links are not followed
-        raise ImageError("unreadable", f"{what} is a link that leads round in a circle, or was put there just now")
-    if not stat.S_ISREG(status.st_mode):
-        kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
-        raise ImageError("not_a_file", f"{what} is a {kind}")
-
-
-def _read_up_to(file: io.FileIO, limit: int, expected: int) -> bytes:
-    """Return the rest of the file, of which at most about ``limit`` bytes: a growing file must not fill the memory."""
-    parts: list[bytes] = []
-    left, step = limit, min(limit, expected + 1)
-    while left > 0 and (part := file.read(min(left, step))):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
-
-
-def _check_bytes(size: int, max_bytes: int, what: str) -> None:
-    if size == 0:
-        raise ImageError("empty", f"{what} has no content")
-    if size > max_bytes:
-        raise ImageError("too_large", f"{what} has {size:,} bytes, the limit is {max_bytes:,}")
-
-
 def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
     """Return what `decode_image` returns, a large JPEG at 1/2, 1/4 or 1/8 where ``room`` allows: 3-5 times faster."""
-    _check_bytes(len(data), limits.max_bytes, "the image")
+    check_size(len(data), limits.max_bytes, "the image")
     if has_too_many_scans(data):
         # 60 KB can have a decoder walk over the same 100 million pixels for half a minute, 1 MB for ten.
         raise ImageError("unsupported_format", f"a JPEG of more than {MAX_SCANS} scans, where a photo has about ten")

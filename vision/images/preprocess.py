@@ -14,6 +14,7 @@ from typing import Any, Literal, cast, get_args
 import cv2
 import numpy as np
 
+from base.files import read_file
 from vision.errors import VisionError
 from vision.images.decode import (
     DEFAULT_LIMITS,
@@ -22,7 +23,6 @@ from vision.images.decode import (
     Pixels,
     decode_image,
     decode_within,
-    read_file,
 )
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Preprocessing",
     "decode_image",
     "load_image",
-    "read_file",
 ]
 
 Fit = Literal["stretch", "crop", "pad"]

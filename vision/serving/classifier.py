@@ -14,7 +14,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.errors import EngineError, ImageError
+from base.errors import ImageError
+from vision.errors import EngineError
 from vision.images.decode import DEFAULT_LIMITS, ImageLimits, Pixels
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine

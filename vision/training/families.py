@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.errors import ImageError
+from base.errors import ImageError
 from vision.images.preprocess import Preprocessing, load_image
 from vision.training.dataset import DatasetError, LabelledImage, file_digests
 

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.errors import ImageError
-from vision.images.decode import ImageLimits, Pixels, read_file
+from base.errors import ImageError
+from base.files import read_file
+from vision.images.decode import ImageLimits, Pixels
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.classifier import forward
 from vision.serving.engines import Engine

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from base.paths import path_to_text
 from jobs.messages import ChunkResult, LabelChunk, Row
-from storage.protocol import Folder
+from storage import Folder
 from vision.images.decode import DEFAULT_LIMITS, ImageLimits
 from vision.serving.classifier import Classifier, Outcome
-from worker.label.data_root import check_full, check_missing, check_there, opened_images
+from worker.label.data_root import check_local, opened_images
 
 
 def label_chunk(
@@ -29,10 +29,9 @@ def label_chunk(
     # strict: as many rows as paths, or no result at all
     rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
     if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
-        check_there(data_root)  # it may have gone away meanwhile: these rows would be of images that are well
-        check_full(data_root)
+        # It may have gone away meanwhile: these rows would be of images that are well.
         missing = [path for path, row in zip(chunk.paths, rows, strict=True) if row.error == "not_found"]
-        check_missing(data_root, missing, limits.max_bytes)
+        check_local(data_root, missing, limits.max_bytes)
     engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
     return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
 

@@ -18,10 +18,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from base.errors import ImageError
 from base.process import die_with, how_it_ended
 from configs.settings import Settings
 from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
-from vision.errors import ImageError
 from worker.errors import WorkerError
 from worker.label.chunk import label_chunk
 from worker.logs import set_up_logging

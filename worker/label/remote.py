@@ -12,11 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
-from base.errors import UnavailableError
+from base.errors import ImageError, UnavailableError
 from base.fault import fault
 from base.paths import text_to_path
-from storage.protocol import Folder, RemoteError, TooManyBytes, Trouble, patiently
-from vision.errors import ImageError
+from storage import Folder, TooManyBytes, TransientError, with_retries
 from vision.serving.classifier import Source
 
 AHEAD_BYTES = 8 * 1024 * 1024  # photos of 12 megapixels have 3 to 6
@@ -74,16 +73,14 @@ class _ReadAhead:
         try:
             if self.away is not None:
                 raise self.away
-            data = patiently(partial(self._folder.read, path, limit), self._pause)
-        except TooManyBytes as error:
+            data = with_retries(partial(self._folder.read, path, limit), self._pause)
+        except TooManyBytes:
             if limit < self._max_bytes:
                 return None
-            raise ImageError(error.reason, str(error)) from error
-        except RemoteError as error:
-            raise ImageError(error.reason, str(error)) from error
+            raise
         except UnavailableError as error:
             raise self._gone(error) from error
-        except Trouble as error:
+        except TransientError as error:
             try:
                 self._folder.check()
             except UnavailableError as away:
@@ -95,7 +92,7 @@ class _ReadAhead:
 
     def _pause(self, seconds: float) -> None:
         if self._ended.wait(seconds):
-            raise RemoteError("unreachable", "the chunk has ended")
+            raise ImageError("unreachable", "the chunk has ended")
 
     def _gone(self, why: UnavailableError) -> ImageError:
         # Not raised as it is: the classifier makes a row of whatever it is that one image provokes.

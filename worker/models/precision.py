@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from base.errors import ImageError
 from model_store.manifest import Golden, PrecisionProof
 from model_store.store import ModelStore, ModelVersion
-from vision.errors import ImageError
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing, load_image
 from vision.networks.spec import NetworkSpec

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from base.files import read_file
 from jobs.messages import ModelPin
 from model_store.store import ModelVersion
-from vision.images.decode import read_file
 from worker.runtime import Runtime
 
 READ_AT_ONCE = 256

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from base.errors import ImageError
+from base.files import read_file
 from base.intervals import wilson_interval
 from base.paths import path_to_text
 from model_store.manifest import PrecisionProof
 from pages import accuracy_card, card, data_uri, template
-from vision.errors import ImageError
-from vision.images.decode import ImageLimits, decode_within, read_file
+from vision.images.decode import ImageLimits, decode_within
 from vision.training import metrics
 from vision.training.calibration import cross_entropy
 from worker.train.report import Measured, TrainingReport
