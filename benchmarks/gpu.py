@@ -28,7 +28,7 @@ from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine, open_engine, precisions
 from vision.serving.engines.batching import available_cpus
-from worker.models.precision import read_files
+from worker.models.files import read_files
 
 PHOTOS_IN_MEMORY = 1024
 ENGINE = "onnxruntime"

@@ -29,12 +29,7 @@ SORTLINE = str(Path(sys.executable).parent / "sortline")
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 26
 SIDE_PX = 224
-STUB_NETWORK: dict[str, JsonValue] = {
-    "name": "mobilenet_v2",
-    "classes": CLASSES,
-    "height_px": SIDE_PX,
-    "width_px": SIDE_PX,
-}
+STUB_GRAPH: dict[str, JsonValue] = {"height_px": SIDE_PX, "width_px": SIDE_PX, "outputs": CLASSES}
 SAMPLE_S = 0.1  # between two looks at memory
 DISTINCT_PHOTOS = 256  # the rest are links to them: the disk is not what is measured
 NOTHING: Mapping[str, str] = {}
@@ -54,9 +49,9 @@ def environment(home: Path, more: Mapping[str, str] = NOTHING) -> dict[str, str]
 
 
 def publish_stub(home: Path) -> None:
-    """Put a version without a network into production, for workers that load none."""
+    """Put a version without files into production, for workers that load none."""
     classes = [ClassEntry(label=f"class {index}", folder=str(index)) for index in range(CLASSES)]
-    draft = ManifestDraft(kind="classifier", network=STUB_NETWORK, preprocessing={}, classes=classes)
+    draft = ManifestDraft(kind="classifier", graph=STUB_GRAPH, preprocessing={}, classes=classes)
     store = ModelStore(home / "store")
     version = store.publish("stub", lambda _: draft)
     store.set_alias("stub", "production", version.version, who="benchmark", why="the only one")

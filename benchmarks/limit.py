@@ -40,7 +40,7 @@ from configs.settings import load_settings
 from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine, open_engine
-from worker.models.precision import read_files
+from worker.models.files import read_files
 
 MEASURED_S = 5.0
 IN_MEMORY = 256  # images for the engine alone: 38 MB at 224 x 224

@@ -14,27 +14,24 @@ from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from worker.models.publish import publish_network
+from worker.models.publish import Publication, graph_of, publish
 
 
-def publish(root: Path) -> None:
+def publish_seeded(root: Path) -> None:
     """Put ``seeded:1`` into the store, in production."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_seed(0)
     spec = NetworkSpec(name="mobilenet_v2", classes=CLASSES, height_px=SIDE_PX, width_px=SIDE_PX)
     store = ModelStore(root)
-    version = publish_network(
-        store,
-        "seeded",
-        build_network(spec),
-        Preprocessing(height_px=SIDE_PX, width_px=SIDE_PX),
+    publication = Publication(
+        graph=graph_of(build_network(spec)),
+        preprocessing=Preprocessing(height_px=SIDE_PX, width_px=SIDE_PX),
         golden_images=np.random.default_rng(0).integers(0, 256, (4, SIDE_PX, SIDE_PX, 3), dtype=np.uint8),
         classes=[ClassEntry(label=f"class {index}", folder=str(index)) for index in range(CLASSES)],
-        training={},
-        scores={},
     )
+    version = publish(store, "seeded", publication)
     store.set_alias("seeded", "production", version.version, who="benchmark", why="the only one")
 
 
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]))
+    publish_seeded(Path(sys.argv[1]))

@@ -38,7 +38,7 @@ from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, read_safetensors, set_weights
 from vision.serving.engines import ModelFiles, open_engine
 from vision.serving.engines.batching import available_cpus
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 from vision.training.parts import build_frozen, frozen_spec
 
 ENGINE_S = 6.0  # of each look at the engine alone; one before and one after the job, as neighbours come and go
@@ -237,8 +237,8 @@ def engine_rate(network: Any) -> float:
     spec = frozen_spec(network.spec, "backbone")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
-        export_onnx(build_frozen(network, "backbone"), path, height_px=spec.height_px, width_px=spec.width_px)
-        engine = open_engine(ModelFiles(onnx=path.read_bytes(), weights=None, spec=spec))
+        export_onnx(build_frozen(network, "backbone"), path)
+        engine = open_engine(ModelFiles(onnx=path.read_bytes(), graph=graph_spec(spec)))
     pixels = np.random.default_rng(0).integers(0, 256, (256, spec.height_px, spec.width_px, 3), dtype=np.uint8)
     engine.predict(pixels)
     seen, started = 0, time.perf_counter()

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,6 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -26,6 +25,7 @@ from pydantic import (
 from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
+SCHEMA_VERSION: Final = 2
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
 FILE_NAME_PATTERN = (
@@ -62,7 +62,7 @@ class FileEntry(_Record):
 
 
 class Golden(_Record):
-    """How far engines may differ from the training framework on the golden inputs, and how far they did.
+    """How far engines may differ from the reference, such as MindSpore, on the golden inputs, and how far they did.
 
     ``agreement`` holds the largest absolute difference of a probability for each "engine/precision".
     """
@@ -88,13 +88,15 @@ class PrecisionProof(_Record):
 class ManifestDraft(_Record):
     """What whoever trained the model knows; the store adds name, version, time and checksums.
 
-    ``network`` and ``preprocessing`` are opaque here. ``training`` holds configuration, data fingerprint, counts and
+    ``graph``, ``network`` and ``preprocessing`` are opaque here: what serving, training and reading images must know. A
+    version that came as a graph has no network. ``training`` holds configuration, data fingerprint, counts and
     seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``parent`` is
     the "name:version" of the backbone the model grew on.
     """
 
     kind: Literal["classifier", "backbone"]
-    network: dict[str, JsonValue]
+    graph: dict[str, JsonValue]
+    network: dict[str, JsonValue] | None = None
     preprocessing: dict[str, JsonValue]
     classes: list[ClassEntry] = []
     training: dict[str, JsonValue] = {}
@@ -121,7 +123,7 @@ class ManifestDraft(_Record):
 class Manifest(ManifestDraft):
     """A published model version. ``created`` is UTC, such as "2026-03-01T12:30:00Z"."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: Name
     version: Annotated[int, Field(ge=1)]
     created: str
@@ -147,8 +149,7 @@ class Manifest(ManifestDraft):
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes, as they lie on disk."""
-        # The first manifests lack precisions, and must keep their bytes and digests.
-        record = self.model_dump(mode="json", exclude=None if self.precisions else {"precisions"})
+        record = self.model_dump(mode="json")
         text = json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
 
@@ -157,14 +158,21 @@ class Manifest(ManifestDraft):
         """Return the manifest these bytes hold; ``where`` names them in messages.
 
         Raises:
-            ManifestError: they are too many, no JSON, no manifest, or not canonical: edited by hand.
+            ManifestError: they are too many, no JSON, no manifest, of another schema version, or not canonical: edited
+                by hand.
         """
         if len(data) > MAX_BYTES:
             raise ManifestError(f"{where} has {len(data):,} bytes; a manifest has at most {MAX_BYTES:,}")
         try:
+            found = json.loads(data)
+            if isinstance(found, dict) and (version := found.get("schema_version")) != SCHEMA_VERSION:
+                raise ManifestError(
+                    f"{where} has schema version {version!r} and this Sortline reads {SCHEMA_VERSION}: another release "
+                    "published it; train or import the model again"
+                )
             manifest = cls.model_validate_json(data)
             canonical = manifest.to_bytes()
-        except (ValidationError, ValueError) as error:
+        except (ValueError, RecursionError) as error:  # pydantic's ValidationError is a ValueError
             raise ManifestError(f"{where} is not a manifest: {error}; publish the model again") from error
         if canonical != data:
             raise ManifestError(f"{where} was changed after it was published; restore it or publish the model again")

@@ -16,32 +16,29 @@ from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
-from worker.models.publish import publish_network
+from worker.models.publish import Publication, graph_of, publish
 
 LABELS = ("red", "green", "blue", "grey")
 SIZE_PX = 32
 
 
-def publish(root: Path, name: str = "colours", seed: int = 1) -> None:
+def publish_seeded(root: Path, name: str = "colours", seed: int = 1) -> None:
     """Put a version into the store, and into production."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_seed(seed)
     network = build_network(NetworkSpec(name="lenet5", classes=len(LABELS), height_px=SIZE_PX, width_px=SIZE_PX))
     store = ModelStore(root)
-    version = publish_network(
-        store,
-        name,
-        network,
-        Preprocessing(height_px=SIZE_PX, width_px=SIZE_PX),
+    publication = Publication(
+        graph=graph_of(network),
+        preprocessing=Preprocessing(height_px=SIZE_PX, width_px=SIZE_PX),
         golden_images=np.random.default_rng(0).integers(0, 256, (8, SIZE_PX, SIZE_PX, 3), dtype=np.uint8),
         classes=[ClassEntry(label=label, folder=label, group="any") for label in LABELS],
-        training={},
-        scores={},
     )
+    version = publish(store, name, publication)
     store.set_alias(name, "production", version.version, who="tests", why="the newest")
 
 
 if __name__ == "__main__":
     store_root, name, versions = (*sys.argv[1:], "colours", "1")[:3] if len(sys.argv) == 2 else sys.argv[1:]
     for number in range(int(versions)):
-        publish(Path(store_root), name, seed=number + 1)
+        publish_seeded(Path(store_root), name, seed=number + 1)

@@ -33,7 +33,8 @@ from vision.serving.engines import open_engine
 from worker.errors import JobRefused
 from worker.logs import log_event
 from worker.metrics import Metrics
-from worker.models.precision import golden_tolerance, read_files
+from worker.models.files import GOLDEN, read_files
+from worker.models.precision import golden_tolerance
 
 log = logging.getLogger("sortline.worker")
 
@@ -143,9 +144,7 @@ class Runtime:
         classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=self.settings.decode_threads)
         difference = 0.0
         if manifest.golden is not None:
-            with np.load(
-                io.BytesIO(self.store.open_file(pin.name, pin.version, "golden.npz")), allow_pickle=False
-            ) as golden:
+            with np.load(io.BytesIO(self.store.open_file(pin.name, pin.version, GOLDEN)), allow_pickle=False) as golden:
                 tolerance = golden_tolerance(manifest.golden, engine)
                 difference = classifier.replay(golden["images"], golden["outputs"], tolerance)
         log_event(

@@ -21,12 +21,12 @@ from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, ShapeError
 from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
-from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, write_safetensors
-from vision.serving.engines import Engine, ModelFiles, open_engine, precisions
+from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, to_safetensors
+from vision.serving.engines import Engine, MindSporeNetwork, ModelFiles, open_engine, precisions
 from vision.serving.engines.batching import available_cpus
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.openvino import import_openvino, pooled_parts
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -37,11 +37,10 @@ ENGINES = ("mindspore", "openvino", "onnxruntime")
 
 
 def files_of(network: Any, folder: Path) -> ModelFiles:
-    spec = network.spec
-    export_onnx(build_served(network), folder / "serving.onnx", height_px=spec.height_px, width_px=spec.width_px)
-    write_safetensors(folder / "weights.safetensors", get_weights(network), {})
-    onnx, weights = (folder / "serving.onnx").read_bytes(), (folder / "weights.safetensors").read_bytes()
-    return ModelFiles(onnx=onnx, weights=weights, spec=spec)
+    export_onnx(build_served(network), folder / "serving.onnx")
+    trained = MindSporeNetwork(spec=network.spec.to_json(), weights=to_safetensors(get_weights(network), {}))
+    onnx = (folder / "serving.onnx").read_bytes()
+    return ModelFiles(onnx=onnx, graph=graph_spec(network.spec), mindspore=lambda: trained)
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +262,9 @@ def test_a_head_in_bf16_would_differ_more_from_f32(tmp_path: Path) -> None:
     assert 0 < ours < theirs / 2
 
 
-def test_mindspore_needs_weights(lenet: ModelFiles) -> None:
-    with pytest.raises(EngineError, match="needs the weights file"):
-        open_engine(replace(lenet, weights=None), engine="mindspore")
+def test_mindspore_needs_a_network(lenet: ModelFiles) -> None:
+    with pytest.raises(EngineError, match="is a graph without a MindSpore network"):
+        open_engine(replace(lenet, mindspore=None), engine="mindspore")
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
@@ -277,7 +276,7 @@ def test_bytes_that_are_no_graph_are_refused(lenet: ModelFiles, name: str) -> No
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_a_graph_of_another_network_is_refused(lenet: ModelFiles, name: str) -> None:
-    files = replace(lenet, spec=replace(LENET, classes=7))
+    files = replace(lenet, graph=replace(lenet.graph, outputs=7))
 
     with pytest.raises(EngineError, match="its files belong to different networks"):
         outputs_of(files, name, pictures(LENET, 1))
@@ -308,7 +307,7 @@ def test_an_exported_graph_passes_the_check_and_leaves_nothing_beside_it(
     target = tmp_path / "two words" / "größe.onnx"
     target.parent.mkdir()
 
-    export_onnx(build_served(build_network(LENET)), target, height_px=32, width_px=28)
+    export_onnx(build_served(build_network(LENET)), target)
 
     check_onnx(target.read_bytes())
     assert [path.name for path in tmp_path.rglob("*")] == ["two words", "größe.onnx"]
@@ -369,7 +368,7 @@ def test_openvino_makes_all_its_requests_while_it_is_opened(lenet: ModelFiles) -
     opened: Any = open_engine(lenet, engine="openvino", device="cpu")
     opened._compiled = None  # whoever makes another request now fails
 
-    outputs = opened.predict(np.zeros((64, lenet.spec.height_px, lenet.spec.width_px, 3), np.uint8))
+    outputs = opened.predict(np.zeros((64, *lenet.graph.image_shape), np.uint8))
 
-    assert outputs.shape == (64, lenet.spec.outputs)
+    assert outputs.shape == (64, lenet.graph.outputs)
     opened.close()

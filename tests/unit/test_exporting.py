@@ -34,7 +34,7 @@ from vision.networks.weights import backbone_only, get_weights, read_foreign, se
 from vision.serving.engines.openvino import import_openvino
 from worker.models.exporting import FORMATS, ExportRefused, export_version
 from worker.models.importing import import_file
-from worker.models.publish import publish_network
+from worker.models.publish import Publication, graph_of, publish
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -53,36 +53,33 @@ Outputs = NDArray[np.float32]
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     """``lenet:1`` in production, and ``lenet:2`` with other weights."""
     store = ModelStore(tmp_path_factory.mktemp("exporting") / "store")
-    publish(store, "lenet", seed=7)
-    publish(store, "lenet", seed=8)
+    publish_seeded(store, "lenet", seed=7)
+    publish_seeded(store, "lenet", seed=8)
     return store
 
 
 @pytest.fixture(scope="module")
 def full_store(store: ModelStore) -> ModelStore:
     """The same with ``mobilenet:1`` and ``features:1``, which take MindSpore seconds to compile."""
-    publish(store, "mobilenet", seed=7)
-    publish(store, "features", seed=7)
+    publish_seeded(store, "mobilenet", seed=7)
+    publish_seeded(store, "features", seed=7)
     return store
 
 
-def publish(store: ModelStore, name: str, seed: int) -> None:
+def publish_seeded(store: ModelStore, name: str, seed: int) -> None:
     publish_as(store, name, seeded_network(SPECS[name], seed))
 
 
 def publish_as(store: ModelStore, name: str, network: Any) -> None:
     spec = network.spec
     size = spec.height_px, spec.width_px
-    version = publish_network(
-        store,
-        name,
-        network,
-        Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit="pad"),
+    publication = Publication(
+        graph=graph_of(network),
+        preprocessing=Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit="pad"),
         golden_images=np.random.default_rng(0).integers(0, 256, (5, *size, 3), dtype=np.uint8),
         classes=[ClassEntry(label=label, folder=label) for label in LABELS[: spec.classes]],
-        training={},
-        scores={},
     )
+    version = publish(store, name, publication)
     if version.version == 1:
         store.set_alias(name, "production", 1, who="tests", why="the first")
 
@@ -201,8 +198,9 @@ def test_an_exported_checkpoint_is_imported_with_its_convention_and_labels(
 
     first, again = full_store.resolve(name), full_store.resolve(f"ckpt-{name}")
     assert_same_weights(first, again)
-    assert again.manifest.network["convention"] == first.manifest.network["convention"]
-    assert again.manifest.network["temperature"] == 1.0  # a checkpoint has no place for it, as the docs say
+    known, found = first.manifest.network or {}, again.manifest.network or {}
+    assert found["convention"] == known["convention"]
+    assert found["temperature"] == 1.0  # a checkpoint has no place for it, as the docs say
 
 
 @pytest.mark.slow

@@ -189,6 +189,7 @@ def test_a_message_with_another_value_somewhere_is_read_or_refused(message: Mess
 
 MANIFEST = Manifest(
     kind="classifier",
+    graph={"height_px": 32, "width_px": 32, "outputs": 2},
     network={"name": "lenet5"},
     preprocessing={"height_px": 32, "width_px": 32, "fit": "stretch", "crop_fraction": 1.0},
     classes=[ClassEntry(label=label, folder=label) for label in ("cat", "dog")],
@@ -207,7 +208,7 @@ def test_a_damaged_manifest_is_refused(edits: list[Any]) -> None:
     damaged = edited(MANIFEST, edits)
     with suppress(ManifestError):
         Manifest.from_bytes(damaged, "manifest.json")
-        assert json.loads(damaged)["schema_version"] == 1  # then it is canonical again
+        assert json.loads(damaged)["schema_version"] == 2  # then it is canonical again
 
 
 # --- run files

@@ -36,7 +36,7 @@ from vision.serving.engines.half import (
     parsed,
 )
 from vision.serving.engines.onnx_cuda import LANES, LARGEST_MICRO_BATCH, OnnxCudaEngine, page_locked
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -46,8 +46,8 @@ MOBILENET = NetworkSpec(name="mobilenet_v2", classes=5, height_px=64, width_px=4
 
 def files_of(spec: NetworkSpec, folder: Path) -> ModelFiles:
     path = folder / "serving.onnx"
-    export_onnx(build_served(seeded_network(spec)), path, height_px=spec.height_px, width_px=spec.width_px)
-    return ModelFiles(onnx=path.read_bytes(), weights=None, spec=spec)
+    export_onnx(build_served(seeded_network(spec)), path)
+    return ModelFiles(onnx=path.read_bytes(), graph=graph_spec(spec))
 
 
 @pytest.fixture(scope="module")

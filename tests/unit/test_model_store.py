@@ -23,6 +23,7 @@ SPAWN = multiprocessing.get_context("spawn")
 def draft(**changes: object) -> ManifestDraft:
     values: dict[str, object] = {
         "kind": "classifier",
+        "graph": {"height_px": 32, "width_px": 32, "outputs": 2},
         "network": {"family": "lenet5", "classes": 2},
         "preprocessing": {"height_px": 32, "width_px": 32, "fit": "pad"},
         "classes": [ClassEntry(label=label, folder=label, names={"zh": "猫"}) for label in ("cat", "dog")],
@@ -76,18 +77,25 @@ def test_the_digest_is_the_sha256_of_the_manifest_on_disk(three: ModelStore) -> 
 PROOF = {"images": 100, "equal": 0.97, "accuracy": 0.8, "f32_accuracy": 0.81, "passed": True}
 
 
-def test_a_manifest_without_precisions_keeps_the_bytes_that_it_always_had(store: ModelStore) -> None:
+def test_a_manifest_holds_what_was_published(store: ModelStore) -> None:
     plain = store.publish("waste", writing()).manifest
-    record = json.loads(plain.to_bytes())
-
     proven = Manifest.model_validate({**plain.model_dump(), "precisions": {"openvino/bf16": PROOF}})
+    a_graph_alone = Manifest.model_validate({**plain.model_dump(), "network": None})
 
-    assert "precisions" not in record  # as in manifests of before there were any
-    assert Manifest.from_bytes(plain.to_bytes(), "here").precisions == {}
-    assert json.loads(proven.to_bytes()) == {**record, "precisions": {"openvino/bf16": PROOF}}
-    assert Manifest.from_bytes(proven.to_bytes(), "here") == proven
-    with pytest.raises(ManifestError, match="changed after it was published"):
-        Manifest.from_bytes(with_record(plain, {}), "here")
+    for manifest in (plain, proven, a_graph_alone):
+        assert Manifest.from_bytes(manifest.to_bytes(), "here") == manifest
+    assert json.loads(proven.to_bytes()) == {**json.loads(plain.to_bytes()), "precisions": {"openvino/bf16": PROOF}}
+
+
+@pytest.mark.parametrize("version", [1, 3, "2", None])
+def test_a_manifest_of_another_schema_version_is_refused_with_what_to_do(store: ModelStore, version: object) -> None:
+    plain = store.publish("waste", writing()).manifest
+    earlier = json.dumps({**json.loads(plain.to_bytes()), "schema_version": version}).encode()
+
+    with pytest.raises(
+        ManifestError, match=f"here has schema version {version!r} and .* reads 2: .*; train or import the model again"
+    ):
+        Manifest.from_bytes(earlier, "here")
 
 
 @pytest.mark.parametrize(

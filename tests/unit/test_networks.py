@@ -23,7 +23,7 @@ from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, bui
 from vision.networks.spec import LAST_CHANNELS, LATER_KEYS, NetworkSpec, expanded_channels, map_before
 from vision.networks.weights import get_weights
 from vision.serving.engines import ModelFiles, open_engine
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 from vision.training.parts import build_frozen
 from vision.training.prototypes import choose_prototypes
 
@@ -344,8 +344,8 @@ def test_widened_networks_answer_equally_on_every_engine_and_in_any_batch(spec: 
         set_radial_head(network, choose_prototypes(features, spec.prototypes, 0), dense)
     expected = build_served(network)(Tensor(pictures)).asnumpy()
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    export_onnx(build_served(network), tmp_path / "network.onnx", height_px=spec.height_px, width_px=spec.width_px)
-    files = ModelFiles(onnx=(tmp_path / "network.onnx").read_bytes(), weights=None, spec=spec)
+    export_onnx(build_served(network), tmp_path / "network.onnx")
+    files = ModelFiles(onnx=(tmp_path / "network.onnx").read_bytes(), graph=graph_spec(spec))
 
     assert expected.shape == (6, spec.outputs)
     assert expected.std(0).max() > 0.01

@@ -23,7 +23,7 @@ from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import Arrays, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 from vision.training.fit import FitOptions, Samples, fit, predict_logits
 from vision.training.parts import FREEZE_PATTERN, build_frozen, build_trained, frozen_spec
 
@@ -233,8 +233,8 @@ def test_engines_give_the_frozen_part_s_outputs(freeze: str, tmp_path: Path) -> 
     spec = NetworkSpec(name="mobilenet_v2", classes=3, height_px=33, width_px=48)
     frozen = build_frozen(seeded_network(spec), freeze)
     images = np.random.default_rng(0).integers(0, 256, (5, 33, 48, 3), np.uint8)
-    export_onnx(frozen, tmp_path / "frozen.onnx", height_px=33, width_px=48)
-    files = ModelFiles(onnx=(tmp_path / "frozen.onnx").read_bytes(), weights=None, spec=frozen_spec(spec, freeze))
+    export_onnx(frozen, tmp_path / "frozen.onnx")
+    files = ModelFiles(onnx=(tmp_path / "frozen.onnx").read_bytes(), graph=graph_spec(frozen_spec(spec, freeze)))
     expected = frozen(Tensor(images)).asnumpy()
 
     for name in ("openvino", "onnxruntime"):

@@ -25,10 +25,10 @@ from vision.images.preprocess import Preprocessing
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, open_engine, precisions
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 from vision.training.dataset import LabelledImage
 from worker.models.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
-from worker.models.publish import compared_engines, publish_network
+from worker.models.publish import Publication, compared_engines, graph_of, publish
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -122,7 +122,7 @@ def test_what_was_not_proven_is_not_taken_by_auto_and_the_log_says_how_to_take_i
 ) -> None:
     # As on a CPU with bf16, so that the test holds on any; what it really computes in comes below.
     monkeypatch.setattr(vision.serving.engines, "precisions", lambda engine, files, device: ("bf16", "f32"))
-    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec(SPEC))
 
     with caplog.at_level(logging.INFO, "sortline.engine"):
         for verdicts in ({}, {"openvino/bf16": False}, {"onnxruntime/bf16": True}):
@@ -151,7 +151,7 @@ def test_auto_takes_the_fastest_proven_precision_and_a_setting_is_obeyed(
     tmp_path: Path, precision: str, verdicts: dict[str, bool] | None, taken: str
 ) -> None:
     fastest = precisions("openvino")[0]
-    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec(SPEC))
 
     asked = precision.replace("fastest", fastest)
     engine = open_engine(files, engine="openvino", device="cpu", precision=asked, judged=verdicts)
@@ -163,7 +163,7 @@ def test_auto_takes_the_fastest_proven_precision_and_a_setting_is_obeyed(
 def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path: Path) -> None:
     images = write_images(tmp_path, 9)
     images[3].path.write_bytes(b"\x89PNG broken")
-    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), weights=None, spec=SPEC)
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec(SPEC))
 
     with compared_engines(files, f16=False) as engines:
         proofs = judge_precisions(engines, images, PREPROCESSING, ImageLimits())
@@ -211,7 +211,7 @@ def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(tmp_path: 
 def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
     version = published(
-        store, write_images(tmp_path, 8), files=lambda proofs: {"page.html": ", ".join(proofs).encode()}
+        store, write_images(tmp_path, 8), more_files=lambda proofs: {"page.html": ", ".join(proofs).encode()}
     )
     reduced = precisions("openvino")[:-1]
     manifest = version.manifest
@@ -227,22 +227,19 @@ def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:
 
 
 def published(store: ModelStore, validation: list[LabelledImage], **options: Any) -> ModelVersion:
-    return publish_network(
-        store,
-        "noise",
-        seeded_network(SPEC),
-        PREPROCESSING,
+    publication = Publication(
+        graph=graph_of(seeded_network(SPEC)),
+        preprocessing=PREPROCESSING,
         golden_images=pictures(SPEC, 4),
         classes=[ClassEntry(label=label, folder=label) for label in "abcd"],
-        training={},
-        scores={},
         validation=validation,
         **options,
     )
+    return publish(store, "noise", publication)
 
 
 def exported(spec: NetworkSpec, folder: Path) -> bytes:
-    export_onnx(build_served(seeded_network(spec)), folder / "n.onnx", height_px=spec.height_px, width_px=spec.width_px)
+    export_onnx(build_served(seeded_network(spec)), folder / "n.onnx")
     return (folder / "n.onnx").read_bytes()
 
 

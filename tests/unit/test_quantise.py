@@ -25,11 +25,11 @@ from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import ModelFiles, open_engine, precisions
 from vision.serving.engines.openvino import import_openvino
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 from vision.serving.quantise import FLOAT_FIRST, FLOAT_LAST, kept_in_float, quantise
 from vision.training.dataset import LabelledImage
 from worker.errors import JobRefused
-from worker.models.publish import publish_network
+from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -52,7 +52,7 @@ def network() -> Any:
 @pytest.fixture(scope="module")
 def files(network: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     onnx = exported(network, tmp_path_factory.mktemp("graph"))
-    return ModelFiles(onnx=onnx, weights=None, spec=SPEC, int8=quantise(onnx, pictures(8)))
+    return ModelFiles(onnx=onnx, graph=graph_spec(SPEC), int8=quantise(onnx, pictures(8)))
 
 
 @pytest.mark.slow
@@ -109,18 +109,15 @@ def test_an_8_bit_graph_is_published_and_served_only_if_it_passed(
         cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
         images.append(LabelledImage(tmp_path / f"{number}.png", number % SPEC.classes))
 
-    version = publish_network(
-        ModelStore(tmp_path / "store"),
-        "noise",
-        network,
-        Preprocessing(height_px=SPEC.height_px, width_px=SPEC.width_px),
+    publication = Publication(
+        graph=graph_of(network),
+        preprocessing=Preprocessing(height_px=SPEC.height_px, width_px=SPEC.width_px),
         golden_images=pictures(4),
         classes=[ClassEntry(label=label, folder=label) for label in "abcde"],
-        training={},
-        scores={},
         validation=images,
         calibration=pictures(8),
     )
+    version = publish(ModelStore(tmp_path / "store"), "noise", publication)
 
     pin = ModelPin(name="noise", version=1, digest=version.manifest.digest)
     proof = version.manifest.precisions["openvino/int8"]
@@ -145,7 +142,7 @@ def test_a_network_of_few_convolutions_is_left_in_float(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="too few convolutions for 8 bits: 2"):
         quantise(onnx, pictures(2))
     with pytest.raises(EngineError, match="no 8-bit graph for int8; use precision auto"):
-        open_engine(ModelFiles(onnx=onnx, weights=None, spec=spec), engine="openvino", precision="int8")
+        open_engine(ModelFiles(onnx=onnx, graph=graph_spec(spec)), engine="openvino", precision="int8")
 
 
 @pytest.mark.slow
@@ -158,7 +155,7 @@ def test_a_damaged_8_bit_graph_is_refused(files: ModelFiles) -> None:
 
 
 def test_int8_comes_first_where_there_is_a_graph(tmp_path: Path) -> None:
-    without = ModelFiles(onnx=b"", weights=None, spec=SPEC)
+    without = ModelFiles(onnx=b"", graph=graph_spec(SPEC))
 
     assert precisions("openvino", replace(without, int8=(b"", b""))) in (
         ("int8+bf16", "bf16", "int8", "f32"),
@@ -170,7 +167,7 @@ def test_int8_comes_first_where_there_is_a_graph(tmp_path: Path) -> None:
 
 def test_int8_is_refused_where_the_cpu_lacks_vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spec = NetworkSpec(name="lenet5", classes=4, height_px=48, width_px=64)
-    with_graph = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), weights=None, spec=spec, int8=(b"", b""))
+    with_graph = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), graph=graph_spec(spec), int8=(b"", b""))
     monkeypatch.setattr(vision.serving.engines.openvino, "has_vnni", lambda: False)
 
     assert precisions("openvino", with_graph) == precisions("openvino")
@@ -179,8 +176,7 @@ def test_int8_is_refused_where_the_cpu_lacks_vnni(monkeypatch: pytest.MonkeyPatc
 
 
 def exported(network: Any, folder: Path) -> bytes:
-    spec = network.spec
-    export_onnx(build_served(network), folder / "n.onnx", height_px=spec.height_px, width_px=spec.width_px)
+    export_onnx(build_served(network), folder / "n.onnx")
     return (folder / "n.onnx").read_bytes()
 
 

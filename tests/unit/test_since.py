@@ -37,9 +37,9 @@ def store(tmp_path: Path) -> ModelStore:
 
 def published(store: ModelStore) -> ModelVersion:
     classes = [ClassEntry(label=name, folder=name) for name in ("cat", "dog")]
-    network: dict[str, JsonValue] = {"name": "lenet5", "classes": 2, "height_px": 44, "width_px": 44}
+    graph: dict[str, JsonValue] = {"height_px": 44, "width_px": 44, "outputs": 2}
     return store.publish(
-        "pets", lambda _: ManifestDraft(kind="classifier", network=network, preprocessing={}, classes=classes)
+        "pets", lambda _: ManifestDraft(kind="classifier", graph=graph, preprocessing={}, classes=classes)
     )
 
 

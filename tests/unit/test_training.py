@@ -20,7 +20,7 @@ from vision.images.preprocess import Preprocessing
 from vision.networks.spec import NetworkSpec
 from worker.errors import JobRefused
 from worker.models.importing import import_file
-from worker.models.publish import publish_network
+from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
 from worker.train.job import SAID_EVERY_S, _Pace, train_model
 
@@ -77,11 +77,13 @@ def lenet(tmp_path: Path) -> ModelVersion:
         for number in range(3):
             cv2.imwrite(str(tmp_path / "photos" / label / f"{number}.png"), np.full((16, 16, 3), number * 80, np.uint8))
     network = seeded_network(NetworkSpec(name="lenet5", classes=2, height_px=16, width_px=16))
-    return publish_network(
-        ModelStore(tmp_path / "store"), "small", network, Preprocessing(height_px=16, width_px=16),
-        golden_images=np.zeros((1, 16, 16, 3), np.uint8), training={}, scores={},
+    publication = Publication(
+        graph=graph_of(network),
+        preprocessing=Preprocessing(height_px=16, width_px=16),
+        golden_images=np.zeros((1, 16, 16, 3), np.uint8),
         classes=[ClassEntry(label=label, folder=label) for label in ("cat", "dog")],
-    )  # fmt: skip
+    )
+    return publish(ModelStore(tmp_path / "store"), "small", publication)
 
 
 def test_a_checkpoint_of_another_network_is_refused_as_backbone(tmp_path: Path, lenet: ModelVersion) -> None:

@@ -21,10 +21,11 @@ from vision.images.preprocess import Preprocessing
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
+from vision.serving.export import graph_spec
 from vision.training.dataset import Dataset, file_digests, read_dataset
 from vision.training.parts import frozen_spec
 from worker.errors import JobRefused
-from worker.models.publish import publish_network
+from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
 from worker.train.data import TrainingData
 
@@ -86,10 +87,12 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
 ) -> None:
     plain = NetworkSpec(name="mobilenet_v2", classes=0, height_px=32, width_px=32, convention="tf")
     backbone = seeded_network(plain)
-    version = publish_network(
-        ModelStore(tmp_path / "home" / "store"), "seeded", backbone, Preprocessing(height_px=32, width_px=32),
-        golden_images=np.zeros((1, 32, 32, 3), np.uint8), classes=[], training={}, scores={},
-    )  # fmt: skip
+    publication = Publication(
+        graph=graph_of(backbone),
+        preprocessing=Preprocessing(height_px=32, width_px=32),
+        golden_images=np.zeros((1, 32, 32, 3), np.uint8),
+    )
+    version = publish(ModelStore(tmp_path / "home" / "store"), "seeded", publication)
     pin = ModelPin(name="seeded", version=1, digest=version.manifest.digest)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
@@ -101,7 +104,7 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
         runtime = Runtime(Settings(home=tmp_path / "home"))
         data = TrainingData(runtime, recipe, network, pin, dataset, {}, tmp_path, lambda text: None)
         frozen = frozen_spec(spec, "backbone")
-        engine = open_engine(ModelFiles(onnx=data._graph(frozen, "backbone"), weights=None, spec=frozen))
+        engine = open_engine(ModelFiles(onnx=data._graph(frozen, "backbone"), graph=graph_spec(frozen)))
         with closing(engine):
             return engine.predict(images)
 

@@ -23,7 +23,7 @@ from vision.networks.weights import (
     read_foreign,
     read_safetensors,
     set_weights,
-    write_safetensors,
+    to_safetensors,
 )
 from vision.serving.export import export_checkpoint
 
@@ -40,7 +40,7 @@ def arrays() -> Arrays:
 
 def test_weights_go_round_through_a_network_and_a_file(tmp_path: Path) -> None:
     written = get_weights(seeded_network(LENET))
-    write_safetensors(tmp_path / "weights.safetensors", written, {"note": "mine"})
+    (tmp_path / "weights.safetensors").write_bytes(to_safetensors(written, {"note": "mine"}))
 
     read, metadata = read_safetensors((tmp_path / "weights.safetensors").read_bytes())
     other = build_network(LENET)
@@ -100,7 +100,7 @@ def test_a_missing_head_is_allowed_only_when_asked_for_and_only_whole() -> None:
 
 
 def test_a_damaged_safetensors_file_is_refused(tmp_path: Path) -> None:
-    write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(9, np.float32)}, {})
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors({"a": np.zeros(9, np.float32)}, {}))
     whole = (tmp_path / "a.safetensors").read_bytes()
 
     for data in (b"", whole[:20], whole[:-1], b"\x80\x04pickle"):
@@ -210,7 +210,7 @@ def test_safetensors_of_other_projects_give_the_same_network(
     arrays: Arrays, tmp_path: Path, naming: Callable[[str], str], layout: Layout, convention: str, note: str
 ) -> None:
     path = tmp_path / "foreign.safetensors"
-    write_safetensors(path, {naming(name): layout(name, array) for name, array in arrays.items()}, {})
+    path.write_bytes(to_safetensors({naming(name): layout(name, array) for name, array in arrays.items()}, {}))
 
     imported = read_foreign(path)
 
@@ -269,7 +269,7 @@ def test_a_folded_file_gives_equal_outputs(tmp_path: Path, convention: str) -> N
     spec = replace(MOBILENET, convention=convention)
     network = seeded_network(spec)
     arrays = get_weights(network)
-    write_safetensors(tmp_path / "folded.safetensors", folded(arrays, spec.batch_norm_epsilon), {})
+    (tmp_path / "folded.safetensors").write_bytes(to_safetensors(folded(arrays, spec.batch_norm_epsilon), {}))
     served = build_served(network)
     images = mindspore.Tensor(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8))
     expected = served(images).asnumpy()
@@ -286,7 +286,7 @@ def test_a_folded_file_gives_equal_outputs(tmp_path: Path, convention: str) -> N
 def test_lenet_is_recognised_with_its_input_size(tmp_path: Path) -> None:
     spec = replace(LENET, height_px=44, width_px=44)
     written = get_weights(seeded_network(spec))
-    write_safetensors(tmp_path / "lenet.safetensors", written, {})
+    (tmp_path / "lenet.safetensors").write_bytes(to_safetensors(written, {}))
 
     imported = read_foreign(tmp_path / "lenet.safetensors")
 
@@ -296,7 +296,7 @@ def test_lenet_is_recognised_with_its_input_size(tmp_path: Path) -> None:
 
 def test_our_own_files_state_their_spec(arrays: Arrays, tmp_path: Path) -> None:
     spec = replace(MOBILENET, pooling="max", temperature=1.5, scale=(1 / 128,) * 3, offset=(-1.0,) * 3)
-    write_safetensors(tmp_path / "own.safetensors", arrays, spec_metadata(spec))
+    (tmp_path / "own.safetensors").write_bytes(to_safetensors(arrays, spec_metadata(spec)))
 
     assert read_foreign(tmp_path / "own.safetensors").spec == spec
     with pytest.raises(WeightsError, match="trained with convention tf, so it can't be read as torch"):
@@ -319,7 +319,7 @@ WIDENED = replace(MOBILENET, taps=(3, 15), scales=(1.0, 0.5), mirrored=True, roo
 )
 def test_our_own_files_of_widened_networks_come_back_as_they_were(spec: NetworkSpec, tmp_path: Path) -> None:
     written = get_weights(seeded_network(spec))
-    write_safetensors(tmp_path / "own.safetensors", written, spec_metadata(spec))
+    (tmp_path / "own.safetensors").write_bytes(to_safetensors(written, spec_metadata(spec)))
 
     imported = read_foreign(tmp_path / "own.safetensors")
 
@@ -337,7 +337,7 @@ def test_an_own_file_whose_head_does_not_fit_its_header_is_refused_by_name(tmp_p
 
     def refused(changes: dict[str, NDArray[np.float32] | None], spec: NetworkSpec, message: str) -> None:
         changed = {name: array for name, array in (arrays | changes).items() if array is not None}
-        write_safetensors(path, changed, spec_metadata(spec))
+        path.write_bytes(to_safetensors(changed, spec_metadata(spec)))
         with pytest.raises(WeightsError, match=message):
             read_foreign(path)
 
@@ -385,7 +385,7 @@ def test_the_header_and_then_the_names_decide_convention_and_scaling(
     expected: str,
     scale: float,
 ) -> None:
-    write_safetensors(tmp_path / "a.safetensors", backbone_only(arrays), metadata)
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors(backbone_only(arrays), metadata))
 
     spec = read_foreign(tmp_path / "a.safetensors", convention=convention).spec
 
@@ -405,7 +405,7 @@ def test_the_header_and_then_the_names_decide_convention_and_scaling(
 def test_a_header_that_contradicts_itself_is_refused(
     arrays: Arrays, tmp_path: Path, metadata: dict[str, str], message: str
 ) -> None:
-    write_safetensors(tmp_path / "a.safetensors", arrays, metadata)
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors(arrays, metadata))
 
     with pytest.raises(WeightsError, match=message):
         read_foreign(tmp_path / "a.safetensors")
@@ -416,7 +416,7 @@ def test_a_wrong_file_is_refused_with_every_key_that_does_not_fit(arrays: Arrays
     named["blocks.9.0.conv_pw.weight"] = named.pop("blocks.6.0.conv_pw.weight")
     named["conv_stem.weight"] = named["conv_stem.weight"][:16]
     del named["bn1.bias"]
-    write_safetensors(tmp_path / "a.safetensors", named, {})
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors(named, {}))
 
     with pytest.raises(WeightsError) as caught:
         read_foreign(tmp_path / "a.safetensors")
@@ -426,7 +426,7 @@ def test_a_wrong_file_is_refused_with_every_key_that_does_not_fit(arrays: Arrays
 
 
 def test_files_of_no_known_project_are_refused(tmp_path: Path) -> None:
-    write_safetensors(tmp_path / "a.safetensors", {"layer1.0.conv1.weight": np.zeros(3, np.float32)}, {})
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors({"layer1.0.conv1.weight": np.zeros(3, np.float32)}, {}))
     (tmp_path / "a.ckpt").write_bytes(b"no checkpoint")
 
     with pytest.raises(WeightsError, match=r"names of no known project \(it has layer1.0.conv1.weight\)"):

@@ -18,7 +18,6 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from base.files import write_file
 from vision.errors import WeightsError
 from vision.networks.foreign_spec import spec_of
 from vision.networks.spec import MOBILENET_V2, NetworkSpec
@@ -109,10 +108,11 @@ def read_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, st
     return arrays, header.get("__metadata__", {})
 
 
-def write_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    """Write the arrays and the header's metadata to ``path``, by one rename."""
+def to_safetensors(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a safetensors file with these arrays and this metadata in its header."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_file(path, safetensors.numpy.save(contiguous, metadata={"format": "np", **metadata}))
+    data: bytes = safetensors.numpy.save(contiguous, metadata={"format": "np", **metadata})
+    return data
 
 
 def read_foreign(path: Path, *, convention: str | None = None) -> ImportedWeights:

@@ -26,16 +26,20 @@ from vision.networks.weight_names import translations
 from vision.networks.weights import Arrays, get_weights, read_safetensors, set_weights
 from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
 from vision.serving.engines.openvino import import_openvino
+from vision.serving.graph_spec import FEATURES, PROBABILITIES, GraphSpec
 
 if TYPE_CHECKING:
     from mindspore import nn
 
-INPUT_NAME = "images"
-OUTPUT_NAME = "outputs"
+
+def graph_spec(spec: NetworkSpec) -> GraphSpec:
+    """Return what serving must know of the graph that ``export_onnx`` makes of a network."""
+    kind = PROBABILITIES if spec.classes else FEATURES
+    return GraphSpec(height_px=spec.height_px, width_px=spec.width_px, outputs=spec.outputs, kind=kind)
 
 
-def export_onnx(cell: nn.Cell, path: Path, *, height_px: int, width_px: int) -> None:
-    """Write ``cell`` to ``path`` as an ONNX graph: "images" uint8 (any N, H, W, 3) -> "outputs" float32 (N, outputs).
+def export_onnx(cell: nn.Cell, path: Path) -> None:
+    """Write ``cell`` to ``path`` as an ONNX graph: uint8 (any N, H, W, 3) -> float32 (N, outputs).
 
     The file appears by one rename, so a reader sees the old one, the new one or none. ``cell`` stays in inference mode.
 
@@ -45,19 +49,19 @@ def export_onnx(cell: nn.Cell, path: Path, *, height_px: int, width_px: int) -> 
     """
     import mindspore.onnx
 
-    images = _any_batch(cell, height_px, width_px)
+    images, graph = _any_batch(cell), graph_spec(cell.spec)
     with tempfile.TemporaryDirectory(prefix="onnx-") as folder:
         draft = Path(folder) / "network.onnx"
         try:
             mindspore.onnx.export(
-                cell, images, file_name=str(draft), input_names=[INPUT_NAME], output_names=[OUTPUT_NAME]
+                cell, images, file_name=str(draft), input_names=[graph.input_name], output_names=[graph.output_name]
             )
         except (RuntimeError, TypeError, ValueError) as error:
             raise VisionError(f"MindSpore could not export {type(cell).__name__} as ONNX: {error}") from error
         _write_only_file(path, draft)
 
 
-def export_mindir(cell: nn.Cell, path: Path, *, height_px: int, width_px: int) -> None:
+def export_mindir(cell: nn.Cell, path: Path) -> None:
     """Write ``cell`` to ``path`` as a MindIR graph of any batch size. ``cell`` stays in inference mode.
 
     Raises:
@@ -66,7 +70,7 @@ def export_mindir(cell: nn.Cell, path: Path, *, height_px: int, width_px: int) -
     """
     import mindspore
 
-    images = _any_batch(cell, height_px, width_px)
+    images = _any_batch(cell)
     with tempfile.TemporaryDirectory(prefix="mindir-") as folder:
         draft = Path(folder) / "network.mindir"
         try:
@@ -114,14 +118,14 @@ def export_openvino(onnx: bytes, path: Path) -> None:
         write_file(path, draft.read_bytes())
 
 
-def run_onnx(path: Path, spec: NetworkSpec, images: Images) -> tuple[Outputs, str]:
+def run_onnx(path: Path, graph: GraphSpec, images: Images) -> tuple[Outputs, str]:
     """Return the outputs of an ONNX file in float32 and the engine: ONNX Runtime where installed, else OpenVINO.
 
     Raises:
         EngineError: no engine, or it refuses the file.
     """
     name = "onnxruntime" if importlib.util.find_spec("onnxruntime") else "openvino"
-    files = ModelFiles(onnx=path.read_bytes(), weights=None, spec=spec)
+    files = ModelFiles(onnx=path.read_bytes(), graph=graph)
     engine = open_engine(files, engine=name, device="cpu", precision="f32")
     try:
         return engine.predict(images), name
@@ -205,11 +209,11 @@ def _checkpoint_names(spec: NetworkSpec, ours: Iterable[str]) -> dict[str, str]:
     return {name: theirs.get(name, name) for name in ours}
 
 
-def _any_batch(cell: nn.Cell, height_px: int, width_px: int) -> Any:
+def _any_batch(cell: nn.Cell) -> Any:
     """Return a stand-in for images, of any batch size, and make ``cell`` take it in inference mode."""
     import mindspore
 
-    images = mindspore.Tensor(shape=(None, height_px, width_px, 3), dtype=mindspore.uint8)
+    images = mindspore.Tensor(shape=(None, cell.spec.height_px, cell.spec.width_px, 3), dtype=mindspore.uint8)
     cell.set_train(False)
     cell.set_inputs(images)
     return images

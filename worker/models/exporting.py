@@ -14,10 +14,11 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,15 +27,13 @@ from configs.errors import SettingsError
 from configs.settings import load_settings
 from model_store.errors import StoreError
 from model_store.manifest import Manifest
-from model_store.store import ModelStore, ModelVersion
+from model_store.store import ModelStore
 from vision.errors import EngineError, VisionError
 from vision.images.preprocess import Preprocessing
 from vision.networks.spec import MOBILENET_V2, NetworkSpec
 from vision.networks.weights import read_safetensors, set_weights
 from vision.serving.engines import Images, Outputs
 from vision.serving.export import (
-    INPUT_NAME,
-    OUTPUT_NAME,
     export_checkpoint,
     export_mindir,
     export_openvino,
@@ -44,7 +43,9 @@ from vision.serving.export import (
     run_openvino,
     run_safetensors,
 )
+from vision.serving.graph_spec import PROBABILITIES, GraphSpec
 from worker.errors import WorkerError
+from worker.models.files import GOLDEN, SERVING, WEIGHTS
 
 USAGE = 2  # exit code of a command line that asks for what can't be, as the producer's
 
@@ -55,7 +56,7 @@ STEPS = {  # of vision/images/preprocess.py
     "pad": _RESIZE.format("scale the whole image to fit, then centre it on black"),
 }
 
-ReadFile = Callable[[str], bytes]  # a file of the version, verified
+MINDSPORE = "MindSpore"
 
 
 class ExportRefused(WorkerError):
@@ -63,13 +64,39 @@ class ExportRefused(WorkerError):
 
 
 @dataclass(frozen=True, slots=True)
+class VersionFiles:
+    """A version as formats see it: ``read`` returns the bytes of one of its files, verified."""
+
+    manifest: Manifest
+    read: Callable[[str], bytes]
+
+    @property
+    def graph(self) -> GraphSpec:
+        return GraphSpec.from_json(self.manifest.graph)
+
+    @property
+    def network_spec(self) -> NetworkSpec:
+        return NetworkSpec.from_json(self.manifest.network)
+
+
+Write = Callable[[VersionFiles, Path], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
-    """How a version becomes a file, and how that file is run again: ``run`` returns its outputs and what ran it."""
+    """How a version becomes a file, and how that file is run again.
+
+    Attributes:
+        run: returns the outputs of the written file, and what ran it.
+        is_graph: whether the file is a whole graph, and not weights.
+        needs_network: whether writing and running it takes MindSpore and the version's network.
+    """
 
     suffix: str
-    write: Callable[[ReadFile, NetworkSpec, Path], None]
-    run: Callable[[Path, NetworkSpec, Images], tuple[Outputs, str]]
-    needs_mindspore: bool
+    write: Write
+    run: Callable[[VersionFiles, Path, Images], tuple[Outputs, str]]
+    is_graph: bool = False
+    needs_network: bool = False
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,21 +136,17 @@ def export_version(store: ModelStore, reference: str, file_format: str, output: 
     """
     version = store.resolve(reference)
     manifest, made = version.manifest, FORMATS[file_format]
-    spec = NetworkSpec.from_json(manifest.network)
+    files = VersionFiles(manifest, partial(store.open_file, version.name, version.version))
     target = _target(output, manifest, file_format)
-    description = _description(manifest, spec)
+    description = _description(manifest)
     _refuse_existing(target, description, force=force)
-    if made.needs_mindspore:
-        _prepare_mindspore(file_format)
-
-    def read(file_name: str) -> bytes:
-        return store.open_file(version.name, version.version, file_name)
-
+    if made.needs_network:
+        _prepare_mindspore(manifest, file_format)
     # Beside the target, since a rename reaches no other disk.
     draft = Path(tempfile.mkdtemp(prefix=".sortline-export-", dir=target.parent)) / target.name
     try:
-        made.write(read, spec, draft)
-        proof = _prove(version, read, made, draft, spec)
+        made.write(files, draft)
+        proof = _prove(files, made, draft)
         write_file(draft.with_suffix(".json"), description)
         _refuse_existing(target, description, force=force)  # the export took seconds: somebody else may have been here
         target.unlink(missing_ok=True)  # first: a crash must not leave a file beside another one's weights or labels
@@ -165,7 +188,10 @@ def _refuse_existing(target: Path, description: bytes, *, force: bool) -> None:
         raise ExportRefused(f"{', '.join(map(str, taken))} exists; pass --force to replace it, or another --output")
 
 
-def _prepare_mindspore(file_format: str) -> None:
+def _prepare_mindspore(manifest: Manifest, file_format: str) -> None:
+    if manifest.network is None:
+        able = " or ".join(name for name, made in FORMATS.items() if not made.needs_network)
+        raise ExportRefused(f"{manifest.reference} is a graph without a MindSpore network; pass --format {able}")
     try:
         import mindspore
     except ImportError as error:
@@ -176,15 +202,15 @@ def _prepare_mindspore(file_format: str) -> None:
         mindspore.set_device("CPU")
 
 
-def _prove(version: ModelVersion, read: ReadFile, made: Format, draft: Path, spec: NetworkSpec) -> str:
+def _prove(files: VersionFiles, made: Format, draft: Path) -> str:
     """Run the file on the version's golden images; return the largest difference as a line for a person."""
-    manifest = version.manifest
+    manifest = files.manifest
     if manifest.golden is None:
         raise EngineError(f"{manifest.reference} was published without golden images, so no export can be proven")
     tolerance = manifest.golden.tolerance
-    with np.load(io.BytesIO(read("golden.npz")), allow_pickle=False) as golden:
+    with np.load(io.BytesIO(files.read(GOLDEN)), allow_pickle=False) as golden:
         images, expected = golden["images"], golden["outputs"]
-    outputs, runner = made.run(draft, spec, images)
+    outputs, runner = made.run(files, draft, images)
     if outputs.shape != expected.shape:
         raise EngineError(
             f"{manifest.reference} as {draft.suffix}: {runner} answers the golden images with {outputs.shape}, "
@@ -201,7 +227,7 @@ def _prove(version: ModelVersion, read: ReadFile, made: Format, draft: Path, spe
     )
 
 
-def _description(manifest: Manifest, spec: NetworkSpec) -> bytes:
+def _description(manifest: Manifest) -> bytes:
     """Return the JSON file that says how to use an export; the same one for every format."""
     preprocessing = Preprocessing.from_json(manifest.preprocessing)
     record: dict[str, Any] = {
@@ -210,29 +236,30 @@ def _description(manifest: Manifest, spec: NetworkSpec) -> bytes:
         "kind": manifest.kind,
         "labels": [entry.label for entry in manifest.classes],
         "preprocessing": {**preprocessing.to_json(), "steps": STEPS[preprocessing.fit]},
-        "graph": _graph(spec),
-        "weights": _weights(spec),
-        "network": manifest.network,
+        "graph": _graph(GraphSpec.from_json(manifest.graph), manifest.network or {}),
     }
+    if manifest.network is not None:
+        record |= {"weights": _weights(NetworkSpec.from_json(manifest.network)), "network": manifest.network}
     return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _graph(spec: NetworkSpec) -> dict[str, Any]:
-    output: dict[str, Any] = {"name": OUTPUT_NAME, "shape": [None, spec.outputs], "dtype": "float32"}
-    if spec.classes:
+def _graph(graph: GraphSpec, network: Mapping[str, Any]) -> dict[str, Any]:
+    output: dict[str, Any] = {"name": graph.output_name, "shape": [None, graph.outputs], "dtype": "float32"}
+    if graph.kind == PROBABILITIES:
         output["meaning"] = "the probability of each label, in the order of labels"
-        output["temperature"] = spec.temperature
-        output["calibration"] = "softmax(logits / temperature), done in the graph: do not divide again"
+        if "temperature" in network:
+            output["temperature"] = network["temperature"]
+            output["calibration"] = "softmax(logits / temperature), done in the graph: do not divide again"
     else:
         output["meaning"] = "features to train on, no probabilities"
     return {
-        "formats": ["onnx", "openvino", "mindir"],
+        "formats": [name for name, made in FORMATS.items() if made.is_graph],
         "input": {
-            "name": INPUT_NAME,  # MindIR has no names; it takes its one input by position
-            "shape": [None, spec.height_px, spec.width_px, 3],
-            "dtype": "uint8",
-            "layout": "NHWC",
-            "colours": "RGB",
+            "name": graph.input_name,  # MindIR has no names; it takes its one input by position
+            "shape": [None, *graph.image_shape],
+            "dtype": graph.dtype,
+            "layout": graph.layout,
+            "colours": graph.colours,
             "values": "0 to 255; scaling is part of the graph",
         },
         "output": output,
@@ -241,7 +268,7 @@ def _graph(spec: NetworkSpec) -> dict[str, Any]:
 
 def _weights(spec: NetworkSpec) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "formats": ["safetensors", "ckpt"],
+        "formats": [name for name, made in FORMATS.items() if not made.is_graph],
         "input": "float32 (N, 3, height, width), RGB: pixel * network.scale + network.offset, a channel each",
         "output": "logits; the probabilities are softmax(logits / network.temperature)" if spec.classes else "features",
     }
@@ -251,51 +278,57 @@ def _weights(spec: NetworkSpec) -> dict[str, Any]:
     return found
 
 
-def _network(read: ReadFile, spec: NetworkSpec) -> Any:
+def _copy(name: str) -> Write:
+    return lambda files, path: write_file(path, files.read(name))
+
+
+def _network(files: VersionFiles) -> Any:
     from vision.networks.served import build_network
 
-    network = build_network(spec)
-    arrays, _ = read_safetensors(read("weights.safetensors"))
+    network = build_network(files.network_spec)
+    arrays, _ = read_safetensors(files.read(WEIGHTS))
     set_weights(network, arrays)
     return network
 
 
-def _write_mindir(read: ReadFile, spec: NetworkSpec, path: Path) -> None:
+def _write_mindir(files: VersionFiles, path: Path) -> None:
     from vision.networks.served import build_served
 
-    export_mindir(build_served(_network(read, spec)), path, height_px=spec.height_px, width_px=spec.width_px)
+    export_mindir(build_served(_network(files)), path)
 
 
-FORMATS = {
+# What a format needs is imported when it is used: "onnx" and "openvino" do without MindSpore.
+FORMATS: Final[Mapping[str, Format]] = {
     "onnx": Format(
         ".onnx",
-        write=lambda read, spec, path: write_file(path, read("serving.onnx")),
-        run=run_onnx,
-        needs_mindspore=False,
+        write=_copy(SERVING),
+        run=lambda files, path, images: run_onnx(path, files.graph, images),
+        is_graph=True,
+    ),
+    "openvino": Format(
+        ".xml",
+        write=lambda files, path: export_openvino(files.read(SERVING), path),
+        run=lambda files, path, images: (run_openvino(path, images), "OpenVINO"),
+        is_graph=True,
     ),
     "mindir": Format(
         ".mindir",
         write=_write_mindir,
-        run=lambda path, spec, images: (run_mindir(path, images), "MindSpore"),
-        needs_mindspore=True,
-    ),
-    "ckpt": Format(
-        ".ckpt",
-        write=lambda read, spec, path: export_checkpoint(_network(read, spec), path),
-        run=lambda path, spec, images: (run_checkpoint(path, spec, images), "MindSpore"),
-        needs_mindspore=True,
+        run=lambda files, path, images: (run_mindir(path, images), MINDSPORE),
+        is_graph=True,
+        needs_network=True,
     ),
     "safetensors": Format(
         ".safetensors",
-        write=lambda read, spec, path: write_file(path, read("weights.safetensors")),
-        run=lambda path, spec, images: (run_safetensors(path, spec, images), "MindSpore"),
-        needs_mindspore=True,
+        write=_copy(WEIGHTS),
+        run=lambda files, path, images: (run_safetensors(path, files.network_spec, images), MINDSPORE),
+        needs_network=True,
     ),
-    "openvino": Format(
-        ".xml",
-        write=lambda read, spec, path: export_openvino(read("serving.onnx"), path),
-        run=lambda path, spec, images: (run_openvino(path, images), "OpenVINO"),
-        needs_mindspore=False,
+    "ckpt": Format(
+        ".ckpt",
+        write=lambda files, path: export_checkpoint(_network(files), path),
+        run=lambda files, path, images: (run_checkpoint(path, files.network_spec, images), MINDSPORE),
+        needs_network=True,
     ),
 }
 

@@ -56,7 +56,7 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     from vision.images.preprocess import Preprocessing
     from vision.networks.served import build_network
     from vision.networks.weights import backbone_only, read_foreign, set_weights
-    from worker.models.publish import publish_network
+    from worker.models.publish import Publication, graph_of, publish
 
     found = read_foreign(file, convention=convention)
     classes = _classes(labels, found.spec.classes)
@@ -65,16 +65,14 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     set_weights(network, found.arrays if classes else backbone_only(found.arrays))
     images = _structured_images(spec.height_px, spec.width_px)
     preprocessing = Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit="crop")
-    version = publish_network(
-        store,
-        name,
-        network,
-        preprocessing,
+    publication = Publication(
+        graph=graph_of(network),
+        preprocessing=preprocessing,
         golden_images=images,
         classes=classes,
         training={"imported_from": file.name, "notes": list(found.notes)},
-        scores={},
     )
+    version = publish(store, name, publication)
     store.set_alias(name, "production", version.version, who="sortline models import", why=f"imported from {file.name}")
     lines = [f"{version.manifest.reference}: {spec.name}, {version.manifest.kind}, {spec.convention} convention"]
     return "\n".join([*lines, *(f"  {note}" for note in found.notes)])

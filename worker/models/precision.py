@@ -13,17 +13,14 @@ from numpy.typing import NDArray
 
 from base.errors import ImageError
 from model_store.manifest import Golden, PrecisionProof
-from model_store.store import ModelStore, ModelVersion
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing, load_image
-from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, ModelFiles, open_engine
 from vision.serving.engines.batching import available_cpus
 from vision.training.dataset import LabelledImage
 
 ENGINE = "openvino"  # the one that computes in more than f32 on a CPU
 GPU_F16 = "onnxruntime/f16"
-INT8_FILES = ("serving.int8.xml", "serving.int8.bin")
 LEAST_EQUAL = 0.97  # part of the images that must get f32's answer
 MOST_LOST = 0.005  # accuracy that may be lost, whatever a test says of it
 SIGNIFICANCE = 0.05
@@ -118,24 +115,8 @@ def chance_of_loss(lost: int, won: int) -> float:
     return sum(math.comb(differing, count) for count in range(lost, differing + 1)) / 2**differing
 
 
-def read_files(store: ModelStore, version: ModelVersion) -> ModelFiles:
-    """Return what engines need of a version, verified.
-
-    Raises:
-        ChecksumError: a file is missing or is not what was published.
-    """
-    read = partial(store.open_file, version.name, version.version)
-    quantised = set(INT8_FILES) <= version.manifest.files.keys()
-    return ModelFiles(
-        onnx=read("serving.onnx"),
-        weights=read("weights.safetensors"),
-        spec=NetworkSpec.from_json(version.manifest.network),
-        int8=(read(INT8_FILES[0]), read(INT8_FILES[1])) if quantised else None,
-    )
-
-
 def golden_tolerance(golden: Golden, engine: Engine) -> float:
-    """Return how far the engine's outputs may be from those that the training framework gave for the golden images."""
+    """Return how far the engine's outputs may be from those that the reference gave for the golden images."""
     if engine.precision == "f32":
         return golden.tolerance
     recorded = golden.agreement.get(f"{engine.name}/{engine.precision}")

@@ -1,19 +1,21 @@
-"""A trained or imported network -> a version in the store, proven equal on every engine that may serve it."""
+"""A trained or imported graph -> a version in the store, proven equal on every engine that may serve it."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.messages import ModelPin
+from model_store.errors import StoreUnavailable
 from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
 from model_store.store import ModelStore, ModelVersion
 from vision.errors import EngineError
@@ -21,12 +23,14 @@ from vision.images.decode import DEFAULT_LIMITS, ImageLimits
 from vision.images.preprocess import Preprocessing
 from vision.networks.foreign_spec import spec_metadata
 from vision.networks.served import build_served, run_once
-from vision.networks.weights import get_weights, write_safetensors
-from vision.serving.engines import Engine, ModelFiles, precisions
-from vision.serving.export import export_onnx
+from vision.networks.weights import get_weights, to_safetensors
+from vision.serving.engines import Engine, Images, MindSporeNetwork, ModelFiles, Outputs, precisions
+from vision.serving.export import export_onnx, graph_spec
+from vision.serving.graph_spec import PROBABILITIES
 from vision.serving.quantise import quantise
 from vision.training.dataset import LabelledImage
-from worker.models.precision import GPU_F16, INT8_FILES, judge_precisions, open_on_cpu
+from worker.models.files import GOLDEN, INT8, SERVING, WEIGHTS
+from worker.models.precision import GPU_F16, judge_precisions, open_on_cpu
 
 log = logging.getLogger("sortline.publishing")
 
@@ -37,78 +41,118 @@ COMPARED_ENGINES = ("openvino", "onnxruntime")
 Files = Callable[[Mapping[str, PrecisionProof]], Mapping[str, bytes]]
 
 
-def publish_network(
-    store: ModelStore,
-    name: str,
-    network: Any,
-    preprocessing: Preprocessing,
-    *,
-    golden_images: NDArray[np.uint8],
-    classes: list[ClassEntry],
-    training: Mapping[str, Any],
-    scores: Mapping[str, float],
-    parent: ModelPin | None = None,
-    validation: Sequence[LabelledImage] = (),
-    calibration: NDArray[np.uint8] | None = None,
-    f16: bool = False,
-    limits: ImageLimits = DEFAULT_LIMITS,
-    files: Files = lambda proofs: {},
-) -> ModelVersion:
-    """Export ``network``, compare every engine here with MindSpore on ``golden_images``, and publish the version.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """A graph to publish, and what its answers are held to.
 
-    Args:
+    Attributes:
+        files: as engines are given them, without an 8-bit graph.
+        reference: returns the right outputs of pictures.
+        reference_name: what computes them, for messages.
+    """
+
+    files: ModelFiles
+    reference: Callable[[Images], Outputs]
+    reference_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A graph, and all that a version says of it.
+
+    Attributes:
         golden_images: uint8 (K, H, W, 3) RGB, real inputs of the network; a worker replays them before it serves.
         validation: images that a classifier was not trained on. Every precision of this host labels them beside f32;
-            without them none is judged, and only f32 serves unless a worker is told otherwise.
+            without them none is judged, and only f32 serves unless a worker's settings say otherwise.
         calibration: uint8 (N, H, W, 3) RGB, images that it was trained on: an 8-bit graph is made with them, which is
             kept if it passes.
         f16: judge 16-bit floats too, which only GPU workers serve.
-        files: makes more files of the version, by name, from the proofs of the precisions.
+        more_files: makes more files of the version, by name, from the proofs of the precisions.
+    """
+
+    graph: Graph
+    preprocessing: Preprocessing
+    golden_images: Images
+    classes: list[ClassEntry] = field(default_factory=list)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    parent: ModelPin | None = None
+    validation: Sequence[LabelledImage] = ()
+    calibration: Images | None = None
+    f16: bool = False
+    limits: ImageLimits = DEFAULT_LIMITS
+    more_files: Files = lambda proofs: {}
+
+
+def graph_of(network: Any) -> Graph:
+    """Return the graph of a MindSpore network, held to MindSpore itself."""
+    served = build_served(network)
+    trained = MindSporeNetwork(
+        spec=network.spec.to_json(), weights=to_safetensors(get_weights(network), spec_metadata(network.spec))
+    )
+    with tempfile.TemporaryDirectory(prefix="graph-") as folder:
+        path = Path(folder) / "serving.onnx"
+        export_onnx(served, path)
+        files = ModelFiles(onnx=path.read_bytes(), graph=graph_spec(network.spec), mindspore=lambda: trained)
+    return Graph(files=files, reference=partial(run_once, served), reference_name="MindSpore")
+
+
+def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
+    """Compare every engine here with the graph's reference, and publish a version of ``name``.
+
+    What publishers that were killed left in the store is removed first.
 
     Raises:
-        EngineError: an engine answers differently than MindSpore; nothing is published.
+        EngineError: an engine answers differently than the reference; nothing is published.
     """
-    spec = network.spec
-    served = build_served(network)
+    try:
+        store.sweep()
+    except StoreUnavailable as error:  # such as a folder of another user
+        log.warning("what a killed publisher left stays: %s", error)
+    model, spec = what.graph.files, what.graph.files.graph
+    is_classifier = spec.kind == PROBABILITIES
 
     def write(folder: Path) -> ManifestDraft:
-        weights, onnx = folder / "weights.safetensors", folder / "serving.onnx"
-        write_safetensors(weights, get_weights(network), spec_metadata(spec))
-        export_onnx(served, onnx, height_px=spec.height_px, width_px=spec.width_px)
-        expected = run_once(served, golden_images)
-        np.savez_compressed(folder / "golden.npz", images=golden_images, outputs=expected)
-        model = ModelFiles(onnx=onnx.read_bytes(), weights=weights.read_bytes(), spec=spec)
-        tolerance = GOLDEN_TOLERANCE if spec.classes else FEATURE_TOLERANCE
-        if calibration is not None and spec.classes:
-            model = _with_int8(model, calibration)
-        with compared_engines(model, f16=f16) as engines:
-            agreement = _agreement(engines, golden_images, expected, tolerance)
-            proofs = judge_precisions(engines, validation, preprocessing, limits) if spec.classes else {}
-        if model.int8 is not None and any(proofs[name].passed for name in proofs if "int8" in name):
-            for file_name, data in zip(INT8_FILES, model.int8, strict=True):
-                (folder / file_name).write_bytes(data)
-        for file_name, data in files(proofs).items():
+        expected = what.graph.reference(what.golden_images)
+        tolerance = GOLDEN_TOLERANCE if is_classifier else FEATURE_TOLERANCE
+        tried = model
+        if what.calibration is not None and is_classifier:
+            tried = _with_int8(model, what.calibration)
+        with compared_engines(tried, f16=what.f16) as engines:
+            agreement = _agreement(engines, what.golden_images, expected, tolerance, what.graph.reference_name)
+            proofs = (
+                judge_precisions(engines, what.validation, what.preprocessing, what.limits) if is_classifier else {}
+            )
+        files = {SERVING: model.onnx, **what.more_files(proofs)}
+        if tried.int8 is not None and any(proofs[name].passed for name in proofs if "int8" in name):
+            files |= dict(zip(INT8, tried.int8, strict=True))
+        trained = model.mindspore() if model.mindspore is not None else None
+        if trained is not None:
+            files[WEIGHTS] = trained.weights
+        for file_name, data in files.items():
             (folder / file_name).write_bytes(data)
+        np.savez_compressed(folder / GOLDEN, images=what.golden_images, outputs=expected)
         return ManifestDraft(
-            kind="classifier" if spec.classes else "backbone",
-            network=spec.to_json(),
-            preprocessing=dict(preprocessing.to_json()),
-            classes=classes,
-            training=dict(training),
-            scores={key: float(value) for key, value in scores.items()},
+            kind="classifier" if is_classifier else "backbone",
+            graph=spec.to_json(),
+            network=trained.spec if trained is not None else None,
+            preprocessing=dict(what.preprocessing.to_json()),
+            classes=what.classes,
+            training=dict(what.training),
+            scores={key: float(value) for key, value in what.scores.items()},
             golden=Golden(
-                inputs_sha256=hashlib.sha256(golden_images.tobytes()).hexdigest(),
+                inputs_sha256=hashlib.sha256(what.golden_images.tobytes()).hexdigest(),
                 tolerance=tolerance,
                 agreement=agreement,
             ),
             precisions=proofs,
-            parent=str(parent) if parent else None,
+            parent=str(what.parent) if what.parent else None,
         )
 
     return store.publish(name, write)
 
 
-def _with_int8(model: ModelFiles, images: NDArray[np.uint8]) -> ModelFiles:
+def _with_int8(model: ModelFiles, images: Images) -> ModelFiles:
     """Return the model with an 8-bit graph, or as it is where none can be made."""
     try:
         return replace(model, int8=quantise(model.onnx, images))
@@ -135,7 +179,7 @@ def compared_engines(model: ModelFiles, *, f16: bool) -> Iterator[dict[str, Engi
 
 
 def _agreement(
-    engines: Mapping[str, Engine], images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float
+    engines: Mapping[str, Engine], images: Images, expected: Outputs, tolerance: float, reference: str
 ) -> dict[str, float]:
     """Return each engine's largest difference from ``expected``.
 
@@ -146,7 +190,7 @@ def _agreement(
         difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
         if engine.precision == "f32" and not difference <= tolerance:
             raise EngineError(
-                f"{name} differs from MindSpore by {difference:.2g} on the golden images (allowed {tolerance:g})"
+                f"{name} differs from {reference} by {difference:.2g} on the golden images (allowed {tolerance:g})"
             )
         differences[name] = difference
     return differences

@@ -20,7 +20,7 @@ from jobs.messages import ModelPin
 from vision.images.preprocess import Preprocessing
 from vision.networks.spec import LAST_CHANNELS, NetworkSpec
 from vision.serving.engines import Engine, ModelFiles, open_engine
-from vision.serving.export import export_onnx
+from vision.serving.export import export_onnx, graph_spec
 from vision.training.augment import Augmentation
 from vision.training.dataset import Dataset, LabelledImage
 from vision.training.families import find_leaks, fold_by_family, split_by_family
@@ -29,6 +29,7 @@ from vision.training.features import Digests, Extracted, Extractor, load_pixels
 from vision.training.fit import Samples
 from vision.training.parts import build_frozen, frozen_spec
 from worker.errors import JobRefused
+from worker.models.files import SERVING
 from worker.runtime import Runtime
 
 log = logging.getLogger("sortline.training")
@@ -187,7 +188,7 @@ class TrainingData:
             return
         spec, settings = frozen_spec(self.network.spec, freeze), self.runtime.settings
         if freeze not in self._engines:
-            model = ModelFiles(onnx=self._graph(spec, freeze), weights=None, spec=spec)
+            model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec(spec))
             # The precision that will serve: a head should meet the features that it will be given.
             self._engines[freeze] = open_engine(model, precision=settings.precision)
         engine = self._engines[freeze]
@@ -240,11 +241,11 @@ class TrainingData:
         """Return the frozen part as ONNX: the backbone's own graph where that is it, else an export of two seconds."""
         store, pin = self.runtime.store, self.backbone
         if pin is not None and NetworkSpec.from_json(store.resolve(str(pin)).manifest.network) == spec:
-            return store.open_file(pin.name, pin.version, "serving.onnx")
+            return store.open_file(pin.name, pin.version, SERVING)
         with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
             path = Path(folder) / "graph.onnx"
             frozen = build_frozen(self.network, freeze)
-            export_onnx(frozen, path, height_px=self.recipe.height_px, width_px=self.recipe.width_px)
+            export_onnx(frozen, path)
             return path.read_bytes()
 
 

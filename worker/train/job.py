@@ -41,7 +41,8 @@ from vision.training.fit import Epoch, FitOptions, Samples, TrainingStopped, fit
 from vision.training.parts import build_trained
 from vision.training.prototypes import Prototypes, choose_prototypes
 from worker.errors import JobCancelled, JobRefused
-from worker.models.publish import publish_network
+from worker.models.files import WEIGHTS
+from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
 from worker.train.data import Seen, Split, TrainingData
 from worker.train.drawing import Drawing
@@ -236,10 +237,12 @@ class _Training:
         version = store.resolve(str(pin))
         if version.manifest.digest != pin.digest:
             raise JobRefused(f"the worker's store holds another {pin} than the producer saw; use one store for both")
+        if version.manifest.network is None:
+            raise JobRefused(f"{pin} came as a graph without a network, so nothing can be trained on it")
         spec = NetworkSpec.from_json(version.manifest.network)
         if spec.name != recipe.network:
             raise JobRefused(f"the backbone {pin} is a {spec.name}, the recipe wants {recipe.network}")
-        arrays, _ = read_safetensors(store.open_file(pin.name, pin.version, "weights.safetensors"))
+        arrays, _ = read_safetensors(store.open_file(pin.name, pin.version, WEIGHTS))
         network = build_network(replace(spec, temperature=1.0, **shape))
         set_weights(network, backbone_only(arrays), allow_missing_head=True)
         return network
@@ -367,11 +370,9 @@ class _Training:
             self.seconds["publish"] = round(time.perf_counter() - started, 3)
             return report_files(replace(report, precisions=proofs), drawing.plots(), self.runtime.limits)
 
-        return publish_network(
-            self.runtime.store,
-            self.job.name,
-            network,
-            data.preprocessing,
+        publication = Publication(
+            graph=graph_of(network),
+            preprocessing=data.preprocessing,
             golden_images=_pictures(_spread(split.validation.images, GOLDEN_IMAGES), data.preprocessing, self.runtime),
             classes=[
                 ClassEntry(label=info.label, names=dict(info.names), group=info.group, folder=info.folder)
@@ -393,8 +394,9 @@ class _Training:
             else None,
             f16=self.recipe.f16,
             limits=self.runtime.limits,
-            files=files,
+            more_files=files,
         )
+        return publish(self.runtime.store, self.job.name, publication)
 
     def _promote(self, version: ModelVersion, dataset: Dataset, split: Split) -> str:
         """Make the version the candidate and, by the job's rule, the one in production; return what was decided."""

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from vision.errors import EngineError
-from vision.serving.engines.protocol import Engine, Images, ModelFiles, Outputs
+from vision.serving.engines.protocol import Engine, Images, MindSporeNetwork, ModelFiles, Outputs
 
-__all__ = ["Engine", "Images", "ModelFiles", "Outputs", "open_engine", "precisions"]
+__all__ = ["Engine", "Images", "MindSporeNetwork", "ModelFiles", "Outputs", "open_engine", "precisions"]
 
 ENGINES: Final = ("openvino", "onnxruntime", "mindspore")
 DEVICES: Final = ("cpu", "cuda", "ascend")

@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import EngineError, ShapeError
-from vision.networks.spec import NetworkSpec
 from vision.serving.engines.protocol import Images, Outputs
+from vision.serving.graph_spec import GraphSpec
 
 
 class BatchingEngine(ABC):
     """An ``Engine`` of blocking forward passes, run by ``lanes`` threads; runtimes release Python's lock meanwhile."""
 
     def __init__(
-        self, *, name: str, device: str, precision: str, micro_batch: int, lanes: int, spec: NetworkSpec
+        self, *, name: str, device: str, precision: str, micro_batch: int, lanes: int, graph: GraphSpec
     ) -> None:
         self.name = name
         self.device = device
         self.precision = precision
         self.micro_batch = micro_batch
-        self.spec = spec
+        self.graph = graph
         self.lanes = lanes
         self._executor = ThreadPoolExecutor(lanes, thread_name_prefix=f"engine-{name}")
         # One batch waits for each that runs: a lane never idles, and a fast reader can't pile pictures up in memory.
@@ -50,7 +50,7 @@ class BatchingEngine(ABC):
             raise ShapeError(f"{len(images)} images in one micro-batch; {self.name} takes at most {self.micro_batch}")
         if not len(images):
             done: Future[Outputs] = Future()
-            done.set_result(np.empty((0, self.spec.outputs), np.float32))
+            done.set_result(np.empty((0, self.graph.outputs), np.float32))
             return done
         self._free.get()
         try:
@@ -63,7 +63,7 @@ class BatchingEngine(ABC):
 
     def predict(self, images: Images) -> Outputs:
         self._check(images)
-        outputs = np.empty((len(images), self.spec.outputs), np.float32)
+        outputs = np.empty((len(images), self.graph.outputs), np.float32)
         running: deque[tuple[int, Future[Outputs]]] = deque()
         try:
             for start in range(0, len(images), self.micro_batch):
@@ -89,15 +89,15 @@ class BatchingEngine(ABC):
         except Exception as error:
             # Runtimes raise their own and often plain RuntimeErrors; what they all mean is that this pass failed.
             raise EngineError(f"{self.describe()}: a forward pass failed: {error}") from error
-        if outputs.shape != (self.micro_batch, self.spec.outputs):
+        if outputs.shape != (self.micro_batch, self.graph.outputs):
             raise EngineError(
                 f"{self.describe()}: the graph returned {outputs.shape}, expected "
-                f"{(self.micro_batch, self.spec.outputs)}; its files belong to different networks"
+                f"{(self.micro_batch, self.graph.outputs)}; its files belong to different networks"
             )
         return outputs[:count]
 
     def _check(self, images: Images) -> None:
-        expected = (self.spec.height_px, self.spec.width_px, 3)
+        expected = self.graph.image_shape
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             takes = f"uint8 (N, {', '.join(map(str, expected))})"
             raise ShapeError(f"images are {images.dtype} {images.shape}; the network takes {takes}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import EngineError
-from vision.networks.weights import read_safetensors, set_weights
 from vision.serving.engines.batching import BatchingEngine
-from vision.serving.engines.protocol import Images, ModelFiles
+from vision.serving.engines.protocol import Images, MindSporeNetwork, ModelFiles
 
 MICRO_BATCH: Final = 16
 _TARGETS: Final = {"cpu": "CPU", "cuda": "GPU", "ascend": "Ascend"}
@@ -28,20 +28,23 @@ class MindSporeEngine(BatchingEngine):
         """Build the network from its weights on ``device`` ("cpu", "cuda" or "ascend").
 
         Raises:
-            EngineError: MindSpore or the device is missing, ``files`` has no weights, or another precision is asked.
+            EngineError: MindSpore or the device is missing, ``files`` have no network, or another precision is asked.
             WeightsError: the weights do not fit the spec.
         """
         if precision not in ("auto", "f32"):
             raise EngineError(f"the mindspore engine computes in f32, not in {precision}; use precision auto or f32")
         if device not in _TARGETS:
             raise EngineError(f"the mindspore engine has no device {device!r}; use one of {', '.join(_TARGETS)}")
-        if files.weights is None:
-            raise EngineError("the mindspore engine needs the weights file of the model version, not its ONNX graph")
+        if files.mindspore is None:
+            raise EngineError(
+                "this model version is a graph without a MindSpore network, so the mindspore engine can't run it; "
+                "use engine openvino or onnxruntime"
+            )
         super().__init__(
-            name="mindspore", device=device, precision="f32", micro_batch=MICRO_BATCH, lanes=1, spec=files.spec
+            name="mindspore", device=device, precision="f32", micro_batch=MICRO_BATCH, lanes=1, graph=files.graph
         )
         try:
-            self._cell = self._executor.submit(_load, files, device).result()
+            self._cell = self._executor.submit(_load, files.mindspore, device).result()
         except BaseException:
             self.close()
             raise
@@ -53,12 +56,14 @@ class MindSporeEngine(BatchingEngine):
         return outputs
 
 
-def _load(files: ModelFiles, device: str) -> Any:
+def _load(read: Callable[[], MindSporeNetwork], device: str) -> Any:
     try:
         import mindspore
     except ImportError as error:
         raise EngineError(f"MindSpore is not installed; run: {_INSTALL['cpu']}") from error
     from vision.networks.served import build_network, build_served
+    from vision.networks.spec import NetworkSpec
+    from vision.networks.weights import read_safetensors, set_weights
 
     try:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -68,7 +73,8 @@ def _load(files: ModelFiles, device: str) -> Any:
     except Exception as error:  # it raises whatever its C++ side raised
         first_line = str(error).partition("\n")[0]  # a page of C++ call stack follows
         raise EngineError(f"MindSpore can't use {device}: {first_line}; it needs {_INSTALL[device]}") from error
-    network = build_network(files.spec)
-    arrays, _ = read_safetensors(files.weights or b"")
+    files = read()
+    network = build_network(NetworkSpec.from_json(files.spec))
+    arrays, _ = read_safetensors(files.weights)
     set_weights(network, arrays)
     return build_served(network)

@@ -45,7 +45,7 @@ class OnnxCudaEngine(BatchingEngine):
         self._session = _open_session(files.onnx, chosen)
         self._input = self._session.get_inputs()[0].name
         self._buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
-        shape = (files.spec.height_px, files.spec.width_px, 3)
+        shape = files.graph.image_shape
         micro_batch = LARGEST_MICRO_BATCH
         while not self._fits(micro_batch, shape):
             if micro_batch == 1:
@@ -64,7 +64,7 @@ class OnnxCudaEngine(BatchingEngine):
             precision=chosen,
             micro_batch=micro_batch,
             lanes=LANES,
-            spec=files.spec,
+            graph=files.graph,
         )
 
     def _forward(self, images: Images) -> NDArray[np.float32]:

@@ -52,7 +52,7 @@ class OnnxRuntimeEngine(BatchingEngine):
             raise EngineError(f"ONNX Runtime refuses the ONNX graph on cpu: {error}") from error
         self._input = self._session.get_inputs()[0].name
         super().__init__(
-            name="onnxruntime", device="cpu", precision=chosen, micro_batch=MICRO_BATCH, lanes=1, spec=files.spec
+            name="onnxruntime", device="cpu", precision=chosen, micro_batch=MICRO_BATCH, lanes=1, graph=files.graph
         )
 
     def _forward(self, images: Images) -> NDArray[np.float32]:

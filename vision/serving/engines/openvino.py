@@ -15,6 +15,7 @@ from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine, available_cpus
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.protocol import Images, ModelFiles
+from vision.serving.graph_spec import PROBABILITIES
 
 # MobileNetV2 at 224, two streams. f32 on two AVX2 cores: 160-175 images a second with 1, 2 or 4, 155 with 8 and about a
 # third less with 16, whose activations leave the cache; on two AVX-512 cores 2 is a tenth faster than 4. Below f32
@@ -45,7 +46,7 @@ class OpenVinoEngine(BatchingEngine):
         streams = threads or available_cpus()
         chosen = _precision(precision, _abilities(core, files), files)
         micro_batch = F32_MICRO_BATCH if chosen == "f32" else MICRO_BATCH
-        shape = [micro_batch, files.spec.height_px, files.spec.width_px, 3]
+        shape = [micro_batch, *files.graph.image_shape]
         options = {
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams,
@@ -60,7 +61,7 @@ class OpenVinoEngine(BatchingEngine):
             model.reshape(shape)
             body_precision = "bf16" if chosen.endswith("bf16") else "f32"
             parts = [(model, body_precision)]
-            if body_precision != "f32" and files.spec.classes:
+            if body_precision != "f32" and files.graph.kind == PROBABILITIES:
                 parts = list(zip(pooled_parts(model), (body_precision, "f32"), strict=False))
             self._compiled = [
                 core.compile_model(part, "CPU", {**options, "INFERENCE_PRECISION_HINT": hint}) for part, hint in parts
@@ -79,7 +80,7 @@ class OpenVinoEngine(BatchingEngine):
             precision=chosen,
             micro_batch=micro_batch,
             lanes=lanes,
-            spec=files.spec,
+            graph=files.graph,
         )
 
     def _forward(self, images: Images) -> NDArray[np.float32]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.networks.spec import NetworkSpec
+from vision.serving.graph_spec import GraphSpec
 
 Images = NDArray[np.uint8]  # (N, H, W, 3), RGB, values 0 to 255
-Outputs = NDArray[np.float32]  # (N, outputs): probabilities, or features for a spec of 0 classes
+Outputs = NDArray[np.float32]  # (N, outputs): probabilities or features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MindSporeNetwork:
+    """A network that MindSpore can build again: its spec as JSON, and a safetensors file under our names."""
+
+    spec: dict[str, Any]
+    weights: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,16 +29,16 @@ class ModelFiles:
     """One model version as the very bytes that its checksums were taken of; engines never open a path again.
 
     Attributes:
-        onnx: the exported graph; may be empty for the mindspore engine.
-        weights: a safetensors file under our names; only the mindspore engine needs it.
+        onnx: the graph.
+        graph: its input and output.
         int8: .xml and .bin of the graph with 8-bit convolutions, in OpenVINO's format; None where it was not made.
-        spec: the network that all hold.
+        mindspore: reads what the mindspore engine alone needs; None for a version that is a graph and no more.
     """
 
     onnx: bytes
-    weights: bytes | None
-    spec: NetworkSpec
+    graph: GraphSpec
     int8: tuple[bytes, bytes] | None = None
+    mindspore: Callable[[], MindSporeNetwork] | None = None
 
 
 class Engine(Protocol):
