@@ -70,6 +70,15 @@ def test_a_module_imports_only_what_its_package_may(file: str) -> None:
     assert found == []
 
 
+def test_no_import_leads_in_a_circle_or_to_a_higher_floor() -> None:
+    """The contracts stand in pyproject.toml, section tool.importlinter."""
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Analyzed {len(TREES)} files" in done.stdout
+
+
 def test_celery_is_imported_behind_its_doors_only() -> None:
     found = {
         file
