@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import stat
@@ -40,6 +41,19 @@ def write_file(path: Path, data: bytes, mark: object = None) -> None:
     """Write ``data`` as `replacing` does."""
     with replacing(path, mark) as draft:
         draft.write_bytes(data)
+
+
+@contextmanager
+def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock between processes and threads; the kernel lets go of it when its holder dies.
+
+    Args:
+        path: a file of its own, made if need be, and never replaced or removed: such a lock holds nobody off.
+        how: as of ``fcntl.flock``; with LOCK_NB, BlockingIOError when another holds it.
+    """
+    with path.open("a+b") as file:  # over NFS a shared lock needs a file that is open for reading, too
+        fcntl.flock(file, how)
+        yield
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:

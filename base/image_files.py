@@ -1,4 +1,4 @@
-"""Which files count as images, by their names: those that are labelled and those that are trained on."""
+"""Which files count as images: by their names those that are labelled and trained on, by their content those read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+# What people's image folders hold. Pillow knows forty more formats, each of them C code that strangers' files reach.
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def has_image_suffix(path: str) -> bool:

@@ -7,18 +7,16 @@ file, no move is without its log line, and a crash in between leaves a logged mo
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from base.files import write_file
+from base import files
 from model_store.errors import StoreError
 from model_store.files import sync_folder
 
@@ -41,13 +39,9 @@ class AliasMove(BaseModel):
     new: int
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes and threads from moving aliases of this model; a holder's death frees the lock."""
-    # A file of its own: aliases.json is replaced at each move, and a lock on the replaced one would lock nobody out.
-    with (folder / LOCK).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Keep other processes and threads from moving aliases of this model."""
+    return files.locked(folder / LOCK)
 
 
 def read_aliases(folder: Path) -> dict[str, int]:
@@ -110,7 +104,7 @@ def move(
     _append(folder / LOG, step.model_dump_json().encode() + b"\n")
     aliases[alias] = version
     # Under the lock there is one writer, so one name of the draft is enough: what a killed one left is written over.
-    write_file(folder / ALIASES, json.dumps(aliases, sort_keys=True).encode() + b"\n", mark="locked")
+    files.write_file(folder / ALIASES, json.dumps(aliases, sort_keys=True).encode() + b"\n", mark="locked")
     sync_folder(folder)
     return previous
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from storage.protocol import Folder
+from base.files import read_file
+from base.image_files import PILLOW_FORMATS
+from storage import Folder
 
 THUMBNAIL_PX = 144  # longest side
 SMALL_PX = 64  # up to here an image is kept as it is, without loss: what one looks at are its pixels
 MOST_BYTES = 100_000_000
 MOST_PIXELS_UNDRAFTED = 50_000_000  # only JPEG can be decoded at a fraction of its size
 AHEAD = 32  # thumbnails under way
-# As vision/images/decode.py, which this package must not import: Pillow knows forty more, each C code that files reach.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def thumbnails(
@@ -50,27 +50,15 @@ def thumbnails(
 def thumbnail(path: str, max_pixels: int, folder: Folder | None = None) -> bytes | None:
     """Return a WebP file of the upright image on white, at most 144 pixels long; None when it can't be had."""
     try:
-        data = _read(path) if folder is None else folder.read(path, MOST_BYTES)
+        data = read_file(Path(path), MOST_BYTES) if folder is None else folder.read(path, MOST_BYTES)
         return _shrunk(data, max_pixels) if data else None
-    except (OSError, ValueError, MemoryError):
+    except Exception:  # whatever reading it, or what a damaged file provokes in Pillow's plugins: struct, zlib
         return None
-    except Exception:  # of a remote folder; and Pillow's plugins let through what a damaged file provokes: struct, zlib
-        return None
-
-
-def _read(path: str) -> bytes:
-    # Without O_NONBLOCK, opening a named pipe waits for a writer who may never come.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:  # noqa: PTH123  (a descriptor, not a path)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-            return b""
-        return file.read(status.st_size)  # not more: it may be growing
 
 
 def _shrunk(data: bytes, max_pixels: int) -> bytes | None:
     image_module, image_ops = _pillow()
-    with image_module.open(io.BytesIO(data), formats=FORMATS) as image:
+    with image_module.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
         width, height = image.size
         drafted = image.format in ("JPEG", "MPO")
         if width * height > (max_pixels if drafted else min(max_pixels, MOST_PIXELS_UNDRAFTED)):

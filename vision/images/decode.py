@@ -20,15 +20,13 @@ from PIL import Image, UnidentifiedImageError
 
 from base.errors import ImageError
 from base.files import check_size
+from base.image_files import PILLOW_FORMATS
 from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
 from vision.images.signatures import ends_early, foreign_format, read_format
 
 Pixels = NDArray[np.uint8]
 # From width and height of the upright image: by what a JPEG decoder may shrink both sides.
 Room = Callable[[int, int], float]
-
-# What people's image folders hold. Pillow knows forty more formats, each of them C code that strangers' files reach.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 _REDUCED = {
     1: cv2.IMREAD_COLOR_RGB,
@@ -105,7 +103,7 @@ def _decode_with_opencv(data: bytes, shrink: int) -> Pixels | None:
 
 def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
         width, height = image.size
         _check_pixels(width, height, limits)
         if image.format == "TIFF":

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from base.files import locked
 from vision.errors import VisionError
 
 KEY_BYTES = 32  # a sha256
@@ -120,7 +121,7 @@ class FeatureSpace:
                 'set feature_dtype = "float32", or another engine or precision'
             )
         self._check_there()
-        with _locked(self._lock, fcntl.LOCK_EX):
+        with locked(self._lock, fcntl.LOCK_EX):
             new = self.missing(keys)
             data = data[new]
             entries = np.array(
@@ -200,7 +201,7 @@ class FeatureCache:
         # Rows of other seeds and recipes gather in a space that every job uses, and would never be the unused ones.
         if needed < (size := _folder_size(folder)) and size + needed > self.limit_bytes:
             self._remove(folder)
-        with _locked(self._lock(name, "used"), fcntl.LOCK_SH):
+        with locked(self._lock(name, "used"), fcntl.LOCK_SH):
             folder.mkdir(exist_ok=True)
             files = folder / "rows.bin", folder / "keys.bin"
             for file in files:
@@ -232,7 +233,7 @@ class FeatureCache:
     def _remove(self, space: Path) -> bool:
         """Remove a space unless a job has it open; return whether it is gone."""
         try:
-            with _locked(self._lock(space.name, "used"), fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with locked(self._lock(space.name, "used"), fcntl.LOCK_EX | fcntl.LOCK_NB):
                 with suppress(FileNotFoundError):  # another job was faster
                     shutil.rmtree(space)
                 return True
@@ -242,14 +243,6 @@ class FeatureCache:
     def _lock(self, name: str, what: str) -> Path:
         # Beside the folder, not in it, and never removed: a lock on a file that somebody unlinks holds nobody off.
         return self.root / f"{name}.{what}"
-
-
-@contextmanager
-def _locked(path: Path, how: int) -> Iterator[None]:
-    """Hold a lock between processes; the kernel lets go of it when its holder dies."""
-    with path.open("a+") as file:  # over NFS a shared lock needs a file that is open for reading, too
-        fcntl.flock(file, how)
-        yield
 
 
 def _size(file: io.FileIO) -> int:
