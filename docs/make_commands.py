@@ -19,8 +19,8 @@ PAGE = Path(__file__).with_name("reference") / "commands.md"
 HEAD = """# Commands
 
 This page is written by `python docs/make_commands.py` from what `sortline COMMAND --help` says; change it in
-`producer/commands/`. [Exit codes](../../README.md#exit-codes) stand in the README, settings of the configuration file
-and the environment in [configuration](configuration.md).
+`producer/commands/`. See also: [exit codes](exit-codes.md), and [settings](configuration.md) of a configuration file
+and the environment.
 """
 RANGE = re.compile(r"^(?:x>=(\d+)|(\d+(?=<=x)))")
 

@@ -1,6 +1,6 @@
-"""Write docs/reference/configuration.md from the settings class: ``python docs/make_configuration.py``.
+"""Write docs/reference/configuration.md and recipe.md from their classes: ``python docs/make_configuration.py``.
 
-A unit test compares the page with what this script would write.
+A unit test compares the pages with what this script would write.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from configs.recipe import Augmentation, Recipe
 from configs.settings import Settings
 
-PAGE = Path(__file__).with_name("reference") / "configuration.md"
+FOLDER = Path(__file__).with_name("reference")
 
 # Meanings of settings whose field has no description of its own.
 MEANINGS = {
@@ -40,12 +40,11 @@ MEANINGS = {
 }
 BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
-HEAD = """# Configuration
+CONFIGURATION = """# Configuration
 
-This page is written by `python docs/make_configuration.py` from `configs/settings.py` and
-`configs/recipe.py`; change it there.
+This page is written by `python docs/make_configuration.py` from `configs/settings.py`; change it there.
 
-A setting is looked for in this order, the later winning:
+A setting is looked for in this order; the later one wins:
 
 1. the defaults below;
 2. the TOML file of `--config`: a path, or the name of one that ships (`default`, `digits`, `waste26`, `waste26-fast`,
@@ -53,39 +52,59 @@ A setting is looked for in this order, the later winning:
 3. the environment: `SORTLINE_` and the key in capitals, two underscores for a table;
 4. options of the command, such as `--home`, `--broker`, `--data-root`, `--store`, and `--set KEY=VALUE` of `train`.
 
-An unknown key is an error that names the nearest known one. A worker reads its own file and environment; of a
-producer's settings only those of `[training]` travel, inside the job. An empty variable counts as not set.
+An unknown key is an error that names the nearest known one. An empty variable counts as not set. A worker reads its own
+file and environment. Of a producer's settings only those of a [training recipe](recipe.md) travel, inside the job.
 
 ```sh
 export SORTLINE_CHUNK_IMAGES=64
 export SORTLINE_TRAINING__AUGMENTATION__FLIP=true
 sortline train photos/ --config waste26 --set epochs=20
 ```
+
+## Settings
 """
-SECTIONS: tuple[tuple[str, str, type[BaseModel]], ...] = (
-    ("General", "", Settings),
-    ("Training recipe: `[training]`", "training.", Recipe),
-    ("Augmentation: `[training.augmentation]`", "training.augmentation.", Augmentation),
-)
+RECIPE = """# Training recipe
+
+This page is written by `python docs/make_configuration.py` from `configs/recipe.py`; change it there.
+
+A recipe is the table `[training]` of a TOML file. `sortline train --config FILE` names the file, `--set KEY=VALUE`
+changes one value, `--sweep KEY=V1,V2` tries several. [Training](../guide/training.md#recipes) says which recipes ship.
+
+`taps`, `scales`, `mirrored`, `root` and `prototypes` need a backbone that is frozen whole (`freeze = "backbone"`).
+`lr_init` and `lr_end` may not be above `lr_max`.
+
+## Keys of `[training]`
+"""
+AUGMENTATION = "\n## Augmentation: `[training.augmentation]`\n"
 
 
-def page() -> str:
-    """Return the text of docs/reference/configuration.md."""
-    parts = [HEAD]
+def pages() -> dict[str, str]:
+    """Return the text of each page by its name."""
     used: set[str] = set()
-    for title, prefix, table in SECTIONS:
-        parts.append(f"\n## {title}\n\n| key | type and range | default | meaning |\n|---|---|---|---|\n")
-        for name, field in table.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                continue
-            key = prefix + name
-            meaning = field.description or MEANINGS[key]
-            used.add(key)
-            cells = (f"`{key}`", kind_of(field), default_of(name, field), meaning)
-            parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    found = {
+        "configuration.md": CONFIGURATION + table(Settings, "", "", used),
+        "recipe.md": RECIPE
+        + table(Recipe, "training.", "training.", used)
+        + AUGMENTATION
+        + table(Augmentation, "training.augmentation.", "training.", used),
+    }
     if stale := MEANINGS.keys() - used:
         raise SystemExit(f"MEANINGS has settings that are gone: {', '.join(sorted(stale))}")
-    return "".join(parts)
+    return found
+
+
+def table(record: type[BaseModel], prefix: str, hidden: str, used: set[str]) -> str:
+    """Return one row a field of ``record``, whose keys begin with ``prefix`` and are shown without ``hidden``."""
+    rows = ["\n| key | type and range | default | meaning |\n|---|---|---|---|\n"]
+    for name, field in record.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            continue
+        key = prefix + name
+        used.add(key)
+        shown = f"`{key.removeprefix(hidden)}`"
+        cells = (shown, kind_of(field), default_of(name, field), field.description or MEANINGS[key])
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    return "".join(rows)
 
 
 def kind_of(field: FieldInfo) -> str:
@@ -132,4 +151,5 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")

@@ -26,7 +26,7 @@ from tests.e2e.test_readme import run_block
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("images", "labelling", "models", "reports", "scaling")
+PAGES = ("images", "labelling", "models", "precision", "reports", "scaling")
 # Blocks that begin so are not run here, and why.
 NOT_HERE = {
     "magick mogrify": "needs ImageMagick, and pictures of a phone",
@@ -68,6 +68,7 @@ def test_the_blocks_of_a_page_run(page: str, kitchen: Path, open_redis_server: R
         "/mnt/photos": str(folder),
         "shard-0[1-3]": "shard-01",  # the other hosts' reports
         "--max-failures 0": "--max-failures 0 || test $? = 4",
+        "SORTLINE_PRECISION=bf16": "SORTLINE_PRECISION=f32",
         "--detach": "--detach > run.txt",  # what it prints is the name that the next line needs
         "inbox-4d5e6f70-20260301-1a2b3c": "$(cat run.txt)",
         "sorted/undo-photos-4d5e6f70-20260301-1a2b3c.jsonl": "$(ls sorted/undo-*)",
@@ -81,6 +82,11 @@ def test_the_blocks_of_a_page_run(page: str, kitchen: Path, open_redis_server: R
         said = [run_block(block, folder, replaced, settings) for block in blocks_of(page)]
 
     assert said
+    if page == "models":
+        assert (folder / "kitchen.xml").is_file()
+        assert ModelStore(home / "store").resolve("kitchen-copy").manifest.version == 1
+    if page == "precision":
+        assert {row["model"] for row in rows_of(folder / "report.csv")} == {"kitchen:2"}
     broken = [row["path"] for report in folder.glob("report.csv") for row in rows_of(report) if row["status"] != "ok"]
     assert broken == ["broken.jpg"] * (page == "images")
 

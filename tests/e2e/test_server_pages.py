@@ -16,12 +16,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from model_store.store import ModelStore
 from tests.broker.test_tls import TlsProxy
 from tests.canaries import secret
 from tests.conftest import LABELS, RedisServer, free_port, running_redis, write_images
 from tests.e2e.test_access import ACL
-from tests.e2e.test_label import rows_of, worker
+from tests.e2e.test_label import rows_of
 from tests.e2e.test_pages import all_blocks_of, kitchen, write_photo
 from tests.e2e.test_readme import run_block
 from tests.e2e.test_remote import KEYS, s3
@@ -33,13 +32,11 @@ pytestmark = pytest.mark.long
 
 # Blocks that begin so are not run here, and why.
 NOT_HERE = {
-    "sortline train DATASET": "the command's form",
-    "python -m benchmarks.training digits": "tests/e2e/test_benchmarks.py does, with tiny sizes",
     "sortline models import mobilenetv2": "tests/e2e/test_waste.py does, with weights",
     "cp configs/compose.env.example": "no container engine; tests/compose starts the services as processes",
     "docker compose run": "the same; tests/compose holds its commands to what `sortline` takes",
 }
-PAGES = ("training", "monitor", "deploy", "remote", "configuration")
+PAGES = ("training", "tuning", "monitor", "deploy", "remote", "configuration")
 STAYING = re.compile(r"^((?:[A-Z_]+=\S+ )?sortline (?:worker(?!.*--check)|monitor)\b.*)$", re.MULTILINE)
 SMALL = {
     "SORTLINE_TRAINING__EPOCHS": "1",
@@ -78,10 +75,10 @@ def test_every_block_of_these_pages_is_run_or_named() -> None:
     skipped = [block for page in PAGES for block in all_blocks_of(page) if block.startswith(tuple(NOT_HERE))]
 
     assert [start for start in NOT_HERE if not any(block.startswith(start) for block in skipped)] == []
-    assert [len(blocks_of(page)) for page in PAGES] == [7, 6, 4, 2, 1]
+    assert [len(blocks_of(page)) for page in PAGES] == [2, 1, 6, 4, 2, 1]
 
 
-def test_the_blocks_of_the_training_page_run(folder: Path, open_redis_server: RedisServer) -> None:
+def test_the_blocks_of_the_pages_about_training_run(folder: Path, open_redis_server: RedisServer) -> None:
     home = folder / "home"
     env = {"SORTLINE_BROKER": open_redis_server.url, "SORTLINE_DATA_ROOT": "/", **SMALL}
     replaced = {
@@ -93,19 +90,16 @@ def test_the_blocks_of_the_training_page_run(folder: Path, open_redis_server: Re
         "--broker redis://queue:6379/0": f"--broker {open_redis_server.url}",
         "train-kitchen-20260301-1a2b3c": "$(cat job.txt)",
         "sortline jobs cancel": "! sortline jobs cancel",  # it is over by then
-        "SORTLINE_PRECISION=bf16": "SORTLINE_PRECISION=f32",
     }
 
-    with trainer(open_redis_server, home), worker(open_redis_server, home, home / "store", "/"):
-        folds, search, job, label, models, exported, copied = run_page("training", folder, replaced, env)
+    with trainer(open_redis_server, home):
+        first, job = run_page("training", folder, replaced, env)
+        (search,) = run_page("tuning", folder, replaced, env)
 
-    assert "of 16 images in 2 folds by family" in folds
+    assert "published kitchen:4" in first
+    assert "published kitchen:5" in job
     assert "published" in search
-    assert "published kitchen:4" in job
-    assert [row["model"] for row in rows_of(folder / "report.csv")] == ["kitchen:2"] * 16, label
-    assert "kitchen@production is " in models
-    assert (folder / "kitchen.xml").is_file(), exported
-    assert ModelStore(home / "store").resolve("kitchen-copy").manifest.version == 1, copied
+    assert "of 16 images in 2 folds by family" in search
 
 
 def test_the_blocks_of_the_monitoring_page_run(folder: Path, redis_server: RedisServer) -> None:
@@ -177,7 +171,7 @@ def test_the_blocks_of_the_page_on_remote_images_run(
     (folder / "urls.txt").write_text("s3://bucket/photos/00001.png\ns3://bucket/photos/one.jpg\n")
     with serving(tmp_path / "web") as web:
         replaced = {
-            'pip install "sortline[remote]"': "python -c 'import s3fs'",
+            'pip install ".[remote]"': "python -c 'import s3fs'",
             "https://images.example.org": web.url,
             "redis://queue:6379/0": redis_server.url,
         }

@@ -123,10 +123,11 @@ def anchors_of(page: Path) -> set[str]:
     return {anchor_of(title) for title in titles}
 
 
-def test_the_configuration_page_is_what_its_script_writes() -> None:
+def test_the_pages_of_settings_and_recipes_are_what_their_script_writes() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
 
-    assert text_of("docs/reference/configuration.md") == script["page"](), "run: python docs/make_configuration.py"
+    for name, text in script["pages"]().items():
+        assert text_of(f"docs/reference/{name}") == text, "run: python docs/make_configuration.py"
 
 
 def test_the_commands_page_is_what_its_script_writes() -> None:
@@ -141,13 +142,6 @@ def test_every_line_of_an_example_fits_a_narrow_terminal() -> None:
     assert len(examples) == len(re.findall(r"^## sortline ", text_of("docs/reference/commands.md"), re.MULTILINE))
     # Help indents by three, and keeps two columns at the right; a longer line is broken where it can't be copied.
     assert [line for block in examples for line in block.splitlines() if len(line) > 76] == []
-
-
-def test_the_training_page_has_every_key_of_a_recipe() -> None:
-    keys = set(re.findall(r"^\| `training\.([\w.]+)`", text_of("docs/reference/configuration.md"), re.MULTILINE))
-    rows = "\n".join(re.findall(r"^\| (`[^|]+`) \|", text_of("docs/guide/training.md"), re.MULTILINE))
-
-    assert keys <= set(re.findall(r"`([\w.]+)`", rows))
 
 
 def test_the_list_of_pages_has_every_page_and_every_picture_is_shown() -> None:
@@ -191,14 +185,15 @@ def test_every_entry_about_an_error_is_a_piece_of_a_message_and_errors_find_it()
     assert entry_for("something else") is None
 
 
-def test_exit_codes_of_the_readme_are_those_of_the_code() -> None:
-    documented = {int(code) for code in re.findall(r"^\| `(\d+)` \|", text_of("README.md"), re.MULTILINE)}
+def test_documented_exit_codes_are_those_of_the_code() -> None:
+    section = text_of("docs/reference/exit-codes.md").partition("## Of the commands")[2].partition("\n## ")[0]
+    documented = {int(code) for code in re.findall(r"^\| `(\d+)` \|", section, re.MULTILINE)}
 
     assert documented == {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
 
 
-def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
-    section = text_of("docs/guide/labelling.md").partition("## Reason codes")[2].partition("\n## ")[0]
+def test_documented_reason_codes_are_those_of_the_code_each_with_what_to_do() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", text_of("docs/reference/reason-codes.md"), re.MULTILINE)
     raised = {
         node.args[0].value
         for package in ("base", "storage", "vision", "worker")
@@ -208,21 +203,23 @@ def test_reason_codes_of_the_labelling_page_are_those_of_the_code() -> None:
         if node.args and isinstance(node.args[0], ast.Constant)
     }
 
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == raised
+    assert {code for code, _, _ in rows} == raised
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/guide/reports.md"])
-def test_documented_columns_are_those_of_the_report(name: str) -> None:
+def test_documented_columns_are_those_of_the_report() -> None:
     plan = Plan(
         run="r", source="s", base="/", data_root="/", walked=True, labels=["a", "b"], groups=[None, None], top_k=2,
         chunk_images=1, model=ModelPin(name="m", version=1, digest="0" * 64),
     )  # fmt: skip
-    table = text_of(name).partition("| column | holds |")[2].partition("\n\n")[0]
+    reference, readme = text_of("docs/reference/report-columns.md"), text_of("README.md")
+    table = reference.partition("| column | holds |")[2].partition("\n\n")[0]
     columns = [
         column for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for column in re.findall(r"`(\w+)`", row)
     ]
 
     assert columns == header(Layout.of(plan))
+    assert ",".join(columns) in reference.splitlines()
+    assert ",".join(columns) in readme.splitlines()
 
 
 def test_the_scaling_page_names_the_keys_that_an_autoscaler_counts() -> None:
@@ -230,11 +227,3 @@ def test_the_scaling_page_names_the_keys_that_an_autoscaler_counts() -> None:
 
     listed = set(re.findall(r"listName: (\S+)", text_of("docs/guide/scaling.md")))
     assert listed == {keys.queue(LABEL_QUEUE), keys.unacked}
-
-
-def test_the_images_page_says_what_to_do_about_every_reason() -> None:
-    def codes(page: str, title: str) -> set[str]:
-        section = text_of(page).partition(f"## {title}")[2].partition("\n## ")[0]
-        return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
-
-    assert codes("docs/guide/images.md", "Reasons, and what to do") == codes("docs/guide/labelling.md", "Reason codes")
