@@ -111,7 +111,8 @@ def _jpegs() -> Iterator[Awkward]:
     yield Awkward("jpeg/hierarchical.jpg", plain.replace(b"\xff\xc0", b"\xff\xc5", 1), "unsupported_format")
     yield Awkward("jpeg/ls.jpg", plain.replace(b"\xff\xc0", b"\xff\xf7", 1), "unsupported_format")
     yield Awkward("jpeg/no-height.jpg", _frame_patched(plain, height=0), "corrupt")
-    yield Awkward("jpeg/no-end-mark.jpg", plain[:-2], "truncated")
+    yield from _jpegs_without_end()
+    yield from _jpegs_with_pixels_missing()
     yield Awkward("jpeg/trailing-bytes.jpg", plain + b"and what a camera leaves behind" * 99)
     yield Awkward("jpeg/odd-exif.jpg", encoded(picture(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\0\x12"))
     yield Awkward("jpeg/header-only.jpg", b"\xff\xd8\xff\xd9", "corrupt")
@@ -121,6 +122,58 @@ def _jpegs() -> Iterator[Awkward]:
     yield Awkward("jpeg/film-behind.jpg", film)
     two = encoded(picture(), "MPO", save_all=True, append_images=[picture().rotate(180)], quality=95, subsampling=0)
     yield Awkward("jpeg/two-pictures.jpg", two)
+
+
+def _jpegs_without_end() -> Iterator[Awkward]:
+    """Yield JPEGs that hold every pixel, and lack only the mark of their end or have something before it."""
+    kinds: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "baseline": (picture(), {}),
+        "progressive": (picture(), {"progressive": True}),
+        "restarts": (picture(), {"restart_marker_blocks": 1}),
+        "cmyk": (picture("CMYK"), {}),
+    }
+    for kind, (image, options) in kinds.items():
+        whole = encoded(image, "JPEG", **options)
+        for name, end in {
+            "none": b"",
+            "half": b"\xff",
+            "zeros": b"\0\0",
+            "many-zeros": b"\0" * 500,
+            "others": b"\x5a\xc3",
+        }.items():
+            yield Awkward(f"jpeg/end-{name}-{kind}.jpg", whole[:-2] + end)
+        yield Awkward(f"jpeg/zeros-before-end-{kind}.jpg", whole[:-2] + b"\0" * 500 + whole[-2:])
+        yield Awkward(f"jpeg/byte-before-end-{kind}.jpg", whole[:-2] + b"\0" + whole[-2:])
+    plain = encoded(picture(), "JPEG")
+    yield Awkward("jpeg/jfif-7.jpg", plain.replace(b"JFIF\0\x01", b"JFIF\0\x07"))
+    yield Awkward("jpeg/jfif-7-without-end.jpg", plain[:-2].replace(b"JFIF\0\x01", b"JFIF\0\x07"))
+    start = plain.index(b"\xff\xda")
+    yield Awkward("jpeg/scan-parameters.jpg", plain[: start + 11] + b"\0\0\0" + plain[start + 14 :])
+
+
+def _jpegs_with_pixels_missing() -> Iterator[Awkward]:
+    noise = np.random.default_rng(5).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    other = np.random.default_rng(6).integers(0, 254, 2000, dtype=np.uint8).tobytes()
+    kinds: dict[str, tuple[str, dict[str, object]]] = {
+        "baseline": ("RGB", {}),
+        "progressive": ("RGB", {"progressive": True}),
+        "restarts": ("RGB", {"restart_marker_blocks": 4}),
+        "grey": ("L", {}),
+        "cmyk": ("CMYK", {}),
+        "rgb": ("RGB", {"keep_rgb": True}),
+    }
+    for kind, (mode, options) in kinds.items():
+        whole = encoded(Image.fromarray(noise).convert(mode), "JPEG", **options)
+        first = whole[: whole.index(b"\xff\xda") + len(whole) // 3]
+        lost = len(whole) - 2 - len(first)
+        yield Awkward(f"jpeg/cut-and-closed-{kind}.jpg", first + b"\xff\xd9", "corrupt")
+        yield Awkward(f"jpeg/rest-zeros-{kind}.jpg", first + b"\0" * lost + b"\xff\xd9", "corrupt")
+        yield Awkward(f"jpeg/rest-zeros-without-end-{kind}.jpg", first + b"\0" * lost, "truncated")
+        middle = first + other[:400] + whole[len(first) + 400 :]
+        yield Awkward(f"jpeg/other-bytes-{kind}.jpg", middle, "corrupt")
+    restarts = encoded(Image.fromarray(noise), "JPEG", restart_marker_blocks=4)
+    start, end = (restarts.index(bytes((0xFF, mark))) for mark in (0xD1, 0xD3))
+    yield Awkward("jpeg/restart-missing.jpg", restarts[:start] + restarts[end:], "corrupt")
 
 
 def _segment(marker: int, content: bytes) -> bytes:

@@ -11,9 +11,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -22,21 +20,13 @@ from base.errors import ImageError
 from base.files import check_size
 from base.image_files import PILLOW_FORMATS
 from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
+from vision.images.jpeg_pixels import decode_jpeg, whole_jpeg
+from vision.images.pixels import Pixels
 from vision.images.signatures import ends_early, foreign_format, read_format
 
-Pixels = NDArray[np.uint8]
 # From width and height of the upright image: by what a JPEG decoder may shrink both sides.
 Room = Callable[[int, int], float]
 
-_REDUCED = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_COLOR_8,
-}
-
-# The chunk is what we work on in parallel. Two thread pools in one process ruin each other, so OpenCV's stays off.
-cv2.setNumThreads(0)
 # Pillow's own limit warns or raises by a global; ours is per call, and checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 # Pillow warns about odd EXIF and palettes, which changes nothing for us; under `-W error` a good image would become an
@@ -86,19 +76,9 @@ def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> Decode
     if header is not None:
         _check_pixels(header.width_px, header.height_px, limits)
         shrink = _shrink(header.width_px, header.height_px, header.orientation, room)
-        if (pixels := _decode_with_opencv(data, shrink)) is not None:
+        if (pixels := decode_jpeg(data, header, shrink)) is not None:
             return _oriented(pixels, header.width_px, header.height_px, header.orientation)
     return _decode_with_pillow(data, limits, room)
-
-
-def _decode_with_opencv(data: bytes, shrink: int) -> Pixels | None:
-    """Return the pixels of an ordinary JPEG, or None: Pillow then says what is wrong with it."""
-    try:
-        # Both libraries carry libjpeg-turbo and agree to the bit, at every scale.
-        found = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[shrink] | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
-    return cast("Pixels | None", found)
 
 
 def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
@@ -111,6 +91,8 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
             tags = image.tag_v2  # type: ignore[attr-defined]
             _check_pixels(_length(tags.get(322)), _length(tags.get(323)), limits)
         if image.format in ("JPEG", "MPO"):
+            if (whole := whole_jpeg(data)) is not data:
+                image = Image.open(io.BytesIO(whole), formats=PILLOW_FORMATS)
             shrink = _shrink(width, height, _orientation(image), room)
             image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
         image.load()

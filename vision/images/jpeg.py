@@ -18,6 +18,9 @@ _UNUSUAL_FRAMES = {
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "a hierarchical JPEG"),
     0xF7: "a JPEG-LS file",
 }
+_SCAN = 0xDA
+_ADOBE = 0xEE
+_TABLES = frozenset({0xDB, 0xC4, 0xCC, 0xDD, _ADOBE})  # quantisation, Huffman, arithmetic, restarts, colour model
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 _ORIENTATION_TAG = 0x0112
 _MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]")  # FF 00 is a coded byte FF; the others have no length
@@ -48,7 +51,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             exif_segments += 1
             orientation = _orientation(segment[6:])
-        elif marker == 0xEE and segment.startswith(b"Adobe"):
+        elif marker == _ADOBE and segment.startswith(b"Adobe"):
             if len(segment) < 12 or segment[11] != 1:  # 1: YCbCr, as without the segment
                 return None
         elif marker == 0xE1 and b"Orientation" in segment:
@@ -73,6 +76,24 @@ def unusual_kind(data: bytes) -> str | None:
     return None
 
 
+def bare_jpeg(data: bytes) -> tuple[bytes, int]:
+    """Return a JPEG without what its pixels don't need (EXIF, profiles, comments), and where its first scan starts.
+
+    What is harmless in those parts would otherwise be what a decoder warns of first.
+    """
+    parts = [data[:2]]
+    at = 2
+    while (found := _MARKER.search(data, at)) is not None:
+        marker, start = data[found.end() - 1], found.end() - 2
+        if marker in (0xD9, _SCAN):
+            head = b"".join(parts)
+            return head + data[start:], len(head)
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        if marker in _TABLES or marker in _START_OF_FRAME:
+            parts.append(data[start:at])
+    return data, len(data)
+
+
 def has_too_many_scans(data: bytes) -> bool:
     """Whether a JPEG has more than `MAX_SCANS` scans. What follows its end (films, depth maps) does not count."""
     if data[:2] != b"\xff\xd8":
@@ -85,7 +106,7 @@ def has_too_many_scans(data: bytes) -> bool:
             break
         if marker in _START_OF_FRAME:
             frame, components = marker, int.from_bytes(data[at + 7 : at + 8], "big")
-        if marker == 0xDA:
+        if marker == _SCAN:
             if scans == 0 and _has_few(data, at, frame, components):
                 return False
             scans += 1
@@ -112,7 +133,7 @@ def _segments(data: bytes) -> list[tuple[int, bytes]]:
             at += 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if length < 2 or at + 2 + length > len(data) or marker in (0xD9, 0xDA):
+        if length < 2 or at + 2 + length > len(data) or marker in (0xD9, _SCAN):
             break
         found.append((marker, data[at + 4 : at + 2 + length]))
         if marker in _START_OF_FRAME:

@@ -20,10 +20,10 @@ from vision.images.decode import (
     DEFAULT_LIMITS,
     DecodedImage,
     ImageLimits,
-    Pixels,
     decode_image,
     decode_within,
 )
+from vision.images.pixels import Pixels
 
 __all__ = [
     "DecodedImage",
@@ -34,6 +34,9 @@ __all__ = [
     "decode_image",
     "load_image",
 ]
+
+# The chunk is what we work on in parallel. Two thread pools in one process ruin each other, so OpenCV's stays off.
+cv2.setNumThreads(0)
 
 Fit = Literal["stretch", "crop", "pad"]
 

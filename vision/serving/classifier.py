@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from base.errors import ImageError
 from vision.errors import EngineError
-from vision.images.decode import DEFAULT_LIMITS, ImageLimits, Pixels
+from vision.images.decode import DEFAULT_LIMITS, ImageLimits
+from vision.images.pixels import Pixels
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine
 from vision.serving.engines.batching import available_cpus

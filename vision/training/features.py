@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from base.errors import ImageError
 from base.files import read_file
-from vision.images.decode import ImageLimits, Pixels
+from vision.images.decode import ImageLimits
+from vision.images.pixels import Pixels
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.classifier import forward
 from vision.serving.engines import Engine
