@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from configs.settings import Settings
+from configs import Settings
 from jobs.broker import AWAY, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, celery_broker_url, tls_options
 from jobs.transport import COMPRESSION
 

@@ -15,7 +15,7 @@ from flower.views.tasks import TasksView
 from kombu import Queue
 from tornado.web import url
 
-from configs.settings import load_settings
+from configs import load_settings
 from jobs.app import LABEL_QUEUE, TRAIN_QUEUE, App, make_app
 
 # Without the name: the arguments say what it is. The newest are first, since `received` is there.

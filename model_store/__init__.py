@@ -1,0 +1,17 @@
+"""Model versions on a disk or share, and the aliases that say which of them is used."""
+
+from typing import TYPE_CHECKING
+
+from base.doors import lazy
+
+if TYPE_CHECKING:
+    from model_store.errors import ChecksumError, ManifestError, ModelNotFound, StoreError, StoreUnavailable
+    from model_store.manifest import ClassEntry, Golden, Manifest, ManifestDraft, PrecisionProof
+    from model_store.store import ModelStore, ModelVersion
+else:
+    __getattr__ = lazy(
+        __name__,
+        errors="ChecksumError ManifestError ModelNotFound StoreError StoreUnavailable",
+        manifest="ClassEntry Golden Manifest ManifestDraft PrecisionProof",
+        store="ModelStore ModelVersion",
+    )

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from markupsafe import Markup
 
-__all__ = ["accuracy_card", "card", "data_uri", "template"]
-
 TEMPLATES = Path(__file__).with_name("templates")
 
 

@@ -78,9 +78,9 @@ def _code_of(error: Exception) -> int | None:
     """Return the exit code of an error that is ours to explain, else None."""
     if isinstance(error, ProducerError):
         return error.exit_code
-    from configs.errors import SettingsError
+    from configs import SettingsError
     from jobs.errors import BrokerError, MessageError
-    from model_store.errors import StoreError
+    from model_store import StoreError
 
     if isinstance(error, SettingsError):
         return USAGE

@@ -13,8 +13,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from configs.errors import SettingsError
-from configs.settings import Settings, load_settings
+from configs import Settings, SettingsError, load_settings
 from jobs.app import LABEL_QUEUE, TRAIN_QUEUE
 from jobs.broker import check, connect
 from jobs.errors import BrokerAway, BrokerError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base.process import die_with
-from configs.settings import Settings
+from configs import Settings
 from worker.logs import set_up_logging
 
 

@@ -13,7 +13,7 @@ import sys
 from datetime import datetime, timezone
 
 from base.text import printable
-from configs.settings import Settings
+from configs import Settings
 from jobs.broker import passwords
 
 FIELDS = "sortline_fields"  # attribute of a record

@@ -18,12 +18,11 @@ import redis
 
 from base.fault import fault
 from base.process import resident_bytes
-from configs.settings import Settings
+from configs import Settings
 from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys, connect
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
-from model_store.errors import ChecksumError, ManifestError, ModelNotFound
-from model_store.store import ModelStore
+from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore
 from storage import Folder, open_folder
 from vision.errors import VisionError
 from vision.images.decode import ImageLimits

@@ -15,13 +15,12 @@ from celery.signals import setup_logging
 
 from base.errors import UnavailableError
 from base.fault import fault
-from configs.recipe import read_recipe
-from configs.settings import Settings
+from configs import Settings, read_recipe
 from jobs.app import LABEL_CHUNK, QUEUED_AT, TRAIN_MODEL, make_app
 from jobs.broker import AWAY
 from jobs.errors import OtherForm
 from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, TrainModel, from_json
-from model_store.errors import StoreUnavailable
+from model_store import StoreUnavailable
 from worker.errors import JobCancelled, JobRefused
 from worker.intake import guard
 from worker.label.chunk import label_chunk

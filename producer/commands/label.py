@@ -34,7 +34,7 @@ from producer.commands.options import (
 from producer.errors import OK, TOO_MANY_FAILURES, RunCancelled, UsageError
 
 if TYPE_CHECKING:
-    from configs.settings import Settings
+    from configs import Settings
     from producer.local.session import Session
     from producer.reports.request import Request
     from producer.reports.tally import Tally
@@ -159,7 +159,7 @@ class Labelling:
 
 def label_source(settings: Settings, labelling: Labelling) -> int:
     """Label a source through the queue and write its reports; return the exit code."""
-    from model_store.store import ModelStore
+    from model_store import ModelStore
     from producer.local.session import is_alone, open_session
     from producer.local.stack import private_root
     from producer.run.runs import find_model, open_run, run_path

@@ -15,8 +15,8 @@ import typer
 from producer.commands.options import Home, Store, settings_of
 
 if TYPE_CHECKING:
-    from configs.settings import Settings
-    from model_store.store import ModelStore
+    from configs import Settings
+    from model_store import ModelStore
 
 app = typer.Typer(no_args_is_help=True, help="List, show, import, export, promote and roll back models.")
 
@@ -196,7 +196,7 @@ def _run_worker(module: str, arguments: list[str], settings: Settings) -> int:
 
 
 def _store(store: Path | None, home: Path | None) -> ModelStore:
-    from model_store.store import ModelStore
+    from model_store import ModelStore
 
     return ModelStore(settings_of(home=home, store=store).store_root)
 

@@ -13,7 +13,7 @@ import typer
 from producer.errors import UsageError
 
 if TYPE_CHECKING:  # pydantic is slow to import, and --help needs none of it
-    from configs.settings import Settings
+    from configs import Settings
 
 Home = Annotated[
     Path | None,
@@ -120,7 +120,7 @@ def settings_of(
     training: dict[str, Any] | None = None,
 ) -> Settings:
     """Return the settings of a command."""
-    from configs.settings import load_settings
+    from configs import load_settings
 
     if broker is not None and (urlsplit(broker).password or "password=" in urlsplit(broker).query):
         # Every user of this machine can read command lines.

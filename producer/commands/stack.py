@@ -17,7 +17,7 @@ from producer.commands.options import Broker, Config, DataRoot, Home, Store, set
 from producer.errors import FAILURE, OK, UNREACHABLE, ProducerError, UsageError
 
 if TYPE_CHECKING:
-    from configs.settings import Settings
+    from configs import Settings
 
 CHECK_LIMIT_S = 5.0
 
@@ -59,7 +59,7 @@ def worker(
 
       sortline worker --queues train --broker redis://queue:6379/0
     """
-    from configs.tables import find_config
+    from configs import find_config
 
     settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
     if settings.broker is None:

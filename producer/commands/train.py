@@ -122,7 +122,7 @@ def train(
     """
     from rich.console import Console
 
-    from configs.tables import parse_assignments
+    from configs import parse_assignments
     from producer.local.session import open_session
     from producer.training.jobs import enqueue_training, new_job, plan_training
     from producer.training.sweep import parse_axes, plan_trials, refuse_other_splits

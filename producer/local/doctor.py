@@ -13,11 +13,10 @@ from typing import Literal
 import redis
 
 from base.errors import UnavailableError
-from configs.settings import Settings
+from configs import Settings
 from jobs.broker import check, connect, mask
 from jobs.errors import BrokerError
-from model_store.errors import StoreError
-from model_store.store import ModelStore
+from model_store import ModelStore, StoreError
 from producer.errors import ProducerError
 from producer.local.session import open_session
 from producer.local.stack import find_redis_server, is_answering, shared_stack_socket

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from configs.settings import Settings
+from configs import Settings
 from jobs.board import JobBoard
 from jobs.broker import Keys, check, connect, mask
 from jobs.errors import BrokerError

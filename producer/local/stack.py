@@ -17,7 +17,7 @@ from pathlib import Path
 
 import redis
 
-from configs.settings import ENV_PREFIX, Settings
+from configs import ENV_PREFIX, Settings
 from jobs.broker import Keys
 from producer.local.supervisor import StackError, Supervisor
 

@@ -116,7 +116,7 @@ class Layout:
 def read_class_map(path: Path) -> dict[str, tuple[str, str | None]]:
     """Return the class map in a TOML file (label = "name" or {name, group}), or in a CSV of label, name, group."""
     if path.suffix.lower() == ".toml":
-        from configs.tables import read_toml
+        from configs import read_toml
 
         found = {label: _entry(path, label, value) for label, value in read_toml(path).items()}
     else:

@@ -11,10 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from configs.settings import Settings
+from configs import Settings
 from jobs.messages import ModelPin
-from model_store.errors import ModelNotFound
-from model_store.store import ModelStore, ModelVersion
+from model_store import ModelNotFound, ModelStore, ModelVersion
 from producer.errors import UsageError
 from producer.run.run_file import Plan, RunFile
 from producer.sources.images import Source

@@ -11,7 +11,7 @@ from base.errors import ImageError, UnavailableError
 from base.image_files import has_image_suffix
 from base.paths import path_to_text
 from base.urls import checked_url, decoded
-from configs.settings import Settings
+from configs import Settings
 from producer.errors import UsageError
 from producer.sources.images import Source
 from storage import Entry, ExtraMissing, Folder, TransientError, open_folder, with_retries

@@ -12,12 +12,11 @@ from typing import Literal
 
 from base.names import MODEL_NAME
 from base.paths import path_to_text
-from configs.settings import Settings
+from configs import Settings
 from jobs.board import JobState
 from jobs.broker import AWAY
 from jobs.messages import JobEvent, ModelPin, TrainModel, from_json, to_json
-from model_store.errors import ModelNotFound, StoreUnavailable
-from model_store.store import ModelStore
+from model_store import ModelNotFound, ModelStore, StoreUnavailable
 from producer.errors import PATIENCE_S, BrokerUnreachable, ProducerError, UsageError
 from producer.local.session import Session
 

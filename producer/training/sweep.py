@@ -15,9 +15,7 @@ from typing import Any
 
 import redis
 
-from configs.errors import SettingsError
-from configs.recipe import Recipe, read_recipe
-from configs.tables import parse_assignments
+from configs import Recipe, SettingsError, parse_assignments, read_recipe
 from jobs.board import JobState
 from jobs.messages import JobEvent, TrainModel
 from producer.errors import UsageError

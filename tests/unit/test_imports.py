@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ MAY_IMPORT = {
     "configs": {"base"},
     "base": set(),
 }
+ROOMS = ("vision.images", "vision.networks", "vision.serving", "vision.training")
+NO_DOOR_YET = ("jobs", "vision")
+LAZY_DOORS = ["configs", "model_store"]
+DOORS = [*LAZY_DOORS, "pages", "storage"]
 CELERY_DOORS = {
     "jobs/app.py",
     "jobs/monitored.py",  # loaded by Flower, which is Celery's
@@ -110,9 +115,11 @@ def test_nothing_runs_text_as_code() -> None:
 
 
 def test_modules_are_not_imported_by_a_name_made_at_run_time() -> None:
+    """But by the doors of packages, whose names are literals; see below."""
     assert [
         f"{file}:{call.lineno}"
         for file, tree in TREES.items()
+        if file != "base/doors.py"
         for call in calls(tree)
         if (isinstance(call.func, ast.Attribute) and call.func.attr == "import_module")
         or (isinstance(call.func, ast.Name) and call.func.id == "import_module")
@@ -222,3 +229,77 @@ def test_a_private_stack_starts_before_the_command_has_loaded_celery() -> None:
 
 def test_what_both_sides_share_loads_no_network_library() -> None:
     assert loaded_by([*modules_of("model_store"), "jobs.messages", "jobs.app", "jobs.board"], HEAVY) == []
+
+
+def package_of(module: str) -> str:
+    """Return the package that others know ``module`` by; of base each module is a door of its own."""
+    known = [name for name in (*MAY_IMPORT, *ROOMS) if f"{module}.".startswith(f"{name}.")]
+    return module if module.startswith("base.") else max(known, key=len, default=module)
+
+
+def from_imports(tree: ast.AST) -> Iterator[ast.ImportFrom]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+
+
+def door_of(package: str) -> ast.Module:
+    return TREES[f"{package.replace('.', '/')}/__init__.py"]
+
+
+def exported(package: str) -> set[str]:
+    """Return the names that a door takes from its own modules, or makes itself."""
+    door = door_of(package)
+    imported = {
+        alias.name for node in from_imports(door) if f"{node.module}.".startswith(f"{package}.") for alias in node.names
+    }
+    return imported | {
+        node.name for node in door.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+
+
+def test_packages_are_imported_by_their_doors_only() -> None:
+    found = [
+        f"{file}:{line} imports {name}"
+        for file, tree in TREES.items()
+        for line, name in imports(tree)
+        if name.split(".")[0] in MAY_IMPORT
+        if package_of(name) not in (name, package_of(file.removesuffix(".py").replace("/", ".")))
+    ]
+
+    assert [line for line in found if not line.split()[-1].startswith(NO_DOOR_YET)] == []
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_a_door_gives_what_others_need_and_no_more(package: str) -> None:
+    needed = {
+        alias.name
+        for file, tree in TREES.items()
+        if not file.startswith(f"{package.replace('.', '/')}/")
+        for node in from_imports(tree)
+        if node.module == package
+        for alias in node.names
+    }
+
+    assert exported(package) == needed
+    modules = {Path(file).stem for file in TREES if file.startswith(f"{package.replace('.', '/')}/")}
+    assert not exported(package) & modules  # a name that is a module as well means the one or the other by chance
+
+
+@pytest.mark.parametrize("package", LAZY_DOORS)
+def test_a_lazy_door_opens_to_the_names_that_type_checkers_know(package: str) -> None:
+    (opened,) = [call for call in calls(door_of(package)) if ast.unparse(call.func) == "lazy"]
+    table = {
+        (f"{package}.{keyword.arg}", name)
+        for keyword in opened.keywords
+        for name in ast.literal_eval(keyword.value).split()
+    }
+
+    assert table == {
+        (node.module, alias.name)
+        for node in from_imports(door_of(package))
+        if node.module not in ("base.doors", "typing")
+        for alias in node.names
+    }
+    module = importlib.import_module(package)
+    assert [name for _, name in table if not hasattr(module, name)] == []
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nonsense'"):
+        _ = module.nonsense

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from base.errors import ImageError
 from base.process import die_with, how_it_ended
-from configs.settings import Settings
+from configs import Settings
 from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
 from worker.errors import WorkerError
 from worker.label.chunk import label_chunk

@@ -23,11 +23,8 @@ from typing import Any, Final
 import numpy as np
 
 from base.files import write_file
-from configs.errors import SettingsError
-from configs.settings import load_settings
-from model_store.errors import StoreError
-from model_store.manifest import Manifest
-from model_store.store import ModelStore
+from configs import SettingsError, load_settings
+from model_store import Manifest, ModelStore, StoreError
 from vision.errors import EngineError, VisionError
 from vision.images.preprocess import Preprocessing
 from vision.networks.spec import MOBILENET_V2, NetworkSpec

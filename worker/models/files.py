@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from model_store.store import ModelStore, ModelVersion
+from model_store import ModelStore, ModelVersion
 from vision.serving.engines import MindSporeNetwork, ModelFiles
 from vision.serving.graph_spec import GraphSpec
 

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.errors import SettingsError
-from configs.settings import load_settings
-from model_store.errors import StoreError
-from model_store.manifest import ClassEntry
-from model_store.store import ModelStore
+from configs import SettingsError, load_settings
+from model_store import ClassEntry, ModelStore, StoreError
 from vision.errors import VisionError, WeightsError
 
 GOLDEN_IMAGES = 4

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ImageError
-from model_store.manifest import Golden, PrecisionProof
+from model_store import Golden, PrecisionProof
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine, ModelFiles, open_engine

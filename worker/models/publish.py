@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from jobs.messages import ModelPin
-from model_store.errors import StoreUnavailable
-from model_store.manifest import ClassEntry, Golden, ManifestDraft, PrecisionProof
-from model_store.store import ModelStore, ModelVersion
+from model_store import ClassEntry, Golden, ManifestDraft, ModelStore, ModelVersion, PrecisionProof, StoreUnavailable
 from vision.errors import EngineError
 from vision.images.decode import DEFAULT_LIMITS, ImageLimits
 from vision.images.preprocess import Preprocessing

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.recipe import Recipe
+from configs import Recipe
 from jobs.messages import ModelPin
 from vision.images.preprocess import Preprocessing
 from vision.networks.spec import LAST_CHANNELS, NetworkSpec

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from base.files import read_file
 from jobs.messages import ModelPin
-from model_store.store import ModelVersion
+from model_store import ModelVersion
 from worker.runtime import Runtime
 
 READ_AT_ONCE = 256

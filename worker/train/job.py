@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 
 from base.errors import UnavailableError
 from base.paths import text_to_path
-from configs.recipe import Recipe
+from configs import Recipe
 from jobs.messages import JobEvent, ModelPin, TrainModel
-from model_store.errors import StoreError
-from model_store.manifest import ClassEntry, PrecisionProof
-from model_store.store import ModelVersion
+from model_store import ClassEntry, ModelVersion, PrecisionProof, StoreError
 from vision.errors import VisionError
 from vision.images.preprocess import Preprocessing, load_image
 from vision.networks.heads import build_dense, set_radial_head

@@ -17,7 +17,7 @@ from base.errors import ImageError
 from base.files import read_file
 from base.intervals import wilson_interval
 from base.paths import path_to_text
-from model_store.manifest import PrecisionProof
+from model_store import PrecisionProof
 from pages import accuracy_card, card, data_uri, template
 from vision.images.decode import ImageLimits, decode_within
 from vision.training import metrics

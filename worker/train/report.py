@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.manifest import PrecisionProof
+from model_store import PrecisionProof
 from vision.training import metrics
 from vision.training.calibration import softmax
 from vision.training.dataset import ClassInfo, LabelledImage
