@@ -11,16 +11,32 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
+# uv installs several times faster than pip. pip brings it, pinned in each lock, and installs from the same lock where uv
+# fails. uv does not read pip's configuration, so it is given pip's index. -qq: errors only.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+PIP_INDEX := $(BIN)/python -m pip config list | sed -n "s/.*\.index-url='\(.*\)'$$/\1/p" | head -1
+UV := UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX-$$($(PIP_INDEX))}" $(BIN)/uv --quiet pip
+
+define install
+@test -n "$(PYTHON)" || { echo "Sortline needs Python 3.10, 3.11 or 3.12: make PYTHON=/path/to/python3.12"; exit 1; }
+@echo "installing what $(1) pins into .venv: seconds, or minutes where it has to be downloaded"
+@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+@sed -n '/^uv==/,/[^\\]$$/p' $(1) > .venv/uv.txt
+@{ $(PIP) --require-hashes -r .venv/uv.txt && $(UV) install --python $(BIN)/python --require-hashes -r $(1); } || \
+	{ echo "uv failed; pip installs the same, in some minutes" && $(PIP) --require-hashes -r $(1); }
+@$(PIP) --no-deps --no-build-isolation -e .
+@touch .venv/demo $@
+endef
+
+.venv/demo: requirements-demo.lock pyproject.toml
+	$(call install,requirements-demo.lock)
+
 .venv/ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Sortline needs Python 3.10, 3.11 or 3.12: make PYTHON=/path/to/python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+	$(call install,requirements.lock)
 
 setup: .venv/ready ## Make .venv with everything pinned; leaves .venv/bin/sortline
 
-demo: .venv/ready ## Train on real digits, label 360 unseen ones through the queue, report
+demo: .venv/demo ## Train on real digits, label 360 unseen ones through the queue, report
 	$(BIN)/python examples/digits_demo.py demo-run
 
 pictures: .venv/ready ## Take the pictures of docs/images from a run of the demo (needs chromium)
@@ -50,9 +66,14 @@ test-long: .venv/ready ## The other tests: storms, repeats, page blocks, benchma
 soak: .venv/ready ## The chaos test, longer: SOAK="--images 200000 --workers 8 --worker-kills 500" and more
 	$(BIN)/python -m tests.chaos.soak $(SOAK)
 
-lock: ## Pin all dependencies anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-		--extra train --extra int8 --extra monitor --extra parquet --extra remote --extra demo --extra dev pyproject.toml -o requirements.lock
+# Not gpu and onnx: they can't lie beside train.
+EXTRAS := train int8 monitor parquet remote demo build dev
+COMPILE := $(UV) compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+	pyproject.toml
+
+lock: .venv/ready ## Pin all dependencies anew
+	$(COMPILE) $(EXTRAS:%=--extra %) -o requirements.lock
+	$(COMPILE) --extra train --extra demo --extra build --constraint requirements.lock -o requirements-demo.lock
 
 clean: ## Remove what make made
 	rm -rf .venv demo-run build dist .mypy_cache .ruff_cache .pytest_cache
