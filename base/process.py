@@ -1,4 +1,4 @@
-"""Processes of this machine: how they end, that none outlives its parent, and what memory they hold."""
+"""Processes of this machine: how they end, that none outlives its parent, which cores they may use, what they hold."""
 
 from __future__ import annotations
 
@@ -28,6 +28,19 @@ def die_with(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != parent_pid:  # the parent died before the line above
             os._exit(1)
+
+
+def available_cpus() -> int:
+    """Return how many cores this process may use, by affinity and by a container's quota (at least 1).
+
+    Runtimes look at the affinity only: in a container limited to 2 of 64 cores they would start 64 threads.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # cgroup v2: "200000 100000" = 2 cores
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def resident_bytes() -> int:

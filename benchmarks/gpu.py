@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from base.process import available_cpus
 from benchmarks.home import SORTLINE, environment, label, stack, temporary_home, wait_for
 from benchmarks.limit import link_all
 from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine, open_engine, precisions
-from vision.serving.engines.batching import available_cpus
 from worker.models.files import read_files
 
 PHOTOS_IN_MEMORY = 1024

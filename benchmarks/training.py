@@ -29,6 +29,7 @@ import mindspore
 import numpy as np
 import psutil
 
+from base.process import available_cpus
 from benchmarks.home import SORTLINE, environment, peak_memory
 from benchmarks.mindspore_alone import BATCH, batched_rate, single_rate, step_seconds
 from examples.digits_demo import write_digits
@@ -37,7 +38,6 @@ from vision.networks.served import build_network
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, read_safetensors, set_weights
 from vision.serving.engines import ModelFiles, open_engine
-from vision.serving.engines.batching import available_cpus
 from vision.serving.export import export_onnx, graph_spec
 from vision.training.parts import build_frozen, frozen_spec
 

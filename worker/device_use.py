@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,8 @@ from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from base.process import available_cpus
 
 NVML = "libnvidia-ml.so.1"  # comes with NVIDIA's driver
 SHORTEST_S = 1.0  # a share of less time says nothing; two scrapers would see each other's leftovers
@@ -27,7 +28,7 @@ class DeviceUse(Collector):
     ) -> None:
         self._clock = clock
         self._cpu_seconds = cpu_seconds
-        self._cores = cores or len(os.sched_getaffinity(0))
+        self._cores = cores or available_cpus()
         self._at, self._spent, self._share = clock(), cpu_seconds(), 0.0
         self._lock = threading.Lock()  # scrapes come from several threads
         self._nvidia: Nvidia | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -14,6 +13,7 @@ from typing import Any
 
 from base.files import read_file
 from base.image_files import PILLOW_FORMATS
+from base.process import available_cpus
 from storage import Folder
 
 THUMBNAIL_PX = 144  # longest side
@@ -32,7 +32,7 @@ def thumbnails(
     """
     _pillow()
     make = partial(thumbnail, max_pixels=max_pixels, folder=folder)
-    threads = folder.connections if folder is not None else os.cpu_count() or 1
+    threads = folder.connections if folder is not None else available_cpus()
     with ThreadPoolExecutor(threads, thread_name_prefix="thumbnail") as pool:
         under_way: deque[Future[bytes | None]] = deque()
         try:

@@ -17,13 +17,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from base.process import available_cpus
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, ShapeError
 from vision.networks.served import build_network, build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, to_safetensors
 from vision.serving.engines import Engine, MindSporeNetwork, ModelFiles, open_engine, precisions
-from vision.serving.engines.batching import available_cpus
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.openvino import import_openvino, pooled_parts
 from vision.serving.export import export_onnx, graph_spec

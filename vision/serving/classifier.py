@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ImageError
+from base.process import available_cpus
 from vision.errors import EngineError
 from vision.images.decode import DEFAULT_LIMITS, ImageLimits
 from vision.images.pixels import Pixels
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine
-from vision.serving.engines.batching import available_cpus
 
 LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224
 # A thread takes so many at a time, since it would else be woken for each image of 0.2 ms. The last ones go one by one,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from base.image_files import has_image_suffix
+from base.process import available_cpus
 from vision.errors import VisionError
 
 LABELS_FILE = "classes.csv"
@@ -135,7 +136,7 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
             return path, None
         return path, found.hexdigest()
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         return {path: digest for path, digest in pool.map(digest, paths) if digest is not None}
 
 

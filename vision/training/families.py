@@ -13,7 +13,6 @@ them wherever there is a backbone.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ImageError
+from base.process import available_cpus
 from vision.images.preprocess import Preprocessing, load_image
 from vision.training.dataset import DatasetError, LabelledImage, file_digests
 
@@ -256,7 +256,7 @@ def _marks(images: Sequence[LabelledImage], features: Features | None, digests: 
 def _hashes(paths: Sequence[Path]) -> NDArray[np.int8]:
     """Return (N, 2, 64) of +1 and -1: each image's hash and its mirror image's; zeros where it can't be decoded."""
     groups = [paths[start : start + _HASHED_TOGETHER] for start in range(0, len(paths), _HASHED_TOGETHER)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         lows = [low for group in pool.map(lambda group: [*map(_low_frequencies, group)], groups) for low in group]
     hashes = np.zeros((len(paths), 2, 64), np.int8)  # likeness 0 to everything: related to nothing
     if decoded := {place: low for place, low in enumerate(lows) if low is not None}:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from base.errors import ImageError
 from base.files import read_file
+from base.process import available_cpus
 from vision.images.decode import ImageLimits
 from vision.images.pixels import Pixels
 from vision.images.preprocess import Preprocessing, load_image
@@ -138,7 +138,7 @@ class Extractor:
 
         loads = (partial(self._load, digest, paths[digest], views) for digest, views in wanted.items())
         ahead = max(2, VIEWS_AHEAD // max(map(len, wanted.values()), default=1))
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode") as pool:
             for outputs in forward(self.engine, pool, loads, partial(_take, keys, made, errors), ahead=ahead):
                 rows.append(outputs)
                 if len(rows) * self.engine.micro_batch >= VIEWS_AT_ONCE:
@@ -203,7 +203,7 @@ def load_pixels(
     errors: list[str] = []
     started = time.perf_counter()
     # Written, and mapped only then: a disk that fills up under a mapped file kills the process instead of failing.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool, file.open("wb") as stored:
+    with ThreadPoolExecutor(available_cpus()) as pool, file.open("wb") as stored:
         for start in range(0, len(images), VIEWS_AT_ONCE):
             some = images[start : start + VIEWS_AT_ONCE]
             for image, loaded in zip(some, pool.map(load, some), strict=True):

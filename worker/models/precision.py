@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ImageError
+from base.process import available_cpus
 from model_store import Golden, PrecisionProof
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine, ModelFiles, open_engine
-from vision.serving.engines.batching import available_cpus
 from vision.training.dataset import LabelledImage
 
 ENGINE = "openvino"  # the one that computes in more than f32 on a CPU

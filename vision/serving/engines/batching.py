@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
@@ -101,19 +99,6 @@ class BatchingEngine(ABC):
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
             takes = f"uint8 (N, {', '.join(map(str, expected))})"
             raise ShapeError(f"images are {images.dtype} {images.shape}; the network takes {takes}")
-
-
-def available_cpus() -> int:
-    """Return how many cores this process may use, by affinity and by a container's quota (at least 1).
-
-    Runtimes look at the affinity only: in a container limited to 2 of 64 cores they would start 64 threads.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # cgroup v2: "200000 100000" = 2 cores
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _collect(running: deque[tuple[int, Future[Outputs]]], outputs: Outputs) -> None:

@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from base.process import available_cpus
 from vision.errors import EngineError
-from vision.serving.engines.batching import BatchingEngine, available_cpus
+from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.half import convolutions_in_f16
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.protocol import Images, ModelFiles

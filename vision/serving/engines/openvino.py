@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from base.process import available_cpus
 from vision.errors import EngineError
-from vision.serving.engines.batching import BatchingEngine, available_cpus
+from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.protocol import Images, ModelFiles
 from vision.serving.graph_spec import PROBABILITIES
