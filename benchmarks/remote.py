@@ -21,7 +21,8 @@ from pathlib import Path
 
 from benchmarks.home import link_store, temporary_home, write_photos
 from configs.settings import Settings
-from jobs.messages import LabelChunk, ModelPin
+from jobs.label import LabelChunk
+from jobs.messages import ModelPin
 from model_store.store import ModelStore
 from storage import Folder, open_folder
 from vision.serving.classifier import Classifier

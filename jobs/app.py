@@ -1,4 +1,4 @@
-"""The Celery app that producer and workers share: queues, task names, delivery rules.
+"""The Celery app that producer and workers share: delivery rules.
 
 Why each rule stands here is in docs/explanation/decisions/0004-delivery.md.
 """
@@ -12,15 +12,8 @@ from kombu.exceptions import OperationalError
 
 from configs import Settings
 from jobs.broker import AWAY, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, celery_broker_url, tls_options
+from jobs.label import LabelChunk
 from jobs.transport import COMPRESSION
-
-LABEL_QUEUE = "label"
-TRAIN_QUEUE = "train"
-LABEL_CHUNK = "sortline.label_chunk"
-TRAIN_MODEL = "sortline.train_model"
-LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one task
-QUEUED_AT = "queued_at"  # message header: seconds since 1970
-
 
 UNREACHED = (*AWAY, OperationalError)  # what Celery raises when Redis is away or full
 App: TypeAlias = Celery  # for annotations elsewhere: Celery itself stays behind this door
@@ -62,7 +55,7 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
         task_send_sent_event=True,  # what is queued shows in Flower too
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        task_default_queue=LABEL_QUEUE,
+        task_default_queue=LabelChunk.queue,
         task_create_missing_queues=True,
     )
     return app

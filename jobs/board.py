@@ -92,6 +92,11 @@ class JobBoard:
         """Count one more start of ``job``; return which one it is. Forgotten together with the job."""
         return self._leave(job, "attempts")
 
+    def discount_attempt(self, job: str) -> None:
+        """Take back the last start of ``job``, whose process has not died."""
+        with suppress(*AWAY):
+            self._client.hincrby(self._keys.job(job), "attempts", -1)
+
     def ask_to_cancel(self, job: str) -> None:
         """Leave word for whoever works on ``job`` to stop."""
         self._leave(job, "cancel")

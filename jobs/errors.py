@@ -11,8 +11,8 @@ class MessageError(JobError):
     """A message is not one of ours, or breaks the contract. Trying again would not help."""
 
 
-class OtherForm(MessageError):
-    """A message of ours in a form of another version: one side must be updated. Names what it is about, for an answer.
+class SchemaMismatch(MessageError):
+    """A message of ours of another schema version: one side must be updated. Names what it is about, for an answer.
 
     Attributes:
         job: the run or training job.

@@ -16,7 +16,8 @@ from kombu import Queue
 from tornado.web import url
 
 from configs import load_settings
-from jobs.app import LABEL_QUEUE, TRAIN_QUEUE, App, make_app
+from jobs.app import App, make_app
+from jobs.kinds import KINDS
 
 # Without the name: the arguments say what it is. The newest are first, since `received` is there.
 COLUMNS = "args,state,result,worker,received,runtime,uuid"
@@ -81,4 +82,4 @@ options.natural_time = True
 
 app: App = make_app(load_settings())
 # What the page of the broker shows while no worker is there to name its queues.
-app.conf.task_queues = [Queue(LABEL_QUEUE), Queue(TRAIN_QUEUE)]
+app.conf.task_queues = [Queue(kind.queue) for kind in KINDS]

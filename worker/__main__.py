@@ -10,14 +10,16 @@ import argparse
 import os
 import socket
 import sys
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from configs import Settings, SettingsError, load_settings
-from jobs.app import LABEL_QUEUE, TRAIN_QUEUE
 from jobs.broker import check, connect
 from jobs.errors import BrokerAway, BrokerError
-from storage import ExtraMissing, open_folder
+from storage import ExtraMissing
+from worker.errors import WorkerError
+from worker.handler import Handler
+from worker.kinds import BY_QUEUE
 
 # A spawned child imports its modules before it can answer; Celery's 4 s would kill it again and again.
 CHILD_START_LIMIT_S = 60.0
@@ -26,13 +28,12 @@ CHILD_START_LIMIT_S = 60.0
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="A Sortline worker.")
-    parser.add_argument("--queues", choices=[LABEL_QUEUE, TRAIN_QUEUE], required=True, help="what it works on")
+    parser.add_argument("--queues", choices=list(BY_QUEUE), required=True, help="what it works on")
     parser.add_argument("--config", type=Path, help="TOML file with settings")
     parser.add_argument("--name", help="shown in Flower; the default is label or train and the process number")
     options = parser.parse_args(arguments)
     os.umask(os.umask(0o027) | 0o027)  # versions and checkpoints are nothing for strangers
-    if options.queues == TRAIN_QUEUE and find_spec("mindspore") is None:
-        return _fail('training needs MindSpore on this machine: pip install "sortline[train]"', 1)
+    kind = BY_QUEUE[options.queues]
     try:
         settings = load_settings(options.config)
         if settings.data_root is None:
@@ -40,10 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "a worker needs SORTLINE_DATA_ROOT: the folder or URL that all images are below; "
                 "it reads nothing outside it"
             )
-        if isinstance(settings.data_root, str):
-            if options.queues == TRAIN_QUEUE:
-                raise SettingsError(f"training reads a folder; the data root {settings.data_root} is none")
-            open_folder(settings.data_root)
+        kind.check_host(settings)
         client = connect(settings)
         try:
             check(client, settings)  # a wrong password would be retried for ever by Celery
@@ -52,36 +50,29 @@ def main(arguments: list[str] | None = None) -> int:
         client.close()
     except SettingsError as error:
         return _fail(str(error), 2)
-    except ExtraMissing as error:
+    except (ExtraMissing, WorkerError) as error:
         return _fail(str(error), 1)
     except BrokerError as error:
         return _fail(str(error), 69)
-    return run(settings, options.queues, options.name or f"{options.queues}-{os.getpid()}")
+    return run(settings, kind, options.name or f"{options.queues}-{os.getpid()}")
 
 
-def run(settings: Settings, queue: str, name: str) -> int:
-    """Consume ``queue`` until stopped by a signal; return the exit code."""
+def run(settings: Settings, kind: type[Handler[Any, Any]], name: str) -> int:
+    """Do jobs of one kind until stopped by a signal; return the exit code."""
     from worker.logs import set_up_logging
     from worker.tasks import worker_app
 
     set_up_logging(settings)
     app = worker_app(settings)
-    if queue == LABEL_QUEUE:
-        # Parallelism is inside a chunk; one chunk is at risk, and one engine owns the device.
-        pool = {"pool": "threads", "concurrency": 1}
-    else:
-        # A child that may crash, be killed and give its memory back. Spawned: MindSpore hangs in a forked child once
-        # the parent ran a network.
-        pool = {"pool": "prefork", "concurrency": 1, "pool_start_method": "spawn", "max_tasks_per_child": 1}
-        app.conf.worker_proc_alive_timeout = CHILD_START_LIMIT_S
+    app.conf.worker_proc_alive_timeout = CHILD_START_LIMIT_S
     worker = app.Worker(
         hostname=f"{name}@{socket.gethostname()}",
-        queues=[queue],
+        queues=[kind.message.queue],
         loglevel=settings.log_level.upper(),
         without_mingle=True,  # a second of waiting at each start, for revoked lists that we don't use
         without_gossip=True,
         quiet=True,
-        **pool,
+        **kind.pool,
     )
     worker.start()
     return int(worker.exitcode or 0)

@@ -12,13 +12,11 @@ from celery.exceptions import InvalidTaskError
 from celery.worker.strategy import default
 from kombu.exceptions import DecodeError
 
-from jobs.app import LABEL_CHUNK, TRAIN_MODEL
+from worker.kinds import BY_TASK
 from worker.lease import Lease
 from worker.runtime import Runtime
 
 log = logging.getLogger("sortline.worker")
-
-OURS = (LABEL_CHUNK, TRAIN_MODEL)
 
 
 def guard(app: Celery, runtime: Runtime) -> None:
@@ -39,7 +37,7 @@ def strategy(runtime: Runtime, task: Task, app: Celery, consumer: Any, **options
             if (fault := fault_of(task.name, message.payload)) is not None:
                 raise InvalidTaskError(fault)
             handle(message, *rest)
-            if task.name == TRAIN_MODEL:
+            if BY_TASK[task.name].is_in_child:
                 _hold(message, runtime)
         except (InvalidTaskError, DecodeError):
             raise  # Celery logs it and rejects the message
@@ -50,7 +48,7 @@ def strategy(runtime: Runtime, task: Task, app: Celery, consumer: Any, **options
 
 
 def _hold(message: Any, runtime: Runtime) -> None:
-    """Renew the lease of a training job from here, the parent of the process that trains.
+    """Renew the lease of a job from here, the parent of the process that works, which may train a network.
 
     That process takes seconds to start, and may hold the interpreter's lock while MindSpore compiles: its own lease
     would run out. Once the connection that brought the message is gone, that lease is the only one left, so that a
@@ -67,7 +65,7 @@ def _hold(message: Any, runtime: Runtime) -> None:
 
 def fault_of(task: str, body: object) -> str | None:
     """Return what makes ``body`` unfit as the message of ``task``, or None."""
-    if task not in OURS:
+    if task not in BY_TASK:
         return f"{task} is no task of Sortline"
     if not isinstance(body, list) or len(body) != 3:
         return "its body is not [args, kwargs, embed]"

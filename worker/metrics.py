@@ -14,7 +14,8 @@ from collections.abc import Collection
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import start_http_server
 
-from jobs.messages import ChunkResult, LabelChunk, ModelPin
+from jobs.label import ChunkResult, LabelChunk
+from jobs.messages import ModelPin
 from vision.serving.engines import Engine
 from worker.device_use import DeviceUse
 from worker.logs import log_event

@@ -1,16 +1,17 @@
-"""A worker as people see it: what Flower shows of it, its metrics, and what a revoke does to a training job."""
+"""A worker as people see it: what Flower shows of it, its metrics, and what a revoke does to a job."""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from celery import Celery, bootsteps
 from celery.signals import task_revoked
 
-from jobs.app import TRAIN_MODEL
 from jobs.errors import MessageError
-from jobs.messages import JobEvent, TrainModel, from_json
+from jobs.messages import from_json
+from worker.handler import Handler
+from worker.kinds import BY_QUEUE, BY_TASK
 from worker.runtime import Runtime
 
 
@@ -35,8 +36,8 @@ def show(app: Celery, runtime: Runtime) -> None:
     app.steps["worker"].add(Monitoring)
 
     def revoked(sender: Any = None, request: Any = None, terminated: bool = False, **_: object) -> None:
-        if sender.name == TRAIN_MODEL and sender.app is app:
-            end_revoked(runtime, request.args, terminated=terminated)
+        if sender.name in BY_TASK and sender.app is app:
+            end_revoked(BY_TASK[sender.name], runtime, request.args, terminated=terminated)
 
     task_revoked.connect(revoked, weak=False)
 
@@ -48,27 +49,16 @@ def description(runtime: Runtime, queues: list[str]) -> dict[str, object]:
     if held:
         _, engine = held[-1]
         shown |= {"engine": engine.name, "device": engine.device, "precision": engine.precision}
-    elif "train" in queues:
-        shown |= {"engine": f"MindSpore {_version('mindspore')}", "device": settings.device}
-    else:  # what the first chunk will choose from
-        shown |= {"engine": settings.engine, "device": settings.device, "precision": settings.precision}
+    else:
+        shown |= BY_QUEUE[queues[0]].description(settings)
     shown["models"] = ", ".join(str(pin) for pin, _ in held) or "none loaded yet"
     return shown
 
 
-def end_revoked(runtime: Runtime, arguments: Any, *, terminated: bool) -> None:
-    """Write the end of a training job that was revoked: Celery drops its message, and somebody may follow the job."""
+def end_revoked(kind: type[Handler[Any, Any]], runtime: Runtime, arguments: Any, *, terminated: bool) -> None:
+    """Answer a job that was revoked: Celery drops its message, and somebody may follow the job."""
     try:
-        job = from_json(TrainModel, arguments[0]).job
+        job = from_json(kind.message, arguments[0])
     except (MessageError, IndexError, TypeError, KeyError):
         return
-    text = "terminated while it ran" if terminated else "revoked before it started"
-    runtime.board.update(job, state="cancelled", text=text)
-    runtime.publish(job, JobEvent(job=job, state="cancelled", text=text))
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "not installed"
+    kind.end_revoked(runtime, job, "terminated while it ran" if terminated else "revoked before it started")

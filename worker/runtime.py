@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import redis
 
-from base.fault import fault
 from base.process import resident_bytes
 from configs import Settings
 from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys, connect
-from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, to_json
+from jobs.label import ChunkResult, LabelChunk
+from jobs.messages import ModelPin, to_json
+from jobs.train import JobEvent
 from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore
 from storage import Folder, open_folder
 from vision.errors import VisionError
@@ -46,9 +47,8 @@ STREAM_KEPT_S = 7 * 24 * 3600  # rows that nobody gathers don't stay for ever
 class Runtime:
     """One process's state. Created before the first job, never shared between processes."""
 
-    def __init__(self, settings: Settings, name: str = "") -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.name = name
         self.keys = Keys(settings.key_prefix)
         self.limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
         self.store = ModelStore(settings.store_root)
@@ -82,7 +82,6 @@ class Runtime:
         pipeline.hincrby(key, str(chunk.first), 1)
         pipeline.expire(key, STREAM_KEPT_S)
         number = int(pipeline.execute()[0])
-        fault("counted")
         try:
             yield number
         except Exception:

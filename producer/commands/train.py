@@ -18,7 +18,7 @@ from producer.errors import FAILURE, ProducerError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jobs.messages import TrainModel
+    from jobs.train import TrainModel
     from producer.local.session import Session
     from producer.training.sweep import Trial
 

@@ -13,9 +13,9 @@ from redis.exceptions import OutOfMemoryError
 from base.errors import UnavailableError
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import is_url
-from jobs.app import LABEL_CHUNK, LABEL_QUEUE, QUEUED_AT
 from jobs.errors import BrokerFull
-from jobs.messages import LabelChunk, to_json
+from jobs.label import LabelChunk
+from jobs.messages import QUEUED_AT, to_json
 from producer.run.run_file import Plan
 
 FOLDERS_KNOWN = 1024
@@ -47,9 +47,9 @@ class ChunkSender:
             which = f"images {first + 1}-{first + len(paths)} of {plan.total}"
         try:
             self._app.send_task(
-                LABEL_CHUNK,
+                LabelChunk.task,
                 args=[to_json(chunk)],
-                queue=LABEL_QUEUE,
+                queue=LabelChunk.queue,
                 producer=self._producer,
                 # What Flower shows. The arguments themselves would repeat every path in clear.
                 argsrepr=f"{plan.source} {which}",

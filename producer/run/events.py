@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import redis
 
-from jobs.app import LABEL_RUN
+from jobs.label import LABEL_RUN
 from producer.errors import RunCancelled, RunRefused
 from producer.local.session import Session
 from producer.run.enqueue import NOT_SENT

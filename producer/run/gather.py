@@ -11,11 +11,11 @@ import redis
 
 from base.errors import UnavailableError
 from base.fault import fault
-from jobs.app import LABEL_QUEUE
 from jobs.board import JobBoard
 from jobs.broker import AWAY, Keys
-from jobs.errors import BrokerFull, MessageError, OtherForm
-from jobs.messages import ChunkResult, from_json
+from jobs.errors import BrokerFull, MessageError, SchemaMismatch
+from jobs.label import ChunkResult, LabelChunk
+from jobs.messages import from_json
 from producer.errors import PATIENCE_S, BrokerUnreachable, RunCancelled, RunRefused
 from producer.run.chunk_size import ChunkSize
 from producer.run.enqueue import ChunkSender
@@ -200,7 +200,7 @@ class Gatherer:
     def _record(self, text: object) -> None:
         try:
             result = from_json(ChunkResult, text)
-        except OtherForm as error:
+        except SchemaMismatch as error:
             if self._picked_up and error.job == self.run.plan.run:
                 raise RunRefused(str(error)) from error
             self._refused_before.add(error.first)
@@ -236,7 +236,7 @@ class Gatherer:
         old = [first for first, sent in self._sent.items() if now - sent.at > SURE_LOST_S * 2**sent.resends]
         if not old:
             return
-        queue_empty = self.client.llen(self.keys.queue(LABEL_QUEUE)) == 0
+        queue_empty = self.client.llen(self.keys.queue(LabelChunk.queue)) == 0
         nothing_lent = queue_empty and self._nothing_queued_or_lent()
         for first in old:
             sent = self._sent[first]
@@ -247,7 +247,7 @@ class Gatherer:
 
     def _nothing_queued_or_lent(self) -> bool:
         pipeline = self.client.pipeline()
-        pipeline.llen(self.keys.queue(LABEL_QUEUE))
+        pipeline.llen(self.keys.queue(LabelChunk.queue))
         pipeline.hlen(self.keys.unacked)
         return not any(pipeline.execute())
 

@@ -23,7 +23,8 @@ from pydantic import TypeAdapter
 
 from base.fault import fault
 from base.paths import path_to_text
-from jobs.messages import ChunkResult, ModelPin
+from jobs.label import ChunkResult
+from jobs.messages import ModelPin
 from producer.errors import ProducerError
 from producer.run.frozen_inputs import SINCE_SCHEMA, freeze_inputs
 from producer.run.stored_rows import StoredRow, insert_rows, stored_rows

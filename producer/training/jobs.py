@@ -15,7 +15,8 @@ from base.paths import path_to_text
 from configs import Settings
 from jobs.board import JobState
 from jobs.broker import AWAY
-from jobs.messages import JobEvent, ModelPin, TrainModel, from_json, to_json
+from jobs.messages import ModelPin, from_json, to_json
+from jobs.train import JobEvent, TrainModel
 from model_store import ModelNotFound, ModelStore, StoreUnavailable
 from producer.errors import PATIENCE_S, BrokerUnreachable, ProducerError, UsageError
 from producer.local.session import Session
@@ -87,12 +88,10 @@ def plan_training(
 
 def enqueue_training(session: Session, job: TrainModel, note: str = "") -> None:
     """Put the job on the board and on the queue; ``note`` ends its title there."""
-    from jobs.app import TRAIN_MODEL, TRAIN_QUEUE
-
     what = {"publish": "train", "score": "score", "folds": f"{job.folds} folds of"}[job.purpose]
     title = f"{what} {job.name} on {Path(job.dataset).name}{note and ': '}{note}"
     session.board.add(job.job, kind="train", title=title)
-    session.app.send_task(TRAIN_MODEL, args=[to_json(job)], queue=TRAIN_QUEUE, argsrepr=title, kwargsrepr=job.job)
+    session.app.send_task(job.task, args=[to_json(job)], queue=job.queue, argsrepr=title, kwargsrepr=job.job)
 
 
 def follow(
@@ -172,10 +171,8 @@ class _Signs:
         return True
 
     def _is_queued_or_lent(self, job: str) -> bool:
-        from jobs.app import TRAIN_QUEUE
-
         pipeline = self._session.client.pipeline()
-        pipeline.lrange(self._session.keys.queue(TRAIN_QUEUE), 0, -1)
+        pipeline.lrange(self._session.keys.queue(TrainModel.queue), 0, -1)
         pipeline.hvals(self._session.keys.unacked)
         return any(f'"{job}"' in message for messages in pipeline.execute() for message in messages)
 

@@ -17,7 +17,7 @@ import redis
 
 from configs import Recipe, SettingsError, parse_assignments, read_recipe
 from jobs.board import JobState
-from jobs.messages import JobEvent, TrainModel
+from jobs.train import JobEvent, TrainModel
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.training.jobs import enqueue_training, follow
@@ -83,7 +83,7 @@ class Trial:
 
     def hear(self, event: JobEvent | JobState) -> None:
         """Take in what its job says."""
-        self.state = "running" if event.state in ("started", "progress") else event.state
+        self.state = "running" if event.state == "progress" else event.state
         self.text = event.text
         if self.state != "done":
             return

@@ -24,9 +24,11 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
 from configs.settings import Settings
-from jobs.app import LABEL_QUEUE, make_app
+from jobs.app import make_app
 from jobs.broker import Keys
-from jobs.messages import ChunkResult, JobEvent, LabelChunk, ModelPin, Row, to_json
+from jobs.label import ChunkResult, LabelChunk, Row
+from jobs.messages import ModelPin, to_json
+from jobs.train import JobEvent
 from model_store.store import ModelStore
 from producer.run.enqueue import ChunkSender
 from producer.run.gather import Gatherer, Progress
@@ -151,7 +153,7 @@ def _started(app: Celery) -> Iterator[Any]:
     # Its BRPOP waits a second, and stopping waits for it: 0.1 s here.
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polling_interval": 0.1}
     with start_worker(
-        app, pool="solo", perform_ping_check=False, queues=[LABEL_QUEUE], shutdown_timeout=20, hostname=HOSTNAME
+        app, pool="solo", perform_ping_check=False, queues=[LabelChunk.queue], shutdown_timeout=20, hostname=HOSTNAME
     ) as worker:
         yield worker
     app.pool.force_close_all()
@@ -265,12 +267,12 @@ def labelled(run: RunFile) -> list[tuple[int, float]]:
 
 def queued(client: redis.Redis) -> list[str]:
     """What Flower would show of each message on the queue, the oldest first."""
-    messages = [json.loads(text) for text in client.lrange(KEYS.queue(LABEL_QUEUE), 0, -1)]
+    messages = [json.loads(text) for text in client.lrange(KEYS.queue(LabelChunk.queue), 0, -1)]
     return [message["headers"]["argsrepr"].strip("'\"") for message in reversed(messages)]
 
 
 def waiting(client: redis.Redis) -> int:
-    return int(client.llen(KEYS.queue(LABEL_QUEUE)))
+    return int(client.llen(KEYS.queue(LabelChunk.queue)))
 
 
 def envelope(**headers: object) -> dict[str, Any]:
@@ -284,7 +286,7 @@ def envelope(**headers: object) -> dict[str, Any]:
         "properties": {
             "correlation_id": "4f2a",
             "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": LABEL_QUEUE},
+            "delivery_info": {"exchange": "", "routing_key": LabelChunk.queue},
             "priority": 0,
             "body_encoding": "base64",
             "delivery_tag": f"tag-{time.monotonic_ns()}",
@@ -300,7 +302,7 @@ def with_arguments(*arguments: object, **headers: object) -> dict[str, Any]:
 def enqueue(client: redis.Redis, message: dict[str, Any]) -> None:
     """Put a raw entry onto the label queue, where whoever can reach Redis could put it."""
     assert b64decode(message["body"], validate=True) is not None
-    client.lpush(KEYS.queue(LABEL_QUEUE), json.dumps(message))
+    client.lpush(KEYS.queue(LabelChunk.queue), json.dumps(message))
 
 
 class Watcher(threading.Thread):
@@ -316,7 +318,7 @@ class Watcher(threading.Thread):
         with self._server.client() as client:
             while not self._ended.wait(0.005):
                 pipeline = client.pipeline()
-                pipeline.llen(KEYS.queue(LABEL_QUEUE))
+                pipeline.llen(KEYS.queue(LabelChunk.queue))
                 pipeline.hlen(KEYS.unacked)
                 waits, lent = pipeline.execute()
                 self.seen.append((waits, waits + lent))

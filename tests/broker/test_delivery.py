@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from configs.settings import Settings
-from jobs.app import LABEL_QUEUE
 from jobs.board import JobBoard
-from jobs.messages import ChunkResult, to_json
+from jobs.label import ChunkResult, LabelChunk
+from jobs.messages import to_json
 from producer.errors import RunCancelled
 from producer.run.run_file import RunFile, RunFileError
 from tests.broker.conftest import (
@@ -57,7 +57,7 @@ def test_a_chunk_popped_and_never_noted_is_sent_again(
     next(gathering)
     next(gathering)
     assert waiting(client) == 3
-    assert client.lpop(KEYS.queue(LABEL_QUEUE))  # kombu's loss window: BRPOP, and then the worker dies
+    assert client.lpop(KEYS.queue(LabelChunk.queue))  # kombu's loss window: BRPOP, and then the worker dies
 
     with working(desk):
         for _ in in_time(gathering):
@@ -74,7 +74,7 @@ def test_a_lost_chunk_is_sent_again_although_the_queue_is_never_empty(
     gathering = producer.gatherer.gather()
     next(gathering)
     next(gathering)
-    lost = client.rpop(KEYS.queue(LABEL_QUEUE))  # the oldest
+    lost = client.rpop(KEYS.queue(LabelChunk.queue))  # the oldest
     assert "chunk 1/3" in json.loads(lost)["headers"]["argsrepr"]
     answer(client, 4)  # a younger chunk overtakes it; chunk 3 stays on the queue, and so does 2
 
@@ -113,8 +113,8 @@ def test_a_late_answer_to_a_chunk_sent_twice_changes_nothing(
     gathering = producer.gatherer.gather()
     next(gathering)
     next(gathering)
-    copies = client.lrange(KEYS.queue(LABEL_QUEUE), 0, -1)
-    client.rpush(KEYS.queue(LABEL_QUEUE), *copies[1:])  # the first two chunks twice, before the third
+    copies = client.lrange(KEYS.queue(LabelChunk.queue), 0, -1)
+    client.rpush(KEYS.queue(LabelChunk.queue), *copies[1:])  # the first two chunks twice, before the third
 
     with working(desk):
         for _ in in_time(gathering):
@@ -171,7 +171,7 @@ def test_nothing_spoils_the_run_that_lies_on_its_stream(
     answer(client, 4, images=5)  # one too many
     answer(client, 8, run="another", stream=producer.stream, class_index=3)
     client.xadd(producer.stream, {"json": "not JSON"})
-    client.xadd(producer.stream, {"json": '{"form": 2}'})
+    client.xadd(producer.stream, {"json": '{"schema_version": 3}'})
     client.xadd(producer.stream, {"json": to_json(ChunkResult(run="inbox-1", first=0))})  # no rows at all
     client.xadd(producer.stream, {"other": "field"})
     client.xadd(producer.stream, {"json": "[" * 100_000})

@@ -10,7 +10,8 @@ import pytest
 
 import producer.training.jobs
 from configs.settings import Settings
-from jobs.messages import JobEvent, TrainModel, to_json
+from jobs.messages import to_json
+from jobs.train import JobEvent, TrainModel
 from producer.local.session import Session, open_session
 from producer.training.jobs import JobForgotten, enqueue_training, follow
 from tests.conftest import RedisServer, wait_until

@@ -17,7 +17,7 @@ import redis
 from kombu import compression
 
 from configs.settings import Settings
-from jobs.app import LABEL_QUEUE
+from jobs.label import LabelChunk
 from jobs.messages import to_json
 from tests.broker.conftest import (
     KEYS,
@@ -51,7 +51,7 @@ def pickled(target: Path) -> dict[str, Any]:
 
 def chunk_text(**changes: object) -> str:
     message = {
-        "form": 1,
+        "schema_version": 2,
         "run": "inbox-9",
         "first": 0,
         "paths": ["00000.png"],
@@ -89,10 +89,10 @@ ENTRIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "a number": lambda _: with_arguments(7),
     "null": lambda _: with_arguments(None),
     "a list": lambda _: with_arguments([chunk_text()]),
-    "an object": lambda _: with_arguments({"form": 1}),
+    "an object": lambda _: with_arguments({"schema_version": 2}),
     "text that is no JSON": lambda _: with_arguments("{"),
     "a deep list": lambda _: with_arguments("[" * 100_000),
-    "a later form": lambda _: with_arguments(chunk_text(form=2)),
+    "a later schema": lambda _: with_arguments(chunk_text(schema_version=3)),
     "an unknown field": lambda _: with_arguments(chunk_text(command="touch")),
     "a run that is a path": lambda _: with_arguments(chunk_text(run="../../x")),
     "a run that is another key": lambda _: with_arguments(chunk_text(run="a\nb")),
@@ -182,7 +182,7 @@ def test_no_hostile_entry_stops_the_worker_or_runs(
             enqueue(client, make(target))
             wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, what)
         for what, data in RAW.items():
-            client.lpush(KEYS.queue(LABEL_QUEUE), data)
+            client.lpush(KEYS.queue(LabelChunk.queue), data)
             wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, what)
         new_producer(4).finish()
 

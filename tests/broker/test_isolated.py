@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from configs.settings import Settings
-from jobs.messages import ChunkResult, Row
+from jobs.label import ChunkResult, Row
 from tests.broker.conftest import KEYS, Desk, NewProducer, chunk_of, really_working, stored_pin, waiting, working
 from tests.conftest import wait_until
 from worker.errors import WorkerError

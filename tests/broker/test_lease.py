@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from configs.settings import Settings
-from jobs.app import LABEL_QUEUE, make_app
+from jobs.app import make_app
+from jobs.label import LabelChunk
 from tests.broker.conftest import KEYS, Desk, NewProducer, in_time, labelled, waiting, working
 from tests.conftest import RedisServer, wait_until
 from worker.lease import Lease
@@ -44,7 +45,7 @@ def second_consumer(settings: Settings) -> Iterator[Callable[[], int]]:
 
     with (
         app.connection() as connection,
-        connection.Consumer(app.amqp.queues[LABEL_QUEUE], callbacks=[lambda _, message: taken.append(message)]),
+        connection.Consumer(app.amqp.queues[LabelChunk.queue], callbacks=[lambda _, message: taken.append(message)]),
     ):
         yield look
 
@@ -85,9 +86,9 @@ def test_an_overdue_message_without_a_lease_is_given_to_another(
     short = settings.model_copy(update={"visibility_timeout_s": 3})
     producer = new_producer(4, visibility_timeout_s=3)
     producer.sender.send(0, ["00000.png"])
-    held = client.rpop(KEYS.queue(LABEL_QUEUE))
+    held = client.rpop(KEYS.queue(LabelChunk.queue))
     with client.pipeline() as pipeline:  # as a worker notes what it took, four seconds ago
-        pipeline.hset(KEYS.unacked, "tag", json.dumps([json.loads(held), "", LABEL_QUEUE]))
+        pipeline.hset(KEYS.unacked, "tag", json.dumps([json.loads(held), "", LabelChunk.queue]))
         pipeline.zadd(KEYS.unacked_index, {"tag": time.time() - 4})
         pipeline.execute()
 

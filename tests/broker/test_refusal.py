@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from base.errors import UnavailableError
 from configs.settings import Settings
-from jobs.app import LABEL_QUEUE, TRAIN_MODEL
 from jobs.board import JobBoard
-from jobs.messages import ChunkResult, JobEvent, from_json, to_json
+from jobs.label import ChunkResult, LabelChunk
+from jobs.messages import from_json, to_json
+from jobs.train import JobEvent, TrainModel
 from producer.errors import RunRefused
 from tests.broker.conftest import (
     KEYS,
@@ -31,7 +33,9 @@ from tests.broker.conftest import (
     working,
 )
 from tests.conftest import wait_until
-from worker.tasks import wait_s
+from worker.runner import wait_s
+from worker.runtime import ATTEMPTS
+from worker.train.handler import TrainHandler
 
 
 @pytest.fixture
@@ -106,7 +110,7 @@ def test_golden_images_answered_otherwise_are_refused(
 def test_a_missing_data_root_is_waited_for_longer_each_time_and_then_refused(
     desk: Desk, settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.tasks.TRIES", 2)
+    monkeypatch.setattr("worker.runner.TRIES", 2)
     assert isinstance(settings.data_root, Path)
     settings.data_root.rename(settings.data_root.with_name("unmounted"))
     looks: list[float] = []
@@ -152,7 +156,7 @@ def test_a_data_root_that_comes_back_costs_nothing_but_time(
 def test_a_missing_store_is_waited_for_and_then_refused(
     real_settings: Settings, new_producer: NewProducer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.tasks.TRIES", 1)
+    monkeypatch.setattr("worker.runner.TRIES", 1)
     producer = new_producer(4, pin=stored_pin(real_settings))
 
     with really_working(real_settings.model_copy(update={"store": tmp_path / "unmounted"})):
@@ -162,8 +166,8 @@ def test_a_missing_store_is_waited_for_and_then_refused(
 def test_waits_never_grow_past_the_longest(
     desk: Desk, settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.tasks.TRIES", 2)
-    monkeypatch.setattr("worker.tasks.LONGEST_WAIT_S", 0)
+    monkeypatch.setattr("worker.runner.TRIES", 2)
+    monkeypatch.setattr("worker.runner.LONGEST_WAIT_S", 0)
     assert isinstance(settings.data_root, Path)
     settings.data_root.rename(settings.data_root.with_name("unmounted"))
 
@@ -183,8 +187,8 @@ def test_a_waiting_message_is_taken_up_before_its_lease_runs_out(
 def test_an_engine_that_fails_is_tried_again_before_the_run_is_refused(
     desk: Desk, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.tasks.TRIES", 2)
-    monkeypatch.setattr("worker.tasks.LONGEST_WAIT_S", 0)
+    monkeypatch.setattr("worker.runner.TRIES", 2)
+    monkeypatch.setattr("worker.runner.LONGEST_WAIT_S", 0)
 
     def broken(*_: object) -> None:
         desk.engine.chunks_started += 1
@@ -228,13 +232,13 @@ def test_a_producer_newer_than_the_worker_is_told_to_update_workers_and_loses_no
 ) -> None:
     producer = new_producer(12)
     JobBoard(client, KEYS).add("inbox-1", kind="label", title="inbox")
-    newer = to_json(chunk_of(settings, 0)).replace('"form":1', '"form":2,"more":[]')
+    newer = to_json(chunk_of(settings, 0)).replace('"schema_version":2', '"schema_version":3,"more":[]')
     gathering = producer.gatherer.gather()
     next(gathering)
     next(gathering)
-    client.rpush(KEYS.queue(LABEL_QUEUE), json.dumps(with_arguments(newer)))  # before the chunks of this version
+    client.rpush(KEYS.queue(LabelChunk.queue), json.dumps(with_arguments(newer)))  # before the chunks of this version
     with working(desk):
-        with pytest.raises(RunRefused, match=r" refuses this run: .* form 2, .* side of the worker"):
+        with pytest.raises(RunRefused, match=r" refuses this run: .* schema version 3, .* side of the worker"):
             for _ in in_time(gathering):
                 pass
         again = new_producer(run=producer.run)
@@ -250,10 +254,11 @@ def test_a_worker_newer_than_the_producer_is_an_error_that_loses_nothing(
     gathering = producer.gatherer.gather()
     next(gathering)
     next(gathering)
-    newer = to_json(ChunkResult(run="inbox-1", first=0, worker="label-9@new")).replace('"form":1', '"form":2')
+    result = ChunkResult(run="inbox-1", first=0, worker="label-9@new")
+    newer = to_json(result).replace('"schema_version":2', '"schema_version":3')
     client.xadd(producer.stream, {"json": newer})
 
-    with pytest.raises(RunRefused, match=r"worker label-9@new sent .* form 2, .* side of the producer"):
+    with pytest.raises(RunRefused, match=r"worker label-9@new sent .* schema version 3, .* side of the producer"):
         for _ in in_time(gathering):
             pass
 
@@ -264,12 +269,38 @@ def test_a_worker_newer_than_the_producer_is_an_error_that_loses_nothing(
     assert len(labelled(again.run)) == 12
 
 
+def test_a_training_job_that_waits_for_its_surroundings_is_not_taken_for_one_that_kills_its_processes(
+    desk: Desk, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.runner.LONGEST_WAIT_S", 0)
+    attempts: list[int] = []
+
+    def work(handler: TrainHandler, attempt: int) -> JobEvent:
+        attempts.append(attempt)
+        if len(attempts) <= ATTEMPTS + 1:
+            raise UnavailableError("the data root is not there")
+        return JobEvent(job=handler.job.job, state="done", text="published m:1")
+
+    monkeypatch.setattr(TrainHandler, "work", work)
+    desk.board.add("train-1", kind="train", title="train")
+    with working(desk):
+        text = to_json(TrainModel(job="train-1", dataset="d", name="m", recipe={}))
+        enqueue(client, with_arguments(text, task=TrainModel.task))
+        wait_until(lambda: client.hget(KEYS.job("train-1"), "state") == "done", 20, "the end of the job")
+
+    events = [from_json(JobEvent, values["json"]) for _, values in client.xrange(KEYS.results("train-1"))]
+    assert attempts == [1] * (ATTEMPTS + 2)
+    assert [event.text for event in events] == ["waiting: the data root is not there"] * (ATTEMPTS + 1) + [
+        "published m:1"
+    ]
+
+
 def test_a_newer_training_job_ends_with_the_side_to_update(desk: Desk, client: redis.Redis) -> None:
     desk.board.add("train-1", kind="train", title="train")
     with working(desk):
         for job in ("train-1", "train-of-a-stranger"):
-            text = json.dumps({"form": 2, "job": job, "network": "of another time"})
-            enqueue(client, with_arguments(text, task=TRAIN_MODEL))
+            text = json.dumps({"schema_version": 3, "job": job, "network": "of another time"})
+            enqueue(client, with_arguments(text, task=TrainModel.task))
         wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, "an empty queue")
 
     [(_, values)] = client.xrange(KEYS.results("train-1"))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page
 
-from jobs.messages import Row
+from jobs.label import Row
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
 from producer.reports.tally import Truth, tally

@@ -14,7 +14,8 @@ import pytest
 
 from configs.recipe import Recipe
 from configs.settings import Settings
-from jobs.messages import JobEvent, TrainModel, to_json
+from jobs.messages import to_json
+from jobs.train import JobEvent, TrainModel
 from producer.local.session import Session, open_session
 from producer.training.jobs import follow
 from producer.training.sweep import Trial, run_trials

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.messages import ChunkResult, ModelPin, Row
+from jobs.label import ChunkResult, Row
+from jobs.messages import ModelPin
 from producer.run.run_file import Plan, RunFile
 
 LABELS = ["glass", "paper", "tin"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from jobs.messages import ChunkResult, Row
+from jobs.label import ChunkResult, Row
 from producer.reports.csv import write_csv
 from producer.reports.jsonl import write_jsonl
 from producer.reports.layout import Layout

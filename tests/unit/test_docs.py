@@ -20,8 +20,8 @@ import pytest
 import typer
 
 from configs.settings import Settings
-from jobs.app import LABEL_QUEUE
 from jobs.broker import Keys
+from jobs.label import LabelChunk
 from jobs.messages import ModelPin
 from producer import errors
 from producer.__main__ import app
@@ -226,4 +226,4 @@ def test_the_scaling_page_names_the_keys_that_an_autoscaler_counts() -> None:
     keys = Keys(Settings().key_prefix)
 
     listed = set(re.findall(r"listName: (\S+)", text_of("docs/guide/scaling.md")))
-    assert listed == {keys.queue(LABEL_QUEUE), keys.unacked}
+    assert listed == {keys.queue(LabelChunk.queue), keys.unacked}

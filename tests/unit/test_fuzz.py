@@ -27,7 +27,9 @@ from configs.recipe import read_recipe
 from configs.settings import load_settings
 from configs.tables import CONFIGS_FOLDER, parse_assignments
 from jobs.errors import MessageError
-from jobs.messages import ChunkResult, JobEvent, LabelChunk, Message, ModelPin, Row, TrainModel, from_json, to_json
+from jobs.label import ChunkResult, LabelChunk, Row
+from jobs.messages import Message, ModelPin, from_json, to_json
+from jobs.train import JobEvent, TrainModel
 from model_store.errors import ManifestError
 from model_store.manifest import ClassEntry, FileEntry, Manifest
 from producer.reports.request import request_of, write_reports

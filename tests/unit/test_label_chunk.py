@@ -16,7 +16,8 @@ from PIL import Image
 
 from base.errors import UnavailableError
 from base.paths import path_to_text
-from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
+from jobs.label import ChunkResult, LabelChunk, Row
+from jobs.messages import ModelPin, from_json, to_json
 from vision.errors import EngineError
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing

@@ -13,20 +13,10 @@ from hypothesis import strategies as st
 
 from base.paths import path_to_text, text_to_path
 from jobs.broker import mask
-from jobs.errors import MessageError, OtherForm
-from jobs.messages import (
-    MAX_CHUNK_IMAGES,
-    MAX_MESSAGE_BYTES,
-    ChunkResult,
-    JobEvent,
-    LabelChunk,
-    Message,
-    ModelPin,
-    Row,
-    TrainModel,
-    from_json,
-    to_json,
-)
+from jobs.errors import MessageError, SchemaMismatch
+from jobs.label import MAX_CHUNK_IMAGES, ChunkResult, LabelChunk, Row
+from jobs.messages import MAX_MESSAGE_BYTES, SCHEMA_VERSION, Message, ModelPin, from_json, to_json
+from jobs.train import JobEvent, TrainModel
 from tests.canaries import MARK, as_id
 
 PIN = ModelPin(name="waste26", version=3, digest="0f" * 32)
@@ -81,18 +71,19 @@ def test_an_unknown_field_is_refused(message: Message) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-@pytest.mark.parametrize("form", ["1", None])
-def test_a_message_whose_form_is_no_number_is_refused(message: Message, form: object) -> None:
-    with pytest.raises(MessageError, match=r"form: Input should be 1"):
-        from_json(type(message), changed(message, form=form))
+@pytest.mark.parametrize("number", [str(SCHEMA_VERSION), None])
+def test_a_message_whose_schema_version_is_no_number_is_refused(message: Message, number: object) -> None:
+    with pytest.raises(MessageError, match=f"schema_version: Input should be {SCHEMA_VERSION}"):
+        from_json(type(message), changed(message, schema_version=number))
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-@pytest.mark.parametrize("form", [0, 2, 2**31 - 1])
-def test_a_message_of_another_form_is_refused_with_the_side_to_update(message: Message, form: int) -> None:
+@pytest.mark.parametrize("number", [0, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, 2**31 - 1])
+def test_a_message_of_another_schema_is_refused_with_the_side_to_update(message: Message, number: int) -> None:
     reader, writer = ("worker", "producer") if isinstance(message, LabelChunk | TrainModel) else ("producer", "worker")
-    with pytest.raises(OtherForm, match=f"side of the {reader if form > 1 else writer}.* nothing is lost") as refused:
-        from_json(type(message), changed(message, form=form, a_field_of_another_time=[1]))
+    older = reader if number > SCHEMA_VERSION else writer
+    with pytest.raises(SchemaMismatch, match=f"side of the {older}.* nothing is lost") as refused:
+        from_json(type(message), changed(message, schema_version=number, a_field_of_another_time=[1]))
 
     assert refused.value.job == (getattr(message, "run", None) or getattr(message, "job", None))
     assert refused.value.first == getattr(message, "first", 0)
@@ -144,9 +135,9 @@ def test_a_run_id_may_hold_letters_digits_and_three_marks(run: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"form":1,"run":"r","first":0,"rows":[{"top":[[0,%s]]}]}',
-        '{"form":1,"run":"r","first":0,"seconds":{"chunk_s":%s}}',
-        '{"form":1,"run":"r","first":%s}',
+        '{"schema_version":2,"run":"r","first":0,"rows":[{"top":[[0,%s]]}]}',
+        '{"schema_version":2,"run":"r","first":0,"seconds":{"chunk_s":%s}}',
+        '{"schema_version":2,"run":"r","first":%s}',
     ],
 )
 def test_a_number_that_is_not_finite_is_refused(text: str, number: str) -> None:

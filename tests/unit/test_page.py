@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from jobs.messages import Row
+from jobs.label import Row
 from producer.reports import page as module
 from producer.reports.layout import Layout
 from producer.reports.page import write_page

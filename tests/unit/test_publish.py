@@ -14,7 +14,9 @@ import pytest
 
 from configs.recipe import Recipe
 from configs.settings import Settings
-from jobs.messages import LabelChunk, ModelPin, TrainModel
+from jobs.label import LabelChunk
+from jobs.messages import ModelPin
+from jobs.train import TrainModel
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base.text import safe_cell
-from jobs.messages import ChunkResult, ModelPin, Row
+from jobs.label import ChunkResult, Row
+from jobs.messages import ModelPin
 from producer.reports.csv import _cell, header, write_csv
 from producer.reports.files import replacing
 from producer.reports.layout import Layout

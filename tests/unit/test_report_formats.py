@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.messages import Row
+from jobs.label import Row
 from producer.errors import UsageError
 from producer.reports.csv import header, write_csv, write_errors
 from producer.reports.jsonl import write_jsonl
@@ -144,7 +144,7 @@ def test_seconds_between_two_commands_do_not_count(tmp_path: Path, monkeypatch: 
     now = 1_000_000.0
     monkeypatch.setattr("producer.run.run_file.time.time", lambda: now)
     with run_of(tmp_path, [f"{n}.jpg" for n in range(4)], []) as run:
-        from jobs.messages import ChunkResult
+        from jobs.label import ChunkResult
 
         now += 4
         run.record(ChunkResult(run="inbox-1", first=0, rows=(ok(0), ok(1))))

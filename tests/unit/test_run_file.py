@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.messages import ChunkResult, ModelPin, Row
+from jobs.label import ChunkResult, Row
+from jobs.messages import ModelPin
 from producer.run.frozen_inputs import digest_of
 from producer.run.run_file import Plan, RunFile, RunFileError
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import JsonValue
 
 from configs.settings import Settings, load_settings
-from jobs.messages import ChunkResult, Row
+from jobs.label import ChunkResult, Row
 from model_store.manifest import ClassEntry, ManifestDraft
 from model_store.store import ModelStore, ModelVersion
 from producer.errors import UsageError

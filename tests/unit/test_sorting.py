@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.messages import Row
+from jobs.label import Row
 from producer.errors import UsageError
 from producer.reports import sorting
 from producer.reports.layout import Layout

@@ -13,7 +13,7 @@ from rich.console import Console
 from configs.errors import SettingsError
 from configs.recipe import Recipe
 from jobs.board import JobState
-from jobs.messages import JobEvent
+from jobs.train import JobEvent
 from producer.__main__ import run
 from producer.errors import USAGE, UsageError
 from producer.terminal.sweep import SweepView, table_of, write_sweep_csv

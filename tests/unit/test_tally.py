@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.messages import Row
+from jobs.label import Row
 from producer.reports.layout import Layout
 from producer.reports.summary import evaluated
 from producer.reports.tally import Tally, Truth, tally

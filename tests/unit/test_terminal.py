@@ -17,7 +17,7 @@ from rich.console import Console
 
 from base.text import printable
 from jobs.board import JobState
-from jobs.messages import ChunkResult
+from jobs.label import ChunkResult
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
 from producer.reports.truth import Evaluation

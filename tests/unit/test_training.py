@@ -11,7 +11,8 @@ import pytest
 import worker.train.job
 from configs.recipe import Recipe
 from configs.settings import Settings
-from jobs.messages import ModelPin, TrainModel
+from jobs.messages import ModelPin
+from jobs.train import TrainModel
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore, ModelVersion
 from tests.unit.seeded import seeded_network

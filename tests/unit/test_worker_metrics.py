@@ -14,7 +14,8 @@ import pytest
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs.messages import ChunkResult, LabelChunk, ModelPin, Row
+from jobs.label import ChunkResult, LabelChunk, Row
+from jobs.messages import ModelPin
 from tests.broker.conftest import MeanEngine
 from tests.conftest import free_port
 from worker.device_use import DeviceUse, Nvidia

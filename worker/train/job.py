@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from base.errors import UnavailableError
 from base.paths import text_to_path
 from configs import Recipe
-from jobs.messages import JobEvent, ModelPin, TrainModel
+from jobs.messages import ModelPin
+from jobs.train import JobEvent, TrainModel
 from model_store import ClassEntry, ModelVersion, PrecisionProof, StoreError
 from vision.errors import VisionError
 from vision.images.preprocess import Preprocessing, load_image

@@ -1,0 +1,55 @@
+"""Labelling: the chunk that a producer queues, and the rows that come back on the stream of the run."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from jobs.messages import Index, JobMessage, Message, ModelPin, PathText, RunId
+
+MAX_CHUNK_IMAGES = 4096
+LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one task
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class LabelChunk(JobMessage):
+    """Label these images. Chunks of a run are known by the index of their first image."""
+
+    queue: ClassVar[str] = "label"
+    task: ClassVar[str] = "sortline.label_chunk"
+
+    run: RunId
+    first: Index
+    paths: Annotated[tuple[PathText, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES)]
+    model: ModelPin
+    top_k: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Row(BaseModel):
+    """What became of one image.
+
+    ``top`` holds (class index, probability) pairs, the most probable first; empty for an error. ``error`` is a short
+    reason code, ``detail`` a sentence. Sizes are those of the image as a person sees it, in pixels; 0 when unknown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    top: tuple[tuple[Index, Probability], ...] = ()
+    error: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,40}$")] | None = None
+    detail: Annotated[str, StringConstraints(max_length=1000)] = ""
+    width: Annotated[int, Field(ge=0, le=2**31)] = 0
+    height: Annotated[int, Field(ge=0, le=2**31)] = 0
+
+
+class ChunkResult(Message):
+    """The rows of one chunk, in the order of its paths; or, in ``refused``, why no worker will ever label it."""
+
+    run: RunId
+    first: Index
+    rows: Annotated[tuple[Row, ...], Field(max_length=MAX_CHUNK_IMAGES)] = ()
+    refused: str | None = None
+    worker: str = ""
+    engine: Annotated[str, StringConstraints(max_length=100)] = ""  # "name/device/precision"
+    seconds: dict[str, float] = Field(default_factory=dict)  # by stage

@@ -1,0 +1,106 @@
+"""What is particular to one kind of job. A new kind is a handler, its message in `jobs`, and a line in each table."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from configs import Settings
+from jobs.errors import SchemaMismatch
+from jobs.messages import JobMessage
+from worker.runtime import Runtime
+
+AnyJob = TypeVar("AnyJob", bound=JobMessage)
+AnyResult = TypeVar("AnyResult")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How a message came: the same one may come again, after a wait or after its worker has died."""
+
+    retries: int  # waits so far
+    worker: str  # the name of this one
+    tag: str | None  # of the message among those that are not acknowledged
+    queued_at: object  # seconds since 1970, if the producer says so
+    show: Callable[[str], None]  # to people who look at Flower, how far the job is
+
+
+class Handler(ABC, Generic[AnyJob, AnyResult]):
+    """One delivery of one job; `worker.runner.run_job` calls its methods about in the order in which they stand here.
+
+    Attributes:
+        message: what the job is sent as, with the names of its queue and task.
+        pool: of Celery's worker, by the names of its arguments.
+        is_in_child: whether the pool works in a process that may die while its parent lives.
+    """
+
+    message: ClassVar[type[JobMessage]]
+    pool: ClassVar[Mapping[str, Any]]
+    is_in_child: ClassVar[bool] = False
+
+    def __init__(self, runtime: Runtime, job: AnyJob, delivery: Delivery) -> None:
+        self.runtime, self.job, self.delivery = runtime, job, delivery
+
+    @classmethod
+    @abstractmethod
+    def check_host(cls, settings: Settings) -> None:
+        """Raise an error when no such job can be done on this host."""
+
+    @classmethod
+    @abstractmethod
+    def description(cls, settings: Settings) -> dict[str, object]:
+        """Return what a worker that holds no model yet would compute with, for people."""
+
+    @classmethod
+    @abstractmethod
+    def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
+        """Answer a message of another version of the schema."""
+
+    @classmethod
+    def end_revoked(cls, runtime: Runtime, job: Any, why: str) -> None:
+        """Answer a message that Celery drops, since somebody revoked it in Flower."""
+
+    def beat(self) -> None:
+        """Do what is due every two seconds while the job runs, in a thread of its own."""
+
+    @abstractmethod
+    def unwanted(self) -> str | None:
+        """Return why there is nothing to do, or None."""
+
+    @abstractmethod
+    def attempt(self) -> AbstractContextManager[int]:
+        """Count an attempt in Redis and give its number. One that raises does not count; one that dies does."""
+
+    @abstractmethod
+    def work(self, attempt: int) -> AnyResult:
+        """Do the job."""
+
+    @abstractmethod
+    def may_pass(self, error: Exception) -> bool:
+        """Return whether another try, later or by another worker, may go better."""
+
+    @abstractmethod
+    def wait(self, error: Exception, pause_s: float) -> None:
+        """Say that the job waits for another try."""
+
+    @abstractmethod
+    def refuse(self, error: Exception) -> None:
+        """Answer that the job can't be done."""
+
+    def overtaken(self) -> str | None:
+        """Return why nobody waits for the result any more, or None."""
+        return None
+
+    @abstractmethod
+    def publish(self, result: AnyResult) -> None:
+        """Answer with the result."""
+
+    def measure(self, result: AnyResult) -> None:
+        """Count what was done in the metrics."""
+
+    @abstractmethod
+    def conclude(self, result: AnyResult) -> str:
+        """Do what is left to do; return a sentence for Flower."""

@@ -1,0 +1,139 @@
+"""What a training worker does with a job: its events go onto the stream of the job, and its state onto the board."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from base.errors import UnavailableError
+from base.fault import fault
+from configs import Settings, SettingsError, read_recipe
+from jobs.errors import SchemaMismatch
+from jobs.train import EventState, JobEvent, TrainModel
+from model_store import StoreUnavailable
+from worker.errors import JobCancelled, JobRefused, WorkerError
+from worker.handler import Delivery, Handler
+from worker.runtime import ATTEMPTS, Runtime
+
+
+class TrainHandler(Handler[TrainModel, JobEvent]):
+    """One delivery of one training job."""
+
+    message = TrainModel
+    # A child that may crash, be killed and give its memory back. Spawned: MindSpore hangs in a forked child once the
+    # parent ran a network.
+    pool = {"pool": "prefork", "concurrency": 1, "pool_start_method": "spawn", "max_tasks_per_child": 1}  # noqa: RUF012
+    is_in_child = True
+
+    def __init__(self, runtime: Runtime, job: TrainModel, delivery: Delivery) -> None:
+        super().__init__(runtime, job, delivery)
+        self._cancelled = threading.Event()
+        self._has_ended = False
+
+    @classmethod
+    def check_host(cls, settings: Settings) -> None:
+        """Raise an error when MindSpore or a folder of images is missing."""
+        if find_spec("mindspore") is None:
+            raise WorkerError('training needs MindSpore on this machine: pip install "sortline[train]"')
+        if isinstance(settings.data_root, str):
+            raise SettingsError(f"training reads a folder; the data root {settings.data_root} is none")
+
+    @classmethod
+    def description(cls, settings: Settings) -> dict[str, object]:
+        """Return the version of MindSpore, which the parent of the training process does not load."""
+        try:
+            engine = f"MindSpore {version('mindspore')}"
+        except PackageNotFoundError:
+            engine = "MindSpore not installed"
+        return {"engine": engine, "device": settings.device}
+
+    @classmethod
+    def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
+        """Tell the job's followers that this worker can't read it."""
+        _end(runtime, JobEvent(job=error.job, state="failed", text=str(error)))
+
+    @classmethod
+    def end_revoked(cls, runtime: Runtime, job: TrainModel, why: str) -> None:
+        """Tell the job's followers that somebody revoked it in Flower."""
+        _end(runtime, JobEvent(job=job.job, state="cancelled", text=why))
+
+    def beat(self) -> None:
+        """Look for a cancel, and note on the board that a worker is at the job."""
+        if self._has_ended:
+            return
+        if self.runtime.board.is_cancelled(self.job.job):
+            self._cancelled.set()
+        title = f"train {self.job.name} on {Path(self.job.dataset).name}"
+        self.runtime.board.keep(self.job.job, kind="train", title=title)
+
+    def unwanted(self) -> str | None:
+        """Return a text when the job has ended: its first worker was only slow to acknowledge it."""
+        known = self.runtime.board.get(self.job.job)
+        return f"already {known.state}" if known is not None and known.ended else None
+
+    @contextmanager
+    def attempt(self) -> Iterator[int]:
+        """Count an attempt at this job."""
+        number = self.runtime.board.count_attempt(self.job.job)
+        try:
+            yield number
+        except Exception:
+            self.runtime.board.discount_attempt(self.job.job)
+            raise
+
+    def work(self, attempt: int) -> JobEvent:
+        """Train; return how it ended."""
+        if attempt > ATTEMPTS:
+            raise JobRefused(f"{ATTEMPTS} training processes died on this job; see the training worker's log")
+        from worker.train.job import train_model  # MindSpore: never in a label worker
+
+        try:
+            trained = train_model(
+                self.job,
+                read_recipe(self.job.recipe),
+                self.runtime,
+                report=self._report,
+                cancelled=self._cancelled.is_set,
+            )
+        except JobCancelled:
+            return self._event("cancelled", "cancelled before a version was published")
+        return JobEvent(job=self.job.job, state="done", text=trained.text, model=trained.pin, scores=trained.scores)
+
+    def may_pass(self, error: Exception) -> bool:
+        """The data root or the store may come back; all else would fail again."""
+        return isinstance(error, UnavailableError | StoreUnavailable)
+
+    def wait(self, error: Exception, pause_s: float) -> None:
+        """Tell the job's followers."""
+        self._report(self._event("progress", f"waiting: {error}"))
+
+    def refuse(self, error: Exception) -> None:
+        """Tell the job's followers that it has failed."""
+        self.publish(self._event("failed", str(error) or type(error).__name__))
+
+    def publish(self, result: JobEvent) -> None:
+        """Put the end onto the stream of the job, then onto the board."""
+        self._has_ended = True
+        _end(self.runtime, result)
+
+    def conclude(self, result: JobEvent) -> str:
+        """Return how the job ended."""
+        return result.text
+
+    def _report(self, event: JobEvent) -> None:
+        self.runtime.publish(event.job, event)
+        self.runtime.board.update(event.job, state="running", text=event.text)
+        fault("event")
+        self.delivery.show(event.text)
+
+    def _event(self, state: EventState, text: str) -> JobEvent:
+        return JobEvent(job=self.job.job, state=state, text=text)
+
+
+def _end(runtime: Runtime, event: JobEvent) -> None:
+    runtime.publish(event.job, event)
+    runtime.board.update(event.job, state=event.state, text=event.text, model=str(event.model or ""))
