@@ -7,25 +7,21 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.label import Labelling, OnExisting, label_source
 from producer.commands.options import (
-    EMBED_MB,
-    Broker,
-    ClassMapFile,
     Config,
-    DataRoot,
-    EmbedMb,
-    Formats,
-    Home,
+    Existing,
     Model,
+    OnExisting,
+    PageOptions,
+    PlaceOptions,
     Quiet,
-    Store,
-    settings_of,
+    with_options,
 )
 
 SHOWN_LABELS = 5
 
 
+@with_options
 def evaluate(
     source: Annotated[
         str,
@@ -34,19 +30,13 @@ def evaluate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The page to write, or a folder for all reports.")
     ] = Path("evaluation.html"),
-    formats: Formats = None,
     model: Model = None,
-    on_existing: Annotated[
-        OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
-    ] = OnExisting.resume,
+    on_existing: Existing = OnExisting.resume,
     quiet: Quiet = False,
-    class_map: ClassMapFile = None,
-    embed_mb: EmbedMb = EMBED_MB,
     config: Config = None,
-    broker: Broker = None,
-    data_root: DataRoot = None,
-    store: Store = None,
-    home: Home = None,
+    *,
+    reports: PageOptions,
+    place: PlaceOptions,
 ) -> None:
     """Label folders whose names are the truth, through the queue, and say how right the model is.
 
@@ -61,16 +51,8 @@ def evaluate(
 
       sortline eval photos/test -o march/            # a folder with all reports
     """
-    from producer.reports.request import request_of
+    from producer.run.labelling import Labelling, label_source
 
-    request = request_of(
-        output,
-        formats,
-        in_folder=("html", "csv"),
-        ranks=SHOWN_LABELS,
-        class_map=class_map,
-        truth="folders",
-        embed_mb=embed_mb,
-    )
-    settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
-    raise typer.Exit(label_source(settings, Labelling(source, model, request, on_existing=on_existing, quiet=quiet)))
+    request = reports.request(output, in_folder=("html", "csv"), ranks=SHOWN_LABELS, truth="folders")
+    labelling = Labelling(source=source, model=model, reports=request, on_existing=on_existing.value, quiet=quiet)
+    raise typer.Exit(label_source(place.settings(config), labelling))

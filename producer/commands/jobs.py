@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -109,7 +110,7 @@ def gather(
     job: Job,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The report to write, or a folder; the default is what `label` was told."),
+        typer.Option("--output", "-o", help="The report to write, or a folder; the default is what `label` was given."),
     ] = None,
     formats: Formats = None,
     max_failures: Annotated[int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail.")] = None,
@@ -123,30 +124,23 @@ def gather(
 
       sortline jobs gather inbox-4d5e6f70-20260301-1a2b3c -o monday.csv
     """
-    from producer.commands.label import finish
     from producer.local.session import open_session
-    from producer.reports.request import Request, request_of
-    from producer.run.detached import download
-    from producer.run.run_file import RunFile
+    from producer.reports.request import request_of, requests_of
+    from producer.run.conclusion import Limits
+    from producer.run.detached import find_detached
+    from producer.run.labelling import execute_and_conclude
     from producer.terminal.progress import RunView
 
     settings = settings_of(home=home, broker=broker)
-    with RunView(quiet=quiet) as view, open_session(settings, start=False) as session:
-        run = None
-        for path in sorted((settings.home / "runs").glob("*.run")):
-            if job.startswith(path.stem):
-                run = RunFile(path)
-                if run.plan.run == job:
-                    break
-                run.close()
-                run = None
-        if run is None:
-            run = download(session.client, session.keys, job, settings.home / "runs" / f"{job}.run")
-        try:
-            request = Request.from_json(run.requests()[-1]) if run.requests() else None
-            if output is not None or formats is not None or request is None:
-                request = request_of(output or Path("report.csv"), formats)
-            code = finish(session, run, view, request, max_failures)
-        finally:
-            run.close()
+    with (
+        RunView(quiet=quiet) as view,
+        open_session(settings, start=False) as session,
+        closing(find_detached(session, job)) as run,
+    ):
+        kept = requests_of(run)
+        if output is not None or formats is not None or not kept:
+            request = request_of(output or Path("report.csv"), formats)
+        else:
+            request = kept[-1]
+        code = execute_and_conclude(session, run, view, request, Limits(max_failures, settings.max_image_pixels))
     raise typer.Exit(code)

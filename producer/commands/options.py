@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
 
 import typer
 
 from producer.errors import UsageError
+from producer.reports import EMBED_MB
 
 if TYPE_CHECKING:  # pydantic is slow to import, and --help needs none of it
     from configs import Settings
+    from producer.reports.request import Request
 
 Home = Annotated[
     Path | None,
@@ -107,7 +113,83 @@ SortBy = Annotated[
     By,
     typer.Option("--by", help="How: a link to the image, a copy, or the image itself.", rich_help_panel="Reports"),
 ]
-EMBED_MB = 32.0
+
+
+class OnExisting(str, Enum):
+    """What to do when the same command has run before."""
+
+    resume = "resume"
+    overwrite = "overwrite"
+    error = "error"
+
+
+Existing = Annotated[
+    OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageOptions:
+    """Which reports, and what a page shows."""
+
+    formats: Formats = None
+    class_map: ClassMapFile = None
+    embed_mb: EmbedMb = EMBED_MB
+
+    def request(self, output: Path, **more: Any) -> Request:
+        """Return the reports that are asked for; ``more`` as `producer/reports/request.py: request_of` takes it."""
+        from producer.reports.request import request_of
+
+        return request_of(output, self.formats, class_map=self.class_map, embed_mb=self.embed_mb, **more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions(PageOptions):
+    """Which reports, with which columns, and where the images go."""
+
+    prob_columns: ProbColumns = False
+    sort_into: SortInto = None
+    by: SortBy = By.link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceOptions:
+    """Where a command finds its broker, images and models."""
+
+    broker: Broker = None
+    data_root: DataRoot = None
+    store: Store = None
+    home: Home = None
+
+    def settings(self, config: Path | None = None, training: dict[str, Any] | None = None) -> Settings:
+        """Return the settings of a command."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return settings_of(config, training=training, **given)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return ``command`` as Typer takes it: a parameter that is a record above becomes one option a field."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            kinds = get_type_hints(groups[parameter.name], include_extras=True)
+            found = [(field.name, field.default, kinds[field.name]) for field in fields(groups[parameter.name])]
+        else:
+            found = [(parameter.name, parameter.default, hints[parameter.name])]
+        for name, default, kind in found:
+            parameters.append(inspect.Parameter(name, parameter.KEYWORD_ONLY, default=default, annotation=kind))
+
+    @wraps(command)
+    def expanded(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        command(**values)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
 
 
 def settings_of(

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import (
-    EMBED_MB,
-    By,
-    ClassMapFile,
-    EmbedMb,
-    Formats,
-    Home,
-    ProbColumns,
-    SortBy,
-    SortInto,
-    settings_of,
-)
+from producer.commands.options import Home, ReportOptions, settings_of, with_options
 from producer.errors import UsageError
+from producer.reports import EMBED_MB
+
+if TYPE_CHECKING:
+    from producer.reports.request import Request
+    from producer.runfile import RunFile
 
 
+@with_options
 def report(
     run: Annotated[
         str | None,
@@ -33,21 +29,17 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="The report to write, or a folder; the default is where it was."),
     ] = None,
-    formats: Formats = None,
     top_k: Annotated[
         int | None,
         typer.Option("--top-k", min=1, max=1000, help="Labels in each row, at most as many as the run kept."),
     ] = None,
-    prob_columns: ProbColumns = False,
-    class_map: ClassMapFile = None,
-    embed_mb: EmbedMb = EMBED_MB,
-    sort_into: SortInto = None,
-    by: SortBy = By.link,
     undo_sort: Annotated[
         Path | None,
         typer.Option("--undo-sort", metavar="FILE", help="Play the undo file of a sort back, and do nothing else."),
     ] = None,
     home: Home = None,
+    *,
+    reports: ReportOptions,
 ) -> None:
     """Make the reports of a run again, or others, from its run file; nothing is labelled.
 
@@ -68,40 +60,47 @@ def report(
         return
     if run is None:
         raise UsageError("say which run: its file, its name, or a report that was made of it")
-    from producer.commands.label import sort_run
-    from producer.reports.request import Request, request_of, write_reports
-    from producer.run.runs import find_run
+    from producer.reports.request import write_reports
+    from producer.run.conclusion import sort_run
+    from producer.run.opening import find_run
     from producer.terminal.progress import RunView
 
     settings = settings_of(home=home)
-    found = find_run(settings, run)
-    try:
-        with RunView(quiet=False, bar=False) as view:
-            kept = [Request.from_json(text) for text in found.requests()]
-            named = os.path.abspath(run)  # noqa: PTH100 - links stay as the user wrote them
-            earlier = [request for request in kept if named in request.outputs.values()] or kept
-            if output or formats or top_k or prob_columns or class_map or embed_mb != EMBED_MB or not earlier:
-                base = earlier[-1] if earlier else None
-                same_place = base is not None and output is None
-                made = request_of(
-                    output or (base.main if base else Path("report.csv")),
-                    formats or (",".join(base.formats) if base and same_place else None),
-                    ranks=top_k or (base.ranks if base else None),
-                    probabilities=prob_columns or (base is not None and base.probabilities),
-                    class_map=class_map,
-                    truth=base.truth if base else "auto",
-                    embed_mb=embed_mb,
-                )
-                earlier = [replace(made, class_map=base.class_map) if base and class_map is None else made]
-            for request in earlier:
-                counts = write_reports(found, request, max_pixels=settings.max_image_pixels, say=view.say)
-                if counts.missing:
-                    view.say(f"{counts.missing} of {counts.images} images have no row yet; `sortline label` goes on")
-                view.conclude(counts, request)
-            if sort_into is not None:
-                sort_run(found, earlier[-1], sort_into, by, view.say)
-    finally:
-        found.close()
+    with closing(find_run(settings, run)) as found, RunView(quiet=False, bar=False) as view:
+        requests = _requests(found, run, output, top_k, reports)
+        for request in requests:
+            counts = write_reports(found, request, max_pixels=settings.max_image_pixels, say=view.say)
+            if counts.missing:
+                view.say(f"{counts.missing} of {counts.images} images have no row yet; `sortline label` goes on")
+            view.conclude(counts, request)
+        if reports.sort_into is not None:
+            sort_run(found, requests[-1], reports.sort_into, reports.by.value, view.say)
+
+
+def _requests(
+    run: RunFile, named: str, output: Path | None, top_k: int | None, options: ReportOptions
+) -> list[Request]:
+    """Return what to write: what was asked for before, or the newest of it with what the options change."""
+    from producer.reports.request import requests_of
+
+    kept = requests_of(run)
+    path = os.path.abspath(named)  # noqa: PTH100 - links stay as the user wrote them
+    earlier = [request for request in kept if path in request.outputs.values()] or kept
+    changes = (output, options.formats, top_k, options.prob_columns, options.class_map, options.embed_mb != EMBED_MB)
+    if earlier and not any(changes):
+        return earlier
+    if not earlier:
+        return [options.request(output or Path("report.csv"), ranks=top_k, probabilities=options.prob_columns)]
+    base = earlier[-1]
+    if output is None and not options.formats:
+        options = replace(options, formats=",".join(base.formats))
+    made = options.request(
+        output or base.main,
+        ranks=top_k or base.ranks,
+        probabilities=options.prob_columns or base.probabilities,
+        truth=base.truth,
+    )
+    return [made if options.class_map is not None else replace(made, class_map=base.class_map)]
 
 
 def _undo(journal: Path) -> None:
@@ -111,7 +110,7 @@ def _undo(journal: Path) -> None:
     if not journal.is_file():
         raise UsageError(f"no undo file {journal}")
     done = undo(journal)
-    for sentence in done.told:
+    for sentence in done.problems:
         print(printable(sentence))
     kept = f"; {done.left} stay, and {journal} with them" if done.left else ""
     print(f"taken back: {done.placed} images{kept}")

@@ -205,8 +205,8 @@ def _search(
     Raises:
         TrainingFailed: no trial came to its end.
     """
-    from producer.terminal.sweep import SweepView, table_of, write_sweep_csv
     from producer.training.sweep import cancel_trials, ranked, run_trials
+    from producer.training.sweep_view import SweepView, table_of, write_sweep_csv
 
     jobs = [
         plan(

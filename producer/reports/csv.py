@@ -9,8 +9,7 @@ from pathlib import Path
 from base.text import safe_cell
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
-from producer.run.run_file import RunFile
-from producer.run.stored_rows import StoredRow
+from producer.runfile import RunFile, StoredRow
 
 _SPECIAL = re.compile('^[=+\\-@\t]|[",\r\n]')  # few cells hold one: a single look at the others
 _QUOTED = re.compile('[",\r\n]')

@@ -9,8 +9,7 @@ from typing import Any
 
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
-from producer.run.run_file import RunFile
-from producer.run.stored_rows import StoredRow
+from producer.runfile import RunFile, StoredRow
 
 
 def write_jsonl(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> int:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from producer.errors import UsageError
-from producer.run.run_file import Plan
-from producer.run.stored_rows import StoredRow
+from producer.runfile import Plan, StoredRow
 
 CONFIDENCE_DIGITS = 4  # more would show the noise between engines
 

@@ -17,6 +17,7 @@ from time import localtime, strftime
 from typing import Any
 from urllib.parse import quote
 
+from base.durations import duration
 from base.errors import UnavailableError
 from base.image_files import has_image_suffix
 from base.paths import below_root, path_to_text, text_to_path
@@ -29,9 +30,7 @@ from producer.reports.summary import Timing
 from producer.reports.tally import Tally
 from producer.reports.thumbnails import SMALL_PX, thumbnails
 from producer.reports.truth import FolderTruth
-from producer.run.run_file import RunFile
-from producer.run.stored_rows import StoredRow
-from producer.terminal.progress import duration
+from producer.runfile import RunFile, StoredRow
 from storage import ExtraMissing, Folder, open_folder
 
 GALLERY_IMAGES = 20_000

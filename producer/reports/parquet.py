@@ -11,8 +11,7 @@ from producer.errors import UsageError
 from producer.reports.csv import header
 from producer.reports.files import replacing
 from producer.reports.layout import Answer, Layout
-from producer.run.run_file import RunFile
-from producer.run.stored_rows import StoredRow
+from producer.runfile import RunFile, StoredRow
 
 ROWS_A_GROUP = 10_000  # what is in memory at once
 

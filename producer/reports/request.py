@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from producer.commands.options import EMBED_MB
 from producer.errors import UsageError
+from producer.reports import EMBED_MB
 from producer.reports.layout import Layout, read_class_map
 from producer.reports.tally import Tally, Truth, counted
-from producer.run.run_file import RunFile
-from producer.run.stored_rows import StoredRow
+from producer.runfile import RunFile, StoredRow
 
 TABLES = ("csv", "parquet", "jsonl")
 FORMATS = (*TABLES, "html")
@@ -68,6 +67,11 @@ class Request:
         if values["truth"] not in get_args(Truth):
             raise ValueError(f"no truth {values['truth']!r}")
         return cls(class_map=class_map, **values)
+
+
+def requests_of(run: RunFile) -> list[Request]:
+    """Return what was asked for of ``run``, the newest last."""
+    return [Request.from_json(text) for text in run.requests()]
 
 
 def request_of(

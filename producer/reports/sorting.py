@@ -23,12 +23,12 @@ from base.paths import path_to_text, text_to_path
 from base.urls import is_url
 from producer.errors import UsageError
 from producer.reports.layout import Layout
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 
 By = Literal["link", "copy", "move"]
 STEPS_AT_ONCE = 256  # written to the disk together
 LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
-TOLD = 20  # problems that are told one by one
+LISTED = 20  # problems that are named one by one
 
 
 class Step(NamedTuple):
@@ -41,17 +41,17 @@ class Step(NamedTuple):
 
 @dataclass(slots=True)
 class Sorted:
-    """What became of a sort or of its undoing: images placed, and sentences about those that were not."""
+    """What became of a sort or of its undoing: images placed, and a sentence about each that was not."""
 
     placed: int = 0
     left: int = 0
-    told: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def leave(self, sentence: str) -> None:
         """Count an image that stays where it is, and why."""
         self.left += 1
-        if len(self.told) < TOLD:
-            self.told.append(sentence)
+        if len(self.problems) < LISTED:
+            self.problems.append(sentence)
 
 
 def undo_file(into: Path, run: RunFile) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from producer.reports.files import replacing
 from producer.reports.tally import Tally
 from producer.reports.truth import ClassScore, Evaluation, Score
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Timing:
 
     @classmethod
     def of(cls, run: RunFile) -> Timing:
-        """Return what the run file knows; rows that an earlier version of Sortline gathered count nowhere."""
+        """Return what the run file knows."""
         stages: Counter[str] = Counter()
         engines: Counter[str] = Counter()
         workers: Counter[str] = Counter()
@@ -53,12 +53,12 @@ class Timing:
             workers[chunk.worker or "unknown"] += chunk.images
             for stage, seconds in chunk.seconds.items():
                 stages[stage] += seconds  # type: ignore[assignment]  # a Counter of floats
-        spells = run.spells()
+        periods = run.work_periods()
         return cls(
-            started=spells[0][0] if spells else 0.0,
-            ended=spells[-1][1] if spells else 0.0,
-            seconds=sum(end - start for start, end in spells),
-            images=images if spells else 0,
+            started=periods[0][0] if periods else 0.0,
+            ended=periods[-1][1] if periods else 0.0,
+            seconds=sum(end - start for start, end in periods),
+            images=images if periods else 0,
             stages={stage: round(float(seconds), 3) for stage, seconds in stages.items()},
             engines=dict(engines.most_common()),
             workers=dict(workers.most_common()),

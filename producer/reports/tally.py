@@ -10,8 +10,7 @@ from typing import Literal
 
 from producer.reports.layout import Layout
 from producer.reports.truth import Evaluation, FolderTruth
-from producer.run.run_file import RunFile
-from producer.run.stored_rows import StoredRow
+from producer.runfile import RunFile, StoredRow
 
 BINS = 20  # of the confidence histogram
 REVIEWED = 60  # the least sure images, and as many of the worst mistakes

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from base.intervals import wilson_interval
 from base.paths import path_to_text, text_to_path
 from producer.reports.layout import Layout
-from producer.run.run_file import Plan
+from producer.runfile import Plan
 
 
 class FolderTruth:

@@ -13,7 +13,8 @@ import redis
 from base.paths import text_to_path
 from jobs.broker import Keys
 from producer.errors import UsageError
-from producer.run.run_file import Plan, RunFile
+from producer.local.session import Session
+from producer.runfile import Plan, RunFile
 
 INPUTS_A_PIECE = 5000
 DETACHED_CHUNK_IMAGES = 128
@@ -35,6 +36,18 @@ def upload(client: redis.Redis, keys: Keys, run: RunFile) -> None:
 def chunk_images(plan: Plan) -> int:
     """Return the images of each chunk of a detached run, which is enqueued before any worker's rate is known."""
     return plan.chunk_images or DETACHED_CHUNK_IMAGES
+
+
+def find_detached(session: Session, job: str) -> RunFile:
+    """Return the run file of a detached run: that of this machine, or one made of what Redis has."""
+    runs = session.settings.home / "runs"
+    for path in sorted(runs.glob("*.run")):
+        if job.startswith(path.stem):
+            run = RunFile(path)
+            if run.plan.run == job:
+                return run
+            run.close()
+    return download(session.client, session.keys, job, runs / f"{job}.run")
 
 
 def download(client: redis.Redis, keys: Keys, job: str, path: Path) -> RunFile:

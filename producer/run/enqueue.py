@@ -16,7 +16,7 @@ from base.urls import is_url
 from jobs.errors import BrokerFull
 from jobs.label import LabelChunk
 from jobs.messages import QUEUED_AT, to_json
-from producer.run.run_file import Plan
+from producer.runfile import Plan
 
 FOLDERS_KNOWN = 1024
 NOT_SENT = (OperationalError, redis.RedisError, OSError)  # what Celery raises when Redis takes nothing now

@@ -14,20 +14,19 @@ from dataclasses import replace
 
 import redis
 
+from base.durations import duration
 from jobs.label import LABEL_RUN
 from producer.errors import RunCancelled, RunRefused
 from producer.local.session import Session
 from producer.run.enqueue import NOT_SENT
-from producer.run.gather import Progress
-from producer.run.run_file import RunFile
-from producer.terminal.progress import duration
+from producer.runfile import Progress, RunFile
 
 EVERY_S = 1.0
 RATE_WINDOW_S = 10.0
 
 
-def told(session: Session, run: RunFile, gathering: Iterator[Progress]) -> Iterator[Progress]:
-    """Yield the progress of a run, and tell Flower and the job board of it."""
+def reported(session: Session, run: RunFile, gathering: Iterator[Progress]) -> Iterator[Progress]:
+    """Yield the progress of a run, and report it to Flower and the job board."""
     if run.done == run.total:
         yield from gathering
         return

@@ -19,7 +19,7 @@ from jobs.messages import from_json
 from producer.errors import PATIENCE_S, BrokerUnreachable, RunCancelled, RunRefused
 from producer.run.chunk_size import ChunkSize
 from producer.run.enqueue import ChunkSender
-from producer.run.run_file import RunFile
+from producer.runfile import Progress, RunFile
 
 READ_S = 0.25  # longest wait for rows before the screen and the lost chunks are looked at again
 SURE_LOST_S = 3.0  # a chunk that Redis neither queues nor lends out is lost once it is this old
@@ -36,17 +36,6 @@ class _Sent:
     at: float  # monotonic seconds
     order: int  # of sending: answers that overtake an older chunk hint that it was lost
     resends: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is. ``waiting`` says what it waits for when it does, ``worker`` who sent the newest rows."""
-
-    done: int
-    failed: int
-    total: int
-    waiting: str = ""
-    worker: str = ""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""SOURCE on the command line -> the sorted paths of its images. URLs are in `producer/sources/remote_images.py`."""
+"""A folder, an image or a list of this machine -> the sorted paths of its images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import TextIO
 
 from base.image_files import has_image_suffix
-from base.paths import path_to_text
-from base.urls import is_url
-from producer.errors import UsageError
 
 
 @dataclass(slots=True)
@@ -77,36 +74,6 @@ class Source:
                 yield path
             else:
                 self.skipped += 1
-
-
-def open_source(argument: str) -> Source:
-    """Return the source of ``argument``: a folder, an image, a URL, a ``.txt`` list, or ``-`` for a list on stdin."""
-    if is_url(argument):
-        from producer.sources.remote_images import open_url
-
-        return open_url(argument)
-    if argument == "-":
-        return Source("stdin", os.getcwd(), None, "stdin")  # noqa: PTH109
-    path = Path(os.path.abspath(argument))  # noqa: PTH100 - links stay as the user wrote them
-    if path.is_dir():
-        return Source(path_to_text(path.name) or "root", str(path), path, "folder")
-    if path.suffix.lower() == ".txt" and path.is_file():
-        return of_lines(Source(path_to_text(path.stem), os.getcwd(), path, "list"))  # noqa: PTH109
-    if path.exists():
-        return Source(path_to_text(path.stem), str(path.parent), path, "file")
-    raise UsageError(
-        f"no such folder or file: {argument}. SOURCE is a folder, an image, a .txt list of paths, or -; or a URL"
-    )
-
-
-def of_lines(source: Source, listed: list[str] | None = None) -> Source:
-    """Return the source of a list: itself, or that of its URLs if it begins with one. ``listed`` are its lines."""
-    lines = source.paths if listed is None else lambda: listed
-    if not is_url(next(iter(lines()), "")):
-        return source
-    from producer.sources.remote_images import url_list
-
-    return url_list(source.name, lines)
 
 
 def _lines(lines: TextIO) -> Iterator[str]:

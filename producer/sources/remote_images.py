@@ -1,4 +1,4 @@
-"""SOURCE as a URL, or a list of URLs -> paths below a root, as a folder of this machine gives them."""
+"""A URL, or a list of URLs -> paths below a root, as a folder of this machine gives them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from base.errors import ImageError, UnavailableError
 from base.image_files import has_image_suffix
 from base.paths import path_to_text
 from base.urls import checked_url, decoded
-from configs import Settings
 from producer.errors import UsageError
 from producer.sources.images import Source
 from storage import Entry, ExtraMissing, Folder, TransientError, open_folder, with_retries
@@ -100,34 +99,6 @@ def url_list(name: str, lines: Callable[[], Iterable[str]]) -> UrlList:
     found = UrlList(name, "", None, "urls")
     found.lines = lines
     return found
-
-
-def rooted(settings: Settings, source: Source) -> Settings:
-    """Return the settings with the data root that fits ``source``.
-
-    A stack of this command alone gets the source's own root. Workers of others read only below theirs, which must be
-    known here to make paths below it.
-
-    Raises:
-        UsageError: the source is not below the data root.
-    """
-    root = settings.data_root
-    if not isinstance(source, RemoteSource | UrlList):
-        if not isinstance(root, str):
-            return settings
-        if settings.broker is not None:
-            raise UsageError(f"SOURCE is on this machine, and the workers' data root is {root}: they can't read it")
-        return settings.model_copy(update={"data_root": None})
-    if not isinstance(root, str):
-        if settings.broker is not None:
-            raise UsageError(
-                "SOURCE is a URL: with a broker of your own, pass --data-root URL, the one below which your workers "
-                "read (their SORTLINE_DATA_ROOT)"
-            )
-        return settings.model_copy(update={"data_root": source.root})
-    if not f"{source.root}/".startswith(f"{root}/"):
-        raise UsageError(f"{source.root} is not below the data root {root}, so no worker could read it")
-    return settings
 
 
 def _opened(url: str) -> Folder:

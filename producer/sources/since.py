@@ -10,19 +10,16 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from base.paths import path_to_text
 from base.urls import is_url
-
-if TYPE_CHECKING:
-    from producer.run.run_file import RunFile
 
 CACHE_KIB = 16_384  # of the database of earlier files: what a million of them may have in memory
 
 
 class FileState(NamedTuple):
-    """Size in bytes, and time of the last change in nanoseconds, as the file system tells them."""
+    """Size in bytes, and time of the last change in nanoseconds, as the file system has them."""
 
     size: int
     modified_ns: int
@@ -41,28 +38,24 @@ def state_of(path: str) -> FileState | None:
         found = os.stat(path)  # noqa: PTH116 - a million times
     except (OSError, ValueError):  # ValueError: a NUL byte
         return None
-    told = stat.S_ISREG(found.st_mode) and abs(found.st_mtime_ns) < 2**63  # what a run file can hold
-    return FileState(found.st_size, found.st_mtime_ns) if told else None
+    is_known = stat.S_ISREG(found.st_mode) and abs(found.st_mtime_ns) < 2**63  # what a run file can hold
+    return FileState(found.st_size, found.st_mtime_ns) if is_known else None
 
 
-class Earlier:
+class EarlierFiles:
     """The files that an earlier run has labelled. On disk, so that a million of them leave memory flat."""
 
-    def __init__(self, run: RunFile | None = None) -> None:
-        """Take over what ``run`` knows; it may be closed afterwards. Without a run, everything is new."""
+    def __init__(self, files: Iterable[tuple[str, int, int]] = ()) -> None:
+        """Take over ``files``, each as absolute path, size and time of the last change."""
         self._db = sqlite3.connect("", isolation_level=None)  # SQLite deletes the file of a database without a name
         self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         self._db.execute(
             "CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER, modified_ns INTEGER, kept INTEGER DEFAULT 0)"
             " WITHOUT ROWID"
         )
-        self._db.execute(
-            "BEGIN"
-        )  # for good: nothing of this outlives the process, and a commit a file would take minutes
-        if run is not None:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO files (path, size, modified_ns) VALUES (?, ?, ?)", run.labelled_files()
-            )
+        # For good: nothing of this outlives the process, and a commit a file would take minutes.
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT OR REPLACE INTO files (path, size, modified_ns) VALUES (?, ?, ?)", files)
 
     def close(self) -> None:
         """Delete the database."""
@@ -84,14 +77,14 @@ class Earlier:
         yield from self._db.execute("SELECT path, size, modified_ns FROM files WHERE kept ORDER BY path")
 
 
-class Look:
+class InputFilter:
     """Paths -> inputs with their states, without those that are unchanged since an earlier run.
 
     Attributes:
         unchanged: how many were left out; counted while ``inputs`` runs.
     """
 
-    def __init__(self, base: str, earlier: Earlier | None = None) -> None:
+    def __init__(self, base: str, earlier: EarlierFiles | None = None) -> None:
         self._base = base
         self.earlier = earlier
         self.unchanged = 0
@@ -114,9 +107,3 @@ class Look:
                 self.unchanged += 1
                 continue
             yield Input(text, state)
-
-    def digest_of(self, paths: Iterable[str]) -> tuple[int, str]:
-        """Return what ``frozen_inputs.digest_of`` returns of the inputs."""
-        from producer.run.frozen_inputs import digest_of
-
-        return digest_of(self.inputs(paths), with_states=self.earlier is not None)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+from base.durations import duration
 from base.text import printable
 from jobs.board import JobState
-from producer.terminal.progress import duration
 from producer.terminal.report import shortened
 
 COLUMNS = ("job", "what", "state", "last word", "model", "age")

@@ -6,18 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from producer.reports.request import Request
-    from producer.reports.tally import Tally
-    from producer.run.gather import Progress as RunProgress
-    from producer.run.run_file import RunFile
+from base.durations import duration
+from producer.reports.request import Request
+from producer.reports.tally import Tally
+from producer.runfile import Progress as RunProgress
+from producer.runfile import RunFile
 
 PLAIN_EVERY_S = 5.0
 RATE_WINDOW_S = 10.0
@@ -36,7 +35,6 @@ class RunView:
         self._task: TaskID | None = None
         self._started = self._said = self._looked = time.monotonic()
         self._seen: list[tuple[float, int]] = []
-        self._first_done = -1
 
     def __enter__(self) -> RunView:
         if self._wants_bar and self._console.is_terminal and not self._console.quiet:
@@ -73,8 +71,6 @@ class RunView:
     def show(self, progress: RunProgress, hint: str = "", run: RunFile | None = None) -> None:
         """Bring the display up to date; call as often as you like. ``run`` knows which workers answer."""
         now = time.monotonic()
-        if self._first_done < 0:
-            self._first_done = progress.done
         self._seen = [(at, done) for at, done in self._seen if now - at < RATE_WINDOW_S] + [(now, progress.done)]
         if self._bar is not None and self._task is not None:
             if run is not None and now - self._looked > WORKERS_EVERY_S:
@@ -103,10 +99,6 @@ class RunView:
         for line in accuracy(counts.evaluation) if counts.evaluation is not None else ():
             self.say(line)
         self.say(report_line(request))
-
-    def rate(self, progress: RunProgress) -> float:
-        """Images a second since the start of this display."""
-        return (progress.done - max(self._first_done, 0)) / max(time.monotonic() - self._started, 1e-9)
 
     @property
     def _to(self) -> Console:
@@ -161,14 +153,3 @@ def workers_table(rates: list[tuple[str, str, float]]) -> Table:
         rest = rates[MOST_WORKERS:]
         table.add_row(f"and {len(rest)} more", "", f"{sum(rate for *_, rate in rest):.0f}")
     return table
-
-
-def duration(seconds: int) -> str:
-    """Return ``seconds`` as a person says them: 42 s, 3 min 10 s, 2 h 5 min, 3 days."""
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    if seconds < 48 * 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return f"{seconds // 86_400} days"

@@ -15,11 +15,12 @@ from base.paths import path_to_text
 from configs import Settings
 from jobs.board import JobState
 from jobs.broker import AWAY
-from jobs.messages import ModelPin, from_json, to_json
+from jobs.messages import from_json, to_json
 from jobs.train import JobEvent, TrainModel
 from model_store import ModelNotFound, ModelStore, StoreUnavailable
 from producer.errors import PATIENCE_S, BrokerUnreachable, ProducerError, UsageError
 from producer.local.session import Session
+from producer.models import pin_of
 
 ENDS = frozenset({"done", "failed", "cancelled"})
 BOARD_EVERY_S = 5.0
@@ -70,9 +71,7 @@ def plan_training(
                 f"the recipe trains on the backbone {reference}: {error}. "
                 f"Import it: sortline models import FILE --name {reference.split(':')[0].split('@')[0]}"
             ) from error
-        backbone = ModelPin(
-            name=version.manifest.name, version=version.manifest.version, digest=version.manifest.digest
-        )
+        backbone = pin_of(version)
     return TrainModel(
         job=job or new_job(name),
         dataset=path_to_text(below),

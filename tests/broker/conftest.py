@@ -31,8 +31,8 @@ from jobs.messages import ModelPin, to_json
 from jobs.train import JobEvent
 from model_store.store import ModelStore
 from producer.run.enqueue import ChunkSender
-from producer.run.gather import Gatherer, Progress
-from producer.run.run_file import Plan, RunFile
+from producer.run.gather import Gatherer
+from producer.runfile import Plan, Progress, RunFile
 from tests.conftest import LABELS, RedisServer, write_images
 from vision.images.preprocess import Preprocessing
 from vision.serving.classifier import Classifier

@@ -13,7 +13,7 @@ from configs.settings import Settings
 from jobs.board import KEPT_S, JobBoard
 from producer.errors import UsageError
 from producer.run.detached import download, upload
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 from tests.broker.conftest import KEYS, Desk, NewProducer, labelled, new_run, plan_of, working
 from tests.conftest import RedisServer
 

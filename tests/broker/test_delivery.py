@@ -13,7 +13,7 @@ from jobs.board import JobBoard
 from jobs.label import ChunkResult, LabelChunk
 from jobs.messages import to_json
 from producer.errors import RunCancelled
-from producer.run.run_file import RunFile, RunFileError
+from producer.runfile import RunFile, RunFileError
 from tests.broker.conftest import (
     KEYS,
     Desk,

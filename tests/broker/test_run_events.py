@@ -18,7 +18,7 @@ from configs.settings import Settings
 from jobs.app import make_app
 from producer.errors import RunCancelled, RunRefused
 from producer.local.session import Session
-from producer.run.events import told
+from producer.run.events import reported
 from tests.broker.conftest import HOSTNAME, Desk, NewProducer, Producer, in_time, working
 from tests.conftest import RedisServer, wait_until
 
@@ -70,7 +70,7 @@ def test_a_run_is_one_task_whose_text_moves_and_its_chunks_belong_to_it(
     producer = new_producer(12)
 
     with watching(settings) as (state, seen), working(desk):
-        for _ in in_time(told(session_of(settings, client), producer.run, producer.gatherer.gather())):
+        for _ in in_time(reported(session_of(settings, client), producer.run, producer.gatherer.gather())):
             pass
         wait_until(lambda: getattr(run_task(state, producer), "state", "") == "SUCCESS", 10)
         wait_until(lambda: sum(event["type"] == "task-succeeded" for event in seen) == 4, 10)
@@ -105,7 +105,7 @@ def test_a_refused_run_fails_with_the_reason(
 
     with watching(settings) as (state, _), working(desk):
         with pytest.raises(RunRefused):
-            for _progress in in_time(told(session_of(settings, client), producer.run, producer.gatherer.gather())):
+            for _progress in in_time(reported(session_of(settings, client), producer.run, producer.gatherer.gather())):
                 pass
         wait_until(lambda: getattr(run_task(state, producer), "state", "") == "FAILURE", 10)
 
@@ -121,12 +121,12 @@ def test_a_run_that_is_interrupted_and_goes_on_ends_as_one_task(
     session = session_of(settings, client)
 
     with watching(settings) as (state, seen), working(desk):
-        gathering = told(session, producer.run, producer.gatherer.gather())
+        gathering = reported(session, producer.run, producer.gatherer.gather())
         wait_until(lambda: next(gathering).done > 0, 10)
         gathering.close()  # type: ignore[attr-defined]
         wait_until(lambda: getattr(run_task(state, producer), "state", "") == "REVOKED", 10)
         again = new_producer(run=producer.run)
-        for _ in in_time(told(session, again.run, again.gatherer.gather())):
+        for _ in in_time(reported(session, again.run, again.gatherer.gather())):
             pass
         wait_until(lambda: run_task(state, producer).state == "SUCCESS", 10)
 
@@ -145,12 +145,12 @@ def test_a_cancelled_run_is_revoked_and_a_run_without_work_says_nothing(
 
     with watching(settings) as (state, seen):
         with pytest.raises(RunCancelled):
-            list(told(session, producer.run, cancelled()))
+            list(reported(session, producer.run, cancelled()))
         wait_until(lambda: getattr(run_task(state, producer), "result", None), 10)
         count = len(seen)
         with working(desk):
             producer.finish()
-            list(told(session, producer.run, producer.gatherer.gather()))
+            list(reported(session, producer.run, producer.gatherer.gather()))
 
     assert run_task(state, producer).result == "run inbox-1 was cancelled"
     assert run_task(state, producer).state == "PENDING"  # nobody had begun
@@ -164,4 +164,6 @@ def test_a_redis_that_goes_away_takes_no_run_down_for_its_events(
     session = session_of(settings, client)
     redis_server.kill()
 
-    assert [progress.total for progress in islice(told(session, producer.run, producer.gatherer.gather()), 1)] == [4]
+    assert [progress.total for progress in islice(reported(session, producer.run, producer.gatherer.gather()), 1)] == [
+        4
+    ]

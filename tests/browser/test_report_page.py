@@ -16,7 +16,7 @@ from jobs.label import Row
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
 from producer.reports.tally import Truth, tally
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 from tests.browser.conftest import Open
 from tests.unit.reported import LABELS, ok, run_of
 

@@ -377,7 +377,7 @@ def test_copies_are_labelled_once_and_a_killed_worker_changes_no_byte(
         with worker(redis_server, home, model_store, tmp_path):
             assert running.wait(90) == 0
 
-    assert "1,501 of 3,002 images are copies of another" in calm.stderr
+    assert "1,501 of 3,002 images are duplicates of another" in calm.stderr
     assert (home / "disturbed.csv").read_bytes() == (home / "calm.csv").read_bytes()
     rows, plain = rows_of(home / "calm.csv"), rows_of(home / "plain.csv")
     copies = {row["path"]: row.pop("duplicate_of") for row in rows}

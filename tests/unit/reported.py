@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
-from producer.run.run_file import Plan, RunFile
+from producer.runfile import Plan, RunFile
 
 LABELS = ["glass", "paper", "tin"]
 GROUPS: list[str | None] = ["recyclable", "recyclable", None]

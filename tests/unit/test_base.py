@@ -13,7 +13,7 @@ from base.files import replacing, write_file
 from base.image_files import IMAGE_SUFFIXES
 from base.process import resident_bytes
 from base.text import printable, safe_cell
-from producer.sources.images import open_source
+from producer.sources.argument import open_source
 from vision.training.dataset import read_dataset
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,7 +27,7 @@ from producer import errors
 from producer.__main__ import app
 from producer.reports.csv import header
 from producer.reports.layout import Layout
-from producer.run.run_file import Plan
+from producer.runfile import Plan
 from producer.terminal.troubleshooting import ENTRIES, PAGE, anchor_of, entry_for
 
 ROOT = Path(__file__).resolve().parents[2]

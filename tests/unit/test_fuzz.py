@@ -33,7 +33,7 @@ from jobs.train import JobEvent, TrainModel
 from model_store.errors import ManifestError
 from model_store.manifest import ClassEntry, FileEntry, Manifest
 from producer.reports.request import request_of, write_reports
-from producer.run.run_file import Plan, RunFile, RunFileError
+from producer.runfile import Plan, RunFile, RunFileError
 from tests.unit.awkward_images import corpus
 from vision.images.preprocess import ImageLimits, Preprocessing, load_image
 
@@ -254,7 +254,7 @@ def use(run: RunFile) -> None:
     list(run.labelled_files())
     list(run.chunks())
     write_reports(run, request_of(run.path.parent / "out", "csv,jsonl", ranks=2), max_pixels=10**6, say=lambda _: None)
-    assert len([run.requests(), run.spells(), run.copies, run.paths(0, 20)]) == 4
+    assert len([run.requests(), run.work_periods(), run.duplicates, run.paths(0, 20)]) == 4
 
 
 @fuzzed(0.05)

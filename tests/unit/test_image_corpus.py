@@ -19,7 +19,7 @@ import base.files
 from base.errors import ImageError
 from base.files import read_file
 from base.paths import path_to_text
-from producer.sources.images import open_source
+from producer.sources.argument import open_source
 from storage.local import MOST_FOLDERS, LocalFolder
 from tests.unit.awkward_images import Awkward, corpus, encoded, picture
 from tests.unit.test_label_chunk import ColourEngine, chunk_of

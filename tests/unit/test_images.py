@@ -13,7 +13,7 @@ import pytest
 from base.image_files import IMAGE_SUFFIXES
 from base.paths import path_to_text
 from producer.errors import UsageError
-from producer.sources.images import open_source
+from producer.sources.argument import open_source
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -170,7 +170,7 @@ def test_a_name_that_is_not_utf8_is_read_from_a_list(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf8_is_read_from_standard_input_in_every_locale() -> None:
     program = (
-        "from producer.sources.images import open_source; print([ascii(path) for path in open_source('-').paths()])"
+        "from producer.sources.argument import open_source; print([ascii(path) for path in open_source('-').paths()])"
     )
     for encoding in ("utf-8:strict", "ascii:strict"):
         done = subprocess.run(

@@ -219,7 +219,7 @@ def test_a_private_stack_starts_before_the_command_has_loaded_celery() -> None:
 
     assert (
         loaded_by(
-            [*modules, "producer.run.runs", "producer.sources.images", "producer.terminal.progress"],
+            [*modules, "producer.run.opening", "producer.sources.argument", "producer.terminal.progress"],
             ("celery", "kombu"),
         )
         == []

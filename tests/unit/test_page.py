@@ -18,7 +18,7 @@ from producer.reports import page as module
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
 from producer.reports.tally import tally
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 from tests.unit.reported import ok, run_of
 
 

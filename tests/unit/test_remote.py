@@ -19,8 +19,7 @@ from base.errors import ImageError, UnavailableError
 from base.paths import path_to_text
 from configs.settings import Settings
 from producer.errors import UsageError
-from producer.sources.images import of_lines, open_source
-from producer.sources.remote_images import rooted
+from producer.sources.argument import of_lines, open_source, rooted
 from storage import Folder, TransientError, open_folder, with_retries
 from tests.canaries import secret
 from tests.conftest import free_port, wait_until

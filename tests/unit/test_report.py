@@ -20,7 +20,7 @@ from jobs.messages import ModelPin
 from producer.reports.csv import _cell, header, write_csv
 from producer.reports.files import replacing
 from producer.reports.layout import Layout
-from producer.run.run_file import Plan, RunFile
+from producer.runfile import Plan, RunFile
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["glass", "paper", "tin"]
@@ -191,7 +191,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from producer.reports.csv import write_csv
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 run = RunFile(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a disk with 20 kB left
 write_csv(run, Path(sys.argv[2]))
@@ -232,7 +232,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from producer.reports.files import replacing
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 run = RunFile(Path(sys.argv[1]))
 with replacing(Path(sys.argv[2]), run.path) as beside:
     beside.write_text("half a rep")

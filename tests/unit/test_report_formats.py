@@ -142,7 +142,7 @@ def test_the_summary_adds_up(tmp_path: Path) -> None:
 
 def test_seconds_between_two_commands_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000_000.0
-    monkeypatch.setattr("producer.run.run_file.time.time", lambda: now)
+    monkeypatch.setattr("producer.runfile.file.time.time", lambda: now)
     with run_of(tmp_path, [f"{n}.jpg" for n in range(4)], []) as run:
         from jobs.label import ChunkResult
 
@@ -158,27 +158,6 @@ def test_seconds_between_two_commands_do_not_count(tmp_path: Path, monkeypatch: 
 
     assert timing.seconds == 5
     assert timing.rate == 4 / 5
-
-
-def test_a_run_file_of_an_earlier_version_still_gives_its_reports(tmp_path: Path) -> None:
-    import sqlite3
-
-    with run_of(tmp_path, ["a.jpg"], [ok(0)]) as run:
-        path = run.path
-    with sqlite3.connect(path) as database:
-        for table in ("chunks", "work", "reports"):
-            database.execute(f"DROP TABLE {table}")
-        plan = json.loads(database.execute("SELECT json FROM plan").fetchone()[0])
-        del plan["folders"]
-        database.execute("UPDATE plan SET json = ?", (json.dumps(plan),))
-    database.close()
-
-    from producer.run.run_file import RunFile
-
-    run = RunFile(path)
-    found = summary(run, tally(run, Layout.of(run.plan)))
-    run.close()
-    assert (found["ok"], found["seconds"], found["engines"], found["started"]) == (1, 0, [], None)
 
 
 def test_probability_columns_need_a_run_that_kept_every_label(tmp_path: Path) -> None:

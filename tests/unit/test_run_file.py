@@ -17,8 +17,9 @@ import pytest
 
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
-from producer.run.frozen_inputs import digest_of
-from producer.run.run_file import Plan, RunFile, RunFileError
+from producer.runfile import Plan, RunFile, RunFileError
+from producer.runfile.inputs import digest_of
+from producer.sources.since import InputFilter
 
 ROOT = Path(__file__).resolve().parents[2]
 OK = Row(top=((1, 0.75), (0, 0.25)), width=640, height=480)
@@ -81,7 +82,7 @@ def test_a_plan_survives_the_file_and_gains_the_count_and_digest_of_its_inputs(r
     found = run.plan
     run.close()
 
-    assert (found.total, found.inputs_digest) == digest_of(names(10)) == (10, found.inputs_digest)
+    assert (found.total, found.inputs_digest) == digest_of(names(10), InputFilter("")) == (10, found.inputs_digest)
     assert replace(found, total=0, inputs_digest="") == plan()
     assert Plan.from_json(found.to_json()) == found
 
@@ -89,7 +90,7 @@ def test_a_plan_survives_the_file_and_gains_the_count_and_digest_of_its_inputs(r
 def test_the_digest_tells_a_renamed_an_added_and_a_moved_input() -> None:
     lists = [["a", "b"], ["a", "c"], ["a", "b", "c"], ["b", "a"], ["a\nb"], ["ab"], []]
 
-    assert len({digest_of(paths) for paths in lists}) == len(lists)
+    assert len({digest_of(paths, InputFilter("")) for paths in lists}) == len(lists)
 
 
 def test_rows_come_in_input_order_however_the_chunks_arrive(run: RunFile) -> None:
@@ -189,7 +190,7 @@ def test_names_that_are_not_plain_text_are_kept_as_their_text(tmp_path: Path) ->
     run = create(tmp_path, iter(with_oddities))
 
     assert run.paths(0, 9) == ["caf%E9.jpg", "two%0Alines.jpg", "50%25.jpg", "日本.jpg"]
-    assert digest_of(with_oddities)[1] == run.plan.inputs_digest
+    assert digest_of(with_oddities, InputFilter(""))[1] == run.plan.inputs_digest
     run.close()
 
 
@@ -230,6 +231,17 @@ def test_a_plan_of_another_time_is_no_run_file(run: RunFile, text: str) -> None:
 
     with pytest.raises(RunFileError, match=r"is not a run file \("):
         RunFile(run.path)
+
+
+def test_a_run_file_of_another_schema_version_is_refused_with_what_to_do(run: RunFile) -> None:
+    run.close()
+    with closing(sqlite3.connect(run.path)) as database:
+        database.execute("PRAGMA user_version = 7")
+
+    for _ in range(2):  # the second time as well: the first left no lock behind
+        with pytest.raises(RunFileError, match=r"written by another version of Sortline .*--on-existing overwrite"):
+            RunFile(run.path)
+    assert RunFile.peek(run.path) is None
 
 
 DAMAGE = {
@@ -286,7 +298,7 @@ def test_twenty_thousand_inputs_are_quick(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 run = RunFile(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -294,7 +306,7 @@ sys.stdin.read()
 CREATOR = """
 import sys, time
 from pathlib import Path
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 from tests.unit.test_run_file import plan
 def paths():
     for number in range(5000):  # enough that SQLite has written some of them to disk

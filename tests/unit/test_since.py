@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from model_store.manifest import ClassEntry, ManifestDraft
 from model_store.store import ModelStore, ModelVersion
 from producer.errors import UsageError
 from producer.reports.request import request_of
-from producer.run.run_file import RunFile
-from producer.run.runs import OpenedRun, open_run, run_path
-from producer.sources.images import open_source
+from producer.run.opening import OpenedRun, RunRequest, open_run
+from producer.runfile import RunFile, RunFileError
+from producer.sources.argument import open_source
 from producer.sources.since import FileState, state_of
 
 OK = Row(top=((0, 0.75), (1, 0.25)), width=8, height=8)
@@ -67,8 +68,8 @@ def opened(settings: Settings, version: ModelVersion, photos: Path, tmp_path: Pa
     ) -> OpenedRun:
         images = open_source(str(source))
         main = request_of(tmp_path / report, None).main
-        path = run_path(settings, images, str(source), None, 2, main, since)
-        return open_run(path, settings, images, None, model, top_k=2, on_existing="resume", since=since, report=main)
+        request = RunRequest(source=images, origin=str(source), version=model, top_k=2, report=main, since=since)
+        return open_run(settings, request, "resume")
 
     return start
 
@@ -241,22 +242,22 @@ def test_an_unknown_earlier_run_is_a_usage_error(opened: Opener) -> None:
         opened("2.csv", "monday.csv")
 
 
-def test_a_run_file_of_an_earlier_version_opens_and_knows_no_file(opened: Opener, tmp_path: Path) -> None:
-    run = opened("1.csv").run
-    path = run.path
-    finish(run, tmp_path / "1.csv", done=2)
-    with sqlite3.connect(path) as database:
-        database.execute("DROP TABLE files")
-        database.execute("DROP TABLE unchanged")
-    database.close()
+def test_overwrite_replaces_a_run_file_of_another_schema_version(
+    settings: Settings, version: ModelVersion, photos: Path, tmp_path: Path
+) -> None:
+    request = RunRequest(
+        source=open_source(str(photos)), origin="photos", version=version, top_k=2, report=tmp_path / "1.csv"
+    )
+    run = open_run(settings, request, "resume").run
+    run.close()
+    with closing(sqlite3.connect(run.path)) as database:
+        database.execute("PRAGMA user_version = 0")
 
-    resumed = opened("1.csv")
-    assert resumed.note.startswith("resuming")
-    finish(resumed.run, tmp_path / "1.csv")
-    second = opened("2.csv", str(tmp_path / "1.csv"))
-
-    assert len(inputs_of(second)) == 4
-    second.run.close()
+    with pytest.raises(RunFileError, match=r"another version of Sortline .*label again with --on-existing overwrite"):
+        open_run(settings, request, "resume")
+    again = open_run(settings, request, "overwrite").run
+    assert (again.total, again.done) == (4, 0)
+    again.close()
 
 
 def test_what_is_no_regular_file_has_no_state(tmp_path: Path) -> None:
@@ -276,8 +277,8 @@ def test_what_is_no_image_is_counted_once_where_a_finished_command_finds_a_chang
     for _ in range(2):
         images = open_source(str(photos))
         main = request_of(tmp_path / "report.csv", None).main
-        path = run_path(settings, images, str(photos), None, 2, main)
-        found = open_run(path, settings, images, None, version, top_k=2, on_existing="resume", report=main)
+        request = RunRequest(source=images, origin=str(photos), version=version, top_k=2, report=main)
+        found = open_run(settings, request, "resume")
         finish(found.run, tmp_path / "report.csv")
         skipped.append(images.skipped)
         (photos / "new.jpg").write_text("new")

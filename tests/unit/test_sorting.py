@@ -15,7 +15,7 @@ from producer.errors import UsageError
 from producer.reports import sorting
 from producer.reports.layout import Layout
 from producer.reports.sorting import By, folder_names, free_name, sort_images, undo, undo_file
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 from tests.unit.reported import ok, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def test_a_name_taken_between_the_plan_and_the_step_is_left_to_its_owner(
         done = sort(run, tmp_path / "out", by)
 
     assert (done.placed, done.left) == (0, 1)
-    assert "a.jpg stays: File exists" in done.told[0]
+    assert "a.jpg stays: File exists" in done.problems[0]
     assert tree(tmp_path / "out") == {"glass/a.jpg": b"somebody else's"}
     assert tree(inbox) == {"a.jpg": b"picture a.jpg"}
 
@@ -139,7 +139,7 @@ import os, sys
 from pathlib import Path
 from producer.reports import sorting
 from producer.reports.layout import Layout
-from producer.run.run_file import RunFile
+from producer.runfile import RunFile
 steps = int(sys.argv[4])
 def counted(name):
     original = getattr(os, name)
@@ -224,7 +224,7 @@ def test_links_and_missing_files_are_left_and_told(tmp_path: Path) -> None:
         done = sort(run, tmp_path / "out", "move")
 
     assert done.left == 2
-    assert ["no file here" in done.told[0], "is a link" in done.told[1]] == [True, True]
+    assert ["no file here" in done.problems[0], "is a link" in done.problems[1]] == [True, True]
     assert (inbox / "link.jpg").is_symlink()
 
 

@@ -16,8 +16,8 @@ from jobs.board import JobState
 from jobs.train import JobEvent
 from producer.__main__ import run
 from producer.errors import USAGE, UsageError
-from producer.terminal.sweep import SweepView, table_of, write_sweep_csv
 from producer.training.sweep import Axis, Range, Trial, parse_axes, plan_trials, ranked, refuse_other_splits
+from producer.training.sweep_view import SweepView, table_of, write_sweep_csv
 
 RECIPE = Recipe()
 

@@ -111,14 +111,14 @@ LIVE = """
 import sys, time
 from collections import Counter
 from pathlib import Path
-from producer.run.gather import Progress
+from producer.runfile import Progress
 from producer.terminal.progress import RunView
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
 
 class Run:
     def chunks(self, since):
-        from producer.run.run_file import StoredChunk
+        from producer.runfile.file import StoredChunk
         return [StoredChunk(100, f"label-1@host{n}", "openvino/cpu/bf16", {}, 0.0) for n in (1, 2)]
 
 with RunView(quiet=False) as view:

@@ -1,8 +1,8 @@
-"""Byte-identical images of a run: found before anything is sent, labelled once, told by ``duplicate_of``.
+"""Byte-identical images of a run: found before anything is sent, labelled once, named by ``duplicate_of``.
 
 The producer finds them, not the workers: what a report says then depends on the files alone, never on which worker saw
 which of them in what order. Only files whose size another file has are read, first their beginnings. The run file holds
-the images to label first and the copies behind them; ``places`` says where each stands in the report.
+the images to label first and the duplicates behind them; ``places`` says where each stands in the report.
 """
 
 from __future__ import annotations
@@ -22,15 +22,9 @@ PIECE_BYTES = 1 << 20
 HASHED_AT_ONCE = 512
 THREADS = 4
 
-# Of a run that looks for copies. ``first`` is the input whose content a copy has, until that one fails.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS places (place INTEGER PRIMARY KEY, idx INTEGER NOT NULL UNIQUE, first INTEGER);
-CREATE INDEX IF NOT EXISTS copies ON places (first) WHERE first IS NOT NULL;
-"""
 
-
-def order_copies(database: sqlite3.Connection, base: str) -> int:
-    """Put the copies among the inputs of a new run file behind the others, fill ``places``; return how many there are.
+def order_duplicates(database: sqlite3.Connection, base: str) -> None:
+    """Put the duplicates among the inputs of a new run file behind the others, and fill ``places``.
 
     Args:
         base: absolute folder that relative paths start from.
@@ -73,13 +67,12 @@ def order_copies(database: sqlite3.Connection, base: str) -> int:
         database.execute(f"DELETE FROM {table}")  # noqa: S608
         database.execute(f"INSERT INTO {table} SELECT * FROM old ORDER BY idx")  # noqa: S608
         database.execute("DROP TABLE old")
-    return int(database.execute("SELECT count(first) FROM places").fetchone()[0])
 
 
-def fill_copies(database: sqlite3.Connection, first: int, images: int) -> int:
-    """Give the copies of inputs that have just got a label the same row; return how many got one.
+def fill_duplicates(database: sqlite3.Connection, first: int, images: int) -> int:
+    """Give the duplicates of inputs that have just got a label the same row; return how many got one.
 
-    Copies of an input that failed become inputs like any other: their own try may end better, or tells their own path.
+    Duplicates of an input that failed become inputs like any other: their own try may end better, or name their path.
     """
     among = (first, first + images)
     filled = database.execute(

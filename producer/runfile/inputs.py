@@ -9,48 +9,30 @@ from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from base.paths import path_to_text
-from producer.sources import copies
-from producer.sources.since import Input, Look
+from producer.runfile.duplicates import order_duplicates
+from producer.runfile.plan import Plan
+from producer.runfile.schema import TABLES
+from producer.sources.since import Input, InputFilter
 
-if TYPE_CHECKING:
-    from producer.run.run_file import Plan
-
-SCHEMA = """
-CREATE TABLE plan (json TEXT NOT NULL);
-CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL);
-CREATE TABLE rows (
-    idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
-);
-CREATE TABLE sent (first INTEGER PRIMARY KEY, images INTEGER NOT NULL);
-"""
-# What a later run compares: the state of each input that could be looked at, and the files that this run left out as
-# unchanged, by absolute path. Made where it lacks, too.
-SINCE_SCHEMA = """
-CREATE TABLE IF NOT EXISTS files (idx INTEGER PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS unchanged (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
 INPUTS_A_BATCH = 1000
 
 
-def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], look: Look | None) -> None:
+def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], input_filter: InputFilter | None) -> None:
     """Write a new run file to ``path`` with the inputs in it, and ``plan`` with their number and digest.
 
     Args:
-        look: how the files' states are learned; without it none are known, and a later run labels all again.
+        input_filter: learns the files' states; without it none are known, and a later run labels all again.
 
     Raises:
         sqlite3.Error: the file can't be written.
     """
     with closing(sqlite3.connect(path, isolation_level=None)) as database, database:
-        database.executescript(SCHEMA + SINCE_SCHEMA + copies.SCHEMA)
+        database.executescript(TABLES)
         database.execute("BEGIN")
-        earlier = look.earlier if look is not None else None
-        counted = _Counted(look.inputs(paths) if look is not None else _plain(paths), earlier is not None)
+        earlier = input_filter.earlier if input_filter is not None else None
+        counted = _Counted(input_filter.inputs(paths) if input_filter else _plain(paths), earlier is not None)
         numbered = enumerate(counted)
         while batch := list(islice(numbered, INPUTS_A_BATCH)):
             database.executemany("INSERT INTO inputs VALUES (?, ?)", ((at, found.text) for at, found in batch))
@@ -59,22 +41,21 @@ def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], look: Look | Non
         if earlier is not None:
             database.executemany("INSERT INTO unchanged VALUES (?, ?, ?)", earlier.unchanged())
         if plan.duplicates:
-            copies.order_copies(database, plan.base)
+            order_duplicates(database, plan.base)
         filled = replace(plan, total=counted.total, inputs_digest=counted.digest())
         database.execute("INSERT INTO plan VALUES (?)", (filled.to_json(),))
 
 
-def digest_of(paths: Iterable[str] | Iterable[Input], *, with_states: bool = False) -> tuple[int, str]:
+def digest_of(paths: Iterable[str], input_filter: InputFilter) -> tuple[int, str]:
     """Return how many inputs there are, and the digest that a run file of them would have."""
-    counted = _Counted(_plain(paths), with_states)
+    counted = _Counted(input_filter.inputs(paths), input_filter.earlier is not None)
     for _ in counted:
         pass
     return counted.total, counted.digest()
 
 
-def _plain(paths: Iterable[str] | Iterable[Input]) -> Iterator[Input]:
-    for path in paths:
-        yield path if isinstance(path, Input) else Input(path_to_text(path))
+def _plain(paths: Iterable[str]) -> Iterator[Input]:
+    return (Input(path_to_text(path)) for path in paths)
 
 
 class _Counted:

@@ -13,9 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from base.durations import duration
 from base.files import replacing
 from base.text import safe_cell
-from producer.terminal.progress import PLAIN_EVERY_S, duration
+from producer.terminal.progress import PLAIN_EVERY_S
 from producer.training.sweep import Trial, ranked, shown
 
 SCORES = ("val_top1", "val_top5", "val_loss")

@@ -16,9 +16,9 @@ from producer.reports.csv import write_csv
 from producer.reports.jsonl import write_jsonl
 from producer.reports.layout import Layout
 from producer.reports.parquet import write_parquet
-from producer.run.run_file import RunFile
-from producer.sources.copies import HEAD_BYTES
-from producer.sources.since import Look
+from producer.runfile import RunFile
+from producer.runfile.duplicates import HEAD_BYTES
+from producer.sources.since import InputFilter
 from tests.unit.test_run_file import plan
 
 BAD = Row(error="unreadable", detail="no")
@@ -44,7 +44,7 @@ def start(folder: Path, name: str = "inbox.run") -> RunFile:
         (base / path).parent.mkdir(parents=True, exist_ok=True)
         (base / path).write_bytes(data)
     asked = replace(plan(chunk_images=2), base=str(base), duplicates=True)
-    return RunFile.create(folder / name, asked, list(FILES), Look(str(base)))
+    return RunFile.create(folder / name, asked, list(FILES), InputFilter(str(base)))
 
 
 def row_of(path: str) -> Row:
@@ -74,7 +74,7 @@ def test_each_content_is_sent_once_and_the_rows_stand_in_input_order(tmp_path: P
     for chunk in asked:
         answer(run, chunk)
     rows = cells(run, tmp_path)
-    inputs = (run.done, run.total, run.copies)
+    inputs = (run.done, run.total, run.duplicates)
     run.close()
 
     texts = [path.replace("%", "%25") for path in FILES]
@@ -147,7 +147,7 @@ def test_a_pipe_and_a_missing_file_are_no_copies(tmp_path: Path) -> None:
     (base / "b.jpg").write_bytes(b"one")
     asked = replace(plan(), base=str(base), duplicates=True)
 
-    run = RunFile.create(tmp_path / "r.run", asked, ["a.jpg", "gone.jpg", "b.jpg", "b.jpg"], Look(str(base)))
+    run = RunFile.create(tmp_path / "r.run", asked, ["a.jpg", "gone.jpg", "b.jpg", "b.jpg"], InputFilter(str(base)))
 
     assert todo(run, 9) == [(0, ["a.jpg", "gone.jpg", "b.jpg"])]
     run.close()

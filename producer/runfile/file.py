@@ -1,6 +1,6 @@
 """The run file: what a run was asked, and every row it has got. Resume and reports read nothing else.
 
-One SQLite file a run. Inputs are frozen when it is made (``frozen_inputs.py``). Rows are keyed by the index of
+One SQLite file a run. Inputs are frozen when it is made (``inputs.py``). Rows are keyed by the index of
 their input, and the first writer wins: a chunk that two workers answered still gives one row an image. It may lose the
 newest rows when power fails (never its form); those images are then simply labelled again.
 """
@@ -15,31 +15,21 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from pydantic import TypeAdapter
 
 from base.fault import fault
 from base.paths import path_to_text
 from jobs.label import ChunkResult
-from jobs.messages import ModelPin
 from producer.errors import ProducerError
-from producer.run.frozen_inputs import SINCE_SCHEMA, freeze_inputs
-from producer.run.stored_rows import StoredRow, insert_rows, stored_rows
-from producer.sources import copies
-from producer.sources.since import Look
+from producer.runfile.duplicates import fill_duplicates
+from producer.runfile.inputs import freeze_inputs
+from producer.runfile.plan import Plan
+from producer.runfile.rows import StoredRow, insert_rows, stored_rows
+from producer.runfile.schema import VERSION
+from producer.sources.since import InputFilter
 
-# What reports tell beside the rows. Made where it lacks, so that run files of earlier versions still open.
-REPORT_SCHEMA = """
-CREATE TABLE IF NOT EXISTS chunks (
-    first INTEGER PRIMARY KEY, images INTEGER NOT NULL, worker TEXT NOT NULL, engine TEXT NOT NULL,
-    seconds TEXT NOT NULL, at REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS work (started REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
-"""
 LAST_MOMENT = 253_402_300_800.0  # the year 10,000, which has no date
 
 
@@ -47,38 +37,15 @@ class RunFileError(ProducerError):
     """The run file can't be read, or another producer holds it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a run was asked; never changes once the run file exists."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. ``waiting`` says what it waits for when it does, ``worker`` who sent the newest rows."""
 
-    run: str
-    source: str  # as people know it
-    base: str  # absolute folder that relative input paths start from
-    data_root: str
-    walked: bool  # inputs were found in a folder; else they stand as somebody wrote them
-    model: ModelPin
-    labels: list[str]
-    groups: list[str | None]
-    top_k: int
-    chunk_images: int  # of each chunk; 0: as `producer/run/chunk_size.py` reckons
-    total: int = 0
-    inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
-    duplicates: bool = False  # byte-identical images are labelled once, and reports have the column duplicate_of
-    folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
-
-    def to_json(self) -> str:
-        """Return the plan as JSON text."""
-        return json.dumps({**asdict(self), "model": self.model.model_dump()})
-
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Return the plan in ``text``; ValueError or TypeError when it is none."""
-        values: dict[str, Any] = json.loads(text)
-        cls(**values)  # refuses fields of another version, which pydantic would pass over
-        plan: Plan = TypeAdapter(cls).validate_python(values)
-        if plan.total < 0 or plan.top_k < 1 or len(plan.groups) < len(plan.labels):
-            raise ValueError("a plan of impossible numbers")
-        return plan
+    done: int
+    failed: int
+    total: int
+    waiting: str = ""
+    worker: str = ""
 
 
 class StoredChunk(NamedTuple):
@@ -102,26 +69,29 @@ class RunFile:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(REPORT_SCHEMA + SINCE_SCHEMA + copies.SCHEMA)
+            _check_version(self._db, path)
             self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
             self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
+        except RunFileError:
+            self.close()
+            raise
         except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
             self._lock.close()
             raise RunFileError(f"{path} is not a run file ({error}); delete it to start anew") from error
 
     @classmethod
-    def create(cls, path: Path, plan: Plan, paths: Iterable[str], look: Look | None = None) -> RunFile:
+    def create(cls, path: Path, plan: Plan, paths: Iterable[str], input_filter: InputFilter | None = None) -> RunFile:
         """Freeze the inputs of a new run, and open it. An existing run file is replaced.
 
         The file appears by a rename once all inputs are in it: a crash leaves no half list to resume from.
 
         Args:
-            look: how the files' states are learned; without it none are known, and a later run labels all again.
+            input_filter: learns the files' states; without it none are known, and a later run labels all again.
         """
         with _lock(path), _writing(path):
             beside = path.with_suffix(".new")
             _remove(beside)
-            freeze_inputs(beside, plan, paths, look)
+            freeze_inputs(beside, plan, paths, input_filter)
             fault("inputs written")
             _remove(path)
             beside.replace(path)
@@ -133,9 +103,10 @@ class RunFile:
         """Return plan and ``requests`` of the run file at ``path`` without holding it; None when it is none."""
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+                _check_version(database, path)
                 plan = Plan.from_json(database.execute("SELECT json FROM plan").fetchone()[0])
                 return plan, [text for (text,) in database.execute("SELECT request FROM reports ORDER BY rowid")]
-        except (sqlite3.Error, TypeError, ValueError, KeyError):
+        except (RunFileError, sqlite3.Error, TypeError, ValueError, KeyError):
             return None
 
     def close(self) -> None:
@@ -204,13 +175,13 @@ class RunFile:
                     (result.first, new, result.worker, result.engine, json.dumps(result.seconds), time.time()),
                 )
             self._db.execute("DELETE FROM sent WHERE first = ?", (result.first,))
-            filled = copies.fill_copies(self._db, result.first, len(result.rows)) if self.plan.duplicates else 0
+            filled = fill_duplicates(self._db, result.first, len(result.rows)) if self.plan.duplicates else 0
         self.done += new + filled
         self.failed += failed
         return new
 
     @property
-    def copies(self) -> int:
+    def duplicates(self) -> int:
         """Number of inputs that get the row of another one."""
         with _reading(self.path):
             return int(self._db.execute("SELECT count(first) FROM places").fetchone()[0])
@@ -233,7 +204,7 @@ class RunFile:
         with _writing(self.path):
             self._db.execute("INSERT INTO work VALUES (?)", (time.time(),))
 
-    def spells(self) -> list[tuple[float, float]]:
+    def work_periods(self) -> list[tuple[float, float]]:
         """Return (start, last chunk) of each command's work on this run, in seconds since 1970; idle ones left out."""
         with _reading(self.path):
             found = self._db.execute(
@@ -307,6 +278,15 @@ def _reading(path: Path) -> Iterator[None]:
             yield
         except (TypeError, ValueError, AttributeError) as error:
             raise _damaged(path, error) from error
+
+
+def _check_version(database: sqlite3.Connection, path: Path) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version != VERSION and database.execute("SELECT 1 FROM sqlite_master WHERE name = 'plan'").fetchone():
+        raise RunFileError(
+            f"{path} was written by another version of Sortline (schema version {version}, this one reads {VERSION}): "
+            "label again with --on-existing overwrite"
+        )
 
 
 def _damaged(path: Path, error: Exception) -> RunFileError:

@@ -52,7 +52,7 @@ def stored_rows(database: sqlite3.Connection, *, labels: int, places: bool, fail
 
     Args:
         labels: of the model; a row with another class index is damaged.
-        places: whether copies were looked for, so that the order stands in the table of this name.
+        places: whether duplicates were looked for, so that the order stands in the table of this name.
 
     Raises:
         TypeError, ValueError: the file is damaged.

@@ -1,0 +1,61 @@
+"""What becomes of a run whose rows are all there: reports, a closing line, images sorted into folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from producer.errors import OK, TOO_MANY_FAILURES
+from producer.reports.request import Request, write_reports
+from producer.reports.sorting import By, sort_images, undo_file
+from producer.reports.tally import Tally
+from producer.runfile import RunFile
+from producer.terminal.progress import RunView
+
+
+class Work(NamedTuple):
+    """What this command did for a run."""
+
+    images: int = 0
+    seconds: float = 0.0
+
+
+class Limits(NamedTuple):
+    """How many images may fail (any number when None), and the pixels of an image that a thumbnail is made of."""
+
+    max_failures: int | None
+    max_pixels: int
+
+
+NO_WORK = Work()
+
+
+def conclude(run: RunFile, view: RunView, reports: Request, limits: Limits, work: Work = NO_WORK) -> int:
+    """Write the reports of a run whose rows are all there, say what became of it; return the exit code."""
+    counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say)
+    view.stop()
+    view.say(_summary(run, counts, work, limits.max_failures))
+    view.conclude(counts, reports)
+    allowed = run.total if limits.max_failures is None else limits.max_failures
+    return TOO_MANY_FAILURES if run.failed > allowed else OK
+
+
+def sort_run(run: RunFile, reports: Request, into: Path, by: By, say: Callable[[str], None]) -> None:
+    """Put the images of a run into class folders, and say what became of it."""
+    done = sort_images(run, reports.layout(run), into, by)
+    for problem in done.problems:
+        say(problem)
+    more = f", {done.left} left where they are" if done.left else ""
+    say(f"sorted by {by} into {into}: {done.placed} images{more}")
+    say(f"to undo it: sortline report --undo-sort {undo_file(into, run)}")
+
+
+def _summary(run: RunFile, counts: Tally, work: Work, max_failures: int | None) -> str:
+    """Return the closing line: how many, how fast, what failed and why."""
+    why = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.most_common())
+    rate = f" in {work.seconds:.1f} s, {work.images / max(work.seconds, 1e-9):.0f} img/s" if work.images else ""
+    failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
+    if run.failed and max_failures is None:
+        failed += ", which is allowed without --max-failures"
+    return f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"

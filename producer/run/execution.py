@@ -1,0 +1,40 @@
+"""Label what a run has no rows for, and show how far it is."""
+
+from __future__ import annotations
+
+import time
+
+from producer.local.session import Session
+from producer.run.conclusion import Work
+from producer.run.enqueue import ChunkSender
+from producer.run.events import reported
+from producer.run.gather import Gatherer
+from producer.runfile import RunFile
+from producer.terminal.progress import RunView
+
+NO_WORKER_AFTER_S = 4.0  # without a row, ask whether anybody is there to label
+NO_WORKER = "no label worker answers; start one: sortline worker --queues label"
+
+
+def execute(session: Session, run: RunFile, view: RunView) -> Work:
+    """Bring a run to its end; return what was done for it."""
+    settings = session.settings
+    sender = ChunkSender(session.app, run.plan)
+    gatherer = Gatherer(
+        run, sender, session.client, session.keys, settings.window_chunks, settings.stale_s, session.watch
+    )
+    started, at_start, hint = time.monotonic(), run.done, None
+    if run.done < run.total:
+        session.board.update(run.plan.run, state="running")
+        run.begin_work()
+    for progress in reported(session, run, gatherer.gather()):
+        if progress.done > at_start:
+            hint = ""
+        elif hint is None and session.stack is None and time.monotonic() - started > NO_WORKER_AFTER_S:
+            hint = (
+                "" if session.workers("label") else "no label worker answers; start one: sortline worker --queues label"
+            )
+            view.say(hint)
+        view.show(progress, hint or "", run)
+    sender.close()
+    return Work(run.done - at_start, time.monotonic() - started)

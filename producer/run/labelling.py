@@ -1,0 +1,184 @@
+"""A source becomes reports: prepare what the run needs, execute it through the queue, conclude with its reports."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from configs import Settings
+from model_store import ModelStore
+from producer.errors import OK, RunCancelled, UsageError
+from producer.local.session import Session, is_alone, open_session
+from producer.local.stack import private_root
+from producer.models import find_model
+from producer.reports.request import Request
+from producer.reports.sorting import By, check_folder
+from producer.run.conclusion import Limits, conclude, sort_run
+from producer.run.detached import chunk_images, upload
+from producer.run.opening import OnExisting, RunRequest, open_run
+from producer.runfile import RunFile
+from producer.sources.argument import of_lines, open_source, rooted
+from producer.terminal.progress import RunView
+
+MOST_KEPT = 1000  # labels of an image in a message: jobs/messages.py: LabelChunk.top_k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelling:
+    """What one command labels, and what becomes of the rows."""
+
+    source: str
+    model: str | None
+    reports: Request
+    max_failures: int | None = None
+    on_existing: OnExisting = "resume"
+    detach: bool = False
+    quiet: bool = False
+    sort_into: Path | None = None
+    by: By = "link"
+    since: str | None = None
+    duplicates: bool = False
+
+
+def label_source(settings: Settings, labelling: Labelling) -> int:
+    """Label a source through the queue and write its reports; return the exit code."""
+    settings, request = prepare(settings, labelling)
+    limits = Limits(labelling.max_failures, settings.max_image_pixels)
+    # A private stack starts while inputs are listed; but not where there may be nothing to label.
+    is_finished = request.path(settings).exists() or request.since is not None
+    with RunView(quiet=labelling.quiet) as view, ExitStack() as opening:
+        connect = partial(_connect, opening, settings, view, start=not labelling.detach)
+        session = connect() if labelling.detach or not is_finished or not is_alone(settings) else None
+        with _opened(settings, labelling, request, session, view) as run:
+            if session is None and run.done < run.total:
+                session = connect()
+            if session is not None and run.done < run.total:
+                title = f"{run.plan.source}, {run.total} images"
+                session.board.add(run.plan.run, kind="label", title=title, model=str(run.plan.model))
+            if session is None:
+                code = conclude(run, view, labelling.reports, limits)
+            elif labelling.detach:
+                return _detach(session, run, view, labelling.reports)
+            else:
+                code = execute_and_conclude(session, run, view, labelling.reports, limits)
+            if labelling.sort_into is not None:
+                sort_run(run, labelling.reports, labelling.sort_into, labelling.by, view.say)
+            return code
+
+
+def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequest]:
+    """Return what the run is to label, and the settings with the data root that fits it.
+
+    Raises:
+        UsageError: what can't be done is refused here, before anything is started.
+    """
+    source = open_source(labelling.source)
+    listed = list(source.paths()) if source.is_read_once else None
+    if listed is not None:
+        source = of_lines(source, listed)
+    settings = rooted(settings, source)
+    _refuse_if_remote(settings, labelling)
+    version = find_model(ModelStore(settings.store_root), labelling.model)
+    if labelling.sort_into is not None:
+        check_folder(labelling.sort_into, source.base, source.is_folder)
+    return settings, RunRequest(
+        source=source,
+        origin=labelling.source,
+        listed=listed,
+        reference=labelling.model,
+        version=version,
+        top_k=_kept(labelling.reports, len(version.manifest.classes)),
+        report=labelling.reports.main,
+        since=labelling.since,
+        duplicates=labelling.duplicates,
+    )
+
+
+def execute_and_conclude(session: Session, run: RunFile, view: RunView, reports: Request, limits: Limits) -> int:
+    """Bring a run to its end, write the reports, say what became of it; return the exit code."""
+    from producer.run.execution import execute  # Celery loads while the private stack starts
+
+    try:
+        work = execute(session, run, view)
+    except RunCancelled:
+        session.board.update(run.plan.run, state="cancelled")
+        raise
+    code = conclude(run, view, reports, limits, work)
+    session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")
+    return code
+
+
+def _refuse_if_remote(settings: Settings, labelling: Labelling) -> None:
+    given = {
+        "--since": labelling.since is not None,
+        "--duplicates": labelling.duplicates,
+        "--sort-into": labelling.sort_into is not None,
+    }
+    for option, is_given in given.items():
+        if is_given and isinstance(settings.data_root, str):
+            raise UsageError(f"{option}: only with images of this machine, not with a URL")
+
+
+def _kept(reports: Request, classes: int) -> int:
+    """Return how many labels of an image the run keeps: all of them when each has a column."""
+    if not reports.probabilities:
+        return reports.ranks or 1
+    if classes > MOST_KEPT:
+        raise UsageError(f"--prob-columns: a model of {classes} classes; a worker answers at most {MOST_KEPT} an image")
+    return classes
+
+
+def _connect(opening: ExitStack, settings: Settings, view: RunView, *, start: bool) -> Session:
+    session = opening.enter_context(open_session(settings, ["label"], start=start))
+    if session.stack is not None:
+        session.stack.say = view.say
+    return session
+
+
+@contextmanager
+def _opened(
+    settings: Settings, labelling: Labelling, request: RunRequest, session: Session | None, view: RunView
+) -> Iterator[RunFile]:
+    """Give the run file of ``request``, ready to go on; say how far it is if something ends the block early."""
+    if request.duplicates:
+        view.say("looking for duplicates, which reads the files of equal size")
+    alone = settings.model_copy(update={"data_root": private_root(settings)})
+    opened = open_run(session.settings if session is not None else alone, request, labelling.on_existing)
+    run, go_on = opened.run, f"to go on: {shlex.join(['sortline', *sys.argv[1:]])}"
+    try:
+        labelling.reports.layout(run)  # refuses a class map of other labels before anything is labelled
+        for line in [opened.note, *request.source.unreadable]:
+            if line:
+                view.say(line)
+        if request.source.skipped:
+            view.say(f"skipped, without an image suffix: {request.source.skipped}")
+        yield run
+    except KeyboardInterrupt:
+        view.say(f"interrupted after {run.done} of {run.total} images; {go_on}")
+        raise
+    except Exception:
+        view.say(f"stopped after {run.done} of {run.total} images; {go_on}")
+        raise
+    finally:
+        run.close()
+
+
+def _detach(session: Session, run: RunFile, view: RunView, reports: Request) -> int:
+    """Put every chunk without rows on the queue, and the list of inputs beside it for whoever gathers."""
+    from producer.run.enqueue import ChunkSender
+
+    reports.keep(run)
+    upload(session.client, session.keys, run)
+    sender = ChunkSender(session.app, run.plan)
+    for first, paths in run.missing_chunks(partial(chunk_images, run.plan), run.sent()):
+        sender.send(first, paths)
+        run.note_sent(first, len(paths))
+    sender.close()
+    print(run.plan.run)
+    view.say(f"{run.total} images enqueued; collect with: sortline jobs gather {run.plan.run} -o {reports.main}")
+    return OK

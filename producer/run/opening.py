@@ -1,0 +1,198 @@
+"""Open a run: a new one, or the one that the same command left unfinished."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from configs import Settings
+from model_store import ModelVersion
+from producer.errors import UsageError
+from producer.models import pin_of
+from producer.reports.request import Request, requests_of
+from producer.runfile import Plan, RunFile
+from producer.runfile.inputs import digest_of
+from producer.sources.images import Source
+from producer.sources.since import EarlierFiles, InputFilter
+
+OnExisting = Literal["resume", "overwrite", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a command asks to be labelled.
+
+    Attributes:
+        origin: SOURCE as it was typed, of which ``source`` was made.
+        listed: the inputs, when they can be read only once (standard input); else None and ``source`` is walked.
+        reference: the model as it was typed, if it was.
+        version: the model that it means now.
+        top_k: labels of an image that the run keeps.
+        report: the main report.
+        since: an earlier run, as ``find_run`` knows it; what is unchanged since is left out.
+        duplicates: label byte-identical images once.
+    """
+
+    source: Source
+    origin: str
+    version: ModelVersion
+    top_k: int
+    report: Path
+    listed: list[str] | None = None
+    reference: str | None = None
+    since: str | None = None
+    duplicates: bool = False
+
+    def path(self, settings: Settings) -> Path:
+        """Return the run file of this very request: same source, model, labels a row, report and earlier run."""
+        parts = [self.source.base, self.origin, self.reference or "", str(self.top_k), str(self.report)]
+        parts += [f"since {self.since}"] if self.since is not None else []
+        parts += ["duplicates"] if self.duplicates else []
+        parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
+        digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-")[:40] or "run"
+        return settings.home / "runs" / f"{slug}-{digest}.run"
+
+    def inputs(self) -> Iterable[str]:
+        """Return the paths of all images."""
+        return self.listed if self.listed is not None else self.source.paths()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run ready to go on, and what a person should know about it."""
+
+    run: RunFile
+    note: str
+
+
+def find_run(settings: Settings, text: str) -> RunFile:
+    """Return the run that ``text`` means: a run file, the name of a run, or a report that was made of one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    given = Path(os.path.abspath(text))  # noqa: PTH100 - links stay as the user wrote them
+    if given.suffix == ".run" and given.is_file():
+        return RunFile(given)
+    found = []
+    for path in (settings.home / "runs").glob("*.run"):
+        peeked = RunFile.peek(path)
+        if peeked is None:
+            continue
+        plan, requests = peeked
+        outputs = {output for request in requests for output in Request.from_json(request).outputs.values()}
+        if text in (plan.run, path.stem) or str(given) in outputs:
+            found.append((path.stat().st_mtime, path))
+    if not found:
+        raise UsageError(
+            f"no run {text}: pass a run file, the name of a run, or a report that one of the runs in "
+            f"{settings.home / 'runs'} has made"
+        )
+    return RunFile(max(found)[1])
+
+
+def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -> OpenedRun:
+    """Return the run of ``request``: the unfinished one goes on, with its images and its model version; else a new one.
+
+    Raises:
+        UsageError: there is one already and ``on_existing`` is "error"; or there is nothing to label.
+    """
+    path = request.path(settings)
+    if path.exists() and on_existing == "error":
+        raise UsageError(f"this command has run before ({path}); pass --on-existing resume or overwrite")
+    resumes = path.exists() and on_existing == "resume"
+    if resumes:
+        found = RunFile(path)
+        if found.done < found.total:
+            model = found.plan.model
+            note = f"resuming {found.plan.run}: {found.done} of {found.total} images have their row, model {model}"
+            return OpenedRun(found, note)
+        found.close()  # ``since`` may mean it
+    input_filter, note = InputFilter(request.source.base), ""
+    if request.since is not None:
+        input_filter, note = _since(settings, request, request.since)
+    try:
+        if resumes and (finished := _finished(path, request, input_filter)) is not None:
+            return finished
+        run = _new_run(path, settings, request, input_filter)
+    finally:
+        if input_filter.earlier is not None:
+            input_filter.earlier.close()
+    notes = []
+    if request.since is not None:
+        notes.append(f"{input_filter.unchanged:,} unchanged since {request.since}, {run.total:,} to label{note}")
+    if request.duplicates:
+        notes.append(f"{run.duplicates:,} of {run.total:,} images are duplicates of another")
+    return OpenedRun(run, "; ".join(notes))
+
+
+def _finished(path: Path, request: RunRequest, input_filter: InputFilter) -> OpenedRun | None:
+    """Return the finished run at ``path`` if the same model and images would make the same again."""
+    found = RunFile(path)
+    if found.plan.model.digest == request.version.manifest.digest:
+        if digest_of(request.inputs(), input_filter) == (found.total, found.plan.inputs_digest):
+            note = f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
+            return OpenedRun(found, note)
+        request.source.skipped = 0  # the walk to come counts anew
+        request.source.unreadable.clear()
+    found.close()
+    return None
+
+
+def _since(settings: Settings, request: RunRequest, since: str) -> tuple[InputFilter, str]:
+    """Return what leaves out the files that ``since`` knows, and what a person should know about it."""
+    run = find_run(settings, since)
+    try:
+        if any(str(request.report) in earlier.outputs.values() for earlier in requests_of(run)):
+            raise UsageError(
+                f"--since {since} has made {request.report}, which this run would replace by the rows of new and "
+                "changed files alone; give -o another name"
+            )
+        base = request.source.base
+        if run.plan.model.digest != request.version.manifest.digest:
+            pin = pin_of(request.version)
+            return InputFilter(base, EarlierFiles()), f": that run's labels are of {run.plan.model}, not of {pin}"
+        return InputFilter(base, EarlierFiles(run.labelled_files())), ""
+    finally:
+        run.close()
+
+
+def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: InputFilter) -> RunFile:
+    source, manifest = request.source, request.version.manifest
+    if settings.data_root is None:
+        raise UsageError(
+            "with a broker of your own, say where the workers' images begin: --data-root or SORTLINE_DATA_ROOT, "
+            "the folder that this machine and the workers share"
+        )
+    if manifest.kind != "classifier":
+        raise UsageError(f"{manifest.name} is a backbone, not a classifier: train a model on it with `sortline train`")
+    plan = Plan(
+        run=f"{path.stem}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}",
+        source=source.name,
+        base=source.base,
+        data_root=str(settings.data_root),
+        walked=source.is_folder,
+        model=pin_of(request.version),
+        labels=[entry.label for entry in manifest.classes],
+        groups=[entry.group for entry in manifest.classes],
+        folders=[entry.folder for entry in manifest.classes],
+        top_k=min(request.top_k, len(manifest.classes)),
+        chunk_images=settings.chunk_images,
+        duplicates=request.duplicates,
+    )
+    run = RunFile.create(path, plan, request.inputs(), input_filter)
+    if run.total == 0 and not input_filter.unchanged:
+        run.close()
+        path.unlink()
+        raise UsageError(
+            f"no images in {source.base}" + (f" ({source.skipped} other files skipped)" if source.skipped else "")
+        )
+    return run

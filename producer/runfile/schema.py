@@ -1,0 +1,30 @@
+"""The tables of a run file. A file of another version is refused: its run can be labelled again."""
+
+from __future__ import annotations
+
+VERSION = 1  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+
+# ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute
+# path. A later run compares with both.
+# ``places``: of a run that deduplicates, where each input stands in the report; ``first`` is the input that a duplicate
+# takes its row from, until that one fails.
+# ``chunks``: who answered; ``work``: when commands began to work on the run; ``reports``: what was asked for.
+TABLES = f"""
+PRAGMA user_version = {VERSION};
+CREATE TABLE plan (json TEXT NOT NULL);
+CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL);
+CREATE TABLE rows (
+    idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
+);
+CREATE TABLE sent (first INTEGER PRIMARY KEY, images INTEGER NOT NULL);
+CREATE TABLE files (idx INTEGER PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL);
+CREATE TABLE unchanged (path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE places (place INTEGER PRIMARY KEY, idx INTEGER NOT NULL UNIQUE, first INTEGER);
+CREATE INDEX duplicates ON places (first) WHERE first IS NOT NULL;
+CREATE TABLE chunks (
+    first INTEGER PRIMARY KEY, images INTEGER NOT NULL, worker TEXT NOT NULL, engine TEXT NOT NULL,
+    seconds TEXT NOT NULL, at REAL NOT NULL
+);
+CREATE TABLE work (started REAL NOT NULL);
+CREATE TABLE reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
+"""
