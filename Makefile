@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Files of tests are spread over the cores; the tests of one file stay together, for what they share.
 PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile
 
-.PHONY: help setup demo quick unit test not-long test-long lint soak pictures clean lock
+.PHONY: help setup demo quick unit test not-long test-long lint soak pictures clean lock wheel
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -74,6 +74,9 @@ COMPILE := $(UV) compile --universal --python-version 3.10 --generate-hashes --n
 lock: .venv/ready ## Pin all dependencies anew
 	$(COMPILE) $(EXTRAS:%=--extra %) -o requirements.lock
 	$(COMPILE) --extra train --extra demo --extra build --constraint requirements.lock -o requirements-demo.lock
+
+wheel: .venv/demo ## Build dist/sortline-*.whl, which installs with pip anywhere
+	$(BIN)/hatchling build --target wheel
 
 clean: ## Remove what make made
 	rm -rf .venv demo-run build dist .mypy_cache .ruff_cache .pytest_cache
