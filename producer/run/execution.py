@@ -18,16 +18,12 @@ NO_WORKER = "no label worker answers; start one: sortline worker --queues label"
 
 def execute(session: Session, run: RunFile, view: RunView) -> Work:
     """Bring a run to its end; return what was done for it."""
-    settings = session.settings
     sender = ChunkSender(session.app, run.plan)
-    gatherer = Gatherer(
-        run, sender, session.client, session.keys, settings.window_chunks, settings.stale_s, session.watch
-    )
     started, at_start, hint = time.monotonic(), run.done, None
     if run.done < run.total:
         session.board.update(run.plan.run, state="running")
         run.begin_work()
-    for progress in reported(session, run, gatherer.gather()):
+    for progress in reported(session, run, Gatherer(session, run, sender).gather()):
         if progress.done > at_start:
             hint = ""
         elif hint is None and session.stack is None and time.monotonic() - started > NO_WORKER_AFTER_S:

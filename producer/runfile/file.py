@@ -71,6 +71,8 @@ class RunFile:
             self._db.execute("PRAGMA synchronous=NORMAL")
             _check_version(self._db, path)
             self.plan = Plan.from_json(self._db.execute("SELECT json FROM plan").fetchone()[0])
+            self.done: int
+            self.failed: int
             self.done, self.failed = self._db.execute("SELECT count(*), count(error) FROM rows").fetchone()
         except RunFileError:
             self.close()

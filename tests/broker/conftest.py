@@ -30,6 +30,7 @@ from jobs.label import ChunkResult, LabelChunk, Row
 from jobs.messages import ModelPin, to_json
 from jobs.train import JobEvent
 from model_store.store import ModelStore
+from producer.local.session import Session
 from producer.run.enqueue import ChunkSender
 from producer.run.gather import Gatherer
 from producer.runfile import Plan, Progress, RunFile
@@ -174,7 +175,7 @@ class Producer:
         self.app: Any = make_app(settings)
         self.sender = ChunkSender(self.app, run.plan)
         self.stream = KEYS.results(run.plan.run)
-        self.gatherer = Gatherer(run, self.sender, client, KEYS, settings.window_chunks, settings.stale_s)
+        self.gatherer = Gatherer(Session(settings, client), run, self.sender)
 
     def finish(self, limit_s: float = 20) -> None:
         """Gather to the end."""

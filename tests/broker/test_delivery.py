@@ -34,7 +34,7 @@ BY_HAND = [(0, 1.0)]  # the row that ``answer`` gives
 
 @pytest.fixture(autouse=True)
 def _quickly_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.run.gather.SURE_LOST_S", 0.6)
+    monkeypatch.setattr("producer.run.window.SURE_LOST_S", 0.6)
 
 
 def rows_of(run: RunFile) -> list[list[tuple[int, float]]]:
@@ -295,7 +295,7 @@ def test_a_redis_that_goes_away_after_the_last_row_does_not_spoil_the_run(
 def test_cancelling_ends_the_producer_and_the_worker_skips_what_is_queued(
     desk: Desk, client: redis.Redis, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.run.gather.CANCEL_LOOK_S", 0.1)
+    monkeypatch.setattr("producer.run.gather.CANCEL_CHECK_S", 0.1)
     producer = new_producer(24, window_chunks=6)
     board = JobBoard(client, KEYS)
     board.add("inbox-1", kind="label", title="inbox")
