@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base.install import pip_install
 from base.urls import SCHEMES
 from storage.protocol import ExtraMissing, Folder
 
@@ -22,4 +23,4 @@ def open_folder(url: str, connections: int = 32) -> Folder:
 
         return StoreFolder(url, connections)
     except ImportError as error:
-        raise ExtraMissing(f"reading {scheme}:// needs another package: pip install '{SCHEMES[scheme]}'") from error
+        raise ExtraMissing(f"reading {scheme}:// needs another package: {pip_install(SCHEMES[scheme])}") from error

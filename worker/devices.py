@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from importlib.metadata import PackageNotFoundError, version
 
+from base.install import pip_install
+
 
 def look() -> dict[str, dict[str, object]]:
     """Return, for each engine, whether it can be used here and a line for people."""
@@ -22,7 +24,7 @@ def _openvino() -> dict[str, object]:
             True, f"{version('openvino')} on {', '.join(core.available_devices)}; CPU does {', '.join(precisions)}"
         )
     except (ImportError, RuntimeError) as error:
-        return _answer(False, f"not usable ({error}); pip install openvino")
+        return _answer(False, f"not usable ({error}); {pip_install('openvino>=2026.4,<2027')}")
 
 
 def _onnxruntime() -> dict[str, object]:
@@ -32,14 +34,16 @@ def _onnxruntime() -> dict[str, object]:
         providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
         return _answer(True, f"{onnxruntime.__version__} with {providers}")
     except ImportError:
-        return _answer(False, 'not installed; pip install "sortline[gpu]" for NVIDIA GPUs, "sortline[onnx]" for CPUs')
+        return _answer(False, f"not installed; {pip_install('sortline[onnx]')}, or [gpu] for NVIDIA GPUs")
 
 
 def _mindspore() -> dict[str, object]:
     try:
         return _answer(True, f"{version('mindspore')}; trains on this machine")
     except PackageNotFoundError:
-        return _answer(False, 'not installed: this machine labels but does not train; pip install "sortline[train]"')
+        return _answer(
+            False, f"not installed: this machine labels but does not train; {pip_install('sortline[train]')}"
+        )
 
 
 def _answer(usable: bool, text: str) -> dict[str, object]:

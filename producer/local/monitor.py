@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from base.install import pip_install
 from producer.errors import UsageError
 from producer.local.stack import LocalStack
 
@@ -24,7 +25,7 @@ FIRST_PORT = 5555
 PORTS_TRIED = 20
 USER = "sortline"
 COMMAND = (sys.executable, "-m", "celery", "-A", "jobs.monitored:app", "flower")
-NOT_INSTALLED = 'Flower is not installed: pip install "sortline[monitor]"'
+NOT_INSTALLED = f"Flower is not installed: {pip_install('sortline[monitor]')}"
 ON = frozenset({"1", "true", "yes", "on", "t", "y"})
 # A command line is no place for a secret.
 SECRET = frozenset({"basic_auth", "oauth2_secret", "cookie_secret"})

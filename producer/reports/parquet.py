@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from base.install import pip_install
 from producer.errors import UsageError
 from producer.reports.csv import header
 from producer.reports.files import replacing
@@ -22,7 +23,7 @@ def check_pyarrow() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"--format parquet needs pyarrow ({error}); install it with: pip install 'sortline[parquet]'"
+            f"--format parquet needs pyarrow ({error}); install it with: {pip_install('sortline[parquet]')}"
         ) from error
 
 

@@ -428,7 +428,7 @@ def test_graphs_are_exported_where_only_openvino_is_installed(store: ModelStore,
     assert done.stdout.splitlines()[-1] == "[0, 0, 1, 1, 1]"
     assert "proven with openvino on 5 golden images" in done.stdout
     assert done.stderr.splitlines() == [
-        f'sortline: the format {name} needs MindSpore here: pip install "sortline[train]"'
+        f'sortline: the format {name} needs MindSpore here: {sys.executable} -m pip install "sortline[train]"'
         for name in ("mindir", "ckpt", "safetensors")
     ]
     assert set(contents(tmp_path)) == {"lenet-1.onnx", "lenet-1.xml", "lenet-1.bin", "lenet-1.json"}

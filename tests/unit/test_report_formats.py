@@ -110,7 +110,7 @@ def test_without_pyarrow_the_command_says_what_to_install_before_any_work(tmp_pa
     )
 
     assert done.returncode == 2
-    assert "pip install 'sortline[parquet]'" in done.stderr
+    assert f'{sys.executable} -m pip install "sortline[parquet]"' in done.stderr
 
 
 def test_the_errors_file_holds_the_images_that_failed_and_nothing_else(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_an_8_bit_graph_that_this_worker_can_not_make_is_refused_before_anything
     job = TrainModel(job="train-x", dataset="photos", name="x", recipe={})
     runtime = Runtime(Settings(home=tmp_path / "home", data_root=tmp_path))
 
-    with pytest.raises(JobRefused, match=r"CPU with VNNI, and pip install .*; set int8 = false"):
+    with pytest.raises(JobRefused, match=r'CPU with VNNI, .* pip install "sortline\[int8\]"; or set int8 = false'):
         train_model(job, Recipe(int8=True), runtime, report=print, cancelled=lambda: False)
 
 

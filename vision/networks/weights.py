@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from base.install import pip_install
 from vision.errors import WeightsError
 from vision.networks.foreign_spec import spec_of
 from vision.networks.spec import MOBILENET_V2, NetworkSpec
@@ -174,7 +175,9 @@ def _read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
     try:
         import mindspore
     except ImportError as error:
-        raise WeightsError(f"{path.name}: reading .ckpt files needs MindSpore; install sortline[train]") from error
+        raise WeightsError(
+            f"{path.name}: reading .ckpt files needs MindSpore: {pip_install('sortline[train]')}"
+        ) from error
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file")
     try:

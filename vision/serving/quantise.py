@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Final
 
+from base.install import pip_install
 from vision.errors import EngineError
 from vision.serving.engines.openvino import has_vnni, import_openvino
 from vision.serving.engines.protocol import Images
@@ -99,6 +100,6 @@ def _import_nncf() -> Any:
     try:
         import nncf
     except ImportError as error:
-        raise EngineError('NNCF is not installed; run: pip install "sortline[int8]"') from error
+        raise EngineError(f"NNCF is not installed; run: {pip_install('sortline[int8]')}") from error
     nncf.set_log_level(logging.ERROR)
     return nncf

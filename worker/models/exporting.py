@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 
 from base.files import write_file
+from base.install import pip_install
 from configs import SettingsError, load_settings
 from model_store import Manifest, ModelStore, StoreError
 from vision.errors import EngineError, VisionError
@@ -192,7 +193,7 @@ def _prepare_mindspore(manifest: Manifest, file_format: str) -> None:
     try:
         import mindspore
     except ImportError as error:
-        raise EngineError(f'the format {file_format} needs MindSpore here: pip install "sortline[train]"') from error
+        raise EngineError(f"the format {file_format} needs MindSpore here: {pip_install('sortline[train]')}") from error
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     # Once a cell has run in this process, even setting the same device again is refused.
     if mindspore.get_context("device_target") != "CPU":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from base.install import pip_install
 from configs import SettingsError, load_settings
 from model_store import ClassEntry, ModelStore, StoreError
 from vision.errors import VisionError, WeightsError
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import mindspore
     except ImportError:
-        print('sortline: import needs MindSpore here: pip install "sortline[train]"', file=sys.stderr)
+        print(f"sortline: import needs MindSpore here: {pip_install('sortline[train]')}", file=sys.stderr)
         return 1
     try:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from base.errors import UnavailableError
 from base.fault import fault
+from base.install import pip_install
 from configs import Settings, SettingsError, read_recipe
 from jobs.errors import SchemaMismatch
 from jobs.train import EventState, JobEvent, TrainModel
@@ -38,7 +39,7 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
     def check_host(cls, settings: Settings) -> None:
         """Raise an error when MindSpore or a folder of images is missing."""
         if find_spec("mindspore") is None:
-            raise WorkerError('training needs MindSpore on this machine: pip install "sortline[train]"')
+            raise WorkerError(f"training needs MindSpore on this machine: {pip_install('sortline[train]')}")
         if isinstance(settings.data_root, str):
             raise SettingsError(f"training reads a folder; the data root {settings.data_root} is none")
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import UnavailableError
+from base.install import pip_install
 from base.paths import text_to_path
 from configs import Recipe
 from jobs.messages import ModelPin
@@ -151,13 +152,13 @@ class _Training:
     def run(self) -> Trained:
         if self.recipe.int8 and not can_quantise():
             raise JobRefused(
-                'int8 = true makes an 8-bit graph; that takes a CPU with VNNI, and pip install "sortline[int8]" on the '
-                "training worker; set int8 = false"
+                "int8 = true makes an 8-bit graph; that takes a CPU with VNNI, and on the training worker: "
+                f"{pip_install('sortline[int8]')}; or set int8 = false"
             )
         if self.recipe.f16 and not can_halve():
             raise JobRefused(
-                'f16 = true needs ONNX Runtime; pip install "sortline[train]" on the training worker, or set f16 = '
-                "false"
+                "f16 = true needs ONNX Runtime on the training worker: "
+                f"{pip_install('sortline[train]')}; or set f16 = false"
             )
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
         mindspore.set_seed(self.recipe.seed)

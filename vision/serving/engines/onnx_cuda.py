@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from base.install import pip_install
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.half import convolutions_in_f16
@@ -124,7 +125,7 @@ def _open_session(onnx: bytes, precision: str) -> Any:
         # It falls back to the CPU without a word when the driver or cuDNN is missing.
         raise EngineError(
             "ONNX Runtime could not use cuda: the driver, CUDA or cuDNN is missing or too old for it; check nvidia-smi "
-            'and run: pip install "sortline[gpu]"'
+            f"and run: {pip_install('sortline[gpu]')}"
         )
     return session
 

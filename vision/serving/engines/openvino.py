@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from base.install import pip_install
 from base.process import available_cpus
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
@@ -123,7 +124,7 @@ def import_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise EngineError("OpenVINO is not installed; run: pip install 'openvino>=2026.4,<2027'") from error
+        raise EngineError(f"OpenVINO is not installed; run: {pip_install('openvino>=2026.4,<2027')}") from error
     finally:
         if hides:
             sys.modules.pop("openvino_telemetry", None)
