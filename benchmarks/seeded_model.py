@@ -12,8 +12,8 @@ from benchmarks.home import CLASSES, SIDE_PX
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing
-from vision.networks.served import build_network
-from vision.networks.spec import NetworkSpec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
+from vision.networks.network import build_network
 from worker.models.publish import Publication, graph_of, publish
 
 
@@ -21,7 +21,7 @@ def publish_seeded(root: Path) -> None:
     """Put ``seeded:1`` into the store, in production."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_seed(0)
-    spec = NetworkSpec(name="mobilenet_v2", classes=CLASSES, height_px=SIDE_PX, width_px=SIDE_PX)
+    spec = MobileNetV2Spec(convention="tf", classes=CLASSES, height_px=SIDE_PX, width_px=SIDE_PX)
     store = ModelStore(root)
     publication = Publication(
         graph=graph_of(build_network(spec)),

@@ -34,8 +34,8 @@ from benchmarks.home import SORTLINE, environment, peak_memory
 from benchmarks.mindspore_alone import BATCH, batched_rate, single_rate, step_seconds
 from examples.digits_demo import write_digits
 from model_store.store import ModelStore
-from vision.networks.served import build_network
-from vision.networks.spec import NetworkSpec
+from vision.networks import spec_from_json
+from vision.networks.network import build_network
 from vision.networks.weights import backbone_only, read_safetensors, set_weights
 from vision.serving.engines import ModelFiles, open_engine
 from vision.serving.export import export_onnx, graph_spec
@@ -226,9 +226,9 @@ def backbone(home: Path) -> Any:
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     store = ModelStore(home / "store")
     version = store.resolve("mobilenetv2-imagenet")
-    network = build_network(replace(NetworkSpec.from_json(version.manifest.network), classes=2))
+    network = build_network(replace(spec_from_json(version.manifest.network), classes=2))
     arrays, _ = read_safetensors(store.open_file(version.name, version.version, "weights.safetensors"))
-    set_weights(network, backbone_only(arrays), allow_missing_head=True)
+    set_weights(network, backbone_only(arrays, network.spec), allow_missing_head=True)
     return network
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from base.networks import NETWORKS
 from configs.errors import explained
 
 
@@ -40,13 +41,13 @@ class Augmentation(_Table):
 class Recipe(_Table):
     """The recipe of one training job. Travels in the job's message."""
 
-    network: Literal["lenet5", "mobilenet_v2"] = "mobilenet_v2"
+    network: str = Field("mobilenet_v2", description=f"which network is trained: {', '.join(NETWORKS)}")
     backbone: str | None = Field(
         None, description="model-store reference of the pretrained, frozen backbone; none trains from scratch"
     )
     freeze: str = Field(
         "backbone",
-        pattern=r"^(backbone|none|features\.([1-9]|1[0-8]))$",
+        pattern=r"^(backbone|none|features\.[1-9][0-9]?)$",
         description="what is not trained: backbone (all of it), features.N (its layers before N) or none",
     )
     batch_norm: Literal["frozen", "trained"] = Field(
@@ -56,19 +57,21 @@ class Recipe(_Table):
     width_px: int = Field(224, ge=8, le=1024)
     fit: Literal["stretch", "crop", "pad"] = Field("crop", description="how an image is brought to height and width")
     pooling: Literal["mean", "max"] = Field("mean", description="of the last feature map, before the head")
-    taps: tuple[Annotated[int, Field(ge=2, le=17)], ...] = Field(
-        (), description="blocks of mobilenet_v2, 2 to 17, whose expanded maps are pooled beside the last map"
+    intermediate_layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="layers whose maps are pooled beside the last one; of mobilenet_v2 2 to 17"
     )
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
         (1.0,), min_length=1, description="of the input, at which the backbone sees each image; above 1 enlarges"
     )
-    mirrored: bool = Field(False, description="average each image's features with its mirror image's")
-    root: bool = Field(False, description="take the root of each map's features and bring them to length 1")
-    prototypes: int = Field(
+    flip_averaging: bool = Field(False, description="average each image's features with its mirror image's")
+    hellinger: bool = Field(
+        False, description="Hellinger normalisation: square root of each map's features, brought to length 1"
+    )
+    rbf_centers: int = Field(
         0,
         ge=0,
         le=4096,
-        description="radial units between features and classes, at most one a training image; 0 is a linear head",
+        description="RBF units between features and classes, at most one a training image; 0 is a linear head",
     )
     head_bias: bool = True
     dropout: float = Field(0.0, ge=0, lt=1, description="part of the head's inputs dropped in training")
@@ -111,6 +114,13 @@ class Recipe(_Table):
     seed: int = Field(0, ge=0, lt=2**31)
     augmentation: Augmentation = Augmentation()
 
+    @field_validator("network")
+    @classmethod
+    def _check_network(cls, name: str) -> str:
+        if name not in NETWORKS:
+            raise ValueError(f"must be one of {', '.join(NETWORKS)}")
+        return name
+
     @model_validator(mode="after")
     def _check_rates(self) -> Recipe:
         if self.lr_init > self.lr_max or self.lr_end > self.lr_max:
@@ -118,17 +128,14 @@ class Recipe(_Table):
         return self
 
     @model_validator(mode="after")
-    def _check_int8(self) -> Recipe:
-        if self.int8 and self.network != "mobilenet_v2":
-            raise ValueError(f"int8 makes 8-bit graphs of mobilenet_v2 only, not of {self.network}")
-        return self
-
-    @model_validator(mode="after")
     def _check_frozen_part(self) -> Recipe:
-        widened = bool(self.taps or self.scales != (1.0,) or self.mirrored or self.root or self.prototypes)
+        widened = self.scales != (1.0,) or any(
+            (self.intermediate_layers, self.flip_averaging, self.hellinger, self.rbf_centers)
+        )
         if widened and (self.freeze != "backbone" or self.backbone is None):
             raise ValueError(
-                'taps, scales, mirrored, root and prototypes need a backbone that is frozen whole (freeze = "backbone")'
+                "intermediate_layers, scales, flip_averaging, hellinger and rbf_centers need a backbone that is frozen "
+                'whole (freeze = "backbone")'
             )
         if self.backbone is not None and self.freeze == "none" and self.augmentation.repeat:
             raise ValueError(

@@ -25,7 +25,6 @@ MEANINGS = {
     "engine": "what runs the exported network: auto is openvino on a CPU, onnxruntime on CUDA, mindspore on Ascend",
     "precision": "of the engine's arithmetic: auto is the fastest that was proven to label as f32 does",
     "log_level": "of the workers' logs",
-    "training.network": "which network is trained",
     "training.height_px": "height of the network's input, pixels",
     "training.width_px": "width of the network's input, pixels",
     "training.epochs": "passes over the training images, at most",
@@ -70,7 +69,8 @@ This page is written by `python docs/make_configuration.py` from `configs/recipe
 A recipe is the table `[training]` of a TOML file. `sortline train --config FILE` names the file, `--set KEY=VALUE`
 changes one value, `--sweep KEY=V1,V2` tries several. [Training](../guide/training.md#recipes) says which recipes ship.
 
-`taps`, `scales`, `mirrored`, `root` and `prototypes` need a backbone that is frozen whole (`freeze = "backbone"`).
+`intermediate_layers`, `scales`, `flip_averaging`, `hellinger` and `rbf_centers` need a backbone that is frozen whole
+(`freeze = "backbone"`).
 `lr_init` and `lr_end` may not be above `lr_max`.
 
 ## Keys of `[training]`

@@ -14,8 +14,8 @@ import numpy as np
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing
-from vision.networks.served import build_network
-from vision.networks.spec import NetworkSpec
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.network import build_network
 from worker.models.publish import Publication, graph_of, publish
 
 LABELS = ("red", "green", "blue", "grey")
@@ -26,7 +26,7 @@ def publish_seeded(root: Path, name: str = "colours", seed: int = 1) -> None:
     """Put a version into the store, and into production."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     mindspore.set_seed(seed)
-    network = build_network(NetworkSpec(name="lenet5", classes=len(LABELS), height_px=SIZE_PX, width_px=SIZE_PX))
+    network = build_network(LeNet5Spec(classes=len(LABELS), height_px=SIZE_PX, width_px=SIZE_PX))
     store = ModelStore(root)
     publication = Publication(
         graph=graph_of(network),

@@ -21,15 +21,16 @@ from mindspore.dataset import vision
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from vision.networks.served import build_network, build_served
-from vision.networks.spec import NetworkSpec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
+from vision.networks.network import build_network
+from vision.networks.served import build_served
 
 
 def main(folder: str, images: str, batch: str, mode: str) -> None:
     """Label the first ``images`` photos of a folder."""
     mindspore.set_context(mode=mindspore.GRAPH_MODE if mode == "graph" else mindspore.PYNATIVE_MODE)
     mindspore.set_seed(0)
-    network = build_served(build_network(NetworkSpec(name="mobilenet_v2", classes=26, height_px=224, width_px=224)))
+    network = build_served(build_network(MobileNetV2Spec(convention="tf", classes=26, height_px=224, width_px=224)))
     paths = sorted(Path(folder).rglob("*.jpg"))[: int(images)]
     size = int(batch)
     network(mindspore.Tensor(np.zeros((size, 224, 224, 3), np.uint8))).asnumpy()

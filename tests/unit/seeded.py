@@ -6,7 +6,7 @@ import mindspore
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.networks.served import build_network
+from vision.networks.network import build_network
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import Arrays, get_weights, set_weights
 

@@ -20,7 +20,10 @@ from PIL import Image
 from base.process import available_cpus
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, ShapeError
-from vision.networks.served import build_network, build_served
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
+from vision.networks.network import build_network
+from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, to_safetensors
 from vision.serving.engines import Engine, MindSporeNetwork, ModelFiles, open_engine, precisions
@@ -31,8 +34,8 @@ from vision.serving.export import export_onnx, graph_spec
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
-LENET = NetworkSpec(name="lenet5", classes=10, height_px=32, width_px=28, temperature=0.5)
-MOBILENET = NetworkSpec(name="mobilenet_v2", classes=5, height_px=64, width_px=48)
+LENET = LeNet5Spec(classes=10, height_px=32, width_px=28, temperature=0.5)
+MOBILENET = MobileNetV2Spec(convention="tf", classes=5, height_px=64, width_px=48)
 ENGINES = ("mindspore", "openvino", "onnxruntime")
 
 
@@ -218,10 +221,10 @@ def test_bf16_is_refused_where_the_cpu_lacks_it(lenet: ModelFiles, monkeypatch: 
     "spec",
     [
         MOBILENET,
-        replace(MOBILENET, convention="torch", pooling="max", mirrored=True),
-        replace(MOBILENET, taps=(8, 15), scales=(1.0, 1.43), root=True, prototypes=6),
+        replace(MOBILENET, convention="torch", pooling="max", flip_averaging=True),
+        replace(MOBILENET, intermediate_layers=(8, 15), scales=(1.0, 1.43), hellinger=True, rbf_centers=6),
     ],
-    ids=["plain", "mirrored maxima, torch", "taps, scales, radial units"],
+    ids=["plain", "mirrored maxima, torch", "taps, scales, RBF units"],
 )
 def test_a_graph_in_two_parts_answers_as_the_whole(spec: NetworkSpec, tmp_path: Path) -> None:
     openvino = import_openvino()
@@ -243,7 +246,7 @@ def test_a_graph_in_two_parts_answers_as_the_whole(spec: NetworkSpec, tmp_path: 
 
 @pytest.mark.slow
 def test_a_head_in_bf16_would_differ_more_from_f32(tmp_path: Path) -> None:
-    spec = replace(MOBILENET, root=True, prototypes=64, temperature=0.1)
+    spec = replace(MOBILENET, hellinger=True, rbf_centers=64, temperature=0.1)
     files, images = files_of(seeded_network(spec), tmp_path), pictures(spec, 32)
     if "bf16" not in precisions("openvino"):  # such a CPU must say so, and can't show more
         with pytest.raises(EngineError, match="does not compute in bf16"):
@@ -343,7 +346,7 @@ def test_published_weights_give_the_golden_features(file: str, key: str, tmp_pat
     images = np.stack([np.asarray(Image.open(SHARED / "data" / "waste" / row["file"])) for row in golden])
     imported = read_foreign(SHARED / "models" / f"{file}.safetensors")
     network = build_network(replace(imported.spec, classes=0))
-    set_weights(network, backbone_only(imported.arrays))
+    set_weights(network, backbone_only(imported.arrays, imported.spec))
     files = files_of(network, tmp_path)
 
     for name in ("mindspore", "openvino"):

@@ -28,7 +28,11 @@ from producer.errors import FAILURE, OK, USAGE
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, WeightsError
 from vision.images.preprocess import Preprocessing
-from vision.networks.served import build_network, build_served
+from vision.networks import spec_from_json
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
+from vision.networks.network import build_network
+from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights
 from vision.serving.engines.openvino import import_openvino
@@ -41,9 +45,9 @@ mindspore.set_context(mode=mindspore.GRAPH_MODE)
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ("plastic bottle", "Glasflasche, grün", "易拉罐", 'a "quoted" \\ one')
 SPECS = {
-    "lenet": NetworkSpec(name="lenet5", classes=4, height_px=32, width_px=32, temperature=1.7),
-    "mobilenet": NetworkSpec(name="mobilenet_v2", classes=4, height_px=32, width_px=40, temperature=0.6),
-    "features": NetworkSpec(name="mobilenet_v2", classes=0, height_px=32, width_px=32, convention="torch"),
+    "lenet": LeNet5Spec(classes=4, height_px=32, width_px=32, temperature=1.7),
+    "mobilenet": MobileNetV2Spec(convention="tf", classes=4, height_px=32, width_px=40, temperature=0.6),
+    "features": MobileNetV2Spec(classes=0, height_px=32, width_px=32, convention="torch"),
 }
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
@@ -207,13 +211,20 @@ def test_an_exported_checkpoint_is_imported_with_its_convention_and_labels(
 def test_a_widened_classifier_on_radial_units_is_exported_and_becomes_a_widened_backbone_again(
     store: ModelStore, tmp_path: Path
 ) -> None:
-    spec = NetworkSpec(
-        name="mobilenet_v2", classes=4, height_px=32, width_px=32, taps=(15,), scales=(0.75,), root=True, prototypes=5
+    spec = MobileNetV2Spec(
+        convention="tf",
+        classes=4,
+        height_px=32,
+        width_px=32,
+        intermediate_layers=(15,),
+        scales=(0.75,),
+        hellinger=True,
+        rbf_centers=5,
     )
     network = seeded_network(spec)
     arrays = get_weights(network)
     near = np.random.default_rng(0).uniform(0, 0.04, (5, spec.features)).astype(np.float32)  # root features' size
-    set_weights(network, arrays | {"classifier.0.prototypes": near})
+    set_weights(network, arrays | {"rbf.centers": near})
     publish_as(store, "radial", network)
 
     export_version(store, "radial", "safetensors", tmp_path / "mine.safetensors")
@@ -222,14 +233,14 @@ def test_a_widened_classifier_on_radial_units_is_exported_and_becomes_a_widened_
 
     again = read_foreign(tmp_path / "mine.safetensors")
     assert again.spec == spec
-    assert np.array_equal(again.arrays["classifier.0.prototypes"], near)
+    assert np.array_equal(again.arrays["rbf.centers"], near)
     backbone = store.resolve("widened")
     known = read_foreign(backbone.folder / "weights.safetensors")
-    assert known.spec == NetworkSpec.from_json(backbone.manifest.network) == replace(spec, classes=0)
-    for name, array in backbone_only(arrays).items():
+    assert known.spec == spec_from_json(backbone.manifest.network) == replace(spec, classes=0)
+    for name, array in backbone_only(arrays, spec).items():
         assert np.array_equal(known.arrays[name], array), name
     # A checkpoint has no place for the taps, so it can't become a network again.
-    with pytest.raises(WeightsError, match=r"classifier.0.prototypes is float32\[5, 2240\], not float32\[5, 1280\]"):
+    with pytest.raises(WeightsError, match=r"rbf.centers is float32\[5, 2240\], not float32\[5, 1280\]"):
         read_foreign(tmp_path / "mine.ckpt")
 
 

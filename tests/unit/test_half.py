@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 import vision.serving.engines.onnx_cuda
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import ModelFiles, open_engine, precisions
@@ -40,8 +42,8 @@ from vision.serving.export import export_onnx, graph_spec
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-LENET = NetworkSpec(name="lenet5", classes=10, height_px=32, width_px=28)
-MOBILENET = NetworkSpec(name="mobilenet_v2", classes=5, height_px=64, width_px=48)
+LENET = LeNet5Spec(classes=10, height_px=32, width_px=28)
+MOBILENET = MobileNetV2Spec(convention="tf", classes=5, height_px=64, width_px=48)
 
 
 def files_of(spec: NetworkSpec, folder: Path) -> ModelFiles:
@@ -66,7 +68,9 @@ def outputs_of(graph: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(
-    "spec", [LENET, MOBILENET, replace(MOBILENET, taps=(13,), root=True)], ids=["lenet5", "plain", "taps"]
+    "spec",
+    [LENET, MOBILENET, replace(MOBILENET, intermediate_layers=(13,), hellinger=True)],
+    ids=["lenet5", "plain", "intermediate_layers"],
 )
 def test_convolutions_are_rounded_and_answers_stay_near(spec: NetworkSpec, tmp_path: Path) -> None:
     graph = files_of(spec, tmp_path).onnx
@@ -91,7 +95,7 @@ def test_convolutions_are_rounded_and_answers_stay_near(spec: NetworkSpec, tmp_p
 
 
 def test_the_head_computes_in_f32_from_one_cast_on(tmp_path: Path) -> None:
-    half = convolutions_in_f16(files_of(replace(MOBILENET, root=True), tmp_path).onnx)
+    half = convolutions_in_f16(files_of(replace(MOBILENET, hellinger=True), tmp_path).onnx)
 
     nodes = [dict(node) for node in in_all(graph_of(half), GRAPH_NODE)]
     names = [node[NODE_NAME] for node in nodes if node[NODE_KIND] == b"Cast"]

@@ -14,24 +14,30 @@ from mindspore.common.initializer import Normal
 from numpy.typing import NDArray
 from PIL import Image
 
+from base.networks import NETWORKS
 from tests.unit.seeded import seeded_network
 from vision.errors import VisionError
-from vision.networks.heads import Head, RadialUnits, set_radial_head
-from vision.networks.lenet5 import LUMA_RGB
-from vision.networks.mobilenet_v2 import resampling
-from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_network, build_served
-from vision.networks.spec import LAST_CHANNELS, LATER_KEYS, NetworkSpec, expanded_channels, map_before
+from vision.networks import network_kinds, own_options, spec_from_json
+from vision.networks.heads import Head, RbfUnits
+from vision.networks.layered import resampling
+from vision.networks.lenet5 import LUMA_RGB, LeNet5Spec
+from vision.networks.mobilenet_v2 import LAST_CHANNELS, MobileNetV2Spec
+from vision.networks.network import build_network
+from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_served
+from vision.networks.spec import NetworkSpec
 from vision.networks.weights import get_weights
 from vision.serving.engines import ModelFiles, open_engine
 from vision.serving.export import export_onnx, graph_spec
 from vision.training.parts import build_frozen
-from vision.training.prototypes import choose_prototypes
+from vision.training.rbf import choose_rbf_centers, set_rbf_head
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-LENET = NetworkSpec(name="lenet5", classes=10, height_px=32, width_px=32)
-MOBILENET = NetworkSpec(name="mobilenet_v2", classes=5, height_px=32, width_px=32)
-WIDENED = replace(MOBILENET, taps=(3, 15), scales=(1.25, 0.5), mirrored=True, root=True, width_px=40)
+LENET = LeNet5Spec(classes=10, height_px=32, width_px=32)
+MOBILENET = MobileNetV2Spec(convention="tf", classes=5, height_px=32, width_px=32)
+WIDENED = replace(
+    MOBILENET, intermediate_layers=(3, 15), scales=(1.25, 0.5), flip_averaging=True, hellinger=True, width_px=40
+)
 
 
 @pytest.fixture
@@ -46,35 +52,28 @@ def step_by_step() -> Iterator[None]:
     "spec",
     [
         replace(MOBILENET, convention="torch", pooling="max", head_bias=False, temperature=1.5),
-        replace(WIDENED, prototypes=300),
+        replace(WIDENED, rbf_centers=300),
         replace(MOBILENET, classes=0, cut=15),
         LENET,
     ],
 )
 def test_a_spec_survives_json(spec: NetworkSpec) -> None:
-    assert NetworkSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert spec_from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-def test_a_spec_written_before_networks_were_widened_is_that_of_a_plain_one() -> None:
-    earlier = {key: value for key, value in MOBILENET.to_json().items() if key not in LATER_KEYS}
-
-    assert len(earlier) == len(MOBILENET.to_json()) - len(LATER_KEYS)
-    assert NetworkSpec.from_json(earlier) == MOBILENET
-
-
-def test_taps_and_scales_are_kept_in_one_order_and_once() -> None:
-    unsorted: dict[str, Any] = {"taps": [15, 3, 15], "scales": [0.5, 1, 0.75, 0.5]}
+def test_intermediate_layers_and_scales_are_kept_in_one_order_and_once() -> None:
+    unsorted: dict[str, Any] = {"intermediate_layers": [15, 3, 15], "scales": [0.5, 1, 0.75, 0.5]}
 
     spec = replace(MOBILENET, **unsorted)
 
-    assert (spec.taps, spec.scales) == ((3, 15), (1.0, 0.75, 0.5))
-    assert spec == replace(MOBILENET, taps=(3, 15), scales=(1.0, 0.75, 0.5))
+    assert (spec.intermediate_layers, spec.scales) == ((3, 15), (1.0, 0.75, 0.5))
+    assert spec == replace(MOBILENET, intermediate_layers=(3, 15), scales=(1.0, 0.75, 0.5))
 
 
 def test_scaling_follows_the_convention_unless_it_is_given() -> None:
-    torch = NetworkSpec(name="mobilenet_v2", classes=0, height_px=224, width_px=224, convention="torch")
-    given = NetworkSpec(
-        name="mobilenet_v2", classes=0, height_px=224, width_px=224, scale=(1 / 128,) * 3, offset=(-1.0,) * 3
+    torch = MobileNetV2Spec(classes=0, height_px=224, width_px=224, convention="torch")
+    given = MobileNetV2Spec(
+        convention="tf", classes=0, height_px=224, width_px=224, scale=(1 / 128,) * 3, offset=(-1.0,) * 3
     )
 
     assert np.allclose(MOBILENET.scale, 1 / 127.5)
@@ -94,7 +93,7 @@ def test_scaling_follows_the_convention_unless_it_is_given() -> None:
         ({"classes": 2.0}, r"classes is 2.0"),
         ({"height_px": 4}, r"height_px is 4; it must be an integer from 8 to 1024"),
         ({"width_px": 1025}, r"width_px is 1025"),
-        ({"name": "lenet5", "height_px": 8}, r"height_px is 8; it must be an integer from 16"),
+        ({"name": "lenet5"}, r"unknown keys: convention, cut, flip_averaging, hellinger, intermediate_layers"),
         ({"convention": "keras"}, r"convention is 'keras'; it must be one of tf, torch"),
         ({"pooling": ["mean"]}, r"pooling is \['mean'\]"),
         ({"temperature": float("nan")}, r"temperature is nan; it must be a finite number"),
@@ -104,34 +103,49 @@ def test_scaling_follows_the_convention_unless_it_is_given() -> None:
         ({"scale": [1, 2, float("inf")]}, r"scale is inf; it must be a finite number"),
         ({"scale": [1, 2, 0]}, r"a zero would blank that channel"),
         ({"width": 3}, r"missing keys: none; unknown keys: width"),
-        ({"taps": [1]}, r"taps is 1; it must be an integer from 2 to 17"),
-        ({"taps": [3, 18]}, r"taps is 18; it must be an integer from 2 to 17"),
-        ({"taps": [3.0]}, r"taps is 3.0; it must be an integer"),
-        ({"taps": 3}, r"taps is 3; it must be a list"),
-        ({"taps": None}, r"taps is None; it must be a list"),
+        ({"intermediate_layers": [1]}, r"intermediate_layers is 1; it must be an integer from 2 to 17"),
+        ({"intermediate_layers": [3, 18]}, r"intermediate_layers is 18; it must be an integer from 2 to 17"),
+        ({"intermediate_layers": [3.0]}, r"intermediate_layers is 3.0; it must be an integer"),
+        ({"intermediate_layers": 3}, r"intermediate_layers is 3; it must be a list"),
+        ({"intermediate_layers": None}, r"intermediate_layers is None; it must be a list"),
         ({"scales": [1, 0]}, r"scales has 0; a scale is above 0 and at most 4"),
         ({"scales": [4.5]}, r"scales has 4.5; a scale is above 0 and at most 4"),
         ({"scales": [True]}, r"scales is True; it must be a finite number"),
         ({"scales": [float("nan")]}, r"scales is nan; it must be a finite number"),
         ({"scales": []}, r"scales is empty; \[1.0\] is the picture as it comes"),
         ({"scales": 0.5}, r"scales is 0.5; it must be a list"),
-        ({"mirrored": 1}, r"mirrored is 1; it must be true or false"),
-        ({"root": "yes"}, r"root is 'yes'; it must be true or false"),
-        ({"prototypes": -1}, r"prototypes is -1; it must be an integer from 0 to 4096"),
+        ({"flip_averaging": 1}, r"flip_averaging is 1; it must be true or false"),
+        ({"hellinger": "yes"}, r"hellinger is 'yes'; it must be true or false"),
+        ({"rbf_centers": -1}, r"rbf_centers is -1; it must be an integer from 0 to 4096"),
         ({"cut": 19, "classes": 0}, r"cut is 19; it must be an integer from 0 to 18"),
-        ({"cut": 3}, r"cut is for a MobileNetV2 backbone without a head"),
-        ({"cut": 3, "classes": 0, "taps": [5]}, r"taps, .* are for MobileNetV2's whole backbone"),
-        ({"cut": 3, "classes": 0, "prototypes": 5}, r"and prototypes are for MobileNetV2's whole backbone"),
-        ({"name": "lenet5", "cut": 3, "classes": 0}, r"cut is for a MobileNetV2 backbone"),
-        ({"name": "lenet5", "prototypes": 5}, r"prototypes are for MobileNetV2's whole backbone"),
-        ({"name": "lenet5", "scales": [0.5]}, r"scales, mirrored, root and prototypes are for MobileNetV2's"),
-        ({"name": "lenet5", "mirrored": True}, r"mirrored, root and prototypes are for MobileNetV2's"),
-        ({"name": "lenet5", "root": True}, r"root and prototypes are for MobileNetV2's"),
+        ({"cut": 3}, r"cut is for a backbone without a head"),
+        ({"cut": 3, "classes": 0, "intermediate_layers": [5]}, r"intermediate_layers, .* are for whole backbones, not"),
+        ({"cut": 3, "classes": 0, "rbf_centers": 5}, r"and rbf_centers are for whole backbones, not"),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(VisionError, match=message):
-        NetworkSpec.from_json(MOBILENET.to_json() | change)
+        spec_from_json(MOBILENET.to_json() | change)
+
+
+def test_every_network_is_called_as_in_the_table_and_has_its_names_in_order() -> None:
+    for name, kind in zip(NETWORKS, network_kinds(), strict=True):
+        assert kind.name == name
+        head = {f"{kind.head_name}.weight", f"{kind.head_name}.bias"}
+        for naming in kind.namings().values():
+            assert head <= {array.ours for array in naming.arrays}
+            assert len({array.foreign for array in naming.arrays}) == len(naming.arrays)
+        assert kind.checkpoint_naming in kind.namings()
+
+
+def test_a_network_has_limits_and_options_of_its_own() -> None:
+    with pytest.raises(VisionError, match="height_px is 8; it must be an integer from 16"):
+        replace(LENET, height_px=8)
+    plain = {"height_px": 32, "pooling": "mean", "intermediate_layers": (), "scales": (1.0,), "hellinger": False}
+    assert own_options(LeNet5Spec, plain) == {"height_px": 32}
+    assert own_options(MobileNetV2Spec, plain) == plain
+    with pytest.raises(VisionError, match="lenet5 has no hellinger and no pooling; leave them out"):
+        own_options(LeNet5Spec, {**plain, "pooling": "max", "hellinger": True})
 
 
 def test_a_spec_with_a_key_left_out_is_refused() -> None:
@@ -139,9 +153,9 @@ def test_a_spec_with_a_key_left_out_is_refused() -> None:
     del value["scale"]
 
     with pytest.raises(VisionError, match="missing keys: scale"):
-        NetworkSpec.from_json(value)
+        spec_from_json(value)
     with pytest.raises(VisionError, match="expected a JSON object, got list"):
-        NetworkSpec.from_json([])
+        spec_from_json([])
 
 
 @pytest.mark.parametrize("size_px", [8, 9])
@@ -248,29 +262,29 @@ def test_the_same_seed_gives_the_same_network() -> None:
 @pytest.mark.parametrize("convention", ["tf", "torch"])
 @pytest.mark.parametrize("size", [(32, 40), (33, 47), (8, 9)])
 def test_the_spec_knows_the_shape_of_every_map(convention: str, size: tuple[int, int]) -> None:
-    spec = NetworkSpec(
-        name="mobilenet_v2", classes=0, height_px=size[0], width_px=size[1], convention=convention, taps=(2, 4, 17)
+    spec = MobileNetV2Spec(
+        classes=0, height_px=size[0], width_px=size[1], convention=convention, intermediate_layers=(2, 4, 17)
     )
     network = build_network(spec).set_train(False)
     maps = Tensor(np.zeros((1, 3, *size), np.float32))
     for number, layer in enumerate(network.backbone.features.cell_list):
         if number:
-            assert maps.shape[1:] == map_before(number, *size), number
+            assert maps.shape[1:] == spec.map_before(number), number
         if 2 <= number <= 17:
-            assert layer.expanded(maps).shape[1] == expanded_channels(number), number
+            assert layer.intermediate(maps).shape[1] == spec.intermediate_channels(number), number
         maps = layer(maps)
 
     features = network(Tensor(np.zeros((2, 3, *size), np.float32)))
-    part = build_frozen(build_network(replace(spec, taps=(), classes=3)), "features.5")
+    part = build_frozen(build_network(replace(spec, intermediate_layers=(), classes=3)), "features.5")
 
     assert features.shape == (2, spec.features) == (2, spec.outputs)
     assert part(Tensor(np.zeros((2, *size, 3), np.uint8))).shape == (2, part.spec.outputs)
-    assert part.spec.map_shape == map_before(5, *size)
+    assert part.spec.feature_shape == spec.map_before(5)
 
 
 @pytest.mark.parametrize(("side_px", "scale"), [(224, 0.75), (47, 0.5), (33, 0.9), (40, 0.31), (31, 1.5)])
 def test_pictures_are_scaled_as_pillow_scales_them(side_px: int, scale: float) -> None:
-    weights = resampling(side_px, scale)
+    weights = resampling(side_px, scale, 8)
     picture = np.random.default_rng(0).normal(size=(side_px, side_px)).astype(np.float32)
 
     expected = Image.fromarray(picture).resize((len(weights), len(weights)), Image.Resampling.BICUBIC)
@@ -280,8 +294,8 @@ def test_pictures_are_scaled_as_pillow_scales_them(side_px: int, scale: float) -
 
 
 def test_scale_1_changes_nothing_and_no_picture_gets_smaller_than_a_network_takes() -> None:
-    assert np.array_equal(resampling(37, 1.0), np.eye(37))
-    assert resampling(20, 0.1).shape == (8, 20)
+    assert np.array_equal(resampling(37, 1.0, 8), np.eye(37))
+    assert resampling(20, 0.1, 8).shape == (8, 20)
 
 
 @pytest.mark.usefixtures("step_by_step")
@@ -298,7 +312,11 @@ def test_widened_features_are_those_of_plain_networks_put_together() -> None:
             mean = (one + other) / 2
             parts.append(np.sqrt(mean / np.abs(mean).sum(1, keepdims=True)))
             assert np.abs(one - other).max() > 0.1  # numbers that a mistake would change
-    assert [part.shape[1] for part in parts] == [expanded_channels(3), expanded_channels(15), LAST_CHANNELS] * 2
+    assert [part.shape[1] for part in parts] == [
+        WIDENED.intermediate_channels(3),
+        WIDENED.intermediate_channels(15),
+        LAST_CHANNELS,
+    ] * 2
     np.testing.assert_allclose(found, np.concatenate(parts, axis=1), atol=2e-4)
     np.testing.assert_allclose((found**2).sum(1), 6, rtol=1e-5)
     assert found.shape == (3, WIDENED.features)
@@ -308,15 +326,15 @@ def test_widened_features_are_those_of_plain_networks_put_together() -> None:
 def test_each_widening_works_alone() -> None:
     pictures = images(WIDENED, 2)
     planes = pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(127.5) - 1
-    plain = replace(WIDENED, taps=(), scales=(1.0,), mirrored=False, root=False)
+    plain = replace(WIDENED, intermediate_layers=(), scales=(1.0,), flip_averaging=False, hellinger=False)
     maps, largest = pooled_maps(planes), pooled_maps(planes, largest=True)
     turned = pooled_maps(planes[:, :, :, ::-1], largest=True)
 
     for spec, expected in (
-        (replace(plain, taps=(15,)), np.concatenate([maps[1], maps[2]], axis=1)),
+        (replace(plain, intermediate_layers=(15,)), np.concatenate([maps[1], maps[2]], axis=1)),
         (replace(plain, scales=(0.5,)), pooled_maps(resized(planes, 16, 20))[2]),
-        (replace(plain, mirrored=True, pooling="max"), (largest[2] + turned[2]) / 2),
-        (replace(plain, root=True), np.sqrt(maps[2] / maps[2].sum(1, keepdims=True))),
+        (replace(plain, flip_averaging=True, pooling="max"), (largest[2] + turned[2]) / 2),
+        (replace(plain, hellinger=True), np.sqrt(maps[2] / maps[2].sum(1, keepdims=True))),
     ):
         found = FeatureExtractor(seeded_network(spec))(Tensor(pictures)).asnumpy()
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-4)
@@ -324,7 +342,7 @@ def test_each_widening_works_alone() -> None:
 
 @pytest.mark.usefixtures("step_by_step")
 def test_a_map_of_zeros_has_a_root_of_zeros() -> None:
-    backbone = build_network(replace(MOBILENET, root=True)).backbone
+    backbone = build_network(replace(MOBILENET, hellinger=True)).backbone
 
     assert backbone.finished(Tensor(np.zeros((2, 1280), np.float32))).asnumpy().max() == 0
 
@@ -332,16 +350,16 @@ def test_a_map_of_zeros_has_a_root_of_zeros() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
-    [replace(WIDENED, classes=0), replace(WIDENED, prototypes=4, convention="torch", scales=(0.75,), height_px=35)],
-    ids=["features", "classifier on radial units, torch, odd"],
+    [replace(WIDENED, classes=0), replace(WIDENED, rbf_centers=4, convention="torch", scales=(0.75,), height_px=35)],
+    ids=["features", "classifier on RBF units, torch, odd"],
 )
 def test_widened_networks_answer_equally_on_every_engine_and_in_any_batch(spec: NetworkSpec, tmp_path: Path) -> None:
     network, pictures = seeded_network(spec), images(spec, 6)
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
-    if spec.prototypes:
+    if spec.rbf_centers:
         features = FeatureExtractor(network)(Tensor(pictures)).asnumpy()
-        dense = nn.Dense(spec.prototypes, spec.classes, Normal(1.0))
-        set_radial_head(network, choose_prototypes(features, spec.prototypes, 0), dense)
+        dense = nn.Dense(spec.rbf_centers, spec.classes, Normal(1.0))
+        set_rbf_head(network, choose_rbf_centers(features, spec.rbf_centers, 0), dense)
     expected = build_served(network)(Tensor(pictures)).asnumpy()
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     export_onnx(build_served(network), tmp_path / "network.onnx")
@@ -359,15 +377,15 @@ def test_widened_networks_answer_equally_on_every_engine_and_in_any_batch(spec: 
 @pytest.mark.usefixtures("step_by_step")
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_head_of_radial_units_follows_its_formula(bias: bool) -> None:
-    head = Head(replace(MOBILENET, prototypes=7, head_bias=bias))
-    prototypes = set_prototypes(head.radial)
-    features = prototypes[np.arange(4)] + np.random.default_rng(1).uniform(0, 0.2, (4, 1280)).astype(np.float32)
-    features[0] = prototypes[0]
+    head = Head(replace(MOBILENET, rbf_centers=7, head_bias=bias))
+    centers = set_centers(head.rbf)
+    features = centers[np.arange(4)] + np.random.default_rng(1).uniform(0, 0.2, (4, 1280)).astype(np.float32)
+    features[0] = centers[0]
     weight = head.dense.weight.asnumpy()
 
     logits = head(Tensor(features)).asnumpy()
 
-    distances = ((features[:, None].astype(np.float64) - prototypes[None]) ** 2).sum(2)
+    distances = ((features[:, None].astype(np.float64) - centers[None]) ** 2).sum(2)
     np.testing.assert_allclose(logits, np.exp(-0.02 * distances) @ weight.T, atol=1e-5)
     assert np.exp(-0.02 * distances)[0, 0] == 1
     assert [parameter.name for parameter in head.trainable_params()] == ["dense.weight", "dense.bias"][: 1 + bias]
@@ -375,10 +393,10 @@ def test_a_head_of_radial_units_follows_its_formula(bias: bool) -> None:
 
 @pytest.mark.usefixtures("step_by_step")
 def test_the_likeness_of_equal_vectors_is_never_above_1() -> None:
-    units = RadialUnits(replace(MOBILENET, prototypes=7))
-    prototypes = set_prototypes(units, width=1e6)  # so large that a distance below 0 would overflow
+    units = RbfUnits(replace(MOBILENET, rbf_centers=7))
+    centers = set_centers(units, width=1e6)  # so large that a distance below 0 would overflow
 
-    likeness = units(Tensor(prototypes)).asnumpy()
+    likeness = units(Tensor(centers)).asnumpy()
 
     assert np.isfinite(likeness).all()
     assert likeness.max() <= 1
@@ -421,7 +439,7 @@ def resized(planes: NDArray[np.float32], height_px: int, width_px: int) -> NDArr
 
 def pooled_maps(planes: NDArray[np.float32], *, largest: bool = False) -> list[NDArray[np.float32]]:
     """Return what a plain network's layers give, pooled: the expanded maps of blocks 3 and 15, and the last map."""
-    spec = NetworkSpec(name="mobilenet_v2", classes=5, height_px=planes.shape[2], width_px=planes.shape[3])
+    spec = MobileNetV2Spec(convention="tf", classes=5, height_px=planes.shape[2], width_px=planes.shape[3])
     maps = Tensor(np.ascontiguousarray(planes))
     found = []
     for number, layer in enumerate(seeded_network(spec).backbone.features.cell_list):
@@ -432,11 +450,11 @@ def pooled_maps(planes: NDArray[np.float32], *, largest: bool = False) -> list[N
     return [values.max((2, 3)) if largest else values.mean((2, 3)) for values in found]
 
 
-def set_prototypes(units: Any, width: float = 0.02) -> NDArray[np.float32]:
-    prototypes = np.random.default_rng(0).uniform(0, 0.5, units.prototypes.shape).astype(np.float32)
-    units.prototypes.set_data(Tensor(prototypes))
+def set_centers(units: Any, width: float = 0.02) -> NDArray[np.float32]:
+    centers = np.random.default_rng(0).uniform(0, 0.5, units.centers.shape).astype(np.float32)
+    units.centers.set_data(Tensor(centers))
     units.width.set_data(Tensor(np.array([width], np.float32)))
-    return prototypes
+    return centers
 
 
 def convolve(

@@ -19,18 +19,20 @@ from configs.recipe import Recipe
 from tests.unit.seeded import seeded_network
 from tests.unit.test_train import OPTIONS
 from vision.errors import VisionError
-from vision.networks.served import build_network
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
+from vision.networks.network import build_network
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import Arrays, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
 from vision.serving.export import export_onnx, graph_spec
 from vision.training.fit import FitOptions, Samples, fit, predict_logits
-from vision.training.parts import FREEZE_PATTERN, build_frozen, build_trained, frozen_spec
+from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-SPEC = NetworkSpec(name="mobilenet_v2", classes=3, height_px=32, width_px=40)
-LENET = NetworkSpec(name="lenet5", classes=3, height_px=32, width_px=32)
+SPEC = MobileNetV2Spec(convention="tf", classes=3, height_px=32, width_px=40)
+LENET = LeNet5Spec(classes=3, height_px=32, width_px=32)
 STEP = replace(
     OPTIONS, epochs=1, batch_size=8, optimizer="sgd", lr_schedule="constant", lr_max=1.0, warmup_steps=0, seed=1
 )
@@ -72,7 +74,9 @@ def test_both_parts_together_are_the_whole_network(freeze: str, pooling: str) ->
 
 @pytest.mark.usefixtures("step_by_step")
 def test_a_widened_backbone_is_frozen_with_all_that_widens_it() -> None:
-    spec = replace(SPEC, taps=(15,), scales=(1.0, 0.5), mirrored=True, root=True, prototypes=5)
+    spec = replace(
+        SPEC, intermediate_layers=(15,), scales=(1.0, 0.5), flip_averaging=True, hellinger=True, rbf_centers=5
+    )
     network, images = seeded_network(spec), Tensor(pictures(2))
 
     features = build_frozen(network, "backbone")(images)
@@ -80,7 +84,7 @@ def test_a_widened_backbone_is_frozen_with_all_that_widens_it() -> None:
     assert features.shape == (2, spec.features) == (2, frozen_spec(spec, "backbone").outputs)
     whole = build_trained(network, "none", batch_norm_frozen=True).set_train(False)
     np.testing.assert_allclose(features.asnumpy(), whole.body(images).asnumpy(), atol=1e-5)
-    with pytest.raises(VisionError, match=r"taps, .* are for MobileNetV2's whole backbone"):
+    with pytest.raises(VisionError, match=r"intermediate_layers, .* are for whole backbones, not"):
         build_frozen(network, "features.15")
 
 
@@ -98,7 +102,7 @@ def test_the_frozen_part_holds_copies(freeze: str) -> None:
 
 
 def test_the_frozen_part_is_the_same_for_every_head() -> None:
-    other = replace(SPEC, classes=9, head_bias=False, temperature=2.0, prototypes=7)
+    other = replace(SPEC, classes=9, head_bias=False, temperature=2.0, rbf_centers=7)
 
     assert frozen_spec(other, "backbone") == frozen_spec(SPEC, "backbone")
     assert frozen_spec(replace(SPEC, pooling="max"), "features.3") == frozen_spec(SPEC, "features.3")
@@ -129,26 +133,38 @@ def test_what_is_not_frozen_is_trained(freeze: str, expected: Any, batch_norm_fr
 
 
 def test_a_layer_that_is_not_there_can_not_be_frozen() -> None:
-    for spec, freeze in ((SPEC, "features.0"), (SPEC, "features.19"), (SPEC, "head"), (LENET, "features.2")):
-        with pytest.raises(VisionError, match=f"freeze is '{freeze}'; it must be backbone, none, or for mobilenet_v2"):
-            build_frozen(build_network(spec), freeze)
+    for freeze in ("features.0", "features.19", "head"):
+        with pytest.raises(
+            VisionError, match=f"freeze is '{freeze}'; for mobilenet_v2 it .* features.1 to features.18$"
+        ):
+            build_frozen(build_network(SPEC), freeze)
+    with pytest.raises(VisionError, match=r"freeze is 'features.2'; for lenet5 it must be backbone, none$"):
+        build_frozen(build_network(LENET), "features.2")
 
 
-def test_settings_and_parts_know_the_same_words() -> None:
+def test_recipes_and_parts_know_the_same_words() -> None:
     words = ["backbone", "none", "", "all", "head", "xbackbone", "backbone\n", "none "]
     words += [
         f"{stem}{number}" for stem, number in product(("features.", "features"), ("", *range(25), "01", "1.conv"))
     ]
 
-    def accepted(freeze: str) -> bool:
+    def in_recipe(freeze: str) -> bool:
         try:
             return bool(Recipe(backbone="b", freeze=freeze))
         except ValueError:
             return False
 
-    known = {word for word in words if re.fullmatch(FREEZE_PATTERN, word)}
-    assert known == {word for word in words if accepted(word)}
+    def in_network(spec: NetworkSpec, freeze: str) -> bool:
+        try:
+            return cut_of(spec, freeze) >= 0
+        except VisionError:
+            return False
+
+    known = {word for word in words if in_network(SPEC, word)}
     assert known == {"backbone", "none", *(f"features.{number}" for number in range(1, 19))}
+    assert {word for word in words if in_network(LENET, word)} == {"backbone", "none"}
+    # A recipe does not know how many layers its network has.
+    assert {word for word in words if in_recipe(word)} == known | {f"features.{number}" for number in range(19, 25)}
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +246,7 @@ def test_trained_batch_norm_moves_its_statistics_and_the_frozen_part_stays_as_it
 
 @pytest.mark.parametrize("freeze", ["features.2", "features.17", "features.18", "backbone"])
 def test_engines_give_the_frozen_part_s_outputs(freeze: str, tmp_path: Path) -> None:
-    spec = NetworkSpec(name="mobilenet_v2", classes=3, height_px=33, width_px=48)
+    spec = MobileNetV2Spec(convention="tf", classes=3, height_px=33, width_px=48)
     frozen = build_frozen(seeded_network(spec), freeze)
     images = np.random.default_rng(0).integers(0, 256, (5, 33, 48, 3), np.uint8)
     export_onnx(frozen, tmp_path / "frozen.onnx")

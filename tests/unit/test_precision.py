@@ -22,6 +22,7 @@ from model_store.store import ModelStore, ModelVersion
 from tests.unit.seeded import seeded_network
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing
+from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, open_engine, precisions
@@ -33,7 +34,7 @@ from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-SPEC = NetworkSpec(name="lenet5", classes=4, height_px=32, width_px=32)
+SPEC = LeNet5Spec(classes=4, height_px=32, width_px=32)
 PREPROCESSING = Preprocessing(height_px=32, width_px=32)
 
 

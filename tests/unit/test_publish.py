@@ -22,7 +22,7 @@ from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, VisionError
 from vision.images.preprocess import Preprocessing
-from vision.networks.spec import NetworkSpec
+from vision.networks.lenet5 import LeNet5Spec
 from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
 from vision.serving.graph_spec import FEATURES, PROBABILITIES, GraphSpec
 from worker.errors import JobRefused
@@ -34,7 +34,7 @@ from worker.train.job import train_model
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-SPEC = NetworkSpec(name="lenet5", classes=3, height_px=24, width_px=32)
+SPEC = LeNet5Spec(classes=3, height_px=24, width_px=32)
 LABELS = ("cat", "dog", "hen")
 IMAGES: Images = np.random.default_rng(0).integers(0, 256, (4, 24, 32, 3), np.uint8)
 

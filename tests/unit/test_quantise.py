@@ -21,12 +21,13 @@ from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError
 from vision.images.preprocess import Preprocessing
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.served import build_served
-from vision.networks.spec import NetworkSpec
 from vision.serving.engines import ModelFiles, open_engine, precisions
 from vision.serving.engines.openvino import import_openvino
 from vision.serving.export import export_onnx, graph_spec
-from vision.serving.quantise import FLOAT_FIRST, FLOAT_LAST, kept_in_float, quantise
+from vision.serving.quantise import kept_in_float, quantise
 from vision.training.dataset import LabelledImage
 from worker.errors import JobRefused
 from worker.models.publish import Publication, graph_of, publish
@@ -34,8 +35,13 @@ from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-# Heads on taps come before the last convolutions in some orders of the graph, and must not take those with them.
-SPEC = NetworkSpec(name="mobilenet_v2", classes=5, height_px=48, width_px=64, taps=(15,), temperature=0.2)
+# Intermediate maps are pooled before the last convolutions in some orders of the graph, and must not take those along.
+SPEC = MobileNetV2Spec(
+    convention="tf", classes=5, height_px=48, width_px=64, intermediate_layers=(15,), temperature=0.2
+)
+
+
+FLOAT_FIRST, FLOAT_LAST = ENDS = MobileNetV2Spec.float_ends or (0, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +58,7 @@ def network() -> Any:
 @pytest.fixture(scope="module")
 def files(network: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     onnx = exported(network, tmp_path_factory.mktemp("graph"))
-    return ModelFiles(onnx=onnx, graph=graph_spec(SPEC), int8=quantise(onnx, pictures(8)))
+    return ModelFiles(onnx=onnx, graph=graph_spec(SPEC), int8=quantise(onnx, pictures(8), *ENDS))
 
 
 @pytest.mark.slow
@@ -70,11 +76,11 @@ def test_all_convolutions_but_the_first_and_last_ones_are_in_8_bits_and_the_head
 
 @pytest.mark.slow
 def test_each_scale_and_its_mirror_image_have_their_own_first_and_last_convolutions(tmp_path: Path) -> None:
-    exported(seeded_network(replace(SPEC, scales=(1.0, 0.75), mirrored=True)), tmp_path)
+    exported(seeded_network(replace(SPEC, scales=(1.0, 0.75), flip_averaging=True)), tmp_path)
     model = import_openvino().convert_model(tmp_path / "n.onnx")
     convolutions = {node.get_friendly_name() for node in model.get_ops() if "Convolution" in node.get_type_name()}
 
-    kept = kept_in_float(model)
+    kept = kept_in_float(model, *ENDS)
 
     assert len(convolutions) == 4 * 52  # two scales, each mirrored, too
     assert len(convolutions & set(kept)) == 4 * (FLOAT_FIRST + FLOAT_LAST)
@@ -136,11 +142,11 @@ def test_an_8_bit_graph_is_published_and_served_only_if_it_passed(
 
 
 def test_a_network_of_few_convolutions_is_left_in_float(tmp_path: Path) -> None:
-    spec = NetworkSpec(name="lenet5", classes=4, height_px=48, width_px=64)
+    spec = LeNet5Spec(classes=4, height_px=48, width_px=64)
     onnx = exported(seeded_network(spec), tmp_path)
 
     with pytest.raises(EngineError, match="too few convolutions for 8 bits: 2"):
-        quantise(onnx, pictures(2))
+        quantise(onnx, pictures(2), *ENDS)
     with pytest.raises(EngineError, match="no 8-bit graph for int8; use precision auto"):
         open_engine(ModelFiles(onnx=onnx, graph=graph_spec(spec)), engine="openvino", precision="int8")
 
@@ -166,7 +172,7 @@ def test_int8_comes_first_where_there_is_a_graph(tmp_path: Path) -> None:
 
 
 def test_int8_is_refused_where_the_cpu_lacks_vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    spec = NetworkSpec(name="lenet5", classes=4, height_px=48, width_px=64)
+    spec = LeNet5Spec(classes=4, height_px=48, width_px=64)
     with_graph = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), graph=graph_spec(spec), int8=(b"", b""))
     monkeypatch.setattr(vision.serving.engines.openvino, "has_vnni", lambda: False)
 

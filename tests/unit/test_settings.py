@@ -101,7 +101,7 @@ def test_an_unknown_variable_is_refused(name: str, message: str) -> None:
         ({"epochs": 0}, r"training\.epochs: .*greater than or equal to 1 \(got 0\)"),
         ({"epochs": "many"}, r"training\.epochs: .*integer.* \(got 'many'\)"),
         ({"augmentation": {"flip": "perhaps"}}, r"training\.augmentation\.flip: .*boolean"),
-        ({"network": "lenet5", "int8": True}, r"setting training: int8 makes .* of mobilenet_v2 only, not of lenet5"),
+        ({"network": "resnet"}, r"setting training\.network: must be one of lenet5, mobilenet_v2 \(got 'resnet'\)"),
         ({"int8": "sometimes"}, r"training\.int8: .*boolean"),
         ({"epocs": 5}, r"unknown setting training\.epocs; did you mean training\.epochs\?"),
     ],
@@ -109,7 +109,7 @@ def test_an_unknown_variable_is_refused(name: str, message: str) -> None:
 def test_a_bad_recipe_is_refused_alike_from_a_file_and_from_a_message(recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_settings(flags={"training": recipe}, environment={})
-    if not recipe.keys() & {"lr_end", "lr_init", "network"}:  # of a rule about several keys there is no key to name
+    if not recipe.keys() & {"lr_end", "lr_init"}:  # of a rule about several keys there is no key to name
         with pytest.raises(SettingsError, match=message):
             read_recipe(recipe)
 
@@ -254,7 +254,9 @@ def test_a_configuration_that_is_nowhere_is_told_with_those_there_are(name: str)
 
 
 def test_a_fault_between_settings_is_told_without_the_whole_table() -> None:
-    with pytest.raises(SettingsError, match=r"^setting training: taps, scales, .* need a backbone .*\)$") as told:
+    with pytest.raises(
+        SettingsError, match=r"^setting training: intermediate_layers, scales, .* need a backbone .*\)$"
+    ) as told:
         load_settings(flags={"training": {"scales": [0.5], "lr_max": 0.25}}, environment={})
 
     assert "0.25" not in str(told.value)

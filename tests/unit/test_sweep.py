@@ -38,7 +38,7 @@ def trial(number: int, top1: float = 0.0, loss: float = 0.0, **values: object) -
         ("epochs=5", [5]),
         ("epochs=5, 10 ,20", [5, 10, 20]),
         ("lr_max=1e-3,0.01", [0.001, 0.01]),
-        ("taps=[],[15],[14, 16]", [[], [15], [14, 16]]),
+        ("intermediate_layers=[],[15],[14, 16]", [[], [15], [14, 16]]),
         ("optimizer=adam,\"sgd\",'momentum'", ["adam", "sgd", "momentum"]),
         ("backbone='a,b',c", ["a,b", "c"]),
         ("head_bias=true,false", [True, False]),
@@ -101,7 +101,11 @@ def test_the_grid_holds_every_combination_once_and_leaves_the_rest_of_the_recipe
 def test_lists_are_swept_as_one_value() -> None:
     recipe = Recipe(backbone="mobilenetv2-imagenet")
 
-    assert [t.recipe.taps for t in plan("taps=[],[15],[14,16]", recipe=recipe)] == [(), (15,), (14, 16)]
+    assert [t.recipe.intermediate_layers for t in plan("intermediate_layers=[],[15],[14,16]", recipe=recipe)] == [
+        (),
+        (15,),
+        (14, 16),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -194,15 +198,15 @@ def test_a_trial_keeps_what_its_job_says_and_is_no_success_without_scores() -> N
 
 def test_the_csv_file_has_a_row_a_trial_and_no_cell_that_a_spreadsheet_would_run(tmp_path: Path) -> None:
     path = tmp_path / "new" / "sweep.csv"
-    evil = trial(1, backbone="=1+1", taps=[15])
+    evil = trial(1, backbone="=1+1", intermediate_layers=[15])
     evil.text = "@SUM(A1)"
 
-    write_sweep_csv([evil, trial(2, 0.75, 1 / 3, backbone="b", taps=[])], path)
+    write_sweep_csv([evil, trial(2, 0.75, 1 / 3, backbone="b", intermediate_layers=[])], path)
 
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["trial", "backbone", "taps", "state", "val_top1", "val_top5", "val_loss", "detail", "job"],
+        ["trial", "backbone", "intermediate_layers", "state", "val_top1", "val_top5", "val_loss", "detail", "job"],
         ["2", "b", "[]", "done", "0.75", "", "0.333333", "said", "job-2"],
         ["1", "'=1+1", "[15]", "failed", "", "", "", "'@SUM(A1)", "job-1"],
     ]
@@ -212,11 +216,16 @@ def test_the_csv_file_has_a_row_a_trial_and_no_cell_that_a_spreadsheet_would_run
 def test_the_table_shows_lists_as_they_are_and_reasons_of_failures() -> None:
     console = Console(file=io.StringIO(), width=100)
 
-    console.print(table_of([trial(2, 0.75, 0.25, taps=[15]), trial(1, taps=[14, 16])], ["taps"]))
+    console.print(
+        table_of(
+            [trial(2, 0.75, 0.25, intermediate_layers=[15]), trial(1, intermediate_layers=[14, 16])],
+            ["intermediate_layers"],
+        )
+    )
 
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert [line.split() for line in shown.splitlines()] == [
-        ["trial", "taps", "val", "top-1", "val", "loss", "last", "word"],
+        ["trial", "intermediate_layers", "val", "top-1", "val", "loss", "last", "word"],
         ["2", "[15]", "75.00%", "0.2500", "said"],
         ["1", "[14,", "16]", "failed:", "said"],
     ]
@@ -224,7 +233,7 @@ def test_the_table_shows_lists_as_they_are_and_reasons_of_failures() -> None:
 
 def test_a_pipe_gets_a_line_at_the_end_of_each_trial_with_what_sets_it_apart() -> None:
     console = Console(file=io.StringIO(), width=100, soft_wrap=True)
-    trials = plan("taps=[]", "epochs=5,10")
+    trials = plan("intermediate_layers=[]", "epochs=5,10")
 
     with SweepView(console, trials) as view:
         for one in trials:
@@ -234,8 +243,8 @@ def test_a_pipe_gets_a_line_at_the_end_of_each_trial_with_what_sets_it_apart() -
             view.show(one)
 
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
-        "trial 1/2, taps=[], epochs=5: failed: the loss is nan; 1/2 trials, 1 failed",
-        "trial 2/2, taps=[], epochs=10: failed: the loss is nan; 2/2 trials, 2 failed",
+        "trial 1/2, intermediate_layers=[], epochs=5: failed: the loss is nan; 1/2 trials, 1 failed",
+        "trial 2/2, intermediate_layers=[], epochs=10: failed: the loss is nan; 2/2 trials, 2 failed",
     ]
 
 

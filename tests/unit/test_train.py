@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vision.networks.served import build_network
-from vision.networks.spec import NetworkSpec
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.network import build_network
 from vision.training.augment import Augmentation
 from vision.training.checkpoint import Checkpoint, load_newest, save
 from vision.training.feature_cache import StoredRows
@@ -59,7 +59,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def head(seed: int = 5, **spec: Any) -> Any:
     mindspore.set_seed(seed)
-    return build_network(NetworkSpec(name="lenet5", classes=3, height_px=16, width_px=16, **spec)).head
+    return build_network(LeNet5Spec(classes=3, height_px=16, width_px=16, **spec)).head
 
 
 def samples(count: int, seed: int = 0) -> Samples:
@@ -209,7 +209,7 @@ def test_a_whole_network_learns_from_augmented_pixels() -> None:
         np.uint8
     )
     mindspore.set_seed(5)
-    model = WholeNetwork(build_network(NetworkSpec(name="lenet5", classes=2, height_px=16, width_px=16)))
+    model = WholeNetwork(build_network(LeNet5Spec(classes=2, height_px=16, width_px=16)))
     data = Samples(inputs=pixels, targets=targets)
 
     _, best = fit(
@@ -225,7 +225,7 @@ def flat(model: Any) -> NDArray[np.float32]:
 
 def lenet(classes: int = 2) -> Any:
     mindspore.set_seed(5)
-    return WholeNetwork(build_network(NetworkSpec(name="lenet5", classes=classes, height_px=16, width_px=16)))
+    return WholeNetwork(build_network(LeNet5Spec(classes=classes, height_px=16, width_px=16)))
 
 
 def pixels(count: int = 20) -> Samples:

@@ -18,7 +18,7 @@ from model_store.store import ModelStore, ModelVersion
 from tests.unit.seeded import seeded_network
 from vision.errors import WeightsError
 from vision.images.preprocess import Preprocessing
-from vision.networks.spec import NetworkSpec
+from vision.networks.lenet5 import LeNet5Spec
 from worker.errors import JobRefused
 from worker.models.importing import import_file
 from worker.models.publish import Publication, graph_of, publish
@@ -35,6 +35,14 @@ def test_an_8_bit_graph_that_this_worker_can_not_make_is_refused_before_anything
 
     with pytest.raises(JobRefused, match=r'CPU with VNNI, .* pip install "sortline\[int8\]"; or set int8 = false'):
         train_model(job, Recipe(int8=True), runtime, report=print, cancelled=lambda: False)
+
+
+def test_an_8_bit_graph_of_a_network_that_has_none_is_refused_at_once(tmp_path: Path) -> None:
+    job = TrainModel(job="train-x", dataset="photos", name="x", recipe={})
+    runtime = Runtime(Settings(home=tmp_path / "home", data_root=tmp_path))
+
+    with pytest.raises(JobRefused, match="int8 = true: no 8-bit graph is made of lenet5; set int8 = false"):
+        train_model(job, Recipe(network="lenet5", int8=True), runtime, report=print, cancelled=lambda: False)
 
 
 def test_a_long_training_says_once_how_long_it_will_take_as_soon_as_a_step_was_timed() -> None:
@@ -77,7 +85,7 @@ def lenet(tmp_path: Path) -> ModelVersion:
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(3):
             cv2.imwrite(str(tmp_path / "photos" / label / f"{number}.png"), np.full((16, 16, 3), number * 80, np.uint8))
-    network = seeded_network(NetworkSpec(name="lenet5", classes=2, height_px=16, width_px=16))
+    network = seeded_network(LeNet5Spec(classes=2, height_px=16, width_px=16))
     publication = Publication(
         graph=graph_of(network),
         preprocessing=Preprocessing(height_px=16, width_px=16),

@@ -18,6 +18,7 @@ from jobs.messages import ModelPin
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
 from vision.images.preprocess import Preprocessing
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
@@ -85,7 +86,7 @@ def test_near_copies_on_both_sides_are_told_with_examples_and_refused_on_request
 def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = NetworkSpec(name="mobilenet_v2", classes=0, height_px=32, width_px=32, convention="tf")
+    plain = MobileNetV2Spec(classes=0, height_px=32, width_px=32, convention="tf")
     backbone = seeded_network(plain)
     publication = Publication(
         graph=graph_of(backbone),
@@ -98,7 +99,7 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
 
     def features(spec: NetworkSpec, pin: ModelPin | None) -> NDArray[np.float32]:
         network = seeded_network(spec)
-        set_weights(network, backbone_only(get_weights(backbone)), allow_missing_head=True)
+        set_weights(network, backbone_only(get_weights(backbone), plain), allow_missing_head=True)
         dataset = Dataset(root=tmp_path, classes=(), train=())
         recipe = Recipe(backbone="seeded", height_px=32, width_px=32)
         runtime = Runtime(Settings(home=tmp_path / "home"))
@@ -109,7 +110,7 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
             return engine.predict(images)
 
     exported = features(replace(plain, classes=3), None)
-    tapped = features(replace(plain, classes=3, taps=(15,)), pin)
+    tapped = features(replace(plain, classes=3, intermediate_layers=(15,)), pin)
     monkeypatch.setattr("worker.train.data.export_onnx", None)
     assert_array_equal(features(replace(plain, classes=3), pin), exported)
     assert tapped.shape[1] > exported.shape[1]

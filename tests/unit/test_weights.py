@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from tests.unit.seeded import seeded_network
 from vision.errors import WeightsError
 from vision.networks.foreign_spec import spec_metadata
-from vision.networks.served import build_network, build_served
+from vision.networks.lenet5 import LeNet5Spec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
+from vision.networks.network import build_network
+from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
-from vision.networks.weight_names import plain_name
 from vision.networks.weights import (
     Arrays,
     backbone_only,
@@ -29,8 +31,8 @@ from vision.serving.export import export_checkpoint
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
-LENET = NetworkSpec(name="lenet5", classes=10, height_px=32, width_px=32)
-MOBILENET = NetworkSpec(name="mobilenet_v2", classes=5, height_px=32, width_px=32)
+LENET = LeNet5Spec(classes=10, height_px=32, width_px=32)
+MOBILENET = MobileNetV2Spec(convention="tf", classes=5, height_px=32, width_px=32)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 
 def test_a_missing_head_is_allowed_only_when_asked_for_and_only_whole() -> None:
     network = seeded_network(LENET)
-    backbone = backbone_only(get_weights(seeded_network(LENET, seed=8)))
+    backbone = backbone_only(get_weights(seeded_network(LENET, seed=8)), LENET)
     head = get_weights(network)["fc3.weight"]
 
     with pytest.raises(WeightsError, match=r"missing: fc3.bias, fc3.weight"):
@@ -214,7 +216,7 @@ def test_safetensors_of_other_projects_give_the_same_network(
 
     imported = read_foreign(path)
 
-    assert (imported.spec.convention, imported.spec.classes) == (convention, 5)
+    assert (imported.spec.to_json()["convention"], imported.spec.classes) == (convention, 5)
     assert note in imported.notes
     assert_same(imported.arrays, arrays)
 
@@ -245,7 +247,7 @@ def test_names_are_those_of_the_projects_files() -> None:
     ],
 )
 def test_what_frameworks_wrap_around_names_is_taken_off(stored: str, plain: str) -> None:
-    assert plain_name(stored) == plain
+    assert MobileNetV2Spec.plain_name(stored) == plain
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", ""])
@@ -257,7 +259,7 @@ def test_a_mindspore_checkpoint_gives_the_same_network(arrays: Arrays, tmp_path:
 
     imported = read_foreign(path)
 
-    assert imported.spec.convention == "torch"
+    assert imported.spec.to_json()["convention"] == "torch"
     assert "names: MindSpore model zoo" in imported.notes
     assert any(note.startswith("left out moments.features") for note in imported.notes)
     assert_same(imported.arrays, arrays)
@@ -303,19 +305,21 @@ def test_our_own_files_state_their_spec(arrays: Arrays, tmp_path: Path) -> None:
         read_foreign(tmp_path / "own.safetensors", convention="torch")
 
 
-WIDENED = replace(MOBILENET, taps=(3, 15), scales=(1.0, 0.5), mirrored=True, root=True, prototypes=7)
+WIDENED = replace(
+    MOBILENET, intermediate_layers=(3, 15), scales=(1.0, 0.5), flip_averaging=True, hellinger=True, rbf_centers=7
+)
 
 
 @pytest.mark.parametrize(
     "spec",
     [
         WIDENED,
-        replace(WIDENED, head_bias=False, taps=()),
-        replace(WIDENED, prototypes=0),
+        replace(WIDENED, head_bias=False, intermediate_layers=()),
+        replace(WIDENED, rbf_centers=0),
         replace(WIDENED, classes=0),
-        replace(WIDENED, classes=0, prototypes=0),
+        replace(WIDENED, classes=0, rbf_centers=0),
     ],
-    ids=["radial units", "no bias, no taps", "linear head", "backbone of radial units", "backbone"],
+    ids=["RBF units", "no bias, no taps", "linear head", "backbone of RBF units", "backbone"],
 )
 def test_our_own_files_of_widened_networks_come_back_as_they_were(spec: NetworkSpec, tmp_path: Path) -> None:
     written = get_weights(seeded_network(spec))
@@ -327,9 +331,9 @@ def test_our_own_files_of_widened_networks_come_back_as_they_were(spec: NetworkS
     assert_same(imported.arrays, written)
     set_weights(build_network(spec), imported.arrays)
     # What a training on another data set takes over from it.
-    other = build_network(replace(spec, classes=9, prototypes=3))
-    set_weights(other, backbone_only(imported.arrays), allow_missing_head=True)
-    assert_same(backbone_only(get_weights(other)), backbone_only(written))
+    other = build_network(replace(spec, classes=9, rbf_centers=3))
+    set_weights(other, backbone_only(imported.arrays, spec), allow_missing_head=True)
+    assert_same(backbone_only(get_weights(other), spec), backbone_only(written, spec))
 
 
 def test_an_own_file_whose_head_does_not_fit_its_header_is_refused_by_name(tmp_path: Path) -> None:
@@ -341,22 +345,22 @@ def test_an_own_file_whose_head_does_not_fit_its_header_is_refused_by_name(tmp_p
         with pytest.raises(WeightsError, match=message):
             read_foreign(path)
 
-    radial, dense = "classifier.0.prototypes", "classifier.1.weight"
+    centers, dense = "rbf.centers", "classifier.1.weight"
     wide = np.zeros((5, 1280), np.float32)
     refused({dense: wide}, WIDENED, r"classifier.1.weight is float32\[5, 1280\], not float32\[5, 7\]")
-    refused({radial: wide}, WIDENED, r"prototypes is float32\[5, 1280\], not float32\[7, 4768\]")
-    refused({radial: None}, WIDENED, r"missing: classifier.0.prototypes\)")
-    refused({"classifier.0.width": np.ones(2, np.float32)}, WIDENED, r"width is float32\[2\], not float32\[1\]")
+    refused({centers: wide}, WIDENED, r"centers is float32\[5, 1280\], not float32\[7, 4768\]")
+    refused({centers: None}, WIDENED, r"missing: rbf.centers\)")
+    refused({"rbf.width": np.ones(2, np.float32)}, WIDENED, r"width is float32\[2\], not float32\[1\]")
     refused(
-        {}, replace(WIDENED, prototypes=0),
-        r"unexpected: classifier.0.prototypes, classifier.0.width; wrongly shaped: "
+        {}, replace(WIDENED, rbf_centers=0),
+        r"unexpected: rbf.centers, rbf.width; wrongly shaped: "
         r"classifier.1.weight is float32\[5, 7\], not float32\[5, 4768\]",
     )  # fmt: skip
-    refused({}, replace(WIDENED, taps=()), r"prototypes is float32\[7, 4768\], not float32\[7, 2560\]")
+    refused({}, replace(WIDENED, intermediate_layers=()), r"centers is float32\[7, 4768\], not float32\[7, 2560\]")
 
 
-def test_our_own_checkpoint_of_radial_units_is_read_back(tmp_path: Path) -> None:
-    spec = NetworkSpec(name="mobilenet_v2", classes=5, height_px=224, width_px=224, convention="torch", prototypes=7)
+def test_our_own_checkpoint_of_rbf_units_is_read_back(tmp_path: Path) -> None:
+    spec = MobileNetV2Spec(classes=5, height_px=224, width_px=224, convention="torch", rbf_centers=7)
     network = seeded_network(spec)
     export_checkpoint(network, tmp_path / "own.ckpt")
 
@@ -385,11 +389,11 @@ def test_the_header_and_then_the_names_decide_convention_and_scaling(
     expected: str,
     scale: float,
 ) -> None:
-    (tmp_path / "a.safetensors").write_bytes(to_safetensors(backbone_only(arrays), metadata))
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors(backbone_only(arrays, MOBILENET), metadata))
 
     spec = read_foreign(tmp_path / "a.safetensors", convention=convention).spec
 
-    assert (spec.convention, spec.classes) == (expected, 0)
+    assert (spec.to_json()["convention"], spec.classes) == (expected, 0)
     assert spec.scale[0] == pytest.approx(scale)
 
 
@@ -426,10 +430,10 @@ def test_a_wrong_file_is_refused_with_every_key_that_does_not_fit(arrays: Arrays
 
 
 def test_files_of_no_known_project_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.safetensors").write_bytes(to_safetensors({"layer1.0.conv1.weight": np.zeros(3, np.float32)}, {}))
+    (tmp_path / "a.safetensors").write_bytes(to_safetensors({"block7.weight": np.zeros(3, np.float32)}, {}))
     (tmp_path / "a.ckpt").write_bytes(b"no checkpoint")
 
-    with pytest.raises(WeightsError, match=r"names of no known project \(it has layer1.0.conv1.weight\)"):
+    with pytest.raises(WeightsError, match=r"names of no known project \(it has block7.weight\)"):
         read_foreign(tmp_path / "a.safetensors")
     with pytest.raises(WeightsError, match=r"a.ckpt: not a MindSpore checkpoint"):
         read_foreign(tmp_path / "a.ckpt")

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from numpy.typing import NDArray
 
 from vision.errors import VisionError, WeightsError
-from vision.networks.spec import LENET5, MOBILENET_V2, Channels, NetworkSpec, default_scaling
-from vision.networks.weight_names import HEADS, RADIAL, Translation
+from vision.networks import spec_from_json
+from vision.networks.conventions import Channels
+from vision.networks.spec import NetworkSpec
+from vision.networks.weight_names import OUT_LAST, RBF_CENTERS
 
 SPEC_KEY: Final = "network_spec"  # header entry of files we write: the spec as JSON text
-IMAGENET_SIZE_PX: Final = 224
-_CONVENTION_OF: Final = {"Keras": "tf", "TF-Slim": "tf"}  # all others: torch
 _SCALINGS: Final[Mapping[str, tuple[float, float]]] = {
     "(x-128)/128": (1 / 128, -1.0),
     "x/127.5-1": (1 / 127.5, -1.0),
     "x/255": (1 / 255, 0.0),
 }
+
+
+class ForeignFile(NamedTuple):
+    """A weights file: its name, its arrays by their plain names, and what its header states."""
+
+    name: str
+    arrays: Mapping[str, NDArray[Any]]
+    metadata: Mapping[str, str]
 
 
 def spec_metadata(spec: NetworkSpec) -> dict[str, str]:
@@ -29,69 +36,62 @@ def spec_metadata(spec: NetworkSpec) -> dict[str, str]:
 
 
 def spec_of(
-    file_name: str,
-    named: Mapping[str, NDArray[Any]],
-    naming: str,
-    table: list[Translation],
-    metadata: Mapping[str, str],
-    convention: str | None,
+    file: ForeignFile, kind: type[NetworkSpec], project: str, convention: str | None
 ) -> tuple[NetworkSpec, list[str]]:
-    """Return the spec the file fits and a note for each decision."""
-    network = LENET5 if naming == "LeNet-5" else MOBILENET_V2
-    heads = {t.ours.rpartition(".")[2]: named.get(t.foreign) for t in table if t.ours.startswith(HEADS[network])}
-    bias, weight = heads["bias"], heads["weight"]
+    """Return the spec that a file of a network fits, by the names of ``project``, and a note for each decision."""
+    naming = kind.namings()[project]
+    head = {t.ours.rpartition(".")[2]: t for t in naming.arrays if t.ours.startswith(f"{kind.head_name}.")}
+    weight = file.arrays.get(head["weight"].foreign)
     classes = 0
     if weight is not None and weight.ndim:
-        classes = weight.shape[-1] if naming in _CONVENTION_OF else weight.shape[0]
-    if SPEC_KEY in metadata:
-        return _own_spec(file_name, metadata[SPEC_KEY], classes, convention)
-    decided, reason = _convention(file_name, naming, metadata, convention)
-    scale, offset = default_scaling(network, decided)
-    stated = metadata.get("input", "").rsplit(", ", 1)[-1].replace(" ", "")
+        classes = weight.shape[-1] if head["weight"].layout in OUT_LAST else weight.shape[0]
+    if SPEC_KEY in file.metadata:
+        return _own_spec(file, classes, convention)
+    centers = file.arrays.get(RBF_CENTERS)
+    side_px = kind.size_px_of(file.arrays)
+    fields: dict[str, Any] = {
+        "classes": classes,
+        "height_px": side_px,
+        "width_px": side_px,
+        "rbf_centers": centers.shape[0] if classes and centers is not None and centers.ndim else 0,
+        "head_bias": head["bias"].foreign in file.arrays or not classes,
+    }
+    notes = []
+    if kind.conventions:
+        usual = naming.convention, f"usual with the names of {project}"
+        fields["convention"], reason = _convention(file, convention, usual)
+        notes.append(f"convention {fields['convention']}: {reason}")
+    elif convention is not None:
+        notes.append(f"convention {convention}: left out, since the padding of {kind.name} is always the same")
+    stated = file.metadata.get("input", "").rsplit(", ", 1)[-1].replace(" ", "")
     if stated in _SCALINGS:
         factor, shift = _SCALINGS[stated]
-        scale, offset = (factor,) * 3, (shift,) * 3
+        fields |= {"scale": (factor,) * 3, "offset": (shift,) * 3}
     elif stated and convention is None:
         known = ", ".join(_SCALINGS)
-        raise WeightsError(f"{file_name}: unknown input scaling {stated!r} in its header (known: {known})")
-    radial = named.get(f"{RADIAL}.prototypes")
-    side_px = _lenet5_side_px(named) if network == LENET5 else IMAGENET_SIZE_PX
-    spec = NetworkSpec(
-        name=network,
-        classes=classes,
-        height_px=side_px,
-        width_px=side_px,
-        convention=decided,
-        prototypes=radial.shape[0] if classes and radial is not None and radial.ndim else 0,
-        head_bias=bias is not None or not classes,
-        scale=scale,
-        offset=offset,
-    )
-    scaling = (
-        f"{'stated in the header' if stated in _SCALINGS else 'usual for the convention'}: {_shown(scale, offset)}"
-    )
-    return spec, [
-        f"convention {decided}: {reason}",
-        f"input scaling, {scaling}",
-        f"classes: {classes or 'none, no head'}",
-    ]
+        raise WeightsError(f"{file.name}: unknown input scaling {stated!r} in its header (known: {known})")
+    spec = kind(**fields)
+    origin = "stated in the header" if stated in _SCALINGS else "usual for the convention"
+    notes.append(f"input scaling, {origin}: {_shown(spec.scale, spec.offset)}")
+    return spec, [*notes, f"classes: {classes or 'none, no head'}"]
 
 
-def _own_spec(file_name: str, text: str, classes: int, convention: str | None) -> tuple[NetworkSpec, list[str]]:
+def _own_spec(file: ForeignFile, classes: int, convention: str | None) -> tuple[NetworkSpec, list[str]]:
     try:
-        spec = NetworkSpec.from_json(json.loads(text))
+        spec = spec_from_json(json.loads(file.metadata[SPEC_KEY]))
     except (ValueError, VisionError) as error:
-        raise WeightsError(f"{file_name}: its header holds no valid network spec: {error}") from error
-    if convention not in (None, spec.convention):
-        raise WeightsError(
-            f"{file_name}: trained with convention {spec.convention}, so it can't be read as {convention}"
-        )
+        raise WeightsError(f"{file.name}: its header holds no valid network spec: {error}") from error
+    own = getattr(spec, "convention", None)
+    if own is not None and convention not in (None, own):
+        raise WeightsError(f"{file.name}: trained with convention {own}, so it can't be read as {convention}")
     if spec.classes != classes:
-        raise WeightsError(f"{file_name}: its header says {spec.classes} classes and its head has {classes}")
+        raise WeightsError(f"{file.name}: its header says {spec.classes} classes and its head has {classes}")
     return spec, ["network, convention and scaling: stated in the header"]
 
 
-def _convention(file_name: str, naming: str, metadata: Mapping[str, str], explicit: str | None) -> tuple[str, str]:
+def _convention(file: ForeignFile, explicit: str | None, usual: tuple[str, str]) -> tuple[str, str]:
+    """Return the convention of a file's weights, and how it was decided."""
+    metadata = file.metadata
     if explicit is not None:
         return explicit, "asked for"
     stated = set()
@@ -101,19 +101,13 @@ def _convention(file_name: str, naming: str, metadata: Mapping[str, str], explic
         stated.add({"0.001": "tf", "1e-3": "tf", "1e-05": "torch", "1e-5": "torch"}.get(metadata["bn_epsilon"], "?"))
     if len(stated) > 1 or "?" in stated:
         raise WeightsError(
-            f"{file_name}: its header has padding {metadata.get('padding')!r} and bn_epsilon "
+            f"{file.name}: its header has padding {metadata.get('padding')!r} and bn_epsilon "
             f"{metadata.get('bn_epsilon')!r}, of no one convention (tf: TF SAME and 0.001, torch: 1 on every side and "
             "1e-05); pass the convention"
         )
     if stated:
         return stated.pop(), "stated in the header"
-    return _CONVENTION_OF.get(naming, "torch"), f"usual with the names of {naming}"
-
-
-def _lenet5_side_px(named: Mapping[str, NDArray[Any]]) -> int:
-    """Return the smallest square input whose last maps (16 channels) flatten to what the first dense layer takes."""
-    flat = named["fc1.weight"].shape[-1] if "fc1.weight" in named else 400
-    return 4 * math.isqrt(flat // 16) + 12
+    return usual
 
 
 def _shown(scale: Channels, offset: Channels) -> str:

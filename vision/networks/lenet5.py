@@ -6,48 +6,72 @@ instead of its scaled tanh, trainable subsampling and Gaussian connections.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
 import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal
+from numpy.typing import NDArray
 
-from vision.networks.heads import Head
+from vision.images.preprocess import Fit
 from vision.networks.spec import NetworkSpec
+from vision.networks.weight_names import Naming, Translation
 
-LUMA_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that JPEG and OpenCV's grey conversion use
+LUMA_RGB: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights that JPEG and OpenCV's grey conversion use
+FEATURES: Final = 84
+ARRAYS: Final[Mapping[str, tuple[int, ...]]] = {
+    "conv1": (6, 1, 5, 5),
+    "conv2": (16, 6, 5, 5),
+    "fc1": (120, -1),
+    "fc2": (FEATURES, 120),
+    "fc3": (-1, FEATURES),
+}
 
 
-class LeNet5(nn.Cell):
-    """Normalised float32 (N, 3, H, W) -> logits (N, classes), or features (N, 84) when ``spec.classes`` is 0.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeNet5Spec(NetworkSpec):
+    """LeNet-5 for pictures of 16 to 1024 pixels a side; its names are those of the paper's layers."""
 
-    Attributes:
-        backbone: normalised float32 (N, 3, H, W) -> features (N, 84).
-        head: features -> logits; absent when ``spec.classes`` is 0.
-    """
+    name: ClassVar[str] = "lenet5"
+    min_size_px: ClassVar[int] = 16  # below, the second pooling has nothing left
+    usual_fit: ClassVar[Fit] = "stretch"
+    head_name: ClassVar[str] = "fc3"
+    checkpoint_naming: ClassVar[str] = "LeNet-5"
 
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.has_head = spec.classes > 0
-        self.backbone = LeNet5Backbone(spec)
-        if self.has_head:
-            self.head = Head(spec)
+    @property
+    def features(self) -> int:
+        return FEATURES
 
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        features = self.backbone(images)
-        return self.head(features) if self.has_head else features
+    def build_backbone(self) -> nn.Cell:
+        return LeNet5Backbone(self)
+
+    @classmethod
+    def namings(cls) -> dict[str, Naming]:
+        weights = [Translation(f"{name}.weight", f"{name}.weight", shape) for name, shape in ARRAYS.items()]
+        biases = [Translation(f"{name}.bias", f"{name}.bias", shape[:1]) for name, shape in ARRAYS.items()]
+        return {"LeNet-5": Naming([*weights, *biases])}
+
+    @classmethod
+    def size_px_of(cls, named: Mapping[str, NDArray[Any]]) -> int:
+        """Return the smallest square input whose last maps, of 16 channels, are as many numbers as fc1 takes."""
+        flat = named["fc1.weight"].shape[-1] if "fc1.weight" in named else 400
+        return 4 * math.isqrt(flat // 16) + 12
 
 
 class LeNet5Backbone(nn.Cell):
     """Normalised float32 (N, 3, H, W) -> features float32 (N, 84); colour is reduced to luma first."""
 
-    def __init__(self, spec: NetworkSpec) -> None:
+    def __init__(self, spec: LeNet5Spec) -> None:
         super().__init__()
         self.luma = Tensor(np.array(LUMA_RGB, np.float32).reshape(1, 3, 1, 1))
         self.conv1 = _convolution(1, 6)
         self.conv2 = _convolution(6, 16)
         self.fc1 = _dense(16 * pooled_size_px(spec.height_px) * pooled_size_px(spec.width_px), 120)
-        self.fc2 = _dense(120, spec.features)
+        self.fc2 = _dense(120, FEATURES)
         self.relu = nn.ReLU()
         self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
         self.flatten = nn.Flatten()

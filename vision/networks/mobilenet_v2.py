@@ -6,98 +6,116 @@ moving_variance), which keeps the translation in ``vision.networks.weights`` to 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
 import mindspore
-import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import nn
 from mindspore.common.initializer import HeNormal
-from numpy.typing import NDArray
 
-from vision.networks.heads import Head
-from vision.networks.spec import BOTTLENECKS, LAST_CHANNELS, MIN_SIZE_PX, STEM_CHANNELS, NetworkSpec, blocks
+from vision.networks.layered import LayeredSpec
+from vision.networks.spec import FloatEnds
+from vision.networks.weight_names import (
+    AS_IS,
+    CONV_DENSE,
+    DENSE,
+    FOLDED,
+    HWIM,
+    HWIO,
+    TF_BN,
+    TORCH_BN,
+    Naming,
+    Translation,
+    batch_norm,
+    dense_layer,
+    plain_name,
+)
 
-TINY = 1e-12
-
-Tensors = tuple[mindspore.Tensor, ...]
-
-
-class MobileNetV2(nn.Cell):
-    """Normalised float32 (N, 3, H, W) -> logits (N, classes), or features (N, F) when ``spec.classes`` is 0.
-
-    Attributes:
-        backbone: normalised float32 (N, 3, H, W) -> features (N, F), pooled.
-        head: features -> logits; absent when ``spec.classes`` is 0.
-    """
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.has_head = spec.classes > 0
-        self.backbone = MobileNetV2Backbone(spec)
-        if self.has_head:
-            self.head = Head(spec)
-
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        features = self.backbone(images)
-        return self.head(features) if self.has_head else features
+# Table 2: expansion t, output channels c, repeats n, first stride s
+BOTTLENECKS: Final = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+STEM_CHANNELS: Final = 32
+LAST_CHANNELS: Final = 1280
 
 
-class MobileNetV2Backbone(nn.Cell):
-    """Normalised float32 (N, 3, H, W) -> features float32 (N, F), pooled over the last feature map and the taps'.
+def blocks() -> list[tuple[int, int, int, int]]:
+    """Return (input channels, output channels, stride, expansion) of blocks 1 to 17."""
+    found, channels_in = [], STEM_CHANNELS
+    for expansion, channels, repeats, first_stride in BOTTLENECKS:
+        for repeat in range(repeats):
+            found.append((channels_in, channels, first_stride if repeat == 0 else 1, expansion))
+            channels_in = channels
+    return found
 
-    Of each scale of the picture, the largest first: the features of the taps in order, then those of the last map.
-    """
 
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__()
-        self.taps = spec.taps
-        self.takes_max = spec.pooling == "max"
-        self.root = spec.root
-        layers: list[nn.Cell] = [nn.SequentialCell(_conv_bn(spec, 3, STEM_CHANNELS, kernel=3, stride=2))]
-        layers += [InvertedResidual(spec, *block) for block in blocks()]
-        layers.append(nn.SequentialCell(_conv_bn(spec, BOTTLENECKS[-1][1], LAST_CHANNELS)))
-        self.features = nn.SequentialCell(layers)
-        self.views = nn.CellList([PictureScale(spec, scale) for scale in spec.scales])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MobileNetV2Spec(LayeredSpec):
+    """MobileNetV2 of 19 layers: stem, 17 blocks, last convolution. An intermediate map is a block's expanded one."""
 
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        found: Tensors = ()
-        for view in self.views:
-            pooled: Tensors = ()
-            for picture in view(images):
-                own = self.pooled_maps(picture)
-                pooled = own if len(pooled) == 0 else self.averaged(pooled, own)
-            for features in pooled:
-                found = (*found, self.finished(features))
-        return found[0] if len(found) == 1 else ops.concat(found, 1)
+    name: ClassVar[str] = "mobilenet_v2"
+    head_name: ClassVar[str] = "classifier.1"
+    checkpoint_naming: ClassVar[str] = "MindSpore model zoo"
+    # The stem and the first block, and the last three blocks: with them in 8 bits, too, the answers to 5 % of the waste
+    # photos changed, so it takes 2 to 3 %.
+    float_ends: ClassVar[FloatEnds | None] = FloatEnds(first=3, last=9)
+    maps: ClassVar[tuple[tuple[int, int], ...]] = (
+        (STEM_CHANNELS, 2),
+        *((channels, stride) for _, channels, stride, _ in blocks()),
+        (LAST_CHANNELS, 1),
+    )
+    intermediate: ClassVar[range] = range(2, 18)  # block 1 expands nothing
 
-    def pooled_maps(self, maps: mindspore.Tensor) -> Tensors:
-        """Return the pooled maps of one picture, each (N, C): the taps' in order, then the last one's."""
-        found: Tensors = ()
-        for number, layer in enumerate(self.features.cell_list):
-            if number in self.taps:
-                found = (*found, self.pooled(layer.expanded(maps)))
-            maps = layer(maps)
-        return (*found, self.pooled(maps))
+    def build_layers(self) -> list[nn.Cell]:
+        layers: list[nn.Cell] = [nn.SequentialCell(_conv_bn(self, 3, STEM_CHANNELS, kernel=3, stride=2))]
+        layers += [InvertedResidual(self, *block) for block in blocks()]
+        layers.append(nn.SequentialCell(_conv_bn(self, BOTTLENECKS[-1][1], LAST_CHANNELS)))
+        return layers
 
-    def pooled(self, maps: mindspore.Tensor) -> mindspore.Tensor:
-        return ops.amax(maps, (2, 3)) if self.takes_max else ops.mean(maps, (2, 3))
+    def intermediate_channels(self, layer: int) -> int:
+        channels_in, _, _, expansion = blocks()[layer - 1]
+        return channels_in * expansion
 
-    def averaged(self, ours: Tensors, theirs: Tensors) -> Tensors:
-        found: Tensors = ()
-        for number in range(len(ours)):
-            found = (*found, (ours[number] + theirs[number]) / 2)
-        return found
+    @classmethod
+    def namings(cls) -> dict[str, Naming]:
+        head, size = cls.head_name, LAST_CHANNELS
+        keras_head = dense_layer("predictions", head, size, weight="/kernel", bias="/bias", layout=DENSE)
+        slim_head = dense_layer(
+            "MobilenetV2/Logits/Conv2d_1c_1x1", head, size, weight="/weights", bias="/biases", layout=CONV_DENSE
+        )
+        return {
+            "torchvision": Naming(_arrays(_torchvision, TORCH_BN) + dense_layer(head, head, size)),
+            "torchvision, batch norm folded": Naming(_folded() + dense_layer(head, head, size)),
+            "timm": Naming(_arrays(_timm, TORCH_BN) + dense_layer("classifier", head, size)),
+            "Keras": Naming(_arrays(_keras, TF_BN, "/") + keras_head, "tf"),
+            "TF-Slim": Naming(_arrays(_slim, TF_BN, "/") + slim_head, "tf"),
+            "MindSpore model zoo": Naming(_arrays(_zoo, TF_BN) + dense_layer("head", head, size)),
+        }
 
-    def finished(self, features: mindspore.Tensor) -> mindspore.Tensor:
-        if not self.root:
-            return features
-        # Behind ReLU6 nothing is negative. Of root features the squared length is the sum of the plain ones.
-        return ops.sqrt(features / (ops.sum(features, 1, True) + TINY))
+    @classmethod
+    def plain_name(cls, stored: str) -> str:
+        """Return a stored name without what frameworks wrap around it: of "Conv1/Conv1/kernel:0" "Conv1/kernel"."""
+        if "/" not in stored and not stored.endswith(":0"):
+            return plain_name(stored)
+        parts = stored.removesuffix(":0").split("/")
+        parts = [part for index, part in enumerate(parts) if index == 0 or part != parts[index - 1]]
+        name = "/".join(parts[-2:] if parts[0] != "MobilenetV2" else parts)  # Keras 2 nests the model's name in front
+        name = name.replace("depthwise/depthwise_kernel", "depthwise/kernel")  # Keras 2; Keras 3 says kernel
+        return re.sub(r"^Logits/(kernel|bias)$", r"predictions/\1", name)
 
 
 class InvertedResidual(nn.Cell):
     """Expand, depthwise, project (table 1 of the paper); adds its input where shapes allow (figure 4d)."""
 
-    def __init__(self, spec: NetworkSpec, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
+    def __init__(self, spec: LayeredSpec, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
         super().__init__()
         self.adds_input = stride == 1 and channels_in == channels_out
         hidden = channels_in * expansion
@@ -112,50 +130,13 @@ class InvertedResidual(nn.Cell):
         projected = self.conv(maps)
         return maps + projected if self.adds_input else projected
 
-    def expanded(self, maps: mindspore.Tensor) -> mindspore.Tensor:
+    def intermediate(self, maps: mindspore.Tensor) -> mindspore.Tensor:
         """Return the map (N, 6 C, H, W) between expansion and depthwise convolution."""
         return self.conv[0](maps)
 
 
-class PictureScale(nn.Cell):
-    """Pictures (N, 3, H, W) -> the same at one scale; with ``spec.mirrored`` beside their mirror images.
-
-    Scaling is linear in rows and in columns, so it is two products with constant matrices: every engine has them, and
-    none has rules of its own for them. A mirror image is a matrix with its columns in reverse.
-    """
-
-    def __init__(self, spec: NetworkSpec, scale: float) -> None:
-        super().__init__()
-        rows, columns = (resampling(side, scale) for side in (spec.height_px, spec.width_px))
-        self.is_plain = scale == 1.0
-        self.is_mirrored = spec.mirrored
-        self.rows = Tensor(rows)
-        self.columns = Tensor(np.ascontiguousarray(columns.T))
-        self.columns_mirrored = Tensor(np.ascontiguousarray(columns.T[:, ::-1]))
-
-    def construct(self, images: mindspore.Tensor) -> Tensors:
-        if not self.is_plain:
-            images = ops.matmul(self.rows, images)
-        picture = images if self.is_plain else ops.matmul(images, self.columns)
-        return (picture, ops.matmul(images, self.columns_mirrored)) if self.is_mirrored else (picture,)
-
-
-def resampling(side_px: int, scale: float) -> NDArray[np.float32]:
-    """Return (side * scale, side): bicubic weights of the old pixels for each new one, widened where pixels shrink.
-
-    As Pillow's bicubic resize: Keys 1981 ("Cubic convolution interpolation") with a = -1/2; weights sum to 1.
-    """
-    new = max(MIN_SIZE_PX, round(side_px * scale))
-    step = side_px / new
-    centres = (np.arange(new) + 0.5) * step - 0.5
-    x = np.abs(centres[:, None] - np.arange(side_px)) / max(step, 1.0)
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = np.where(x < 1, near, np.where(x < 2, far, 0.0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
 def _conv_bn(
-    spec: NetworkSpec,
+    spec: LayeredSpec,
     channels_in: int,
     channels_out: int,
     *,
@@ -180,3 +161,103 @@ def _conv_bn(
     )
     layers = [convolution, nn.BatchNorm2d(channels_out, eps=spec.batch_norm_epsilon)]
     return [*layers, nn.ReLU6()] if activation else layers
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One convolution with its batch norm: ``block`` from 0 (stem) to 18 (last), ``part`` within a block."""
+
+    block: int
+    part: str  # "stem", "expand", "depthwise", "project" or "last"
+    convolution: str  # our names
+    batch_norm: str
+    shape: tuple[int, int, int, int]  # of the convolution's weight, OIHW
+    stage: int = 0  # row of the paper's table 2 and repeat within it, from 0, for the bottlenecks
+    repeat: int = 0
+
+
+def _layers() -> Iterator[_Layer]:
+    """Yield the 52 convolutions in the order of the forward pass, under torchvision's names."""
+    yield _Layer(0, "stem", "features.0.0", "features.0.1", (STEM_CHANNELS, 3, 3, 3))
+    block, channels = 0, STEM_CHANNELS
+    for stage, (expansion, channels_out, repeats, _) in enumerate(BOTTLENECKS):
+        for repeat in range(repeats):
+            block += 1
+            at, hidden, position = f"features.{block}.conv", channels * expansion, 0
+            if expansion != 1:
+                yield _Layer(block, "expand", f"{at}.0.0", f"{at}.0.1", (hidden, channels, 1, 1), stage, repeat)
+                position = 1
+            names = f"{at}.{position}.0", f"{at}.{position}.1"
+            yield _Layer(block, "depthwise", *names, (hidden, 1, 3, 3), stage, repeat)
+            names = f"{at}.{position + 1}", f"{at}.{position + 2}"
+            yield _Layer(block, "project", *names, (channels_out, hidden, 1, 1), stage, repeat)
+            channels = channels_out
+    last = f"features.{block + 1}"
+    yield _Layer(block + 1, "last", f"{last}.0", f"{last}.1", (LAST_CHANNELS, channels, 1, 1))
+
+
+def _arrays(
+    naming: Callable[[_Layer], tuple[str, str]], ends: tuple[str, ...], separator: str = "."
+) -> list[Translation]:
+    """Translate every layer; ``naming`` gives the full name of a convolution's weight and a batch norm's prefix."""
+    found = []
+    for layer in _layers():
+        convolution, prefix = naming(layer)
+        layout = AS_IS if separator == "." else HWIM if layer.part == "depthwise" else HWIO
+        found.append(Translation(convolution, f"{layer.convolution}.weight", layer.shape, layout))
+        found += batch_norm(prefix, layer.batch_norm, layer.shape[0], ends, separator)
+    return found
+
+
+def _folded() -> list[Translation]:
+    found = []
+    for layer in _layers():
+        # Without batch norm in between, the project convolution keeps its place: conv.1 or conv.2, as torchvision's.
+        found.append(Translation(f"{layer.convolution}.weight", f"{layer.convolution}.weight", layer.shape))
+        found.append(Translation(f"{layer.convolution}.bias", f"{layer.batch_norm}.bias", layer.shape[:1], FOLDED))
+    return found
+
+
+def _torchvision(layer: _Layer) -> tuple[str, str]:
+    return f"{layer.convolution}.weight", layer.batch_norm
+
+
+def _timm(layer: _Layer) -> tuple[str, str]:
+    if layer.part == "stem":
+        return "conv_stem.weight", "bn1"
+    if layer.part == "last":
+        return "conv_head.weight", "bn2"
+    if layer.stage == 0:  # timm's depthwise-separable block: conv_dw, bn1, conv_pw, bn2
+        convolution, norm = {"depthwise": ("conv_dw", "bn1"), "project": ("conv_pw", "bn2")}[layer.part]
+    else:
+        parts = {"expand": ("conv_pw", "bn1"), "depthwise": ("conv_dw", "bn2"), "project": ("conv_pwl", "bn3")}
+        convolution, norm = parts[layer.part]
+    prefix = f"blocks.{layer.stage}.{layer.repeat}"
+    return f"{prefix}.{convolution}.weight", f"{prefix}.{norm}"
+
+
+def _keras(layer: _Layer) -> tuple[str, str]:
+    if layer.part == "stem":
+        return "Conv1/kernel", "bn_Conv1"
+    if layer.part == "last":
+        return "Conv_1/kernel", "Conv_1_bn"
+    prefix = "expanded_conv" if layer.block == 1 else f"block_{layer.block - 1}"
+    return f"{prefix}_{layer.part}/kernel", f"{prefix}_{layer.part}_BN"
+
+
+def _slim(layer: _Layer) -> tuple[str, str]:
+    if layer.part in ("stem", "last"):
+        prefix = "MobilenetV2/Conv" if layer.part == "stem" else "MobilenetV2/Conv_1"
+        return f"{prefix}/weights", f"{prefix}/BatchNorm"
+    block = "expanded_conv" if layer.block == 1 else f"expanded_conv_{layer.block - 1}"
+    prefix = f"MobilenetV2/{block}/{layer.part}"
+    weights = "depthwise_weights" if layer.part == "depthwise" else "weights"
+    return f"{prefix}/{weights}", f"{prefix}/BatchNorm"
+
+
+def _zoo(layer: _Layer) -> tuple[str, str]:
+    # Each convolution, batch norm and ReLU6 is a cell with its own `features`; the linear project layer is not.
+    if layer.part == "project":
+        return f"{layer.convolution}.weight", layer.batch_norm
+    cell = layer.convolution.removesuffix(".0")
+    return f"{cell}.features.0.weight", f"{cell}.features.1"

@@ -7,23 +7,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from numpy.typing import NDArray
 
-from vision.errors import VisionError
-from vision.networks.lenet5 import LeNet5
-from vision.networks.mobilenet_v2 import MobileNetV2
-from vision.networks.spec import LENET5, Channels, NetworkSpec
-
-
-def build_network(spec: NetworkSpec) -> nn.Cell:
-    """Return a new network with ``backbone`` and, unless ``spec.classes`` is 0, ``head``; in training mode.
-
-    Initial weights follow ``mindspore.set_seed``, which is the caller's to set.
-
-    Raises:
-        VisionError: the spec is of a part; only `vision.training.parts.build_frozen` makes one, from a whole network.
-    """
-    if spec.cut:
-        raise VisionError(f"a network that ends before layer {spec.cut} can't be built alone; cut a whole one")
-    return LeNet5(spec) if spec.name == LENET5 else MobileNetV2(spec)
+from vision.networks.conventions import Channels
+from vision.networks.spec import NetworkSpec
 
 
 def build_served(network: nn.Cell) -> nn.Cell:

@@ -1,14 +1,14 @@
 """Weights of a network as named arrays: into and out of cells, our own files, and files of other projects.
 
-Names are torchvision's ("features.0.0.weight", "features.0.1.running_mean", "classifier.1.weight"; LeNet-5:
-"conv1.weight" to "fc3.bias"), layouts OIHW and (out, in), values float32. Cells and ``.ckpt`` files need MindSpore.
+Names are torchvision's ("features.0.0.weight", "features.0.1.running_mean", "classifier.1.weight" of MobileNetV2),
+layouts OIHW and (out, in), values float32. Cells and ``.ckpt`` files need MindSpore.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,19 +20,21 @@ from numpy.typing import NDArray
 
 from base.install import pip_install
 from vision.errors import WeightsError
-from vision.networks.foreign_spec import spec_of
-from vision.networks.spec import MOBILENET_V2, NetworkSpec
+from vision.networks import network_kinds
+from vision.networks.foreign_spec import ForeignFile, spec_of
+from vision.networks.spec import NetworkSpec
 from vision.networks.weight_names import (
+    CONV_DENSE,
     DENSE,
     FOLDED,
-    HEADS,
     HWIM,
     HWIO,
-    RADIAL,
+    RBF,
+    RBF_CENTERS,
+    RBF_WIDTH,
+    Naming,
     Translation,
     is_bookkeeping,
-    plain_name,
-    translations,
 )
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -76,7 +78,7 @@ def set_weights(network: Any, arrays: Mapping[str, NDArray[Any]], *, allow_missi
     from mindspore import Tensor
 
     parameters = _parameters(network)
-    head = parameters.keys() - backbone_only(parameters).keys()
+    head = parameters.keys() - backbone_only(parameters, network.spec).keys()
     expected = parameters.keys() - head if allow_missing_head and not head & arrays.keys() else parameters.keys()
     wrong = [
         f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}, not float32{list(parameters[name].shape)}"
@@ -89,9 +91,9 @@ def set_weights(network: Any, arrays: Mapping[str, NDArray[Any]], *, allow_missi
         parameters[name].set_data(Tensor(np.ascontiguousarray(arrays[name], dtype=np.float32)))
 
 
-def backbone_only(arrays: Mapping[str, AnyValue]) -> dict[str, AnyValue]:
-    """Return the arrays without those of a head: what fits a network of 0 classes."""
-    heads = tuple(f"{head}." for head in (*HEADS.values(), RADIAL))
+def backbone_only(arrays: Mapping[str, AnyValue], spec: NetworkSpec) -> dict[str, AnyValue]:
+    """Return the arrays of such a network without those of its head: what fits one of 0 classes."""
+    heads = f"{spec.head_name}.", f"{RBF}."
     return {name: array for name, array in arrays.items() if not name.startswith(heads)}
 
 
@@ -129,36 +131,49 @@ def read_foreign(path: Path, *, convention: str | None = None) -> ImportedWeight
         OSError: ``path`` can't be read.
     """
     stored, metadata = _read_file(path)
-    notes = []
+    kind, project = _recognised(path.name, stored)
+    notes = [f"names: {project}"]
     named: dict[str, NDArray[Any]] = {}
     for name, array in stored.items():
         if is_bookkeeping(name):
             notes.append(f"left out {name}: state of the training, not of the network")
-        elif named.setdefault(plain_name(name), array) is not array:
-            raise WeightsError(f"{path.name}: two arrays mean {plain_name(name)!r}; keep one of them")
-    naming, table = max(translations().items(), key=lambda item: sum(t.foreign in named for t in item[1]))
-    if not any(translation.foreign in named for translation in table):
-        raise WeightsError(
-            f"{path.name}: names of no known project (it has {', '.join(sorted(stored)[:5]) or 'no arrays'})"
-        )
-    notes.insert(0, f"names: {naming}")
-    spec, more = spec_of(path.name, named, naming, table, metadata, convention)
-    arrays = _translated(path.name, named, table, spec)
-    if naming.endswith("folded"):
+        elif named.setdefault(kind.plain_name(name), array) is not array:
+            raise WeightsError(f"{path.name}: two arrays mean {kind.plain_name(name)!r}; keep one of them")
+    naming = kind.namings()[project]
+    spec, more = spec_of(ForeignFile(path.name, named, metadata), kind, project, convention)
+    arrays = _translated(path.name, named, naming.arrays, spec)
+    if any(translation.layout == FOLDED for translation in naming.arrays):
         more.append("batch norm was folded away: stored as mean 0, variance 1, gamma sqrt(1 + epsilon), beta = bias")
     return ImportedWeights(spec=spec, arrays=arrays, notes=(*notes, *more))
 
 
 def _parameters(network: Any) -> dict[str, Any]:
     """Return the network's parameters by our names; cells are nested as torchvision's, so only the ends differ."""
-    head = HEADS[network.spec.name]
+    cells = {"head.rbf": RBF, "head.dense": network.spec.head_name}
     ends = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     found = {}
     for name, parameter in network.parameters_and_names():
         prefix, _, end = name.removeprefix("backbone.").rpartition(".")
-        prefix = {"head.radial": RADIAL, "head.dense": head}.get(prefix, prefix)
-        found[f"{prefix}.{ends.get(end, end)}"] = parameter
+        found[f"{cells.get(prefix, prefix)}.{ends.get(end, end)}"] = parameter
     return found
+
+
+def _recognised(file_name: str, stored: Iterable[str]) -> tuple[type[NetworkSpec], str]:
+    """Return the network and the project whose names for it are most among the ``stored`` ones."""
+
+    def found(kind: type[NetworkSpec], naming: Naming) -> int:
+        names = {kind.plain_name(name) for name in stored}
+        return sum(translation.foreign in names for translation in naming.arrays)
+
+    counts = {
+        (kind, project): found(kind, naming) for kind in network_kinds() for project, naming in kind.namings().items()
+    }
+    best = max(counts, key=counts.__getitem__)
+    if not counts[best]:
+        raise WeightsError(
+            f"{file_name}: names of no known project (it has {', '.join(sorted(stored)[:5]) or 'no arrays'})"
+        )
+    return best
 
 
 def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
@@ -190,11 +205,11 @@ def _translated(
     file_name: str, named: Mapping[str, NDArray[Any]], table: list[Translation], spec: NetworkSpec
 ) -> Arrays:
     """Return the arrays under our names and layouts, or refuse with every key that does not fit."""
-    head = f"{HEADS[spec.name]}."
+    head = f"{spec.head_name}."
     optional = {t.foreign for t in table if t.ours.startswith(head) and (not spec.classes or t.ours.endswith("bias"))}
-    if spec.classes and spec.prototypes:
-        shapes = {"prototypes": (spec.prototypes, spec.features), "width": (1,)}
-        table = [*table, *(Translation(f"{RADIAL}.{end}", f"{RADIAL}.{end}", shape) for end, shape in shapes.items())]
+    if spec.classes and spec.rbf_centers:
+        shapes = {RBF_CENTERS: (spec.rbf_centers, spec.features), RBF_WIDTH: (1,)}
+        table = [*table, *(Translation(name, name, shape) for name, shape in shapes.items())]
     known = {translation.foreign for translation in table}
     present = [translation for translation in table if translation.foreign in named]
     moved = {t.ours: _in_our_layout(named[t.foreign], t) for t in present}
@@ -212,8 +227,8 @@ def _translated(
 
 
 def _expected(translation: Translation, spec: NetworkSpec) -> tuple[int, ...]:
-    if translation.ours.startswith(HEADS[spec.name]):
-        return (spec.classes, spec.prototypes or spec.features)[: len(translation.shape)]
+    if translation.ours.startswith(f"{spec.head_name}."):
+        return (spec.classes, spec.head_inputs)[: len(translation.shape)]
     return translation.shape
 
 
@@ -233,9 +248,11 @@ def _misfit(array: NDArray[Any], translation: Translation, spec: NetworkSpec) ->
 def _in_our_layout(array: NDArray[Any], translation: Translation) -> NDArray[Any]:
     if translation.layout == DENSE and array.ndim == 2:
         return array.T
-    if translation.layout in (HWIO, HWIM) and array.ndim == 4:
-        moved = array.transpose((3, 2, 0, 1) if translation.layout == HWIO else (2, 3, 0, 1))
-        return moved[:, :, 0, 0] if translation.ours.startswith(HEADS[MOBILENET_V2]) else moved  # Slim's head is 1x1
+    if translation.layout in (HWIO, CONV_DENSE) and array.ndim == 4:
+        moved = array.transpose((3, 2, 0, 1))
+        return moved if translation.layout == HWIO else moved[:, :, 0, 0]
+    if translation.layout == HWIM and array.ndim == 4:
+        return array.transpose((2, 3, 0, 1))
     return array
 
 

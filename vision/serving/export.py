@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from base.files import write_file
 from vision.errors import EngineError, VisionError, WeightsError
+from vision.networks import spec_from_json
 from vision.networks.foreign_spec import SPEC_KEY
-from vision.networks.spec import LENET5, NetworkSpec
-from vision.networks.weight_names import translations
+from vision.networks.spec import NetworkSpec
 from vision.networks.weights import Arrays, get_weights, read_safetensors, set_weights
 from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
 from vision.serving.engines.openvino import import_openvino
@@ -171,7 +171,7 @@ def run_safetensors(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
         WeightsError: the weights do not fit, or the header states another spec.
     """
     arrays, metadata = read_safetensors(path.read_bytes())
-    if SPEC_KEY not in metadata or NetworkSpec.from_json(json.loads(metadata[SPEC_KEY])) != spec:
+    if SPEC_KEY not in metadata or spec_from_json(json.loads(metadata[SPEC_KEY])) != spec:
         raise WeightsError(f"{path.name}: its header does not state this network, so it would be imported as another")
     return _run_network(spec, lambda ours: arrays, images)
 
@@ -195,7 +195,8 @@ def run_checkpoint(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
 
 def _run_network(spec: NetworkSpec, weights: Callable[[Arrays], Arrays], images: Images) -> Outputs:
     """Run a new network with what ``weights`` makes of its first arrays."""
-    from vision.networks.served import build_network, build_served, run_once
+    from vision.networks.network import build_network
+    from vision.networks.served import build_served, run_once
 
     network = build_network(spec)
     set_weights(network, weights(get_weights(network)))
@@ -204,8 +205,8 @@ def _run_network(spec: NetworkSpec, weights: Callable[[Arrays], Arrays], images:
 
 def _checkpoint_names(spec: NetworkSpec, ours: Iterable[str]) -> dict[str, str]:
     """Return the name in a checkpoint of each array of ours."""
-    table = translations()["LeNet-5" if spec.name == LENET5 else "MindSpore model zoo"]
-    theirs = {translation.ours: translation.foreign for translation in table}
+    naming = spec.namings()[spec.checkpoint_naming]
+    theirs = {translation.ours: translation.foreign for translation in naming.arrays}
     return {name: theirs.get(name, name) for name in ours}
 
 

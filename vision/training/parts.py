@@ -9,12 +9,11 @@ import mindspore
 from mindspore import nn, ops
 
 from vision.errors import VisionError
-from vision.networks.served import FeatureExtractor, Scaling, build_network
-from vision.networks.spec import LAYERS, MOBILENET_V2, NetworkSpec
+from vision.networks.layered import LayeredSpec
+from vision.networks.network import build_network
+from vision.networks.served import FeatureExtractor, Scaling
+from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, set_weights
-
-# What "freeze" may say: the whole backbone, MobileNetV2's layers before N, or nothing.
-FREEZE_PATTERN = r"backbone|none|features\.([1-9]|1[0-8])"
 
 
 def frozen_spec(spec: NetworkSpec, freeze: str) -> NetworkSpec:
@@ -24,27 +23,32 @@ def frozen_spec(spec: NetworkSpec, freeze: str) -> NetworkSpec:
         VisionError: ``freeze`` names no layer of this network.
     """
     # What is no matter to the part is brought to its default: features are kept under the part's spec.
-    plain = replace(spec, classes=0, prototypes=0, head_bias=True, temperature=1.0)
+    plain = replace(spec, classes=0, rbf_centers=0, head_bias=True, temperature=1.0)
     cut = cut_of(spec, freeze)
-    return replace(plain, cut=cut, pooling="mean") if cut else plain
+    return replace(plain, cut=cut, pooling="mean") if cut and isinstance(plain, LayeredSpec) else plain
 
 
 def cut_of(spec: NetworkSpec, freeze: str) -> int:
-    """Return the N of "features.N", 0 for "backbone"."""
-    found = re.fullmatch(FREEZE_PATTERN, freeze)
-    if found is None or (found[1] and spec.name != MOBILENET_V2):
-        raise VisionError(
-            f"freeze is {freeze!r}; it must be backbone, none, or for mobilenet_v2 features.1 to features.{LAYERS - 1}"
-        )
+    """Return the N of "features.N", before which layers are frozen; 0 for "backbone" and "none".
+
+    Raises:
+        VisionError: ``freeze`` says something else, or the network has no such layer.
+    """
+    found = re.fullmatch(r"backbone|none|features\.([1-9][0-9]?)", freeze)
+    last = len(spec.maps) - 1 if isinstance(spec, LayeredSpec) else 0
+    if found is None or int(found[1] or 0) > last:
+        layers = f", or features.1 to features.{last}" if last else ""
+        raise VisionError(f"freeze is {freeze!r}; for {spec.name} it must be backbone, none{layers}")
     return int(found[1] or 0)
 
 
 def build_frozen(network: nn.Cell, freeze: str) -> nn.Cell:
     """Return a cell of its own, with copies of the weights: uint8 (N, H, W, 3) RGB -> flat float32 (N, outputs)."""
     spec = frozen_spec(network.spec, freeze)
-    copy = build_network(replace(spec, cut=0))
-    set_weights(copy, backbone_only(get_weights(network)))
-    return _LowerPart(copy, spec) if spec.cut else FeatureExtractor(copy)
+    cut = cut_of(spec, freeze)
+    copy = build_network(replace(spec, cut=0) if cut and isinstance(spec, LayeredSpec) else spec)
+    set_weights(copy, backbone_only(get_weights(network), spec))
+    return _LowerPart(copy, spec, cut) if cut else FeatureExtractor(copy)
 
 
 def build_trained(network: nn.Cell, freeze: str, *, batch_norm_frozen: bool) -> nn.Cell:
@@ -80,13 +84,13 @@ class WholeNetwork(nn.Cell):
 
 
 class _LowerPart(nn.Cell):
-    """uint8 (N, H, W, 3) RGB -> the map before layer ``spec.cut``, flat: float32 (N, C * h * w)."""
+    """uint8 (N, H, W, 3) RGB -> the map before layer ``cut``, flat: float32 (N, C * h * w)."""
 
-    def __init__(self, network: nn.Cell, spec: NetworkSpec) -> None:
+    def __init__(self, network: nn.Cell, spec: NetworkSpec, cut: int) -> None:
         super().__init__()
         self.spec = spec
         self.scaling = Scaling(spec)
-        self.layers = nn.SequentialCell(list(network.backbone.features)[: spec.cut])
+        self.layers = nn.SequentialCell(list(network.backbone.features)[:cut])
         self.flatten = nn.Flatten()
         self.set_train(False)
 
@@ -109,7 +113,7 @@ class _UpperPart(nn.Cell):
 class _UpperLayers(nn.Cell):
     def __init__(self, network: nn.Cell, cut: int) -> None:
         super().__init__()
-        self.shape = (-1, *replace(network.spec, classes=0, cut=cut, temperature=1.0).map_shape)
+        self.shape = (-1, *network.spec.map_before(cut))
         self.layers = nn.SequentialCell(list(network.backbone.features)[cut:])
         self.takes_max = network.spec.pooling == "max"
 

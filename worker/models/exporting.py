@@ -28,7 +28,9 @@ from configs import SettingsError, load_settings
 from model_store import Manifest, ModelStore, StoreError
 from vision.errors import EngineError, VisionError
 from vision.images.preprocess import Preprocessing
-from vision.networks.spec import MOBILENET_V2, NetworkSpec
+from vision.networks import spec_from_json
+from vision.networks.conventions import CONVENTIONS
+from vision.networks.spec import NetworkSpec
 from vision.networks.weights import read_safetensors, set_weights
 from vision.serving.engines import Images, Outputs
 from vision.serving.export import (
@@ -74,7 +76,7 @@ class VersionFiles:
 
     @property
     def network_spec(self) -> NetworkSpec:
-        return NetworkSpec.from_json(self.manifest.network)
+        return spec_from_json(self.manifest.network)
 
 
 Write = Callable[[VersionFiles, Path], None]
@@ -237,7 +239,7 @@ def _description(manifest: Manifest) -> bytes:
         "graph": _graph(GraphSpec.from_json(manifest.graph), manifest.network or {}),
     }
     if manifest.network is not None:
-        record |= {"weights": _weights(NetworkSpec.from_json(manifest.network)), "network": manifest.network}
+        record |= {"weights": _weights(manifest.network), "network": manifest.network}
     return (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -264,15 +266,19 @@ def _graph(graph: GraphSpec, network: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _weights(spec: NetworkSpec) -> dict[str, Any]:
+def _weights(network: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "formats": [name for name, made in FORMATS.items() if not made.is_graph],
         "input": "float32 (N, 3, height, width), RGB: pixel * network.scale + network.offset, a channel each",
-        "output": "logits; the probabilities are softmax(logits / network.temperature)" if spec.classes else "features",
+        "output": "logits; the probabilities are softmax(logits / network.temperature)"
+        if network["classes"]
+        else "features",
     }
-    if spec.name == MOBILENET_V2:
-        found["padding"] = "SAME as TensorFlow's" if spec.same_padding else "1 on every side of a 3x3 convolution"
-        found["batch_norm_epsilon"] = spec.batch_norm_epsilon
+    if network["classes"]:
+        found["output"] = "logits; the probabilities are softmax(logits / network.temperature)"
+    if "convention" in network:
+        convention = CONVENTIONS[network["convention"]]
+        found |= {"padding": convention.padding, "batch_norm_epsilon": convention.batch_norm_epsilon}
     return found
 
 
@@ -281,7 +287,7 @@ def _copy(name: str) -> Write:
 
 
 def _network(files: VersionFiles) -> Any:
-    from vision.networks.served import build_network
+    from vision.networks.network import build_network
 
     network = build_network(files.network_spec)
     arrays, _ = read_safetensors(files.read(WEIGHTS))

@@ -52,7 +52,8 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     from dataclasses import replace
 
     from vision.images.preprocess import Preprocessing
-    from vision.networks.served import build_network
+    from vision.networks.layered import LayeredSpec
+    from vision.networks.network import build_network
     from vision.networks.weights import backbone_only, read_foreign, set_weights
     from worker.models.publish import Publication, graph_of, publish
 
@@ -60,9 +61,9 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     classes = _classes(labels, found.spec.classes)
     spec = found.spec if classes else replace(found.spec, classes=0)
     network = build_network(spec)
-    set_weights(network, found.arrays if classes else backbone_only(found.arrays))
+    set_weights(network, found.arrays if classes else backbone_only(found.arrays, spec))
     images = _structured_images(spec.height_px, spec.width_px)
-    preprocessing = Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit="crop")
+    preprocessing = Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit=spec.usual_fit)
     publication = Publication(
         graph=graph_of(network),
         preprocessing=preprocessing,
@@ -72,8 +73,9 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     )
     version = publish(store, name, publication)
     store.set_alias(name, "production", version.version, who="sortline models import", why=f"imported from {file.name}")
-    lines = [f"{version.manifest.reference}: {spec.name}, {version.manifest.kind}, {spec.convention} convention"]
-    return "\n".join([*lines, *(f"  {note}" for note in found.notes)])
+    convention = f", {spec.convention} convention" if isinstance(spec, LayeredSpec) else ""
+    first = f"{version.manifest.reference}: {spec.name}, {version.manifest.kind}{convention}"
+    return "\n".join([first, *(f"  {note}" for note in found.notes)])
 
 
 def _classes(labels: Path | None, outputs: int) -> list[ClassEntry]:

@@ -21,6 +21,7 @@ from vision.images.decode import DEFAULT_LIMITS, ImageLimits
 from vision.images.preprocess import Preprocessing
 from vision.networks.foreign_spec import spec_metadata
 from vision.networks.served import build_served, run_once
+from vision.networks.spec import FloatEnds
 from vision.networks.weights import get_weights, to_safetensors
 from vision.serving.engines import Engine, Images, MindSporeNetwork, ModelFiles, Outputs, precisions
 from vision.serving.export import export_onnx, graph_spec
@@ -45,11 +46,13 @@ class Graph:
 
     Attributes:
         files: as engines are given them, without an 8-bit graph.
+        float_ends: what an 8-bit graph keeps in float; None where none is to be made.
         reference: returns the right outputs of pictures.
         reference_name: what computes them, for messages.
     """
 
     files: ModelFiles
+    float_ends: FloatEnds | None = None
     reference: Callable[[Images], Outputs]
     reference_name: str
 
@@ -92,7 +95,12 @@ def graph_of(network: Any) -> Graph:
         path = Path(folder) / "serving.onnx"
         export_onnx(served, path)
         files = ModelFiles(onnx=path.read_bytes(), graph=graph_spec(network.spec), mindspore=lambda: trained)
-    return Graph(files=files, reference=partial(run_once, served), reference_name="MindSpore")
+    return Graph(
+        files=files,
+        float_ends=network.spec.float_ends,
+        reference=partial(run_once, served),
+        reference_name="MindSpore",
+    )
 
 
 def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
@@ -114,8 +122,8 @@ def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
         expected = what.graph.reference(what.golden_images)
         tolerance = GOLDEN_TOLERANCE if is_classifier else FEATURE_TOLERANCE
         tried = model
-        if what.calibration is not None and is_classifier:
-            tried = _with_int8(model, what.calibration)
+        if what.calibration is not None and is_classifier and what.graph.float_ends is not None:
+            tried = _with_int8(model, what.calibration, what.graph.float_ends)
         with compared_engines(tried, f16=what.f16) as engines:
             agreement = _agreement(engines, what.golden_images, expected, tolerance, what.graph.reference_name)
             proofs = (
@@ -150,10 +158,10 @@ def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
     return store.publish(name, write)
 
 
-def _with_int8(model: ModelFiles, images: Images) -> ModelFiles:
+def _with_int8(model: ModelFiles, images: Images, ends: FloatEnds) -> ModelFiles:
     """Return the model with an 8-bit graph, or as it is where none can be made."""
     try:
-        return replace(model, int8=quantise(model.onnx, images))
+        return replace(model, int8=quantise(model.onnx, images, *ends))
     except EngineError as error:
         log.info("no 8-bit graph: %s", error)
         return model

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from configs import Recipe
 from jobs.messages import ModelPin
 from vision.images.preprocess import Preprocessing
-from vision.networks.spec import LAST_CHANNELS, NetworkSpec
+from vision.networks import spec_from_json
+from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, ModelFiles, open_engine
 from vision.serving.export import export_onnx, graph_spec
 from vision.training.augment import Augmentation
@@ -34,7 +35,9 @@ from worker.runtime import Runtime
 
 log = logging.getLogger("sortline.training")
 
-FEATURES_FORM = 1  # raised when decoding or augmentation changes, so that features of before are not met again
+FEATURES_SCHEMA_VERSION = (
+    1  # raised when decoding or augmentation changes, so that features of before are not met again
+)
 
 Say = Callable[[str], None]
 
@@ -193,9 +196,10 @@ class TrainingData:
             self._engines[freeze] = open_engine(model, precision=settings.precision)
         engine = self._engines[freeze]
         cache = FeatureCache(settings.feature_cache_root, settings.feature_cache_bytes)
-        shape = spec.map_shape if spec.cut else (spec.features,)
         views = len(self.digests) * (self.repeats + 1)
-        with cache.open(self._space(spec, engine.precision), shape, self.recipe.feature_dtype, views) as space:
+        with cache.open(
+            self._space(spec, engine.precision), spec.feature_shape, self.recipe.feature_dtype, views
+        ) as space:
             extractor = Extractor(
                 engine, space, self.preprocessing, self.runtime.limits, self._augmentation(), self.recipe.seed
             )
@@ -228,7 +232,7 @@ class TrainingData:
     def _space(self, spec: NetworkSpec, precision: str) -> str:
         """Return the name of the features' space: a digest of all that they depend on beside the image."""
         described = {
-            "form": FEATURES_FORM,
+            "schema_version": FEATURES_SCHEMA_VERSION,
             "backbone": self.backbone.digest if self.backbone else "",
             "network": spec.to_json(),
             "preprocessing": self.preprocessing.to_json(),
@@ -240,7 +244,7 @@ class TrainingData:
     def _graph(self, spec: NetworkSpec, freeze: str) -> bytes:
         """Return the frozen part as ONNX: the backbone's own graph where that is it, else an export of two seconds."""
         store, pin = self.runtime.store, self.backbone
-        if pin is not None and NetworkSpec.from_json(store.resolve(str(pin)).manifest.network) == spec:
+        if pin is not None and spec_from_json(store.resolve(str(pin)).manifest.network) == spec:
             return store.open_file(pin.name, pin.version, SERVING)
         with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
             path = Path(folder) / "graph.onnx"
@@ -260,11 +264,8 @@ class _LastMap:
         return len(self.rows)
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        scales = self.spec.scales
-        nearest = min(range(len(scales)), key=lambda place: abs(scales[place] - 1))
-        end = self.spec.features // len(scales) * (nearest + 1)
-        features: NDArray[np.float32] = self.rows[chosen][:, max(0, end - LAST_CHANNELS) : end]
-        return features * features if self.spec.root else features  # without the root, a cosine is what it was
+        found: NDArray[np.float32] = self.spec.last_map_features(self.rows[chosen])
+        return found
 
 
 def _marks_of(marks: _LastMap | None, places: list[int]) -> _LastMap | None:

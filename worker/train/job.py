@@ -27,9 +27,9 @@ from jobs.train import JobEvent, TrainModel
 from model_store import ClassEntry, ModelVersion, PrecisionProof, StoreError
 from vision.errors import VisionError
 from vision.images.preprocess import Preprocessing, load_image
-from vision.networks.heads import build_dense, set_radial_head
-from vision.networks.served import build_network
-from vision.networks.spec import NetworkSpec
+from vision.networks import network_kind, own_options, spec_from_json
+from vision.networks.heads import build_dense
+from vision.networks.network import build_network
 from vision.networks.weights import backbone_only, get_weights, read_safetensors, set_weights
 from vision.serving.engines.half import can_halve
 from vision.serving.quantise import CALIBRATION_IMAGES, can_quantise
@@ -38,8 +38,8 @@ from vision.training.calibration import expected_calibration_error, fit_temperat
 from vision.training.dataset import Dataset, LabelledImage, file_digests, fingerprint, read_dataset
 from vision.training.features import Digests
 from vision.training.fit import Epoch, FitOptions, Samples, TrainingStopped, fit, predict_logits
-from vision.training.parts import build_trained
-from vision.training.prototypes import Prototypes, choose_prototypes
+from vision.training.parts import build_trained, cut_of
+from vision.training.rbf import RbfCenters, choose_rbf_centers, set_rbf_head
 from worker.errors import JobCancelled, JobRefused
 from worker.models.files import WEIGHTS
 from worker.models.publish import Publication, graph_of, publish
@@ -55,6 +55,12 @@ SAID_EVERY_S = 5.0  # within an epoch
 LONG_S = 20.0  # a training that takes longer says so after the first step that could be timed
 REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # and a quota, and a limit of the file system
+
+# What of a recipe is the network's: fields of its spec.
+SHAPE = set({
+    "height_px", "width_px", "pooling", "intermediate_layers", "scales", "flip_averaging", "hellinger", "rbf_centers",
+    "head_bias",
+})  # fmt: skip
 
 Report = Callable[[JobEvent], None]
 
@@ -150,6 +156,8 @@ class _Training:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def run(self) -> Trained:
+        if self.recipe.int8 and network_kind(self.recipe.network).float_ends is None:
+            raise JobRefused(f"int8 = true: no 8-bit graph is made of {self.recipe.network}; set int8 = false")
         if self.recipe.int8 and not can_quantise():
             raise JobRefused(
                 "int8 = true makes an 8-bit graph; that takes a CPU with VNNI, and on the training worker: "
@@ -219,40 +227,31 @@ class _Training:
 
     def _build(self, classes: int) -> Any:
         recipe = self.recipe
-        shape: dict[str, Any] = {
-            "classes": classes,
-            "height_px": recipe.height_px,
-            "width_px": recipe.width_px,
-            "pooling": recipe.pooling,
-            "taps": recipe.taps,
-            "scales": recipe.scales,
-            "mirrored": recipe.mirrored,
-            "root": recipe.root,
-            "prototypes": recipe.prototypes,
-            "head_bias": recipe.head_bias,
-        }
+        shape = {"classes": classes, **recipe.model_dump(include=SHAPE)}
+        kind = network_kind(recipe.network)
         if self.job.backbone is None:
-            return build_network(NetworkSpec(name=recipe.network, convention="torch", **shape))
+            return build_network(kind(**own_options(kind, shape)))
         pin, store = self.job.backbone, self.runtime.store
         version = store.resolve(str(pin))
         if version.manifest.digest != pin.digest:
             raise JobRefused(f"the worker's store holds another {pin} than the producer saw; use one store for both")
         if version.manifest.network is None:
             raise JobRefused(f"{pin} came as a graph without a network, so nothing can be trained on it")
-        spec = NetworkSpec.from_json(version.manifest.network)
+        spec = spec_from_json(version.manifest.network)
         if spec.name != recipe.network:
             raise JobRefused(f"the backbone {pin} is a {spec.name}, the recipe wants {recipe.network}")
         arrays, _ = read_safetensors(store.open_file(pin.name, pin.version, WEIGHTS))
-        network = build_network(replace(spec, temperature=1.0, **shape))
-        set_weights(network, backbone_only(arrays), allow_missing_head=True)
+        network = build_network(replace(spec, temperature=1.0, **own_options(kind, shape)))
+        cut_of(network.spec, recipe.freeze)
+        set_weights(network, backbone_only(arrays, spec), allow_missing_head=True)
         return network
 
     def _with_head_for(self, network: Any, training: Seen) -> Any:
-        """Return a copy of ``network`` with a new head, of as many prototypes as there are images for, at most."""
-        count = min(network.spec.prototypes, len(training.images))
-        fresh = build_network(replace(network.spec, prototypes=count))
+        """Return a copy of ``network`` with a new head, of as many RBF centers as there are images for, at most."""
+        count = min(network.spec.rbf_centers, len(training.images))
+        fresh = build_network(replace(network.spec, rbf_centers=count))
         if self.job.backbone is not None:
-            set_weights(fresh, backbone_only(get_weights(network)), allow_missing_head=True)
+            set_weights(fresh, backbone_only(get_weights(network), network.spec), allow_missing_head=True)
         return fresh
 
     def _fit(self, network: Any, training: Seen, validation: Seen, prefix: str = "") -> _Fitted:
@@ -260,12 +259,12 @@ class _Training:
         recipe = self.recipe
         freeze = recipe.freeze if self.job.backbone is not None else "none"
         train, held_out = training.samples(), validation.samples()
-        prototypes = None
-        if network.spec.prototypes:
+        centers = None
+        if network.spec.rbf_centers:
             plain = training.only(np.arange(len(training.images)), 1)
-            prototypes = choose_prototypes(plain.rows, network.spec.prototypes, recipe.seed)
+            centers = choose_rbf_centers(plain.rows, network.spec.rbf_centers, recipe.seed)
             model = build_dense(network.spec)
-            train, held_out = self._transformed(prototypes, train), self._transformed(prototypes, held_out)
+            train, held_out = self._transformed(centers, train), self._transformed(centers, held_out)
         else:
             frozen_statistics = recipe.batch_norm == "frozen" and self.job.backbone is not None
             model = build_trained(network, freeze, batch_norm_frozen=frozen_statistics)
@@ -284,14 +283,14 @@ class _Training:
             cancelled=self.cancelled,
         )
         logits = predict_logits(model, held_out.inputs, recipe.batch_size)
-        if prototypes is not None:
-            set_radial_head(network, prototypes, model)
+        if centers is not None:
+            set_rbf_head(network, centers, model)
         return _Fitted(history, best, logits)
 
-    def _transformed(self, prototypes: Prototypes, samples: Samples) -> Samples:
+    def _transformed(self, centers: RbfCenters, samples: Samples) -> Samples:
         with tempfile.NamedTemporaryFile(dir=self.scratch, prefix="likeness-", delete=False) as file:
             path = Path(file.name)
-        return replace(samples, inputs=prototypes.transform(samples.inputs, path))
+        return replace(samples, inputs=centers.transform(samples.inputs, path))
 
     def _say_epoch(self, pace: _Pace, prefix: str, epoch: Epoch) -> None:
         epochs = self.recipe.epochs

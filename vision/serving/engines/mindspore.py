@@ -61,8 +61,9 @@ def _load(read: Callable[[], MindSporeNetwork], device: str) -> Any:
         import mindspore
     except ImportError as error:
         raise EngineError(f"MindSpore is not installed; run: {_INSTALL['cpu']}") from error
-    from vision.networks.served import build_network, build_served
-    from vision.networks.spec import NetworkSpec
+    from vision.networks import spec_from_json
+    from vision.networks.network import build_network
+    from vision.networks.served import build_served
     from vision.networks.weights import read_safetensors, set_weights
 
     try:
@@ -74,7 +75,7 @@ def _load(read: Callable[[], MindSporeNetwork], device: str) -> Any:
         first_line = str(error).partition("\n")[0]  # a page of C++ call stack follows
         raise EngineError(f"MindSpore can't use {device}: {first_line}; it needs {_INSTALL[device]}") from error
     files = read()
-    network = build_network(NetworkSpec.from_json(files.spec))
+    network = build_network(spec_from_json(files.spec))
     arrays, _ = read_safetensors(files.weights)
     set_weights(network, arrays)
     return build_served(network)

@@ -134,7 +134,7 @@ def import_openvino() -> Any:
 def pooled_parts(model: Any) -> list[Any]:
     """Return the graph up to its pooled feature maps, and what follows; the whole one if it pools none.
 
-    A head in bf16 changes 3 to 5 % of a radial head's answers and saves nothing: the time goes into the convolutions.
+    A head in bf16 changes 3 to 5 % of the answers of RBF units and saves nothing: the time goes into the convolutions.
     Heads are trained on pooled features in float32, since OpenVINO leaves what follows the last convolution as it is.
     """
     openvino = import_openvino()

@@ -14,10 +14,11 @@ from mindspore.common.initializer import Normal
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.networks.heads import Head, build_dense, set_radial_head
+from vision.networks.heads import Head, build_dense
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.spec import NetworkSpec
 from vision.training.feature_cache import StoredRows
-from vision.training.prototypes import ROWS, Prototypes, choose_prototypes
+from vision.training.rbf import ROWS, RbfCenters, choose_rbf_centers, set_rbf_head
 
 ROOT = Path(__file__).resolve().parents[2]
 Features = NDArray[np.float32]
@@ -31,51 +32,51 @@ def realistic(count: int, seed: int = 0, width: int = 1280) -> Features:
     return np.clip(centres[random.integers(0, 12, count)] * spread, 0, 6).astype(np.float32)
 
 
-def likeness(features: Features, found: Prototypes) -> NDArray[np.float64]:
+def likeness(features: Features, found: RbfCenters) -> NDArray[np.float64]:
     """Return k(x) by its formula, in float64."""
-    there = found.prototypes.astype(np.float64)
+    there = found.centers.astype(np.float64)
     distances = np.array([((row.astype(np.float64) - there) ** 2).sum(1) for row in features])
     return np.exp(-found.width * distances)
 
 
-def test_prototypes_are_training_images_drawn_by_the_seed() -> None:
+def test_centers_are_training_images_drawn_by_the_seed() -> None:
     features = realistic(80)
 
-    one, again, other = (choose_prototypes(features, 30, seed) for seed in (1, 1, 2))
+    one, again, other = (choose_rbf_centers(features, 30, seed) for seed in (1, 1, 2))
 
-    assert np.array_equal(one.prototypes, again.prototypes)
-    assert not np.array_equal(one.prototypes, other.prototypes)
+    assert np.array_equal(one.centers, again.centers)
+    assert not np.array_equal(one.centers, other.centers)
     rows = {row.tobytes() for row in features}
-    assert {row.tobytes() for row in one.prototypes} <= rows
-    assert len({row.tobytes() for row in one.prototypes}) == 30
+    assert {row.tobytes() for row in one.centers} <= rows
+    assert len({row.tobytes() for row in one.centers}) == 30
 
 
-def test_features_on_disk_give_the_same_prototypes() -> None:
+def test_features_on_disk_give_the_same_centers() -> None:
     features = realistic(40).astype(np.float16)
     stored = StoredRows(features, np.arange(40), (1280,), np.float32)
 
-    found = choose_prototypes(stored, 10, 0)
+    found = choose_rbf_centers(stored, 10, 0)
 
-    assert found.prototypes.dtype == np.float32
-    assert np.array_equal(found.prototypes, choose_prototypes(features.astype(np.float32), 10, 0).prototypes)
+    assert found.centers.dtype == np.float32
+    assert np.array_equal(found.centers, choose_rbf_centers(features.astype(np.float32), 10, 0).centers)
 
 
 def test_the_width_is_1_5_over_the_median_squared_distance() -> None:
-    found = choose_prototypes(realistic(60), 41, 0)
+    found = choose_rbf_centers(realistic(60), 41, 0)
 
     pairs = np.triu_indices(41, 1)
-    distances = ((found.prototypes[pairs[0]] - found.prototypes[pairs[1]]) ** 2).sum(1)
+    distances = ((found.centers[pairs[0]] - found.centers[pairs[1]]) ** 2).sum(1)
     assert found.width == pytest.approx(1.5 / np.median(distances), rel=1e-3)
 
 
 def test_products_of_what_training_sees_are_likenesses(tmp_path: Path) -> None:
     features = realistic(ROWS + 300)
-    found = choose_prototypes(features, 50, 0)
+    found = choose_rbf_centers(features, 50, 0)
 
     rows = found.transform(features, tmp_path / "likeness")
 
     assert (rows.shape, rows.dtype.name) == ((ROWS + 300, 50), "float32")
-    own = likeness(found.prototypes, found)
+    own = likeness(found.centers, found)
     np.testing.assert_allclose(found.whitening.T @ own @ found.whitening, np.eye(50), atol=1e-3)
     # The Nystroem map: z(x) z(y) = k(x) K^-1 k(y).
     some = likeness(features[ROWS - 5 : ROWS + 5], found)
@@ -85,13 +86,13 @@ def test_products_of_what_training_sees_are_likenesses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_finished_head_answers_as_the_layer_that_was_trained(bias: bool, tmp_path: Path) -> None:
-    spec = NetworkSpec(name="mobilenet_v2", classes=6, height_px=32, width_px=32, prototypes=300, head_bias=bias)
+    spec = MobileNetV2Spec(convention="tf", classes=6, height_px=32, width_px=32, rbf_centers=300, head_bias=bias)
     training, unseen = realistic(500), realistic(100, seed=1)
-    found = choose_prototypes(training, 300, 0)
+    found = choose_rbf_centers(training, 300, 0)
     dense = nn.Dense(300, 6, Normal(2.0), Normal(1.0), has_bias=bias)
     network = _OnlyAHead(spec)
 
-    set_radial_head(network, found, dense)
+    set_rbf_head(network, found, dense)
 
     for features in (training, unseen):
         expected = dense(Tensor(np.array(found.transform(features, tmp_path / "likeness")))).asnumpy()
@@ -112,12 +113,12 @@ def test_the_finished_head_answers_as_the_layer_that_was_trained(bias: bool, tmp
     ],
 )
 def test_equal_images_do_no_harm(what: str, features: Features, tmp_path: Path) -> None:
-    spec = NetworkSpec(name="mobilenet_v2", classes=3, height_px=32, width_px=32, prototypes=60)
-    found = choose_prototypes(features, 60, 0)
+    spec = MobileNetV2Spec(convention="tf", classes=3, height_px=32, width_px=32, rbf_centers=60)
+    found = choose_rbf_centers(features, 60, 0)
     network, dense = _OnlyAHead(spec), build_dense(spec)
 
     rows = found.transform(features, tmp_path / "likeness")
-    set_radial_head(network, found, dense)
+    set_rbf_head(network, found, dense)
     logits = network.head(Tensor(features)).asnumpy()
 
     assert np.isfinite(found.width), what
@@ -132,15 +133,15 @@ def test_equal_images_do_no_harm(what: str, features: Features, tmp_path: Path) 
 def test_images_that_differ_stay_apart_although_most_are_copies() -> None:
     features = np.concatenate([np.repeat(realistic(1), 50, axis=0), realistic(10, 1)])
 
-    own = likeness(features, choose_prototypes(features, 60, 0))
+    own = likeness(features, choose_rbf_centers(features, 60, 0))
 
     between = own[50:, :].min()
     assert 0.01 < between < 0.9
 
 
-def test_a_single_prototype_is_like_images_near_it(tmp_path: Path) -> None:
+def test_a_single_center_is_like_images_near_it(tmp_path: Path) -> None:
     features = realistic(30)
-    found = choose_prototypes(features, 1, 0)
+    found = choose_rbf_centers(features, 1, 0)
 
     rows = found.transform(features, tmp_path / "likeness")
 
@@ -150,8 +151,8 @@ def test_a_single_prototype_is_like_images_near_it(tmp_path: Path) -> None:
 
 
 def test_too_few_images_are_refused_with_the_setting_to_change() -> None:
-    with pytest.raises(VisionError, match="30 prototypes from 12 training images; set prototypes to at most 12"):
-        choose_prototypes(realistic(12), 30, 0)
+    with pytest.raises(VisionError, match="30 RBF centers from 12 training images; set rbf_centers to at most 12"):
+        choose_rbf_centers(realistic(12), 30, 0)
 
 
 def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -160,9 +161,9 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
 import resource, signal
 import numpy as np
 from pathlib import Path
-from vision.training.prototypes import choose_prototypes
+from vision.training.rbf import choose_rbf_centers
 features = np.random.default_rng(0).random((3000, 8), np.float32)
-found = choose_prototypes(features, 20, 0)
+found = choose_rbf_centers(features, 20, 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     found.transform(features, Path({str(tmp_path / "likeness")!r}))
