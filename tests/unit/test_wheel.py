@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+
+from producer.__main__ import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("base", "configs", "jobs", "model_store", "pages", "producer", "storage", "vision", "worker")
@@ -60,3 +63,8 @@ def test_an_installed_command_and_its_processes_find_our_packages_before_others_
 
     assert "engine openvino: 20" in done.stdout, done.stdout + done.stderr
     assert "not ours" not in done.stdout + done.stderr
+
+
+def test_the_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"sortline {version('sortline')}\n"
