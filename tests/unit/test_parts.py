@@ -26,8 +26,10 @@ from vision.networks.spec import NetworkSpec
 from vision.networks.weights import Arrays, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
 from vision.serving.export import export_onnx, graph_spec
-from vision.training.fit import FitOptions, Samples, fit, predict_logits
+from vision.training.fit import fit, predict_logits
+from vision.training.options import FitOptions
 from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
+from vision.training.samples import Samples
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 

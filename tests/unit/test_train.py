@@ -19,19 +19,10 @@ from vision.networks.network import build_network
 from vision.training.augment import Augmentation
 from vision.training.checkpoint import Checkpoint, load_newest, save
 from vision.training.feature_cache import StoredRows
-from vision.training.fit import (
-    Epoch,
-    FitOptions,
-    Samples,
-    TrainingStopped,
-    class_weights,
-    dropout_mask,
-    evaluate,
-    fit,
-    learning_rates,
-    soft_targets,
-)
+from vision.training.fit import TrainingStopped, evaluate, fit
+from vision.training.options import Epoch, FitOptions, learning_rates
 from vision.training.parts import WholeNetwork
+from vision.training.samples import Samples, class_weights, dropout_mask, soft_targets
 
 OPTIONS = FitOptions(
     epochs=6,
@@ -435,9 +426,9 @@ def test_steps_in_one_call_of_a_graph_are_to_the_bit_those_of_single_calls(
     options = replace(OPTIONS, optimizer=optimizer, dropout=0.2, weight_decay=0.01, class_weights="balanced", epochs=3)
     one_by_one, together = head(), head()
 
-    monkeypatch.setattr("vision.training.fit.MOST_STEPS", 1)
+    monkeypatch.setattr("vision.training.steps.MOST_STEPS", 1)
     history, _ = fit(one_by_one, data, samples(9), 3, options)
-    monkeypatch.setattr("vision.training.fit.MOST_STEPS", 6)
+    monkeypatch.setattr("vision.training.steps.MOST_STEPS", 6)
     same, _ = fit(together, data, samples(9), 3, options)
 
     assert np.array_equal(flat(one_by_one), flat(together))

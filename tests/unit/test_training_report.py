@@ -10,10 +10,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -23,33 +22,20 @@ from model_store.manifest import SUFFIXES
 from vision.images.decode import ImageLimits
 from vision.training.calibration import expected_calibration_error
 from vision.training.dataset import ClassInfo, LabelledImage
+from vision.training.options import Epoch
 from worker.train import plots as training_plots
 from worker.train.drawing import PLOTS
 from worker.train.report import TrainingReport, plotted
 from worker.train.report_files import history_csv, report_files
-
-if TYPE_CHECKING:
-    from vision.training.fit import Epoch
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIL = '<script>alert("1")</script>\'&amp;'
 FORMULA = "=HYPERLINK(1)"
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpochFigures:
-    """vision.training.fit.Epoch without MindSpore, which would take seconds to import."""
-
-    epoch: int
-    train_loss: float = 1.25
-    val_loss: float = 0.123456789
-    val_top1: float = 0.5
-    val_top5: float = 1.0
-    lr: float = 1e-5
-
-
-def epochs(*figures: EpochFigures) -> list[Epoch]:
-    return cast("list[Epoch]", list(figures))
+def epoch(number: int, **figures: float) -> Epoch:
+    usual = {"train_loss": 1.25, "val_loss": 0.123456789, "val_top1": 0.5, "val_top5": 1.0, "lr": 1e-5, "seconds": 1.0}
+    return Epoch(epoch=number, **{**usual, **figures})
 
 
 def classes(*labels: str) -> list[ClassInfo]:
@@ -75,7 +61,7 @@ def small_report(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".png", np.full((6, 8, 3), 40 * number % 256, np.uint8))[1].tobytes())
         images.append(LabelledImage(path, target))
-    history = epochs(EpochFigures(epoch=1), EpochFigures(epoch=2, val_top1=0.75))
+    history = [epoch(1), epoch(2, val_top1=0.75)]
     return TrainingReport(
         title="waste - job 7",
         classes=infos,
@@ -382,9 +368,9 @@ def test_a_matrix_of_a_thousand_classes_shows_every_row() -> None:
 
 
 def test_one_epoch_and_an_infinite_loss_can_be_drawn() -> None:
-    history = epochs(EpochFigures(epoch=1, val_loss=float("inf")))
+    history = [epoch(1, val_loss=float("inf"))]
 
-    assert size_of(training_plots.curves_png([asdict(epoch) for epoch in history], 1))[0] > 1000
+    assert size_of(training_plots.curves_png([asdict(figures) for figures in history], 1))[0] > 1000
     assert history_csv(history).decode().splitlines()[1] == "1,1.25,inf,0.5,1,1e-05"
 
 

@@ -9,27 +9,26 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import mindspore
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.training.checkpoint import Arrays, Checkpoint, load_newest, save
 from vision.training.feature_cache import Rows
+from vision.training.options import Epoch, FitOptions, best_of, learning_rates
+from vision.training.samples import Samples, class_weights, dropout_mask, grouped_batches, soft_targets
+from vision.training.steps import Steps, WeightedLoss, head_inputs, make_optimizer, steps_at_once
 
 log = logging.getLogger("sortline.train")
 
 HASHED_AT_ONCE = 1024  # inputs, which may lie on disk
 CHECKPOINTS_KEPT = 2  # the newest may be cut short by a full disk
-# Of a head in one call of a graph, which takes MindSpore half a millisecond whatever is in it, more than the step does.
-MOST_STEPS = 32
-INPUT_BYTES = 16_000_000  # of the steps in one call, at most
 
 # Takes a batch uint8 (N, H, W, 3) and a random generator; returns a changed batch of the same shape and dtype.
 Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
@@ -40,70 +39,10 @@ class TrainingStopped(VisionError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitOptions:
-    """The recipe of ``fit``. Rates and decay as in the optimisers' papers; steps are batches."""
-
-    epochs: int
-    batch_size: int
-    optimizer: Literal["momentum", "adam", "adamw", "sgd"]
-    momentum: float
-    beta1: float  # of adam and adamw, like beta2
-    beta2: float
-    weight_decay: float
-    lr_schedule: Literal["constant", "square", "cosine"]
-    lr_init: float
-    lr_max: float
-    lr_end: float
-    warmup_steps: int
-    loss: Literal["cross_entropy", "squared"]
-    label_smoothing: float
-    dropout: float  # probability in [0, 1) of zeroing an input of the head, in training only
-    class_weights: Literal["none", "balanced"]  # balanced: an image of class c counts N / (classes * images of c)
-    patience: int  # epochs without a better one before training stops; 0 never stops early
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
-    """Network inputs (N, ...), and the class index (N,) of each."""
-
-    inputs: Rows
-    targets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Epoch:
-    """Figures of one pass over the training data; ``val_`` figures are those after it. Rates in [0, 1]."""
-
-    epoch: int  # from 1
-    train_loss: float  # with label smoothing and augmentation, as it was minimised
-    val_loss: float  # of the recipe's kind, without smoothing or weights: cross-entropy in nats, or squared distance
-    val_top1: float
-    val_top5: float
-    lr: float  # of the last step
-    seconds: float
-
-
-def learning_rates(options: FitOptions, steps: int) -> NDArray[np.float32]:
-    """Return the learning rate of each of ``steps`` steps.
-
-    Linear from ``lr_init`` to ``lr_max`` over the warm-up. Then, with t from 0 (first step after it) to 1 (last):
-    constant ``lr_max``; square ``lr_end + (lr_max - lr_end) (1 - t)^2``; cosine
-    ``lr_end + (lr_max - lr_end) (1 + cos(pi t)) / 2`` (Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5).
-    """
-    warm = min(options.warmup_steps, steps)
-    rates = np.empty(steps, np.float64)
-    rates[:warm] = options.lr_init + (options.lr_max - options.lr_init) * np.arange(warm) / max(warm, 1)
-    t = np.arange(steps - warm) / max(steps - warm - 1, 1)
-    part = {"constant": np.ones_like(t), "square": (1 - t) ** 2, "cosine": (1 + np.cos(np.pi * t)) / 2}[
-        options.lr_schedule
-    ]
-    end = options.lr_max if options.lr_schedule == "constant" else options.lr_end
-    rates[warm:] = end + (options.lr_max - end) * part
-    return rates.astype(np.float32)
+class _Callbacks:
+    on_epoch: Callable[[Epoch], None]
+    on_step: Callable[[int, int, float], None]
+    cancelled: Callable[[], bool]
 
 
 def fit(
@@ -124,52 +63,105 @@ def fit(
     Best is the highest validation top-1, among equals the lowest validation loss. With a ``checkpoints`` folder, each
     epoch leaves one there, and a training of the same data, recipe and first weights goes on from the newest: same
     weights in the end. The ``repr`` of ``augment`` is part of the recipe.
-    ``on_step`` hears of steps done, steps in all, and the seconds of one, after each call of the graph that trains, of
+    ``on_step`` is given steps done, steps in all, and the seconds of one, after each call of the graph that trains, of
     which one may take up to `MOST_STEPS` steps; not of an epoch's first.
 
     Raises:
         TrainingStopped: a loss is infinite or no number (the message names the step), or ``cancelled()`` was true.
         OSError: a checkpoint can't be written.
     """
-    random = np.random.default_rng(options.seed)
-    weights = class_weights(training.targets, classes, options.class_weights)
-    steps_an_epoch = -(-len(training) // options.batch_size)
-    rates = learning_rates(options, options.epochs * steps_an_epoch)
-    width = _head_inputs(model)
-    key = _key(model, training, validation, classes, options, augment)
-    most = _steps_at_once(model, training, options.batch_size)
-    masked = _WithLoss(model, options.loss, is_masked=options.dropout > 0)
-    step_cell = _Steps(masked, _optimizer(model, options, rates), most, options.batch_size)
-    stepped: float | None = None
-    history: list[Epoch] = []
-    best_weights: Arrays = {}
-    if checkpoints is not None and (earlier := load_newest(checkpoints, key)) is not None:
-        history = [Epoch(**figures) for figures in earlier.history]
-        best_weights = earlier.best
-        random.bit_generator.state = earlier.random
-        _set_parameters(step_cell, earlier.parameters)
-        log.info("training goes on from a checkpoint epoch=%d of=%d", earlier.epoch, options.epochs)
-    for number in range(len(history) + 1, options.epochs + 1):
-        if options.patience and history and number - 1 - _best(history).epoch >= options.patience:
+    callbacks = _Callbacks(on_epoch=on_epoch, on_step=on_step, cancelled=cancelled)
+    fitting = _Fitting(model, training, validation, classes, options, augment, callbacks)
+    if checkpoints is not None:
+        fitting.resume(checkpoints)
+    for number in range(len(fitting.history) + 1, options.epochs + 1):
+        if fitting.has_lost_patience():
             break
+        epoch = fitting.run_epoch(number)
+        if checkpoints is not None:
+            fitting.save(checkpoints)
+        on_epoch(epoch)
+    return fitting.history, fitting.finish()
+
+
+class _Fitting:
+    """A training under way: what one epoch hands on to the next."""
+
+    def __init__(
+        self,
+        model: nn.Cell,
+        training: Samples,
+        validation: Samples,
+        classes: int,
+        options: FitOptions,
+        augment: Augment | None,
+        callbacks: _Callbacks,
+    ) -> None:
+        self._model, self._training, self._validation, self._classes = model, training, validation, classes
+        self._options, self._augment, self._callbacks = options, augment, callbacks
+        self.history: list[Epoch] = []
+        self._best_weights: Arrays = {}
+        self._random = np.random.default_rng(options.seed)
+        self._weights = class_weights(training.targets, classes, options.class_weights)
+        self._steps_an_epoch = -(-len(training) // options.batch_size)
+        self._rates = learning_rates(options, options.epochs * self._steps_an_epoch)
+        self._mask_width = head_inputs(model)
+        self._key = _key(model, training, validation, classes, options, augment)
+        self._most_steps = steps_at_once(model, training, options.batch_size)
+        with_loss = WeightedLoss(model, options.loss, is_masked=options.dropout > 0)
+        optimizer = make_optimizer(model, options, self._rates)
+        self._steps = Steps(with_loss, optimizer, self._most_steps, options.batch_size)
+
+    def resume(self, checkpoints: Path) -> None:
+        """Go on from the newest checkpoint of this very training, if there is one."""
+        if (earlier := load_newest(checkpoints, self._key)) is None:
+            return
+        self.history = [Epoch(**figures) for figures in earlier.history]
+        self._best_weights = earlier.best
+        self._random.bit_generator.state = earlier.random
+        _set_parameters(self._steps, earlier.parameters)
+        log.info("training goes on from a checkpoint epoch=%d of=%d", earlier.epoch, self._options.epochs)
+
+    def has_lost_patience(self) -> bool:
+        """Whether so many epochs were no better that training stops."""
+        patience = self._options.patience
+        return bool(patience and self.history and len(self.history) - best_of(self.history).epoch >= patience)
+
+    def run_epoch(self, number: int) -> Epoch:
+        """Train for an epoch and measure it."""
         started = time.perf_counter()
-        step_cell.set_train(True)
-        loss_sum, step = 0.0, (number - 1) * steps_an_epoch
-        order: NDArray[np.int64] = random.permutation(len(training))
-        for batches in _groups(order, options.batch_size, most):
-            if cancelled():
-                raise TrainingStopped(f"cancelled in epoch {number} of {options.epochs}")
-            inputs = training.inputs[batches.ravel()]
-            if augment is not None:
-                inputs = np.concatenate([augment(part, random) for part in np.split(inputs, len(batches))])
-            targets = training.targets[batches.ravel()]
-            losses = step_cell.run(
-                len(batches),
-                inputs,
-                soft_targets(targets, classes, options.label_smoothing),
-                weights[targets] / np.float32(batches.shape[1]),
-                dropout_mask(len(targets), width, options.dropout, random),
+        train_loss = self._train(number)
+        options = self._options
+        loss, top1, top5 = evaluate(self._model, self._validation, options.batch_size, options.loss)
+        if not math.isfinite(loss):  # the last step ruined the weights, and no later one would tell
+            raise TrainingStopped(
+                f"the validation loss is {loss} after epoch {number}; try a lower lr_max than {options.lr_max:g}"
             )
+        epoch = Epoch(
+            epoch=number,
+            train_loss=train_loss,
+            val_loss=loss,
+            val_top1=top1,
+            val_top5=top5,
+            lr=float(self._rates[number * self._steps_an_epoch - 1]),
+            seconds=time.perf_counter() - started,
+        )
+        self.history.append(epoch)
+        if best_of(self.history) is epoch:
+            self._best_weights = _arrays_of(self._model, copied=True)
+        return epoch
+
+    def _train(self, number: int) -> float:
+        """Take the steps of an epoch; return the mean loss."""
+        self._steps.set_train(True)
+        options, callbacks = self._options, self._callbacks
+        order: NDArray[np.int64] = self._random.permutation(len(self._training))
+        loss_sum, step = 0.0, (number - 1) * self._steps_an_epoch
+        stepped: float | None = None
+        for batches in grouped_batches(order, options.batch_size, self._most_steps):
+            if callbacks.cancelled():
+                raise TrainingStopped(f"cancelled in epoch {number} of {options.epochs}")
+            losses = self._take_steps(batches)
             if not np.isfinite(losses).all():
                 first = int(np.flatnonzero(~np.isfinite(losses))[0])
                 raise TrainingStopped(
@@ -179,46 +171,48 @@ def fit(
             step += len(batches)
             loss_sum += float(losses.sum(dtype=np.float64)) * batches.shape[1]
             if stepped is not None:
-                on_step(step, len(rates), (time.perf_counter() - stepped) / len(batches))
+                callbacks.on_step(step, len(self._rates), (time.perf_counter() - stepped) / len(batches))
             stepped = time.perf_counter()
-        stepped = None
-        loss, top1, top5 = evaluate(model, validation, options.batch_size, options.loss)
-        if not math.isfinite(loss):  # the last step ruined the weights, and no later one would tell
-            raise TrainingStopped(
-                f"the validation loss is {loss} after epoch {number}; try a lower lr_max than {options.lr_max:g}"
-            )
-        epoch = Epoch(
-            epoch=number,
-            train_loss=loss_sum / len(training),
-            val_loss=loss,
-            val_top1=top1,
-            val_top5=top5,
-            lr=float(rates[step - 1]),
-            seconds=time.perf_counter() - started,
+        return loss_sum / len(self._training)
+
+    def _take_steps(self, batches: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Take a step for each of ``batches`` (steps, images), which are places in the samples; return their losses."""
+        options = self._options
+        inputs = self._training.inputs[batches.ravel()]
+        if self._augment is not None:
+            parts = np.split(inputs, len(batches))
+            inputs = np.concatenate([self._augment(part, self._random) for part in parts])
+        targets = self._training.targets[batches.ravel()]
+        return self._steps.run(
+            len(batches),
+            inputs,
+            soft_targets(targets, self._classes, options.label_smoothing),
+            self._weights[targets] / np.float32(batches.shape[1]),
+            dropout_mask(len(targets), self._mask_width, options.dropout, self._random),
         )
-        history.append(epoch)
-        if _best(history) is epoch:
-            best_weights = {parameter.name: parameter.asnumpy().copy() for parameter in model.get_parameters()}
-        if checkpoints is not None:
-            state = {parameter.name: parameter.asnumpy() for parameter in step_cell.get_parameters()}
-            checkpoint = Checkpoint(
-                key=key,
-                epoch=number,
-                random=dict(random.bit_generator.state),
-                history=[asdict(past) for past in history],
-                parameters=state,
-                best=best_weights,
-            )
-            save(checkpoints, checkpoint, kept=CHECKPOINTS_KEPT)
-        on_epoch(epoch)
-    _set_parameters(model, best_weights)
-    model.set_train(False)
-    return history, _best(history)
+
+    def save(self, checkpoints: Path) -> None:
+        """Leave a checkpoint of the last epoch."""
+        checkpoint = Checkpoint(
+            key=self._key,
+            epoch=self.history[-1].epoch,
+            random=dict(self._random.bit_generator.state),
+            history=[asdict(past) for past in self.history],
+            parameters=_arrays_of(self._steps),
+            best=self._best_weights,
+        )
+        save(checkpoints, checkpoint, kept=CHECKPOINTS_KEPT)
+
+    def finish(self) -> Epoch:
+        """Give the model the weights of the best epoch; return it."""
+        _set_parameters(self._model, self._best_weights)
+        self._model.set_train(False)
+        return best_of(self.history)
 
 
-def _best(history: list[Epoch]) -> Epoch:
-    """Highest validation top-1; among equals the lowest validation loss; among those the first."""
-    return max(history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss, -epoch.epoch))
+def _arrays_of(cell: nn.Cell, *, copied: bool = False) -> Arrays:
+    arrays = {parameter.name: parameter.asnumpy() for parameter in cell.get_parameters()}
+    return {name: array.copy() for name, array in arrays.items()} if copied else arrays
 
 
 def _set_parameters(cell: nn.Cell, arrays: Arrays) -> None:
@@ -280,155 +274,3 @@ def evaluate(
             losses = np.log(np.exp(logits - largest).sum(axis=1)) + largest[:, 0] - own
     better = (logits > own[:, None]).sum(axis=1)  # classes that rank above the true one
     return float(losses.mean()), float((better < 1).mean()), float((better < 5).mean())
-
-
-def soft_targets(targets: NDArray[np.int64], classes: int, smoothing: float) -> NDArray[np.float32]:
-    """Return float32 (N, classes): 1 - smoothing on the true class, and smoothing spread over all of them."""
-    goals = np.full((len(targets), classes), smoothing / classes, np.float32)
-    goals[np.arange(len(targets)), targets] += 1 - smoothing
-    return goals
-
-
-def class_weights(targets: NDArray[np.int64], classes: int, rule: Literal["none", "balanced"]) -> NDArray[np.float32]:
-    """Return float32 (classes,): what an image of each class counts; over all images the mean is 1."""
-    if rule == "none":
-        return np.ones(classes, np.float32)
-    counts = np.bincount(targets, minlength=classes)
-    return (len(targets) / np.maximum(counts, 1) / np.count_nonzero(counts)).astype(np.float32)
-
-
-def dropout_mask(count: int, width: int, dropout: float, random: np.random.Generator) -> NDArray[np.float32]:
-    """Return float32 (count, width), or (count, 1) of ones without dropout: what the head's inputs are multiplied by.
-
-    From our generator and not MindSpore's, whose state can't be kept: a resumed training must draw the same masks.
-    """
-    if not dropout:
-        return np.ones((count, 1), np.float32)
-    return ((random.random((count, width), np.float32) >= dropout) / (1 - dropout)).astype(np.float32)
-
-
-def _head_inputs(model: nn.Cell) -> int:
-    """Return the length of the vectors that go into the last dense layer."""
-    return [cell for _, cell in model.cells_and_names() if isinstance(cell, nn.Dense)][-1].in_channels
-
-
-class _WithLoss(nn.Cell):
-    """The weighted losses of a batch, added; the head's inputs, behind the model's body if it has one, are masked."""
-
-    def __init__(self, model: nn.Cell, loss: Literal["cross_entropy", "squared"], *, is_masked: bool = True) -> None:
-        super().__init__()
-        self.is_squared = loss == "squared"
-        self.is_masked = is_masked  # a product with ones, too, is an eighth of a head's step
-        self.has_body = hasattr(model, "body")
-        self.model = model
-        # Takes logits: a softmax before it would be a second one.
-        self.loss = nn.SoftmaxCrossEntropyWithLogits(sparse=False)
-
-    def construct(
-        self,
-        inputs: mindspore.Tensor,
-        goals: mindspore.Tensor,
-        weights: mindspore.Tensor,
-        mask: mindspore.Tensor,
-    ) -> mindspore.Tensor:
-        if not self.is_masked:
-            logits = self.model(inputs)
-        elif self.has_body:
-            logits = self.model.head(self.model.body(inputs) * mask)
-        else:
-            logits = self.model(inputs * mask)
-        losses = ops.sum(ops.square(logits - goals), 1) if self.is_squared else self.loss(logits, goals)
-        return ops.sum(losses * weights)
-
-
-class _Steps(nn.Cell):
-    """Training steps, one after the other in one call of a graph.
-
-    One graph serves all calls of up to ``most`` steps: fewer steps are filled up with some that are not done, a short
-    batch with rows that weigh nothing. With ``most`` 1 a short batch stays short: filled up, it would count twice in
-    the statistics of batch norm.
-    """
-
-    def __init__(self, network: nn.Cell, optimizer: nn.Cell, most: int, batch_size: int) -> None:
-        super().__init__(auto_prefix=False)
-        self.network, self.optimizer = network, optimizer
-        self.differentiate = mindspore.value_and_grad(network, None, optimizer.parameters)
-        self.most, self.batch_size = most, batch_size
-        self.places = Tensor(np.arange(most), mindspore.int32)
-
-    def run(
-        self,
-        steps: int,
-        inputs: NDArray[Any],
-        goals: NDArray[np.float32],
-        weights: NDArray[np.float32],
-        masks: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """Return the losses (steps,); in each array the rows of all batches, of equal size, follow one another."""
-        rows = len(weights) // steps
-        if self.most > 1 and rows < self.batch_size:
-            weights, rows = np.append(weights, np.zeros(self.batch_size - rows, np.float32)), self.batch_size
-        full = [_filled(array, self.most, rows) for array in (inputs, goals, weights, masks)]
-        start, none = Tensor(0, mindspore.int32), Tensor(np.zeros(self.most, np.float32))
-        losses: NDArray[np.float32] = self(*map(Tensor, full), start, Tensor(steps, mindspore.int32), none).asnumpy()
-        return losses[:steps]
-
-    def construct(
-        self,
-        inputs: mindspore.Tensor,
-        goals: mindspore.Tensor,
-        weights: mindspore.Tensor,
-        masks: mindspore.Tensor,
-        step: mindspore.Tensor,
-        count: mindspore.Tensor,
-        losses: mindspore.Tensor,
-    ) -> mindspore.Tensor:
-        while step < count:  # a loop of the graph, since its bound is a tensor
-            # Not inputs[step], which would ask each time whether the step is negative.
-            batch = [ops.gather(array, step, 0) for array in (inputs, goals, weights, masks)]
-            loss, gradients = self.differentiate(*batch)
-            loss = ops.depend(loss, self.optimizer(gradients))
-            losses = ops.where(self.places == step, loss, losses)  # a product with 0 would spread what is no number
-            step = step + 1
-        return losses
-
-
-def _filled(array: NDArray[Any], steps: int, rows: int) -> NDArray[Any]:
-    """Return (steps, rows, ...): the array's rows in their order, and then from the first on again."""
-    shape = (steps, rows, *array.shape[1:])
-    return array.reshape(shape) if len(array) == steps * rows else np.resize(array, shape)  # which would copy
-
-
-def _steps_at_once(model: nn.Cell, training: Samples, batch_size: int) -> int:
-    if any(isinstance(cell, nn.Conv2d) for _, cell in model.cells_and_names()):
-        return 1  # a step is long: people want to hear of each, and to stop before the next
-    batch_bytes = training.inputs.dtype.itemsize * math.prod(training.inputs.shape[1:]) * batch_size
-    return min(MOST_STEPS, max(1, INPUT_BYTES // batch_bytes))
-
-
-def _groups(order: NDArray[np.int64], batch_size: int, most: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the batches (up to ``most``, ``batch_size``) of an epoch, and at last the short one, if any, as (1, n)."""
-    whole = len(order) // batch_size * batch_size
-    batches = order[:whole].reshape(-1, batch_size)
-    for start in range(0, len(batches), most):
-        yield batches[start : start + most]
-    if whole < len(order):
-        yield order[None, whole:]
-
-
-def _optimizer(model: nn.Cell, options: FitOptions, rates: NDArray[np.float32]) -> nn.Cell:
-    """Return the optimiser of ``options``; weight decay spares biases and batch norm, which have one dimension."""
-    parameters = model.trainable_params()
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    rate = [float(value) for value in rates]
-    if options.optimizer == "adam":
-        return nn.Adam(groups, learning_rate=rate, beta1=options.beta1, beta2=options.beta2)
-    if options.optimizer == "adamw":
-        return nn.AdamWeightDecay(groups, learning_rate=rate, beta1=options.beta1, beta2=options.beta2)
-    if options.optimizer == "sgd":
-        return nn.SGD(groups, learning_rate=rate, momentum=0.0)
-    return nn.Momentum(groups, learning_rate=rate, momentum=options.momentum)

@@ -27,8 +27,8 @@ from vision.training.dataset import Dataset, LabelledImage
 from vision.training.families import find_leaks, fold_by_family, split_by_family
 from vision.training.feature_cache import FeatureCache, StoredRows
 from vision.training.features import Digests, Extracted, Extractor, load_pixels
-from vision.training.fit import Samples
 from vision.training.parts import build_frozen, frozen_spec
+from vision.training.samples import Samples
 from worker.errors import JobRefused
 from worker.models.files import SERVING
 from worker.runtime import Runtime

@@ -37,9 +37,11 @@ from vision.training.augment import Augmentation
 from vision.training.calibration import expected_calibration_error, fit_temperature
 from vision.training.dataset import Dataset, LabelledImage, file_digests, fingerprint, read_dataset
 from vision.training.features import Digests
-from vision.training.fit import Epoch, FitOptions, Samples, TrainingStopped, fit, predict_logits
+from vision.training.fit import TrainingStopped, fit, predict_logits
+from vision.training.options import Epoch, FitOptions
 from vision.training.parts import build_trained, cut_of
 from vision.training.rbf import RbfCenters, choose_rbf_centers, set_rbf_head
+from vision.training.samples import Samples
 from worker.errors import JobCancelled, JobRefused
 from worker.models.files import WEIGHTS
 from worker.models.publish import Publication, graph_of, publish

@@ -69,7 +69,7 @@ def curves_png(history: Sequence[Mapping[str, float]], best: int) -> bytes:
     """Return loss, accuracy and learning rate by epoch, with a line at the best one.
 
     Args:
-        history: the figures of `vision.training.fit.Epoch` by name, for each.
+        history: the figures of `vision.training.options.Epoch` by name, for each.
         best: the number of an epoch.
     """
     figure = Figure(figsize=(12, 3.8), dpi=DPI)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,7 @@ from model_store import PrecisionProof
 from vision.training import metrics
 from vision.training.calibration import softmax
 from vision.training.dataset import ClassInfo, LabelledImage
-
-if TYPE_CHECKING:  # it pulls in MindSpore, which a report does not need
-    from vision.training.fit import Epoch
+from vision.training.options import Epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,15 +6,12 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from base.text import printable, safe_cell
 from vision.images.decode import ImageLimits
+from vision.training.options import Epoch
 from worker.train.page import render_page
 from worker.train.report import Measured, TrainingReport, measure
-
-if TYPE_CHECKING:  # it pulls in MindSpore, which a report does not need
-    from vision.training.fit import Epoch
 
 
 def report_files(report: TrainingReport, plots: Mapping[str, bytes], limits: ImageLimits) -> dict[str, bytes]:
