@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 
+# What browsers, phones, scanners and cameras write, also where a worker can't read it: then its row says so.
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+    f".{suffix}"
+    for suffixes in (
+        "jpg jpeg jpe jfif jif jfi pjpeg pjp mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm",
+        "heic heif hif heics heifs avif avifs jxl jp2 j2k jpf jpx",
+        "dng nef nrw cr2 cr3 crw arw srf sr2 raf orf rw2 rwl pef srw 3fr fff iiq erf kdc dcr mrw x3f gpr",  # camera raw
+    )
+    for suffix in suffixes.split()
 )
 # What people's image folders hold. Pillow knows forty more formats, each of them C code that strangers' files reach.
-PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 
 
 def has_image_suffix(path: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import struct
 import zlib
@@ -17,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 Colour = tuple[int, int, int]
 Corners = tuple[Colour, Colour, Colour, Colour]  # upper left, upper right, lower left, lower right
@@ -62,7 +64,7 @@ class Awkward:
 
 def corpus() -> list[Awkward]:
     """Return all files; no two have one name."""
-    made = [*_jpegs(), *_pngs(), *_tiffs(), *_others(), *_animations(), *_orientations(), *_wrong_suffixes()]
+    made = [*_jpegs(), *_pngs(), *_tiffs(), *_others(), *_heifs(), *_animations(), *_orientations(), *_wrong_suffixes()]
     return [*made, *_cut(), *_foreign(), *_bombs(), *_long_sides(), *_names(), *_no_plain_files()]
 
 
@@ -82,6 +84,8 @@ def encoded(image: Image.Image, format_: str, **options: object) -> bytes:
         options = {"quality": 95, "subsampling": 0, **options}
     if format_ == "WEBP":
         options = {"lossless": True, **options}
+    if format_ == "HEIF":
+        register_heif_opener()
     buffer = io.BytesIO()
     image.save(buffer, format_, **options)
     return buffer.getvalue()
@@ -281,20 +285,39 @@ def _pngs() -> Iterator[Awkward]:
     damaged = bytearray(plain)
     damaged[damaged.index(b"IDAT") + 12] ^= 0xFF
     yield Awkward("png/damaged.png", bytes(damaged), "corrupt")
-    yield Awkward("png/text-bomb.png", _png(WIDTH, HEIGHT, text=zlib.compress(b"\0" * 100_000_000, 9)), "corrupt")
+    yield from _pngs_with_more_than_pixels()
     yield Awkward("png/no-pixels.png", _png(0, 0), "corrupt")
+
+
+def _pngs_with_more_than_pixels() -> Iterator[Awkward]:
+    """Yield PNGs with parts that no pixel needs, too large or wrongly summed: all of them have the picture's pixels."""
+    plain = encoded(picture(), "PNG")
+    bomb = zlib.compress(b"\0" * 100_000_000, 9)
+    parts = {
+        "text-bomb": _chunk(b"zTXt", b"Comment\0\0" + bomb),
+        "text-bomb-xmp": _chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb),
+        "text-bomb-exif": _chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb),
+        "text-many": _chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\0" * 999_000, 9)) * 100,
+        "text-large": _chunk(b"tEXt", b"parameters\0" + b"a" * 5_000_000),
+        "profile-bomb": _chunk(b"iCCP", b"huge\0\0" + bomb),
+        "profile-large": _chunk(b"iCCP", b"large\0\0" + zlib.compress(b"\1" * 2_000_000)),
+        "private": _chunk(b"prVt", b"x" * 100_000),
+    }
+    for kind in (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"tIME", b"pHYs", b"gAMA", b"eXIf", b"prVt"):
+        parts[f"wrong-sum-{kind.decode()}"] = _chunk(kind, b"some\0\0thing")[:-4] + b"\1\2\3\4"
+    for name, part in parts.items():
+        yield Awkward(f"png/{name}.png", plain[:33] + part + plain[33:])
+        if not name.startswith(("profile", "wrong-sum-iCCP", "wrong-sum-gAMA", "wrong-sum-pHYs")):
+            yield Awkward(f"png/{name}-behind.png", plain[:-12] + part + plain[-12:])
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _png(
-    width: int, height: int, pixels: bytes = b"\0" * 100, *, bits: int = 8, colour: int = 2, text: bytes | None = None
-) -> bytes:
+def _png(width: int, height: int, pixels: bytes = b"\0" * 100, *, bits: int = 8, colour: int = 2) -> bytes:
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
-    note = b"" if text is None else _chunk(b"zTXt", b"Comment\0\0" + text)
-    return b"\x89PNG\r\n\x1a\n" + header + note + _chunk(b"IDAT", zlib.compress(pixels, 9)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", zlib.compress(pixels, 9)) + _chunk(b"IEND", b"")
 
 
 def _png16() -> bytes:
@@ -341,9 +364,46 @@ def _tiffs() -> Iterator[Awkward]:
     pages = encoded(picture(), "TIFF", save_all=True, append_images=[picture().rotate(180)])
     yield Awkward("tiff/pages.tif", pages)
     yield Awkward("tiff/big.tif", encoded(picture(), "TIFF", big_tiff=True))
-    yield Awkward("tiff/jpeg-2000.tif", tiff(b"\0" * 300, compression=34_712), "corrupt")
+    yield from _tiffs_of_many_kinds()
+    yield Awkward("tiff/jpeg-2000.tif", tiff(b"\0" * 300, compression=34_712), "unsupported_format")
     yield Awkward("tiff/no-directory.tif", b"II*\0\x08\0\0\0", "truncated")
     yield Awkward("tiff/directory-loop.tif", b"II*\0\x08\0\0\0" + struct.pack("<HI", 0, 8), "corrupt")
+
+
+def _tiffs_of_many_kinds() -> Iterator[Awkward]:
+    grey, colours = np.asarray(picture("L")), np.asarray(picture())
+    wide = np.full((HEIGHT, WIDTH), 2**32 - 1, np.uint32) // 255 * grey
+    stretched: Corners = ((53, 53, 53), (137, 137, 137), (0, 0, 0), (255, 255, 255))
+    kinds: dict[str, tuple[bytes, Corners | None]] = {
+        "white-is-0-8-bit": (tiff(255 - grey, photometric=0), GREYS),
+        "white-is-0-16-bit": (tiff(65535 - grey.astype(np.uint16) * 257, photometric=0), GREYS),
+        "white-is-0-16-bit-big-endian": (tiff(65535 - grey.astype(np.uint16) * 257, photometric=0, order=">"), GREYS),
+        "white-is-0-float": (tiff(1 - grey.astype(np.float32) / 255, photometric=0, sample_format=3), stretched),
+        "12-bit": (tiff(grey.astype(int) * 4095 // 255, photometric=1, bits=12), GREYS),
+        "32-bit-above-2-31": (tiff(wide, photometric=1), stretched),
+        "signed-8-bit": (tiff((grey.astype(int) - 128).astype(np.int8), photometric=1, sample_format=2), stretched),
+        "signed-16-bit": (tiff(grey.astype(np.int16) * 100 - 9000, photometric=1, sample_format=2), stretched),
+        "six-bands-three-extra": (tiff(np.concatenate([colours] * 2, axis=2), extra=(0, 0, 0)), COLOURS),
+    }
+    for kind, (data, corners) in kinds.items():
+        yield Awkward(f"tiff/{kind}.tif", data, None, corners, tolerance=2)
+    unknown = {
+        "rgb-half": tiff(colours.astype(np.float16), sample_format=3),
+        "rgb-float": tiff(colours.astype(np.float32), sample_format=3),
+        "rgb-double": tiff(colours.astype(np.float64), sample_format=3),
+        "rgb-32-bit": tiff(colours.astype(np.uint32)),
+        "half": tiff(grey.astype(np.float16), photometric=1, sample_format=3),
+        "double": tiff(grey.astype(np.float64), photometric=1, sample_format=3),
+        "double-big-endian": tiff(grey.astype(np.float64), photometric=1, sample_format=3, order=">"),
+        "64-bit": tiff(grey.astype(np.uint64), photometric=1),
+        "complex": tiff(grey.astype(np.complex64), photometric=1, sample_format=6),
+        "six-bands": tiff(np.concatenate([colours] * 2, axis=2)),
+        "two-bands": tiff(np.stack([grey.astype(np.uint16)] * 2, axis=2), photometric=1),
+        "camera": tiff(grey.astype(np.uint16), photometric=32803),
+        "lerc": tiff(b"\0" * 300, compression=34_887),
+    }
+    for kind, data in unknown.items():
+        yield Awkward(f"tiff/{kind}.tif", data, "unsupported_format")
 
 
 def _lab() -> Image.Image:
@@ -359,10 +419,18 @@ def tiff(
     planes: bool = False,
     compression: int = 1,
     tile: tuple[int, int] | None = None,
+    photometric: int = 2,
+    sample_format: int = 1,
+    bits: int = 8,
+    extra: tuple[int, ...] = (),
 ) -> bytes:
-    """Return an RGB TIFF that Pillow would not write: 16 bits or one plane a colour, tiles, false sizes."""
+    """Return a TIFF that Pillow would not write: other bits, one plane a colour, tiles, false sizes; RGB of bytes."""
+    samples = 3 if isinstance(pixels, bytes) else 1 if pixels.ndim == 2 else pixels.shape[2]
     if isinstance(pixels, bytes):
-        bits, data = 8, pixels
+        data = pixels
+    elif bits == 12:
+        high, low = pixels[:, ::2].astype(int), pixels[:, 1::2].astype(int)
+        data = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], axis=-1).astype(np.uint8).tobytes()
     else:
         bits = pixels.dtype.itemsize * 8
         data = (pixels.transpose(2, 0, 1) if planes else pixels).astype(pixels.dtype.newbyteorder(order)).tobytes()
@@ -373,14 +441,16 @@ def tiff(
     fields: list[tuple[int, int, list[int]]] = [
         (256, long, [width]),
         (257, long, [height]),
-        (258, short, [bits] * 3),
+        (258, short, [bits] * samples),
         (259, short, [compression]),
-        (262, short, [2]),
-        (277, short, [3]),
+        (262, short, [photometric]),
+        (277, short, [samples]),
         (284, short, [2 if planes else 1]),
         *([(322, long, [tile[0]]), (323, long, [tile[1]])] if tile else [(278, long, [height])]),
         (where, long, [at for at, _ in strips]),
         (lengths, long, [length for _, length in strips]),
+        *([(338, short, list(extra))] if extra else []),
+        *([(339, short, [sample_format] * samples)] if sample_format != 1 else []),
     ]
     directory, beside = b"", b""
     end = 8 + len(data) + 2 + 12 * len(fields) + 4
@@ -408,6 +478,9 @@ def _others() -> Iterator[Awkward]:
     yield Awkward("other/palette.bmp", encoded(picture("P"), "BMP"))
     yield Awkward("other/1-bit.bmp", encoded(_ink(), "BMP"), corners=INKS)
     yield Awkward("other/alpha.bmp", encoded(_glass(), "BMP"))
+    yield Awkward("other/alpha-of-zeros.bmp", _bmp_with_alpha(np.zeros((HEIGHT, WIDTH), np.uint8)))
+    glassy = _bmp_with_alpha(np.asarray(_glass().getchannel("A")))
+    yield Awkward("other/alpha-of-its-own.bmp", glassy, corners=((255, 255, 255), *COLOURS[1:]))
     yield Awkward("other/file.dib", encoded(picture(), "BMP"))
     yield Awkward("other/bare.dib", encoded(picture(), "DIB"), "not_an_image")
     yield Awkward("other/plain.ppm", encoded(picture(), "PPM"))
@@ -416,6 +489,37 @@ def _others() -> Iterator[Awkward]:
     text = " ".join(str(value) for value in np.asarray(picture()).ravel())
     yield Awkward("other/written-out.ppm", f"P3\n# by hand\n{WIDTH} {HEIGHT}\n255\n{text}\n".encode())
     yield Awkward("other/16-bit.pgm", encoded(_grey16(), "PPM"), corners=GREYS)
+
+
+def _bmp_with_alpha(alpha: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> bytes:
+    """Return a BMP of version 4, whose header names a mask of alpha."""
+    pixels = np.dstack([np.asarray(picture())[:, :, ::-1], alpha])[::-1].tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, WIDTH, HEIGHT, 1, 32, 3, len(pixels), 2835, 2835, 0, 0) + masks
+    return b"BM" + struct.pack("<IHHI", 122 + len(pixels), 0, 0, 122) + header.ljust(108, b"\0") + pixels
+
+
+def _heifs() -> Iterator[Awkward]:
+    heic, avif = (
+        encoded(picture(), "HEIF", quality=95, chroma=444),
+        encoded(picture(), "AVIF", quality=95, subsampling="4:4:4"),
+    )
+    for suffix, data in (("heic", heic), ("avif", avif)):
+        yield Awkward(f"heif/plain.{suffix}", data)
+        other_brand = data[:8] + b"mif1" + data[12:]
+        yield Awkward(f"heif/mif1-{suffix}.heif", other_brand)
+        yield Awkward(f"heif/{suffix}-named.jpg", data)
+        for tenth in range(1, 10):
+            yield Awkward(f"heif/cut-{tenth}.{suffix}", data[: len(data) * tenth // 10], "truncated")
+        sizes = re.compile(rb"(?<=ispe\0\0\0\0).{8}", re.DOTALL)
+        square = encoded(
+            picture().resize((64, 64)), suffix.replace("heic", "heif").upper()
+        )  # which has no box of a cut
+        bomb = sizes.sub(struct.pack(">II", 12_000, 12_000), square)
+        yield Awkward(f"bomb/claim.{suffix}", bomb, "too_many_pixels")
+        glass = encoded(_glass(), "HEIF" if suffix == "heic" else "AVIF", quality=95)
+        yield Awkward(f"heif/alpha.{suffix}", glass, corners=((255, 255, 255), *COLOURS[1:]), tolerance=40)
+    yield Awkward("heif/text.heic", b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + b"no boxes" * 9, "truncated")
 
 
 def _animations() -> Iterator[Awkward]:
@@ -439,13 +543,20 @@ def _orientations() -> Iterator[Awkward]:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }
-    for format_, suffix in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("TIFF", "tif")):
+    for format_, suffix in (
+        ("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("TIFF", "tif"), ("HEIF", "heic"), ("AVIF", "avif")
+    ):  # fmt: skip
         for orientation in (*range(1, 9), 0, 9, 65535):
             exif = Image.Exif()
             exif[0x0112] = orientation
             # As a camera held that way stores it: the inverse of what a viewer does.
             stored = picture().transpose(turns[orientation]) if orientation in turns else picture()
-            yield Awkward(f"exif/{orientation}.{suffix}", encoded(stored, format_, exif=exif))
+            data = encoded(stored, format_, exif=exif.tobytes())  # by which pillow-heif turns the picture's boxes too
+            yield Awkward(f"exif/{orientation}.{suffix}", data, tolerance=40)
+            if format_ == "HEIF" and orientation in turns:  # as phones do: in the EXIF as well as in the boxes
+                at = data.index(b"\x01\x12\0\x03") + 8
+                twice = data[:at] + struct.pack(">H", orientation) + data[at + 2 :]
+                yield Awkward(f"exif/{orientation}-twice.heic", twice, tolerance=40)
     note = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     turned = encoded(picture().transpose(turns[6]), "JPEG")
     xmp = _segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + note)
@@ -519,7 +630,8 @@ def _foreign() -> Iterator[Awkward]:
         "fits": b"SIMPLE  =                    T",
     }
     for name, head in heads.items():
-        yield Awkward(f"foreign/{name}.jpg", head + b"\0" * 64, "unsupported_format")
+        is_read = name.startswith(("hei", "avif"))
+        yield Awkward(f"foreign/{name}.jpg", head + b"\0" * 64, "corrupt" if is_read else "unsupported_format")
 
 
 def _bombs() -> Iterator[Awkward]:

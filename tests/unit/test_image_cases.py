@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from base.errors import ImageError
+from producer.sources.argument import open_source
 from vision.images.decode import decode_image
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
@@ -36,3 +38,30 @@ def test_a_jpeg_of_which_only_a_third_decodes_is_an_error() -> None:
         with pytest.raises(ImageError) as caught:
             decode_image(data)
         assert caught.value.reason == "corrupt"
+
+
+def test_a_png_with_a_text_beyond_a_megabyte_is_read() -> None:
+    (data,) = contents("png-big-text").values()
+    assert decode_image(data).pixels.shape == (48, 64, 3)
+
+
+def test_a_tiff_of_floats_in_three_colours_is_called_what_it_is() -> None:
+    (data,) = contents("tiff-float-rgb").values()
+    with pytest.raises(ImageError, match=r"unsupported_format: a TIFF of 3 x 32-bit floats \(RGB\)"):
+        decode_image(data)
+
+
+def test_a_grey_tiff_is_the_same_picture_with_white_as_zero_and_in_16_bits() -> None:
+    pixels = [decode_image(data).pixels for data in contents("tiff-miniswhite16").values()]
+    assert len(pixels) == 4
+    for other in pixels[1:]:
+        assert np.array_equal(other, pixels[0])
+
+
+def test_a_jpeg_as_browsers_on_windows_save_it_is_found_and_read(tmp_path: Path) -> None:
+    data = (CASES / "jfif-suffix" / "one.jpg").read_bytes()
+    for name in ("one.jpg", "two.jfif"):
+        (tmp_path / name).write_bytes(data)
+
+    assert list(open_source(str(tmp_path)).paths()) == ["one.jpg", "two.jfif"]
+    assert decode_image(data).pixels.size > 0

@@ -57,7 +57,7 @@ def pool() -> Iterator[tuple[Classifier, ColourEngine]]:
 def test_the_corpus_is_large_and_no_two_files_have_one_name() -> None:
     assert len({file.name for file in CORPUS}) == len(CORPUS) > 300
     formats = {Path(file.name).suffix for file in CORPUS if file.name.startswith("bomb/")}
-    assert formats == {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".ppm"}
+    assert formats == {".jpg", ".png", ".gif", ".webp", ".bmp", ".tif", ".ppm", ".heic", ".avif"}
 
 
 @pytest.mark.parametrize("file", CORPUS, ids=[path_to_text(file.name)[:60] for file in CORPUS])

@@ -186,7 +186,7 @@ def test_a_jpeg_or_png_that_ends_early_says_so(format_: str) -> None:
         (b"<!doctype html><title>404</title>", "not_an_image"),
         (b"\0" * 4096, "not_an_image"),
         (b"%PDF-1.7 ...", "unsupported_format"),
-        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "unsupported_format"),
+        (b"\0\0\0\x1cftypcrx \0\0\0\0crx isom", "unsupported_format"),
         (b"\xff\xd8\xff\xd9", "corrupt"),
     ],
 )

@@ -13,16 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from base.errors import ImageError
 from base.files import check_size
 from base.image_files import PILLOW_FORMATS
+from vision.images.colour import to_srgb
+from vision.images.heif import heif_kind, open_heif
 from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
 from vision.images.jpeg_pixels import decode_jpeg, whole_jpeg
+from vision.images.modes import to_rgb
 from vision.images.pixels import Pixels
+from vision.images.png import PNG, lean_png
 from vision.images.signatures import ends_early, foreign_format, read_format
+from vision.images.tiff import TIFF, kind_of, tile_of
 
 # From width and height of the upright image: by what a JPEG decoder may shrink both sides.
 Room = Callable[[int, int], float]
@@ -77,27 +81,31 @@ def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> Decode
         _check_pixels(header.width_px, header.height_px, limits)
         shrink = _shrink(header.width_px, header.height_px, header.orientation, room)
         if (pixels := decode_jpeg(data, header, shrink)) is not None:
+            pixels = to_srgb(pixels, header.profile)
             return _oriented(pixels, header.width_px, header.height_px, header.orientation)
     return _decode_with_pillow(data, limits, room)
 
 
 def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+        lean, profile = lean_png(data) if data.startswith(PNG) else (data, None)
+        kind = heif_kind(lean)
+        image = open_heif(lean, kind) if kind in ("HEIC", "HEIF") else _open(lean)
         width, height = image.size
         _check_pixels(width, height, limits)
         if image.format == "TIFF":
-            # A tile may be larger than its picture, and is decoded whole.
-            tags = image.tag_v2  # type: ignore[attr-defined]
-            _check_pixels(_length(tags.get(322)), _length(tags.get(323)), limits)
+            _check_pixels(*tile_of(image), limits)
         if image.format in ("JPEG", "MPO"):
             if (whole := whole_jpeg(data)) is not data:
-                image = Image.open(io.BytesIO(whole), formats=PILLOW_FORMATS)
+                image = _open(whole)
             shrink = _shrink(width, height, _orientation(image), room)
             image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
         image.load()
+        pixels = to_rgb(image, profile or image.info.get("icc_profile"))
+        if image.format not in ("JPEG", "MPO"):
+            height, width = pixels.shape[:2]  # a HEIF file may claim another size than it has
         # Only now: PNG keeps EXIF behind the pixels, and Pillow has turned a TIFF upright by itself and says so.
-        return _oriented(_to_rgb(image), width, height, _orientation(image))
+        return _oriented(pixels, width, height, _orientation(image))
     except ImageError:
         raise
     except MemoryError:
@@ -110,13 +118,13 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
         raise _damaged(data, error) from error
 
 
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+
+
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
         raise ImageError("too_many_pixels", f"it claims {width} x {height} pixels, the limit is {limits.max_pixels:,}")
-
-
-def _length(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _shrink(width: int, height: int, orientation: int, room: Room | None) -> int:
@@ -147,28 +155,12 @@ def _oriented(pixels: Pixels, width: int, height: int, orientation: int) -> Deco
     return DecodedImage(pixels=np.ascontiguousarray(pixels), width_px=width, height_px=height)
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-    """Return uint8 RGB pixels of any mode Pillow has."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return np.repeat(_to_8_bits(np.asarray(image))[:, :, None], 3, axis=2)
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, "white")
-        canvas.alpha_composite(image.convert("RGBA"))
-        image = canvas
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
-
-
-def _to_8_bits(grey: NDArray[np.generic]) -> Pixels:
-    """Scale 0..65535 to 0..255; floats and wider integers have no fixed range, so theirs is stretched to 0..255."""
-    values = np.nan_to_num(np.asarray(grey, dtype=np.float32), posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    if grey.dtype.kind != "f" and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    return np.rint((values - low) * (255 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8)
-
-
 def _unidentified(data: bytes) -> ImageError:
-    if (known := read_format(data)) is not None:
+    if (kind := kind_of(data) if data.startswith(TIFF) else None) is not None:
+        return ImageError("unsupported_format", f"a TIFF of {kind}; convert it to JPEG or PNG")
+    if (known := read_format(data)) == "AVIF" and not features.check("avif"):
+        return ImageError("unsupported_format", "it is AVIF, which needs a newer pillow on the hosts that label")
+    if known is not None:
         return _damaged(data, f"its {known} header is damaged, or of a kind that can't be read")
     if (foreign := foreign_format(data)) is not None:
         return ImageError("unsupported_format", f"it is {foreign}; convert it to JPEG or PNG")
@@ -179,7 +171,7 @@ def _damaged(data: bytes, cause: object) -> ImageError:
     name = read_format(data)
     if name == "JPEG" and (kind := unusual_kind(data)) is not None:
         return ImageError("unsupported_format", f"{kind}; convert it to an ordinary JPEG")
-    if "not supported" in str(cause) or isinstance(cause, NotImplementedError):
+    if "not supported" in str(cause) or "unsupported" in str(cause).lower() or isinstance(cause, NotImplementedError):
         return ImageError("unsupported_format", f"a kind of {name or 'image'} that can't be read: {cause}")
     if "truncated" in str(cause).lower() or isinstance(cause, EOFError) or ends_early(data):
         return ImageError("truncated", f"the file ends early, after {len(data):,} bytes: {cause}")

@@ -22,6 +22,7 @@ _SCAN = 0xDA
 _ADOBE = 0xEE
 _TABLES = frozenset({0xDB, 0xC4, 0xCC, 0xDD, _ADOBE})  # quantisation, Huffman, arithmetic, restarts, colour model
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
+_PROFILE = b"ICC_PROFILE\0"
 _ORIENTATION_TAG = 0x0112
 _MARKER = re.compile(rb"\xff+[^\x00\x01\xd0-\xd8\xff]")  # FF 00 is a coded byte FF; the others have no length
 MAX_SCANS = 500
@@ -30,11 +31,12 @@ _SHORT = 3  # the TIFF field type: 16 bits, unsigned
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JpegHeader:
-    """Size as stored, before the EXIF orientation (1 to 8) is applied."""
+    """Size as stored, before the EXIF orientation (1 to 8) is applied; the colour profile, if there is one."""
 
     width_px: int
     height_px: int
     orientation: int
+    profile: bytes | None
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader | None:
@@ -47,10 +49,13 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
         return None
     orientation: int | None = 1
     exif_segments = 0
+    profile: list[bytes] = []
     for marker, segment in _segments(data):
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             exif_segments += 1
             orientation = _orientation(segment[6:])
+        elif marker == 0xE2 and segment.startswith(_PROFILE):
+            profile.append(segment)
         elif marker == _ADOBE and segment.startswith(b"Adobe"):
             if len(segment) < 12 or segment[11] != 1:  # 1: YCbCr, as without the segment
                 return None
@@ -62,8 +67,19 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
             precision, height, width, components = struct.unpack(">BHHB", segment[:6])
             if precision != 8 or components not in (1, 3) or not height or not width:
                 return None
-            return JpegHeader(width_px=width, height_px=height, orientation=orientation)
+            return JpegHeader(
+                width_px=width, height_px=height, orientation=orientation, profile=_joined(profile) if profile else None
+            )
     return None
+
+
+def _joined(parts: list[bytes]) -> bytes | None:
+    """Return a profile from its segments, each with its number and how many there are; None if one is missing."""
+    numbers = sorted(
+        (part[len(_PROFILE)], part[len(_PROFILE) + 1 :]) for part in parts if len(part) > len(_PROFILE) + 2
+    )
+    complete = [number for number, _ in numbers] == list(range(1, len(parts) + 1))
+    return b"".join(rest[1:] for _, rest in numbers) if complete and numbers[0][1][0] == len(parts) else None
 
 
 def unusual_kind(data: bytes) -> str | None:

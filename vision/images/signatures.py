@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vision.images.heif import boxes_end_early, heif_kind
+
 _READ = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -11,11 +13,6 @@ _READ = (
     (0, b"MM\0*", "TIFF"),
 )
 _FOREIGN = (
-    (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (4, b"ftyphev", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (4, b"ftypmsf1", "HEIF"),
     (4, b"ftypcrx", "a camera's raw file"),
     (0, b"FUJIFILMCCD-RAW", "a camera's raw file"),
     (4, b"ftyp", "a film"),
@@ -39,7 +36,7 @@ _HEAD_BYTES = 1024  # within which a drawing's first tag stands, behind declarat
 
 def read_format(data: bytes) -> str | None:
     """Return the name of the format that ``data`` starts as, if it is one that is read."""
-    return _first_match(data, _READ)
+    return heif_kind(data) or _first_match(data, _READ)
 
 
 def foreign_format(data: bytes) -> str | None:
@@ -53,6 +50,8 @@ def foreign_format(data: bytes) -> str | None:
 def ends_early(data: bytes) -> bool:
     """Whether a damaged file lacks its end, by its own format's account."""
     name = read_format(data)
+    if name in ("AVIF", "HEIC", "HEIF"):
+        return boxes_end_early(data)
     if name == "WebP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if name == "GIF":

@@ -1,0 +1,70 @@
+"""PNG files without what holds no pixels: Pillow refuses a picture for a large or wrongly summed text or profile."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from vision.images.colour import MAX_PROFILE_BYTES
+
+PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_TEXT_BYTES = 1_000_000  # unpacked; the few texts that are kept hold an orientation
+_KEPT_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
+_MAX_KEPT_TEXTS = 8
+_OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
+
+
+def lean_png(data: bytes) -> tuple[bytes, bytes | None]:
+    """Return a PNG without texts, times and the like, and its colour profile if that is sound and not too large."""
+    parts, start, profile, texts = [], 0, None, 0
+    for at, kind, content, is_sound in _chunks(data):
+        if not kind[0] & 0x20 or kind in _OF_PIXELS:  # a capital first: without it there is no picture
+            continue
+        if kind == b"iCCP" and is_sound:
+            profile = _unpacked(content.partition(b"\0")[2][1:], MAX_PROFILE_BYTES)
+        keeps_text = content.startswith(_KEPT_TEXTS) and _is_short(kind, content) and texts < _MAX_KEPT_TEXTS
+        texts += keeps_text
+        if not is_sound or kind == b"iCCP" or (kind in (b"tEXt", b"zTXt", b"iTXt") and not keeps_text):
+            parts.append(data[start:at])
+            start = at + 12 + len(content)
+    return (b"".join([*parts, data[start:]]) if parts else data), profile
+
+
+def _chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes, bool]]:
+    """Yield where each whole chunk starts, its kind, its content if it is no pixels, and whether its sum is right."""
+    at = len(PNG)
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if at + 12 + length > len(data) or kind == b"IEND":
+            return
+        if kind[0] & 0x20 and kind not in _OF_PIXELS:
+            content = data[at + 8 : at + 8 + length]
+            yield (
+                at,
+                kind,
+                content,
+                zlib.crc32(content, zlib.crc32(kind))
+                == int.from_bytes(data[at + 8 + length : at + 12 + length], "big"),
+            )
+        at += 12 + length
+
+
+def _is_short(kind: bytes, content: bytes) -> bool:
+    """Whether a text is short, unpacked where it is packed: behind keyword and method, or in iTXt two more words."""
+    packed = content.partition(b"\0")[2]
+    if kind == b"iTXt":
+        packed = packed[2:].partition(b"\0")[2].partition(b"\0")[2] if packed[:1] == b"\1" else b""
+    elif kind == b"zTXt":
+        packed = packed[1:]
+    else:
+        packed = b""
+    return len(content) <= _MAX_TEXT_BYTES and (not packed or _unpacked(packed, _MAX_TEXT_BYTES) is not None)
+
+
+def _unpacked(packed: bytes, most: int) -> bytes | None:
+    """Return what zlib packed; None where that is damaged or longer than ``most`` bytes."""
+    try:
+        unpacked = zlib.decompressobj().decompress(packed, most + 1)
+    except zlib.error:
+        return None
+    return unpacked if len(unpacked) <= most else None
