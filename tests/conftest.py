@@ -181,9 +181,9 @@ def free_port() -> int:
     raise AssertionError("a cycle has no end")
 
 
-def mostly_long(values: Iterable[str], *, keep: str) -> list[object]:
-    """Parameters of which one is tried by ``make test``, and the others by ``make test-long``."""
-    return [value if value == keep else pytest.param(value, marks=pytest.mark.long) for value in values]
+def mostly_long(values: Iterable[str], *kept: str) -> list[object]:
+    """Parameters of which ``kept`` are tried by ``make test``, and the others by ``make test-long``."""
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
 def wait_until(condition: Callable[[], object], limit_s: float, what: str = "") -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.conftest import NOTHING, environment
+from tests.conftest import NOTHING, environment, wait_until
 
 Settings = Mapping[str, str]
 
@@ -50,6 +50,14 @@ class Fleet:
 
     def log_of(self, number: int) -> str:
         return (self._home / f"label-{number}.log").read_text(encoding="utf-8", errors="replace")
+
+    def code_of(self, number: int, limit_s: float) -> int:
+        """The exit code of a worker that is not started again, once it has ended.
+
+        Not by ``psutil``'s ``wait``: it says None when the watching thread was the one that took the code.
+        """
+        wait_until(lambda: self.workers[number].poll() is not None, limit_s, f"the end of worker {number}")
+        return int(self.workers[number].poll())
 
     def close(self) -> None:
         self._closed.set()

@@ -125,7 +125,7 @@ def test_a_store_on_a_full_disk_shows_no_half_version_and_takes_the_next(tmp_pat
     assert store.open_file("waste", 1, "weights.safetensors") == b"x" * 100_000
 
 
-@pytest.mark.parametrize("where", mostly_long(["home", "report"], keep="report"))
+@pytest.mark.parametrize("where", mostly_long(["home", "report"], "report"))
 def test_a_producer_that_may_not_write_says_where_and_goes_on_when_it_may(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, where: str
 ) -> None:
@@ -165,7 +165,7 @@ def test_a_run_file_whose_folder_goes_away_is_finished_all_the_same(
     assert "nothing new" in sortline(*command, home=home, env=env).stderr
 
 
-@pytest.mark.parametrize("gone", mostly_long(["data", "data, its mount point left", "store"], keep="data"))
+@pytest.mark.parametrize("gone", mostly_long(["data", "data, its mount point left", "store"], "data"))
 def test_a_worker_waits_for_a_share_that_went_away(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, gone: str
 ) -> None:

@@ -28,7 +28,7 @@ def test_a_stuck_worker_writes_its_stacks_and_ends_with_70_and_its_chunk_goes_on
         fleet(1, home, env, {"TEST_FAULT": "read photos/00019.png:1=hang"}, again=False) as workers,
         producer("label", str(tmp_path / "photos"), "-o", str(home / "report.csv"), home=home, env=env) as running,
     ):
-        assert workers.workers[0].wait(60) == 70
+        assert workers.code_of(0, 60) == 70
         said = workers.log
         with fleet(1, home, env):
             assert running.wait(60) == 0
@@ -65,7 +65,7 @@ def test_sigterm_finishes_the_chunk_at_hand_and_leaves_the_rest_to_others(
     ):
         wait_until(lambda: rows_done(home) >= 32, 60, "some rows")
         workers.workers[0].send_signal(signal.SIGTERM)
-        assert workers.workers[0].wait(30) == 0
+        assert workers.code_of(0, 30) == 0
         with redis_server.client() as client:
             assert client.hlen("sortline:unacked") == 0
         with fleet(1, home, env):
@@ -115,7 +115,7 @@ def test_a_second_signal_during_the_warm_stop_loses_nothing(
         wait_until(lambda: rows_done(home) >= 32, 60, "some rows")
         workers.workers[0].send_signal(signal.SIGTERM)
         workers.workers[0].send_signal(second)
-        code = workers.workers[0].wait(30)
+        code = workers.code_of(0, 30)
         with fleet(1, home, env):
             assert running.wait(60) == 0
 

@@ -61,7 +61,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iter
     server.kill()
 
 
-@pytest.mark.parametrize("step", mostly_long(OF_PRODUCER, keep="after journal:1"))
+@pytest.mark.parametrize("step", mostly_long(OF_PRODUCER, "after journal:1"))
 def test_a_producer_killed_at_this_step_leaves_enough_to_go_on(running: Cluster, home: Path, step: str) -> None:
     command = ("label", str(running.photos), "-o", str(home / "report.csv"))
 
@@ -71,7 +71,7 @@ def test_a_producer_killed_at_this_step_leaves_enough_to_go_on(running: Cluster,
     assert (home / "report.csv").read_bytes() == running.calm
 
 
-@pytest.mark.parametrize("step", mostly_long(OF_WORKER, keep="before ack:2"))
+@pytest.mark.parametrize("step", mostly_long(OF_WORKER, "before ack:2"))
 def test_a_worker_killed_at_this_step_costs_no_row(
     running: Cluster, home: Path, redis_server: RedisServer, step: str
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_worker_killed_at_this_step_costs_no_row(
         producer(*command, home=home, env=env) as labelling,
         fleet(1, home, env, {"TEST_FAULT": step}, again=False) as mortal,
     ):
-        assert mortal.workers[0].wait(60) == -signal.SIGKILL
+        assert mortal.code_of(0, 60) == -signal.SIGKILL
         with fleet(1, home, env):
             assert labelling.wait(60) == 0
 

@@ -92,7 +92,7 @@ def proxied(server: RedisServer) -> Iterator[Proxy]:
         proxy.close()
 
 
-@pytest.mark.parametrize("fault", mostly_long(["delay", "swallow", "refuse", "cut", "half-open"], keep="cut"))
+@pytest.mark.parametrize("fault", mostly_long(["delay", "swallow", "refuse", "cut", "half-open"], "cut"))
 def test_a_bad_network_costs_time_and_no_row(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer, fault: str
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_search_survives_a_trial_that_diverges_and_publishes_the_best_recipe_o
     assert processes_below(home) == []
 
 
+@pytest.mark.long
 def test_folds_print_the_rate_of_all_images_and_publish_nothing(home: Path, tmp_path: Path) -> None:
     write_shades(tmp_path / "photos" / "train", 16)
     write_shades(tmp_path / "photos" / "val", 8)
@@ -75,6 +76,7 @@ def test_folds_print_the_rate_of_all_images_and_publish_nothing(home: Path, tmp_
     assert versions(home) == []
 
 
+@pytest.mark.long
 def test_two_training_workers_share_a_search(home: Path, tmp_path: Path, redis_server: RedisServer) -> None:
     photos = write_shades(tmp_path / "photos")
     env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/"}
@@ -97,6 +99,7 @@ def test_two_training_workers_share_a_search(home: Path, tmp_path: Path, redis_s
     assert other_begun < ended
 
 
+@pytest.mark.long
 def test_an_interrupted_search_shows_its_table_and_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
     photos = write_shades(tmp_path / "photos")
     with (home / "err").open("w") as errors, (home / "out").open("w") as output:

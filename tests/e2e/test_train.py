@@ -96,15 +96,28 @@ def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class
     with trainer(redis_server, home):
         good = sortline(*train, *LEARNS, home=home, env=env)
         worse = sortline(*train, *hopeless, home=home, env=env)
+
+    assert "in production (nothing was in production)" in good.stderr
+    assert "production stays 1 (shades:2 against shades:1 on 4 images: accuracy 50.0% against 100.0%" in worse.stderr
+
+
+@pytest.mark.long
+def test_promotion_may_be_forced_or_forbidden_and_taken_back(
+    home: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    train = ("train", str(write_shades(tmp_path / "photos")), *QUICK, "--name", "shades")
+    hopeless = ("--set", "epochs=1", "--set", "lr_max=1e-9", "--set", "lr_schedule=constant")
+    env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/"}
+
+    with trainer(redis_server, home):
+        sortline(*train, *LEARNS, home=home, env=env)
         lenient = sortline(*train, *hopeless, "--promote", "always", home=home, env=env)
         back = sortline("models", "rollback", "shades", home=home)
         never = sortline(*train, *LEARNS, "--promote", "never", home=home, env=env)
 
-    assert "in production (nothing was in production)" in good.stderr
-    assert "production stays 1 (shades:2 against shades:1 on 4 images: accuracy 50.0% against 100.0%" in worse.stderr
-    assert "published shades:3; in production (--promote always)" in lenient.stderr
+    assert "published shades:2; in production (--promote always)" in lenient.stderr
     assert back.stdout == "shades@production is 1 again\n"
-    assert "published shades:4; production stays 1 (--promote never)" in never.stderr
+    assert "published shades:3; production stays 1 (--promote never)" in never.stderr
 
 
 @pytest.mark.parametrize(
@@ -138,6 +151,7 @@ def test_a_job_that_can_not_work_says_why_and_publishes_nothing(
     )
 
 
+@pytest.mark.long
 def test_labels_with_spaces_scripts_and_html_and_a_class_with_one_image_are_trained_and_reported(
     home: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +173,7 @@ def test_labels_with_spaces_scripts_and_html_and_a_class_with_one_image_are_trai
     assert "<b>hell" not in page
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_at_a_checkpoint_ends_the_job_with_the_reason_and_no_version(
     home: Path, tmp_path: Path
 ) -> None:
@@ -200,6 +215,7 @@ def test_a_killed_training_process_starts_again_and_one_version_is_published(
     assert "state   done" in again
 
 
+@pytest.mark.long
 def test_a_job_whose_redis_is_flushed_and_whose_process_dies_is_queued_again_and_goes_on(
     home: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
@@ -231,6 +247,7 @@ def test_a_job_whose_redis_is_flushed_and_whose_process_dies_is_queued_again_and
     assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
 
 
+@pytest.mark.long
 def test_a_running_job_outlives_a_flush_of_redis_and_is_not_started_twice(
     home: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:

@@ -441,7 +441,7 @@ def test_what_the_hash_joins_in_real_photos_belongs_together() -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.slow
+@pytest.mark.long
 def test_with_features_a_split_rarely_separates_a_family_of_real_photos() -> None:
     """Measured: 6 % of the validation photos have a relative in training; by hash alone 78 %, dealt by photo 81 %."""
     dataset, true_family = real_photos()

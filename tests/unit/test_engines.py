@@ -86,9 +86,9 @@ def test_all_engines_give_the_probabilities_of_the_cell_itself(engine: Engine) -
 @pytest.mark.parametrize(
     "spec",
     [
-        MOBILENET,
+        pytest.param(MOBILENET, marks=pytest.mark.long),
         replace(MOBILENET, convention="torch", pooling="max", height_px=47),
-        replace(MOBILENET, classes=0, height_px=33),
+        pytest.param(replace(MOBILENET, classes=0, height_px=33), marks=pytest.mark.long),
     ],
     ids=["tf", "torch, max, odd", "features, odd"],
 )
@@ -220,8 +220,10 @@ def test_bf16_is_refused_where_the_cpu_lacks_it(lenet: ModelFiles, monkeypatch: 
 @pytest.mark.parametrize(
     "spec",
     [
-        MOBILENET,
-        replace(MOBILENET, convention="torch", pooling="max", flip_averaging=True),
+        pytest.param(MOBILENET, marks=pytest.mark.long),
+        pytest.param(
+            replace(MOBILENET, convention="torch", pooling="max", flip_averaging=True), marks=pytest.mark.long
+        ),
         replace(MOBILENET, intermediate_layers=(8, 15), scales=(1.0, 1.43), hellinger=True, rbf_centers=6),
     ],
     ids=["plain", "mirrored maxima, torch", "taps, scales, RBF units"],
@@ -337,7 +339,10 @@ def test_the_cores_we_may_use_are_at_least_one_and_at_most_all() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "key"),
-    [("mobilenetv2_100_imagenet_bn", "imagenet_bn"), ("mobilenetv2_100_imagenet", "imagenet")],
+    [
+        ("mobilenetv2_100_imagenet_bn", "imagenet_bn"),
+        pytest.param("mobilenetv2_100_imagenet", "imagenet", marks=pytest.mark.long),
+    ],
 )
 def test_published_weights_give_the_golden_features(file: str, key: str, tmp_path: Path) -> None:
     if not SHARED.is_dir() and os.environ.get("CI") != "true":

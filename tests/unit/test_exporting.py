@@ -25,6 +25,7 @@ from model_store.store import ModelStore, ModelVersion
 from producer.__main__ import run
 from producer.commands.models import ExportFormat
 from producer.errors import FAILURE, OK, USAGE
+from tests.conftest import mostly_long
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, WeightsError
 from vision.images.preprocess import Preprocessing
@@ -141,11 +142,12 @@ READERS: dict[str, Callable[[Path, NetworkSpec, Images], Outputs]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", mostly_long(SPECS, "lenet"))
 @pytest.mark.parametrize("file_format", READERS)
 def test_an_export_read_by_plain_library_code_answers_as_published(
-    full_store: ModelStore, file_format: str, name: str, tmp_path: Path
+    name: str, file_format: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    full_store = request.getfixturevalue("store" if name == "lenet" else "full_store")
     images, expected = golden(full_store, name)
 
     said = export_version(full_store, name, file_format, tmp_path)
@@ -175,8 +177,11 @@ def test_an_exported_graph_takes_any_number_of_images(store: ModelStore, file_fo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lenet", "mobilenet", "features"])
-def test_exported_safetensors_become_the_same_version_again(full_store: ModelStore, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", mostly_long(["lenet", "mobilenet", "features"], "lenet"))
+def test_exported_safetensors_become_the_same_version_again(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    full_store = request.getfixturevalue("store" if name == "lenet" else "full_store")
     export_version(full_store, name, "safetensors", tmp_path / "mine.safetensors")
     labels = labels_file(tmp_path) if name != "features" else None
 
@@ -189,10 +194,11 @@ def test_exported_safetensors_become_the_same_version_again(full_store: ModelSto
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lenet", "mobilenet"])
+@pytest.mark.parametrize("name", mostly_long(["lenet", "mobilenet"], "lenet"))
 def test_an_exported_checkpoint_is_imported_with_its_convention_and_labels(
-    full_store: ModelStore, name: str, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    full_store = request.getfixturevalue("store" if name == "lenet" else "full_store")
     export_version(full_store, name, "ckpt", tmp_path / "mine.ckpt")
     about = json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))
 
@@ -207,7 +213,7 @@ def test_an_exported_checkpoint_is_imported_with_its_convention_and_labels(
     assert found["temperature"] == 1.0  # a checkpoint has no place for it, as the docs say
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_widened_classifier_on_radial_units_is_exported_and_becomes_a_widened_backbone_again(
     store: ModelStore, tmp_path: Path
 ) -> None:
@@ -274,7 +280,7 @@ def test_a_refused_export_leaves_the_old_files_as_they_were(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_export_with_other_outputs_is_refused(
     full_store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,7 +364,7 @@ def test_the_description_holds_what_somebody_else_needs(store: ModelStore, tmp_p
     assert about["network"] == manifest.network
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_backbones_description_speaks_of_features(full_store: ModelStore, tmp_path: Path) -> None:
     export_version(full_store, "features", "onnx", tmp_path / "net.onnx")
 
@@ -374,7 +380,7 @@ def test_a_backbones_description_speaks_of_features(full_store: ModelStore, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file_format", READERS)
+@pytest.mark.parametrize("file_format", mostly_long(READERS, "onnx", "openvino", "safetensors"))
 def test_paths_may_hold_spaces_and_any_letters(store: ModelStore, file_format: str, tmp_path: Path) -> None:
     folder = tmp_path / "zwei Wörter 模型"
     folder.mkdir()

@@ -127,6 +127,7 @@ def loaded(data: bytes) -> None:
         assert load_image(data, SMALL, LIMITS).pixels.shape == (32, 32, 3)
 
 
+@pytest.mark.slow
 @fuzzed(0.7)
 @given(st.sampled_from(SEEDS), EDITS, st.booleans())
 def test_a_damaged_image_gives_pixels_or_an_image_error(data: bytes, edits: list[Any], mend: bool) -> None:
@@ -270,6 +271,7 @@ def test_a_damaged_run_file_is_used_or_refused(run_file: Path, edits: list[Any],
             use(run)
 
 
+@pytest.mark.slow
 @fuzzed(0.05)
 @given(CHANGES)
 def test_a_run_file_damaged_while_it_is_open_is_used_or_refused(run_file: Path, changes: list[Any]) -> None:

@@ -67,9 +67,14 @@ def outputs_of(graph: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
-    [LENET, MOBILENET, replace(MOBILENET, intermediate_layers=(13,), hellinger=True)],
+    [
+        LENET,
+        pytest.param(MOBILENET, marks=pytest.mark.long),
+        replace(MOBILENET, intermediate_layers=(13,), hellinger=True),
+    ],
     ids=["lenet5", "plain", "intermediate_layers"],
 )
 def test_convolutions_are_rounded_and_answers_stay_near(spec: NetworkSpec, tmp_path: Path) -> None:
@@ -94,6 +99,7 @@ def test_convolutions_are_rounded_and_answers_stay_near(spec: NetworkSpec, tmp_p
     assert len(half) < len(graph)
 
 
+@pytest.mark.slow
 def test_the_head_computes_in_f32_from_one_cast_on(tmp_path: Path) -> None:
     half = convolutions_in_f16(files_of(replace(MOBILENET, hellinger=True), tmp_path).onnx)
 
@@ -104,6 +110,7 @@ def test_the_head_computes_in_f32_from_one_cast_on(tmp_path: Path) -> None:
     assert len(names) == len(set(names)) == 3
 
 
+@pytest.mark.slow
 def test_clipping_16_bit_floats_needs_an_opset_that_gpus_have_it_in(tmp_path: Path) -> None:
     half = convolutions_in_f16(files_of(MOBILENET, tmp_path).onnx)
 

@@ -173,6 +173,7 @@ def test_stride_2_convolutions_pad_as_their_convention_says(convention: str, siz
     np.testing.assert_allclose(convolution(Tensor(image)).asnumpy(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_conventions_differ_in_stride_2_padding_and_nowhere_else() -> None:
     tf, torch = (build_network(replace(MOBILENET, convention=convention)) for convention in ("tf", "torch"))
 
@@ -298,6 +299,7 @@ def test_scale_1_changes_nothing_and_no_picture_gets_smaller_than_a_network_take
     assert resampling(20, 0.1, 8).shape == (8, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("step_by_step")
 def test_widened_features_are_those_of_plain_networks_put_together() -> None:
     pictures = images(WIDENED, 3)
@@ -322,6 +324,7 @@ def test_widened_features_are_those_of_plain_networks_put_together() -> None:
     assert found.shape == (3, WIDENED.features)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("step_by_step")
 def test_each_widening_works_alone() -> None:
     pictures = images(WIDENED, 2)
@@ -350,7 +353,10 @@ def test_a_map_of_zeros_has_a_root_of_zeros() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "spec",
-    [replace(WIDENED, classes=0), replace(WIDENED, rbf_centers=4, convention="torch", scales=(0.75,), height_px=35)],
+    [
+        pytest.param(replace(WIDENED, classes=0), marks=pytest.mark.long),
+        replace(WIDENED, rbf_centers=4, convention="torch", scales=(0.75,), height_px=35),
+    ],
     ids=["features", "classifier on RBF units, torch, odd"],
 )
 def test_widened_networks_answer_equally_on_every_engine_and_in_any_batch(spec: NetworkSpec, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mindspore import Tensor
 from numpy.typing import NDArray
 
 from configs.recipe import Recipe
+from tests.conftest import mostly_long
 from tests.unit.seeded import seeded_network
 from tests.unit.test_train import OPTIONS
 from vision.errors import VisionError
@@ -246,7 +247,8 @@ def test_trained_batch_norm_moves_its_statistics_and_the_frozen_part_stays_as_it
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 
-@pytest.mark.parametrize("freeze", ["features.2", "features.17", "features.18", "backbone"])
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", mostly_long(["features.2", "features.17", "features.18", "backbone"], "backbone"))
 def test_engines_give_the_frozen_part_s_outputs(freeze: str, tmp_path: Path) -> None:
     spec = MobileNetV2Spec(convention="tf", classes=3, height_px=33, width_px=48)
     frozen = build_frozen(seeded_network(spec), freeze)

@@ -74,7 +74,7 @@ def test_all_convolutions_but_the_first_and_last_ones_are_in_8_bits_and_the_head
     assert dense == [32]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_scale_and_its_mirror_image_have_their_own_first_and_last_convolutions(tmp_path: Path) -> None:
     exported(seeded_network(replace(SPEC, scales=(1.0, 0.75), flip_averaging=True)), tmp_path)
     model = import_openvino().convert_model(tmp_path / "n.onnx")
@@ -104,7 +104,7 @@ def test_an_8_bit_graph_answers_nearly_as_f32(files: ModelFiles) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("least", [0.0, 1.1], ids=["passed", "failed"])
+@pytest.mark.parametrize("least", [0.0, pytest.param(1.1, marks=pytest.mark.long)], ids=["passed", "failed"])
 def test_an_8_bit_graph_is_published_and_served_only_if_it_passed(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float
 ) -> None:

@@ -282,9 +282,10 @@ def test_the_counts_are_the_same_whatever_reports_are_made(tmp_path: Path, forma
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_whatever_the_number_of_rows(tmp_path: Path) -> None:
+def test_memory_stays_flat_whatever_the_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.reports.parquet.ROWS_A_GROUP", 2_000)  # two groups are the most that is held
     peaks = []
-    for images in (20_000, 100_000):
+    for images in (4_000, 20_000):
         folder = tmp_path / str(images)
         with run_of(folder, [f"{n % 7}/{n:07}.jpg" for n in range(images)], [ok(n % 3) for n in range(images)]) as run:
             layout = Layout.of(run.plan)
@@ -297,4 +298,4 @@ def test_memory_stays_flat_whatever_the_number_of_rows(tmp_path: Path) -> None:
             tracemalloc.stop()
             assert counts.ok == images
 
-    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] < 1.15 * peaks[0]  # 22 bytes a row would show

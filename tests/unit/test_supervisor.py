@@ -13,6 +13,8 @@ import pytest
 from producer.local.supervisor import StackError, Supervisor
 from tests.conftest import wait_until
 
+pytestmark = pytest.mark.slow
+
 NOTHING: dict[str, str] = {}
 
 

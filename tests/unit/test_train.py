@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import mostly_long
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.network import build_network
 from vision.training.augment import Augmentation
@@ -23,6 +25,8 @@ from vision.training.fit import TrainingStopped, evaluate, fit
 from vision.training.options import Epoch, FitOptions, learning_rates
 from vision.training.parts import WholeNetwork
 from vision.training.samples import Samples, class_weights, dropout_mask, soft_targets
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = FitOptions(
     epochs=6,
@@ -63,6 +67,15 @@ def samples(count: int, seed: int = 0) -> Samples:
 
 def weights(model: Any) -> list[np.ndarray[Any, Any]]:
     return [parameter.asnumpy().copy() for parameter in model.get_parameters()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of a finished training of ``head()``, of its last two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    history, _ = fit(head(), samples(24), samples(9), 3, OPTIONS, checkpoints=folder)
+    assert [epoch.epoch for epoch in history] == [1, 2, 3, 4, 5, 6]
+    return folder
 
 
 def test_rates_follow_the_closed_forms_after_a_linear_warm_up() -> None:
@@ -184,8 +197,8 @@ def test_a_training_cut_off_after_any_epoch_ends_with_the_weights_of_an_undistur
     assert [replace(epoch, seconds=0) for epoch in resumed] == [replace(epoch, seconds=0) for epoch in history]
 
 
-def test_a_checkpoint_of_another_recipe_is_not_taken_up(tmp_path: Path) -> None:
-    fit(head(), samples(24), samples(9), 3, OPTIONS, checkpoints=tmp_path)
+def test_a_checkpoint_of_another_recipe_is_not_taken_up(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     fresh, seen = head(), list[Epoch]()
 
     fit(fresh, samples(24), samples(9), 3, replace(OPTIONS, lr_max=0.02), checkpoints=tmp_path, on_epoch=seen.append)
@@ -279,7 +292,7 @@ def test_a_weighted_step_follows_the_gradient_of_the_weighted_loss() -> None:
     assert np.abs(found - gradient(data, slopes, np.ones(20))).max() > 0.01
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("smoothing", [pytest.param(0.0, marks=pytest.mark.long), 0.3])
 def test_the_squared_loss_is_the_distance_of_the_logits_to_the_targets(smoothing: float) -> None:
     data = samples(20)
     goals = np.eye(3)[data.targets] * (1 - smoothing) + smoothing / 3
@@ -364,6 +377,7 @@ def test_a_network_trained_whole_goes_on_with_the_same_dropout_and_augmentation(
     assert np.array_equal(flat(train(lenet(), tmp_path, 9)), flat(calm))
 
 
+@pytest.mark.long
 def test_a_head_cut_off_goes_on_with_the_same_dropout(tmp_path: Path) -> None:
     options = replace(OPTIONS, epochs=4, dropout=0.3)
     calm, cut_off, again, dry = head(), head(), head(), head()
@@ -417,7 +431,7 @@ def test_every_call_of_the_graph_but_an_epochs_first_is_told_with_the_time_of_a_
     assert all(0 < step_s < 5 for *_, step_s in told)
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", mostly_long(["momentum", "adam", "adamw", "sgd"], "adamw"))
 def test_steps_in_one_call_of_a_graph_are_to_the_bit_those_of_single_calls(
     optimizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -444,7 +458,7 @@ def test_a_loss_that_is_no_number_amid_a_call_of_many_steps_is_named_by_its_own_
         fit(head(), replace(samples(80), inputs=inputs), samples(9), 3, OPTIONS)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float16, pytest.param(np.float32, marks=pytest.mark.long)])
 def test_rows_on_disk_train_to_the_weights_of_the_plain_array(tmp_path: Path, dtype: Any) -> None:
     plain = samples(30)
     plain = replace(plain, inputs=np.asarray(plain.inputs).astype(dtype).astype(np.float32))
@@ -475,20 +489,20 @@ def test_a_network_ruined_by_its_last_step_is_not_taken_for_the_best() -> None:
         fit(head(), huge, huge, 3, replace(ONE_STEP, loss="cross_entropy", lr_max=1e30))
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"model": lambda: head(head_bias=False)},
-        {"model": lambda: head(seed=6)},
-        {"training": samples(24, 5)},
-        {"validation": samples(9, 5)},
-        {"options": replace(OPTIONS, dropout=0.5)},
-    ],
-    ids=["network", "first weights", "training images", "validation images", "dropout"],
-)  # fmt: skip
-def test_a_checkpoint_of_another_training_is_passed_over(tmp_path: Path, other: dict[str, Any]) -> None:
+OTHERS: dict[str, dict[str, Any]] = {
+    "network": {"model": lambda: head(head_bias=False)},
+    "first weights": {"model": lambda: head(seed=6)},
+    "training images": {"training": samples(24, 5)},
+    "validation images": {"validation": samples(9, 5)},
+    "dropout": {"options": replace(OPTIONS, dropout=0.5)},
+}
+
+
+@pytest.mark.parametrize("other", mostly_long(OTHERS, "training images"))
+def test_a_checkpoint_of_another_training_is_passed_over(trained: Path, tmp_path: Path, other: str) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     taken = {"model": head, "training": samples(24), "validation": samples(9), "options": OPTIONS}
-    mine: dict[str, Any] = taken | other
+    mine: dict[str, Any] = taken | OTHERS[other]
 
     def train(what: dict[str, Any], stop_after: int = 99) -> tuple[list[int], Any]:
         model, seen = what["model"](), list[Epoch]()
@@ -504,8 +518,7 @@ def test_a_checkpoint_of_another_training_is_passed_over(tmp_path: Path, other: 
         fit(model, mine["training"], mine["validation"], 3, mine["options"])
         return model
 
-    assert train(taken)[0] == [1, 2, 3, 4, 5, 6]
-    # Its six epochs are newer than our second; they must neither be taken up nor push ours out.
+    # The other's six epochs are newer than our second; they must neither be taken up nor push ours out.
     assert train(mine, stop_after=2)[0] == [1, 2]
     rest, model = train(mine)
 

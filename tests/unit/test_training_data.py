@@ -83,6 +83,7 @@ def test_near_copies_on_both_sides_are_told_with_examples_and_refused_on_request
         data.split(fail_on_leak=True)
 
 
+@pytest.mark.slow
 def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
