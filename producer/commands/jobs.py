@@ -73,8 +73,8 @@ def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
     """
     from rich.console import Console
 
-    from producer.commands.train import watch as watch_training
     from producer.local.session import open_session
+    from producer.training.training import watch as watch_training
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
         found = session.board.get(job)

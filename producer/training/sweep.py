@@ -20,7 +20,8 @@ from jobs.board import JobState
 from jobs.train import JobEvent, TrainModel
 from producer.errors import UsageError
 from producer.local.session import Session
-from producer.training.jobs import enqueue_training, follow
+from producer.training.events import follow
+from producer.training.jobs import enqueue_training
 
 MOST_TRIALS = 200
 MOST_DRAWS = 20_000  # until enough of them differ
@@ -81,8 +82,8 @@ class Trial:
         """Whether nothing more will happen."""
         return self.state in ("done", "failed", "cancelled")
 
-    def hear(self, event: JobEvent | JobState) -> None:
-        """Take in what its job says."""
+    def update(self, event: JobEvent | JobState) -> None:
+        """Take in an event of its job."""
         self.state = "running" if event.state == "progress" else event.state
         self.text = event.text
         if self.state != "done":
@@ -162,7 +163,7 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def run_trials(session: Session, trials: Sequence[Trial], jobs: Sequence[TrainModel]) -> Iterator[Trial | None]:
-    """Queue one job a trial and yield each trial whose job says something, until all have ended; None in silence.
+    """Queue one job a trial and yield each trial whose job sends an event, until all have ended; None while none does.
 
     With a backbone the first one runs alone: it leaves the features in the cache, which others would else compute too.
     """
@@ -177,7 +178,7 @@ def run_trials(session: Session, trials: Sequence[Trial], jobs: Sequence[TrainMo
             if event is None:
                 yield None
                 continue
-            trial_of[event.job].hear(event)
+            trial_of[event.job].update(event)
             yield trial_of[event.job]
 
 

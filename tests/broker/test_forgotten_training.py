@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import producer.training.jobs
+import producer.training.events
 from configs.settings import Settings
 from jobs.messages import to_json
 from jobs.train import JobEvent, TrainModel
 from producer.local.session import Session, open_session
-from producer.training.jobs import JobForgotten, enqueue_training, follow
+from producer.training.events import JobLost, follow
+from producer.training.jobs import enqueue_training
 from tests.conftest import RedisServer, wait_until
 
 JOB = TrainModel(job="train-m-1", dataset="d", name="m", recipe={})
@@ -23,7 +24,7 @@ LONGER = JOB.model_copy(update={"job": "train-m-1-t01"})  # its name holds the o
 @pytest.fixture
 def session(redis_server: RedisServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """An open connection without any worker, that misses a job after a second."""
-    monkeypatch.setattr(producer.training.jobs, "BOARD_EVERY_S", 0.1)
+    monkeypatch.setattr(producer.training.events, "BOARD_EVERY_S", 0.1)
     with open_session(Settings(home=home, broker=redis_server.url, data_root=Path("/"), stale_s=1.0)) as opened:
         yield opened
 
@@ -95,7 +96,7 @@ def test_whoever_can_not_queue_it_again_is_told_what_to_do(session: Session) -> 
     enqueue_training(session, JOB)
     session.client.flushall()
 
-    with pytest.raises(JobForgotten, match=r"lost job train-m-1: it was flushed.* run the same `sortline train` again"):
+    with pytest.raises(JobLost, match=r"lost job train-m-1: it was flushed.* run the same `sortline train` again"):
         list(follow(session, [JOB.job]))
 
 

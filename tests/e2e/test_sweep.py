@@ -17,7 +17,7 @@ from configs.settings import Settings
 from jobs.messages import to_json
 from jobs.train import JobEvent, TrainModel
 from producer.local.session import Session, open_session
-from producer.training.jobs import follow
+from producer.training.events import follow
 from producer.training.sweep import Trial, run_trials
 from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
 from tests.e2e.test_label import processes_below

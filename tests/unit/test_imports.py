@@ -216,7 +216,7 @@ def test_a_private_stack_starts_before_the_command_has_loaded_celery() -> None:
         "producer.commands.train",
         "producer.commands.label",
         "producer.local.session",
-        "producer.training.sweep",
+        "producer.training.training",
     ]
 
     assert (

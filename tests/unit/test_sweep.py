@@ -185,11 +185,11 @@ def test_the_best_has_the_highest_top1_then_the_lowest_loss_and_failures_come_la
 def test_a_trial_keeps_what_its_job_says_and_is_no_success_without_scores() -> None:
     scored, lost, failed = (Trial(number, {}, RECIPE) for number in (1, 2, 3))
 
-    scored.hear(JobEvent(job="a", state="progress", text="epoch 1/2"))
+    scored.update(JobEvent(job="a", state="progress", text="epoch 1/2"))
     assert (scored.state, scored.text, scored.ended) == ("running", "epoch 1/2", False)
-    scored.hear(JobEvent(job="a", state="done", text="val 90%", scores={"val_top1": 0.9, "val_loss": 0.2}))
-    lost.hear(JobState(job="b", kind="train", title="", state="done", text="val 80%"))
-    failed.hear(JobEvent(job="c", state="failed", text="the loss is nan"))
+    scored.update(JobEvent(job="a", state="done", text="val 90%", scores={"val_top1": 0.9, "val_loss": 0.2}))
+    lost.update(JobState(job="b", kind="train", title="", state="done", text="val 80%"))
+    failed.update(JobEvent(job="c", state="failed", text="the loss is nan"))
 
     assert (scored.state, scored.scores["val_top1"]) == ("done", 0.9)
     assert (lost.state, lost.text) == ("failed", "its scores are lost; its last word: val 80%")
@@ -237,9 +237,9 @@ def test_a_pipe_gets_a_line_at_the_end_of_each_trial_with_what_sets_it_apart() -
 
     with SweepView(console, trials) as view:
         for one in trials:
-            one.hear(JobEvent(job="a", state="progress", text="epoch 1"))
+            one.update(JobEvent(job="a", state="progress", text="epoch 1"))
             view.show(one)  # too early for a line between the ends
-            one.hear(JobEvent(job="a", state="failed", text="the loss is nan"))
+            one.update(JobEvent(job="a", state="failed", text="the loss is nan"))
             view.show(one)
 
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]

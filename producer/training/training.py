@@ -1,0 +1,196 @@
+"""A labelled folder becomes a model version: search for the best recipe if asked to, train it, follow the job."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from configs import Settings
+from jobs.train import TrainModel
+from producer.errors import ProducerError, UsageError
+from producer.local.session import Session, open_session
+from producer.training.jobs import TrainingRequest, enqueue_training, new_job, plan_training
+from producer.training.sweep import (
+    Trial,
+    cancel_trials,
+    parse_axes,
+    plan_trials,
+    ranked,
+    refuse_other_splits,
+    run_trials,
+    shown,
+)
+from producer.training.sweep_view import SweepView, table_of, write_sweep_csv
+
+NO_WORKER_AFTER_S = 10.0
+
+
+class TrainingFailed(ProducerError):
+    """The job ended without a new version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What one command trains, and how it is followed.
+
+    Attributes:
+        config, assignments: the recipe as it was typed.
+        sweep: what to try for keys of the recipe; ``trials`` random draws of it when given, else all combinations.
+        sweep_report: where the table of the trials goes.
+    """
+
+    request: TrainingRequest
+    config: Path
+    assignments: list[str] = field(default_factory=list)
+    sweep: list[str] = field(default_factory=list)
+    trials: int | None = None
+    sweep_report: Path | None = None
+    detach: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.sweep and self.request.folds:
+            raise UsageError(
+                "--folds measures one recipe and --sweep looks for one: first --sweep, then --folds on its best"
+            )
+        if self.sweep and self.detach:
+            raise UsageError("--sweep can't be detached: this command compares the trials and then publishes the best")
+        if not self.sweep and (self.trials is not None or self.sweep_report is not None):
+            flag = "--trials" if self.trials is not None else "--sweep-report"
+            raise UsageError(f"{flag} needs a search: say what to try, as in --sweep lr_max=0.001,0.003")
+
+
+def train(settings: Settings, training: Training) -> None:
+    """Queue a training job and follow it; print what came of it.
+
+    Raises:
+        ProducerError: the job failed or was cancelled.
+    """
+    request = training.request
+    console = Console(stderr=True, quiet=training.quiet, highlight=False, soft_wrap=True)
+    trials = _trials(settings, training)
+    if settings.broker is None:
+        plan_training(settings.model_copy(update={"data_root": Path("/")}), request)  # fail early
+    with open_session(settings, ["train"], start=not training.detach) as session:
+        settings, name = session.settings, new_job(request.name)
+        if trials:
+            best = _search(session, training, trials, name, console)
+            settings = settings.model_copy(update={"training": best.recipe})
+            _say_how_to_confirm(console, best, training, len(trials))
+        job = plan_training(settings, request, purpose="folds" if request.folds else "publish", job=name)
+        enqueue_training(session, job)
+        if training.detach:
+            print(job.job)
+            console.print(f"queued; follow it with: sortline jobs watch {job.job}")
+            return
+        console.print(f"job {job.job}", markup=False)
+        try:
+            print(watch(session, job.job, console, [job]))
+        except KeyboardInterrupt:
+            if session.stack is None:
+                console.print(f"the job goes on; sortline jobs watch {job.job}, or: sortline jobs cancel {job.job}")
+            raise
+
+
+def watch(session: Session, job: str, console: Console, messages: Sequence[TrainModel] = ()) -> str:
+    """Show the events of a job until it ends; return the published version's name, or what else it found out.
+
+    Raises:
+        ProducerError: the job failed or was cancelled.
+    """
+    from producer.training.events import follow
+
+    waiting = _Waiting(session, console)
+    for event in follow(session, [job], messages):
+        if event is None:
+            waiting.go_on()
+            continue
+        waiting.end()
+        if event.state in ("failed", "cancelled"):
+            raise TrainingFailed(f"job {job} {event.state}: {event.text}")
+        if event.state == "done" and not event.model:
+            return event.text
+        console.print(event.text, markup=False)
+        if event.state == "done":
+            return str(event.model)
+    return ""
+
+
+def _trials(settings: Settings, training: Training) -> list[Trial]:
+    if not training.sweep:
+        return []
+    axes = parse_axes(training.sweep, settings.training)
+    refuse_other_splits(axes, training.request.dataset)
+    return plan_trials(axes, settings.training, training.trials)
+
+
+def _search(session: Session, training: Training, trials: list[Trial], name: str, console: Console) -> Trial:
+    """Score the trials, show and write their table, however far they come; return the best.
+
+    Raises:
+        TrainingFailed: no trial came to its end.
+    """
+    report = training.sweep_report or Path(f"{name}.csv")
+    jobs = []
+    for trial in trials:
+        settings = session.settings.model_copy(update={"training": trial.recipe})
+        jobs.append(plan_training(settings, training.request, purpose="score", job=f"{name}-t{trial.number:02}"))
+    write_sweep_csv(trials, report)  # a file that can't be written is no news for the end of a long search
+    console.print(f"search {name}: {len(trials)} trials; table: {report}", markup=False)
+    waiting = _Waiting(session, console)
+    try:
+        with SweepView(console, trials) as view:
+            for changed in run_trials(session, trials, jobs):
+                if changed is None:
+                    waiting.go_on()
+                    continue
+                waiting.end()
+                view.show(changed)
+                if changed.ended:
+                    write_sweep_csv(trials, report)  # kill -9 leaves the table so far
+    finally:
+        cancel_trials(session, trials)
+        console.print(table_of(ranked(trials), trials[0].values), soft_wrap=False)
+        write_sweep_csv(trials, report)
+    best = ranked(trials)[0]
+    if not best.scores:
+        raise TrainingFailed(f"none of the {len(trials)} trials came to its end; trial {best.number}: {best.text}")
+    return best
+
+
+def _say_how_to_confirm(console: Console, best: Trial, training: Training, count: int) -> None:
+    assignments = [*training.assignments, *(f"{key}={shown(value)}" for key, value in best.values.items())]
+    words = ["sortline", "train", str(training.request.dataset), "--config", str(training.config)]
+    words += [word for assignment in assignments for word in ("--set", assignment)]
+    console.print(
+        f"The best of {count} trials on one validation split is an optimistic score: part of it is luck. To confirm it:"
+        f"\n  {shlex.join([*words, '--folds', '5'])}\ntraining trial {best.number} again, to publish it",
+        markup=False,
+    )
+
+
+class _Waiting:
+    """While no job sends an event: keeps our own processes running, and says once if no worker is there."""
+
+    def __init__(self, session: Session, console: Console) -> None:
+        self._session = session
+        self._console = console
+        self._since: float | None = time.monotonic()
+
+    def go_on(self) -> None:
+        self._session.watch()
+        if self._since is None or self._session.stack is not None:
+            return
+        if time.monotonic() - self._since > NO_WORKER_AFTER_S:
+            self._since = None
+            if not self._session.workers("train"):
+                self._console.print("no training worker answers; start one: sortline worker --queues train")
+
+    def end(self) -> None:
+        self._since = None
