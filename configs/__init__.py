@@ -7,13 +7,13 @@ from base.doors import lazy
 if TYPE_CHECKING:
     from configs.errors import SettingsError
     from configs.recipe import Recipe, read_recipe
-    from configs.settings import ENV_PREFIX, Settings, load_settings
-    from configs.tables import find_config, parse_assignments, read_toml
+    from configs.settings import Settings, environment_of, load_settings
+    from configs.tables import parse_assignments, read_toml
 else:
     __getattr__ = lazy(
         __name__,
         errors="SettingsError",
         recipe="Recipe read_recipe",
-        settings="ENV_PREFIX Settings load_settings",
-        tables="find_config parse_assignments read_toml",
+        settings="Settings environment_of load_settings",
+        tables="parse_assignments read_toml",
     )

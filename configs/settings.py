@@ -170,6 +170,17 @@ def load_settings(
         _LAYERS.reset(token)
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Return the variables that give another process these settings, whatever file or option they came from.
+
+    A recipe travels inside its job.
+    """
+    named = settings.model_copy(update={"store": settings.store_root}).model_dump(
+        exclude={"training"}, exclude_none=True
+    )
+    return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in named.items()}
+
+
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, text in environment.items():

@@ -189,8 +189,10 @@ def _run_worker(module: str, arguments: list[str], settings: Settings) -> int:
     A process of its own: this one imports no deep-learning library. It starts in our folder, since ``python -m`` would
     import from whatever folder the user stands in.
     """
+    from configs import environment_of
+
     settings.home.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "SORTLINE_HOME": str(settings.home), "SORTLINE_STORE": str(settings.store_root)}
+    environment = {**os.environ, **environment_of(settings)}
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode
 

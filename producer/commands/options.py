@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -217,4 +216,4 @@ def settings_of(
         "store": store,
         "training": training,
     }
-    return load_settings(config, {key: value for key, value in flags.items() if value is not None}, os.environ)
+    return load_settings(config, {key: value for key, value in flags.items() if value is not None})

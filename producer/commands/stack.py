@@ -59,7 +59,7 @@ def worker(
 
       sortline worker --queues train --broker redis://queue:6379/0
     """
-    from configs import find_config
+    from configs import environment_of
 
     settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
     if settings.broker is None:
@@ -69,20 +69,14 @@ def worker(
     if check:
         _check_worker(settings, name or queues.value)
         return
-    environment = {**os.environ, "SORTLINE_HOME": str(settings.home), "SORTLINE_STORE": str(settings.store_root)}
-    environment["SORTLINE_BROKER"] = settings.broker
     if log_format is not None:
-        environment["SORTLINE_LOG_FORMAT"] = log_format.value
-    if settings.data_root is not None:
-        environment["SORTLINE_DATA_ROOT"] = str(settings.data_root)
+        settings = settings.model_copy(update={"log_format": log_format.value})
     command = [sys.executable, "-m", "worker", "--queues", queues.value]
-    if config is not None:
-        command += ["--config", str(find_config(config).absolute())]
     if name is not None:
         command += ["--name", name]
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chdir(settings.home)  # `python -m` imports from the working folder first
-    os.execve(sys.executable, command, environment)  # noqa: S606 - a fixed program, no shell wanted
+    os.execve(sys.executable, command, {**os.environ, **environment_of(settings)})  # noqa: S606 - a fixed program, no shell wanted
 
 
 def up(

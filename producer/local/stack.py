@@ -17,7 +17,7 @@ from pathlib import Path
 
 import redis
 
-from configs import ENV_PREFIX, Settings
+from configs import Settings, environment_of
 from jobs.broker import Keys
 from producer.local.supervisor import StackError, Supervisor
 
@@ -89,13 +89,8 @@ class LocalStack:
         self._processes.start(name, command, {**self.environment(), **(environment or {})}, self.log_file(name))
 
     def environment(self) -> dict[str, str]:
-        """Return what gives a process of this stack the settings of its owner, whatever file or option they came from.
-
-        A recipe travels inside its job. The broker's URL never stands on a command line.
-        """
-        settings = self.settings.model_copy(update={"store": self.settings.store_root})
-        named = settings.model_dump(exclude={"training"}, exclude_none=True)
-        return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in named.items()} | {"PYTHONUNBUFFERED": "1"}
+        """Return what gives a process of this stack the settings of its owner, and no command line the broker's URL."""
+        return environment_of(self.settings) | {"PYTHONUNBUFFERED": "1"}
 
     def log_file(self, name: str) -> Path:
         """Where the output of process ``name`` goes."""

@@ -38,6 +38,16 @@ CELERY_DOORS = {
     "worker/monitoring.py",  # a step of Celery's worker tells Flower what the worker is
     "worker/tasks.py",
 }
+USE_ENVIRONMENT = {
+    "base/fault.py",  # of tests alone
+    "producer/commands/models.py",  # a child inherits it
+    "producer/commands/monitor.py",  # so does Flower
+    "producer/commands/stack.py",
+    "producer/local/monitor.py",  # FLOWER_* are Flower's settings
+    "producer/local/supervisor.py",
+    "sortline/__init__.py",  # where children find our packages
+    "vision/serving/quantise.py",  # tells a library not to report its use
+}
 # They run code that is inside the data they read.
 RUNS_DATA = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "yaml"}
 RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
@@ -126,6 +136,19 @@ def test_modules_are_not_imported_by_a_name_made_at_run_time() -> None:
         if (isinstance(call.func, ast.Attribute) and call.func.attr == "import_module")
         or (isinstance(call.func, ast.Name) and call.func.id == "import_module")
     ] == []
+
+
+def test_toml_and_the_environment_are_read_in_configs_alone() -> None:
+    tables = {file for file, tree in TREES.items() for _, name in imports(tree) if name in ("tomllib", "tomli")}
+    read = {
+        file
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+    }
+
+    assert tables == {"configs/tables.py"}
+    assert read == {"configs/settings.py", *USE_ENVIRONMENT}
 
 
 def test_no_call_allows_pickles_or_a_shell() -> None:
