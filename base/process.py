@@ -44,7 +44,7 @@ def available_cpus() -> int:
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process that is in RAM; 0 where the system doesn't tell."""
+    """Return the memory of this process that is in RAM; 0 where the system doesn't say."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

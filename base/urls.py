@@ -26,7 +26,7 @@ def is_url(text: str) -> bool:
 
 
 def checked_url(text: str) -> str:
-    """Return ``text`` in the one form that we compare: scheme and host in small letters, no slash at its end.
+    """Return ``text`` normalised, so that URLs can be compared: scheme and host in lower case, no slash at its end.
 
     Raises:
         ValueError: it has a scheme that we don't read, or carries what doesn't belong into logs, queues and reports.

@@ -1,4 +1,4 @@
-"""What a person is told of a setting that can't be."""
+"""How a wrong setting is explained to a person."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def default_home() -> Path:
 
 
 class Settings(BaseSettings):
-    """Everything a Sortline process can be told. Units stand in each description.
+    """All settings of a Sortline process. Units stand in each description.
 
     Made directly, it holds what it is given; only ``load_settings`` reads files and the environment.
     """

@@ -76,7 +76,7 @@ class HttpFolder:
         try:
             self._get(f"{self.url}/", 0)
         except ImageError:
-            return  # it answers; that there is no index, or that it has bytes, tells nothing of its files
+            return  # it answers; that there is no index, or that it has bytes, says nothing about its files
         except TransientError as error:
             raise UnavailableError(f"the data root {self.url} can't be read: {error}") from error
 
@@ -127,7 +127,7 @@ def _body(answer: urllib3.BaseHTTPResponse, limit: int, until: float, address: s
     parts, size = [], 0
     while part := answer.read1(PIECE_BYTES, decode_content=False):
         size += len(part)
-        if size > limit:  # the length was a lie, or was not told
+        if size > limit:  # the length was a lie, or was not given
             raise TooManyBytes(f"{address} has more bytes than the limit of {limit:,}")
         if time.monotonic() > until:
             raise TransientError(f"{address} was not read within {TRY_LIMIT_S:.0f} s")
