@@ -111,9 +111,9 @@ def connect(settings: Settings) -> redis.Redis:
     return client
 
 
-def check(client: redis.Redis, settings: Settings) -> str:
+def check_broker(client: redis.Redis, settings: Settings) -> str:
     """Return the server's version after one round trip; BrokerError says what keeps it from being used."""
-    where = mask(broker_url(settings))
+    where = masked_url(broker_url(settings))
     try:
         version = str(client.info("server")["redis_version"])
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
@@ -139,7 +139,7 @@ def passwords(settings: Settings) -> frozenset[str]:
     return frozenset(form for text in spelled for form in (text, unquote(text)) if len(form) >= SHORTEST_HIDDEN)
 
 
-def mask(url: str) -> str:
+def masked_url(url: str) -> str:
     """Return ``url`` without its password, wherever redis-py would take one from."""
     url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)  # first: it may hold an @ as well
     return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)  # to the last @: a password may hold one

@@ -98,7 +98,7 @@ def _code_of(error: Exception) -> int | None:
     if isinstance(error, ProducerError):
         return error.exit_code
     from configs import SettingsError
-    from jobs.errors import BrokerError, MessageError
+    from jobs import BrokerError, MessageError
     from model_store import StoreError
 
     if isinstance(error, SettingsError):

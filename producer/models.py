@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.messages import ModelPin
+from jobs import ModelPin
 from model_store import ModelNotFound, ModelStore, ModelVersion
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import Settings, SettingsError, load_settings
-from jobs.broker import check, connect
-from jobs.errors import BrokerAway, BrokerError
+from jobs import BrokerAway, BrokerError, check_broker, connect
 from storage import ExtraMissing
 from worker.errors import WorkerError
 from worker.handler import Handler
@@ -44,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         kind.check_host(settings)
         client = connect(settings)
         try:
-            check(client, settings)  # a wrong password would be retried for ever by Celery
+            check_broker(client, settings)  # a wrong password would be retried for ever by Celery
         except BrokerAway as error:
             print(f"sortline worker: {error}; waiting for it", file=sys.stderr)
         client.close()

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from configs import Settings
-from jobs.errors import SchemaMismatch
-from jobs.messages import JobMessage
+from jobs import JobMessage, SchemaMismatch
 from worker.runtime import Runtime
 
 AnyJob = TypeVar("AnyJob", bound=JobMessage)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import redis
 
-from jobs.broker import Keys, redis_now
+from jobs import Keys, redis_now
 
 log = logging.getLogger("sortline.lease")
 

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 
 from base.text import printable
 from configs import Settings
-from jobs.broker import passwords
+from jobs import passwords
 
 FIELDS = "sortline_fields"  # attribute of a record
 MARGIN = "    | "

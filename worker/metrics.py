@@ -14,8 +14,7 @@ from collections.abc import Collection
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import start_http_server
 
-from jobs.label import ChunkResult, LabelChunk
-from jobs.messages import ModelPin
+from jobs import ChunkResult, LabelChunk, ModelPin
 from vision.serving.engines import Engine
 from worker.device_use import DeviceUse
 from worker.logs import log_event

@@ -8,8 +8,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import task_revoked
 
-from jobs.errors import MessageError
-from jobs.messages import from_json
+from jobs import MessageError, from_json
 from worker.handler import Handler
 from worker.kinds import BY_QUEUE, BY_TASK
 from worker.runtime import Runtime

@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from base.fault import fault
-from jobs.broker import AWAY
-from jobs.errors import SchemaMismatch
-from jobs.messages import JobMessage, from_json
+from jobs import AWAY, JobMessage, SchemaMismatch, from_json
 from worker.errors import WorkerError
 from worker.handler import Delivery, Handler
 from worker.lease import Lease

@@ -18,11 +18,7 @@ import redis
 
 from base.process import resident_bytes
 from configs import Settings
-from jobs.board import JobBoard
-from jobs.broker import AWAY, Keys, connect
-from jobs.label import ChunkResult, LabelChunk
-from jobs.messages import ModelPin, to_json
-from jobs.train import JobEvent
+from jobs import AWAY, ChunkResult, JobBoard, JobEvent, Keys, LabelChunk, ModelPin, connect, to_json
 from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore
 from storage import Folder, open_folder
 from vision.errors import VisionError

@@ -9,8 +9,7 @@ from celery import Celery, Task
 from celery.signals import setup_logging
 
 from configs import Settings
-from jobs.app import make_app
-from jobs.messages import QUEUED_AT
+from jobs import QUEUED_AT, make_app
 from worker.handler import Delivery, Handler
 from worker.intake import guard
 from worker.kinds import KINDS

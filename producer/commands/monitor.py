@@ -39,8 +39,7 @@ def monitor(
     """
     from importlib.util import find_spec
 
-    from jobs.broker import check, connect
-    from jobs.errors import BrokerAway
+    from jobs import BrokerAway, check_broker, connect
     from producer.local.monitor import COMMAND, NOT_INSTALLED, plan_flower
     from producer.local.stack import is_answering, shared_stack_socket
 
@@ -61,7 +60,7 @@ def monitor(
     )
     with connect(settings) as client:
         try:
-            check(client, settings)  # Celery would repeat a wrong password for ever
+            check_broker(client, settings)  # Celery would repeat a wrong password for ever
         except BrokerAway as error:
             print(f"sortline: {error}; waiting for it", file=sys.stderr)
     print(flower.told, flush=True)

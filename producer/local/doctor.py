@@ -14,8 +14,7 @@ import redis
 
 from base.errors import UnavailableError
 from configs import Settings
-from jobs.broker import check, connect, mask
-from jobs.errors import BrokerError
+from jobs import BrokerError, check_broker, connect, masked_url
 from model_store import ModelStore, StoreError
 from producer.errors import ProducerError
 from producer.local.session import open_session
@@ -68,14 +67,14 @@ def _check_broker(settings: Settings) -> Iterator[Finding]:
         return
     try:
         client = connect(settings)
-        version = check(client, settings)
+        version = check_broker(client, settings)
     except BrokerError as error:
         yield Finding("bad", f"broker: {error}", is_broker=True)
         return
     except ValueError:  # its words may quote the password
-        yield Finding("bad", f"broker: {mask(settings.broker)} is not a Redis URL", is_broker=True)
+        yield Finding("bad", f"broker: {masked_url(settings.broker)} is not a Redis URL", is_broker=True)
         return
-    yield Finding("ok", f"broker {mask(settings.broker)}: Redis {version}")
+    yield Finding("ok", f"broker {masked_url(settings.broker)}: Redis {version}")
     yield from _check_policies(client)
     client.close()
     yield from _check_workers(settings)

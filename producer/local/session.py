@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 import redis
 
 from configs import Settings
-from jobs.board import JobBoard
-from jobs.broker import Keys, check, connect, mask
-from jobs.errors import BrokerError
+from jobs import BrokerError, JobBoard, Keys, check_broker, connect, masked_url
 from producer.errors import BrokerUnreachable, UsageError
 from producer.local.stack import LocalStack, is_answering, shared_stack_socket
 
 if TYPE_CHECKING:
-    from jobs.app import App
+    from jobs import App
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Session:
     @cached_property
     def app(self) -> App:
         """The Celery app that sends tasks. Its import takes longer than Redis' start: workers start meanwhile."""
-        from jobs.app import make_app
+        from jobs import make_app
 
         return make_app(self.settings)
 
@@ -55,7 +53,7 @@ class Session:
 
     def workers(self, kind: str, timeout_s: float = 1.0) -> list[str]:
         """Return the names of the workers that consume queue ``kind`` and answer in time."""
-        from jobs.app import UNREACHED
+        from jobs import UNREACHED
 
         try:
             queues = self.app.control.inspect(timeout=timeout_s).active_queues() or {}
@@ -100,13 +98,14 @@ def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool
 def _connected(settings: Settings) -> Iterator[redis.Redis]:
     try:
         client = connect(settings)
-        check(client, settings)
+        check_broker(client, settings)
         _warn_of_eviction(client)
     except BrokerError as error:
         raise BrokerUnreachable(str(error)) from error
     except ValueError as error:  # redis-py on a malformed URL; its words may quote the password
         raise UsageError(
-            f"the broker {mask(settings.broker or '')} is not a Redis URL; a password's / # ? @ are %2F %23 %3F %40"
+            f"the broker {masked_url(settings.broker or '')} is not a Redis URL; "
+            "a password's / # ? @ are %2F %23 %3F %40"
         ) from error
     try:
         yield client

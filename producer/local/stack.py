@@ -18,7 +18,7 @@ from pathlib import Path
 import redis
 
 from configs import Settings, environment_of
-from jobs.broker import Keys
+from jobs import Keys
 from producer.local.supervisor import StackError, Supervisor
 
 REDIS = "redis"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from jobs.broker import Keys
-from jobs.errors import BrokerFull
-from jobs.label import LabelChunk
+from jobs import BrokerFull, Keys, LabelChunk
 
 FULL_FROM = 0.75  # of Redis's maxmemory
 SENDS_A_CHECK = 32

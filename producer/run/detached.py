@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 
 from base.paths import text_to_path
-from jobs.broker import Keys
+from jobs import Keys
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.runfile import Plan, RunFile

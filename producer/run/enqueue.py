@@ -13,9 +13,7 @@ from redis.exceptions import OutOfMemoryError
 from base.errors import UnavailableError
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import is_url
-from jobs.errors import BrokerFull
-from jobs.label import LabelChunk
-from jobs.messages import QUEUED_AT, to_json
+from jobs import QUEUED_AT, BrokerFull, LabelChunk, to_json
 from producer.runfile import Plan
 
 FOLDERS_KNOWN = 1024

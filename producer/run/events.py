@@ -15,7 +15,7 @@ from dataclasses import replace
 import redis
 
 from base.durations import duration
-from jobs.label import LABEL_RUN
+from jobs import LABEL_RUN
 from producer.errors import RunCancelled, RunRefused
 from producer.local.session import Session
 from producer.run.enqueue import NOT_SENT

@@ -8,8 +8,7 @@ from collections.abc import Generator, Iterator
 
 from base.errors import UnavailableError
 from base.fault import fault
-from jobs.broker import AWAY
-from jobs.errors import BrokerFull
+from jobs import AWAY, BrokerFull
 from producer.errors import PATIENCE_S, BrokerUnreachable, RunCancelled
 from producer.local.session import Session
 from producer.run.backlog import Backlog

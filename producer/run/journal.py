@@ -5,10 +5,7 @@ from __future__ import annotations
 import redis
 
 from base.fault import fault
-from jobs.broker import Keys
-from jobs.errors import MessageError, SchemaMismatch
-from jobs.label import ChunkResult
-from jobs.messages import from_json
+from jobs import ChunkResult, Keys, MessageError, SchemaMismatch, from_json
 from producer.errors import RunRefused
 from producer.run.window import Window
 from producer.runfile import RunFile

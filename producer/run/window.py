@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from jobs.label import ChunkResult
+from jobs import ChunkResult
 from producer.run.backlog import Backlog
 from producer.run.chunk_size import ChunkSize
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from base.fault import fault
 from base.paths import path_to_text
-from jobs.label import ChunkResult
+from jobs import ChunkResult
 from producer.errors import ProducerError
 from producer.runfile.duplicates import fill_duplicates
 from producer.runfile.inputs import freeze_inputs

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from jobs.messages import ModelPin
+from jobs import ModelPin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

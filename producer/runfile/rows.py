@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from jobs.label import Row
+from jobs import Row
 
 ROWS_A_BATCH = 1000
 

@@ -8,7 +8,7 @@ from rich.cells import cell_len, set_cell_size
 
 from base.durations import duration
 from base.text import printable
-from jobs.board import JobState
+from jobs import JobState
 from producer.terminal.report import shortened
 
 COLUMNS = ("job", "what", "state", "last word", "model", "age")

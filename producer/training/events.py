@@ -5,10 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from jobs.board import ENDED, JobState
-from jobs.broker import AWAY
-from jobs.messages import from_json
-from jobs.train import JobEvent, TrainModel
+from jobs import AWAY, ENDED, JobEvent, JobState, TrainModel, from_json
 from producer.errors import PATIENCE_S, BrokerUnreachable, ProducerError
 from producer.local.session import Session
 from producer.training.jobs import enqueue_training

@@ -13,8 +13,7 @@ from typing import Literal
 from base.names import MODEL_NAME
 from base.paths import path_to_text
 from configs import Settings
-from jobs.messages import ModelPin, to_json
-from jobs.train import TrainModel
+from jobs import ModelPin, TrainModel, to_json
 from model_store import ModelNotFound, ModelStore, StoreUnavailable
 from producer.errors import UsageError
 from producer.local.session import Session

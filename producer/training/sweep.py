@@ -16,8 +16,7 @@ from typing import Any
 import redis
 
 from configs import Recipe, SettingsError, parse_assignments, read_recipe
-from jobs.board import JobState
-from jobs.train import JobEvent, TrainModel
+from jobs import JobEvent, JobState, TrainModel
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.training.events import follow

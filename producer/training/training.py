@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from configs import Settings
-from jobs.train import TrainModel
+from jobs import TrainModel
 from producer.errors import ProducerError, UsageError
 from producer.local.session import Session, open_session
 from producer.training.jobs import TrainingRequest, enqueue_training, new_job, plan_training

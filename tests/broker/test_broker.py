@@ -13,7 +13,7 @@ import pytest
 from base.errors import UnavailableError
 from configs.settings import Settings
 from jobs.app import make_app
-from jobs.broker import celery_broker_url, check, connect, mask, tls_options
+from jobs.broker import celery_broker_url, check_broker, connect, masked_url, tls_options
 from jobs.errors import BrokerAway, BrokerError
 from producer.errors import BrokerUnreachable, UsageError
 from producer.local.doctor import check_all
@@ -61,7 +61,7 @@ def with_broker(home: Path, url: str) -> Settings:
 
 def test_a_server_that_can_be_used_tells_its_version(settings: Settings) -> None:
     with connect(settings) as client:
-        version = check(client, settings)
+        version = check_broker(client, settings)
 
     assert int(version.split(".")[0]) >= 6
 
@@ -71,7 +71,7 @@ def test_a_wrong_password_is_an_error_that_does_not_show_it(home: Path, locked_s
     settings = with_broker(home, f"redis://{user}:{QUOTED}@127.0.0.1:{locked_server.port}/0")
 
     with connect(settings) as client, pytest.raises(BrokerError, match="refuses the user or password") as caught:
-        check(client, settings)
+        check_broker(client, settings)
 
     assert not isinstance(caught.value, BrokerAway)  # waiting would not help
     assert f"redis://{user}:***@127.0.0.1:{locked_server.port}/0" in str(caught.value)
@@ -82,14 +82,14 @@ def test_a_missing_password_is_an_error(home: Path, locked_server: RedisServer) 
     settings = with_broker(home, f"redis://127.0.0.1:{locked_server.port}/0")
 
     with connect(settings) as client, pytest.raises(BrokerError, match="refuses the user or password"):
-        check(client, settings)
+        check_broker(client, settings)
 
 
 def test_an_old_server_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.broker.MINIMUM_REDIS", (99, 0))
 
     with connect(settings) as client, pytest.raises(BrokerError, match=r"runs Redis [0-9.]+; Sortline needs 6\.2"):
-        check(client, settings)
+        check_broker(client, settings)
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ def test_versions_are_compared_as_numbers(
     with connect(settings) as client:
         monkeypatch.setattr(client, "info", lambda *_: {"redis_version": version})
         if usable:
-            assert check(client, settings) == version
+            assert check_broker(client, settings) == version
         else:
             with pytest.raises(BrokerError, match=f"runs Redis {version}"):
-                check(client, settings)
+                check_broker(client, settings)
 
 
 def test_a_server_that_is_away_is_another_error_than_one_that_refuses(home: Path) -> None:
     settings = with_broker(home, f"redis://:{QUOTED}@127.0.0.1:{free_port()}/0")
 
     with connect(settings) as client, pytest.raises(BrokerAway, match="can't reach Redis at redis://") as caught:
-        check(client, settings)
+        check_broker(client, settings)
 
     assert MARK not in told(caught.value)
 
@@ -151,7 +151,7 @@ def test_no_session_that_fails_shows_the_password(home: Path, url: str) -> None:
         pass
 
     assert not any(part in str(caught.value) for part in (MARK, "7@x", "7%40x"))
-    assert not any(part in mask(url) for part in (MARK, "7@x", "@x", "7%40x"))
+    assert not any(part in masked_url(url) for part in (MARK, "7@x", "@x", "7%40x"))
     assert MARK not in repr(settings)
 
 
@@ -191,7 +191,7 @@ def test_the_doctor_finds_a_server_that_forgets_but_does_not_evict(settings: Set
 
     assert broker[0] == "ok"
     assert settings.broker is not None
-    assert mask(settings.broker) in broker[1]
+    assert masked_url(settings.broker) in broker[1]
     assert policy == ("ok", "eviction policy noeviction")
     assert saves[0] == "warn"
     assert saves[1].startswith("persistence off: ")

@@ -18,7 +18,7 @@ import trustme
 from base.errors import UnavailableError
 from configs.settings import Settings
 from jobs.app import make_app
-from jobs.broker import check, connect
+from jobs.broker import check_broker, connect
 from jobs.errors import BrokerAway
 from producer.run.enqueue import ChunkSender
 from tests.broker.conftest import Desk, NewProducer, labelled, plan_of, working
@@ -104,7 +104,7 @@ def test_a_server_that_proves_its_name_is_used_by_both_sides(
     producer = new_producer(8, broker=secure.broker, broker_ca=secure.broker_ca)
 
     with connect(secure) as client:
-        assert check(client, secure)
+        assert check_broker(client, secure)
     with working(desk):
         producer.finish()
 
@@ -116,7 +116,7 @@ def test_a_server_that_proves_its_name_is_used_by_both_sides(
 def refuse(settings: Settings, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither redis-py nor Celery may send anything to this server."""
     with quickly(monkeypatch), pytest.raises(BrokerAway, match=match), connect(settings) as client:
-        check(client, settings)
+        check_broker(client, settings)
     app: Any = make_app(settings)
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, "max_retries": 0}
     with quickly(monkeypatch), pytest.raises(UnavailableError, match=match):

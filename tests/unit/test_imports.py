@@ -25,8 +25,8 @@ MAY_IMPORT = {
     "base": set(),
 }
 ROOMS = ("vision.images", "vision.networks", "vision.serving", "vision.training")
-NO_DOOR_YET = ("jobs", "vision")
-LAZY_DOORS = ["configs", "model_store", "producer"]
+NO_DOOR_YET = ("vision",)
+LAZY_DOORS = ["configs", "jobs", "model_store", "producer"]
 DOORS = [*LAZY_DOORS, "pages", "storage"]
 CELERY_DOORS = {
     "jobs/app.py",

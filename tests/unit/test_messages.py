@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.paths import path_to_text, text_to_path
-from jobs.broker import mask
+from jobs.broker import masked_url
 from jobs.errors import MessageError, SchemaMismatch
 from jobs.label import MAX_CHUNK_IMAGES, ChunkResult, LabelChunk, Row
 from jobs.messages import MAX_MESSAGE_BYTES, SCHEMA_VERSION, Message, ModelPin, from_json, to_json
@@ -276,4 +276,4 @@ def test_a_name_is_written_as_this_text(name: bytes, text: str) -> None:
     ids=as_id,
 )
 def test_a_broker_is_shown_without_its_password(url: str, shown: str) -> None:
-    assert mask(url) == shown
+    assert masked_url(url) == shown

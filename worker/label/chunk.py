@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from base.paths import path_to_text
-from jobs.label import ChunkResult, LabelChunk, Row
+from jobs import ChunkResult, LabelChunk, Row
 from storage import Folder
 from vision.images.decode import DEFAULT_LIMITS, ImageLimits
 from vision.serving.classifier import Classifier, Outcome

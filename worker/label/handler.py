@@ -6,9 +6,7 @@ import logging
 from contextlib import AbstractContextManager
 
 from configs import Settings
-from jobs.broker import AWAY
-from jobs.errors import SchemaMismatch
-from jobs.label import ChunkResult, LabelChunk
+from jobs import AWAY, ChunkResult, LabelChunk, SchemaMismatch
 from storage import open_folder
 from worker.errors import JobRefused
 from worker.handler import Handler

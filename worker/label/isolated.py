@@ -21,8 +21,7 @@ from pathlib import Path
 from base.errors import ImageError
 from base.process import die_with, how_it_ended
 from configs import Settings
-from jobs.label import ChunkResult, LabelChunk, Row
-from jobs.messages import ModelPin, from_json, to_json
+from jobs import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
 from worker.errors import WorkerError
 from worker.label.chunk import label_chunk
 from worker.logs import set_up_logging

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.messages import ModelPin
+from jobs import ModelPin
 from model_store import ClassEntry, Golden, ManifestDraft, ModelStore, ModelVersion, PrecisionProof, StoreUnavailable
 from vision.errors import EngineError
 from vision.images.decode import DEFAULT_LIMITS, ImageLimits

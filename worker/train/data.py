@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs import Recipe
-from jobs.messages import ModelPin
+from jobs import ModelPin
 from vision.images.preprocess import Preprocessing
 from vision.networks import spec_from_json
 from vision.networks.spec import NetworkSpec

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.files import read_file
-from jobs.messages import ModelPin
+from jobs import ModelPin
 from model_store import ModelVersion
 from worker.runtime import Runtime
 

@@ -13,8 +13,7 @@ from base.errors import UnavailableError
 from base.fault import fault
 from base.install import pip_install
 from configs import Settings, SettingsError, read_recipe
-from jobs.errors import SchemaMismatch
-from jobs.train import EventState, JobEvent, TrainModel
+from jobs import EventState, JobEvent, SchemaMismatch, TrainModel
 from model_store import StoreUnavailable
 from worker.errors import JobCancelled, JobRefused, WorkerError
 from worker.handler import Delivery, Handler

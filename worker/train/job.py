@@ -22,8 +22,7 @@ from base.errors import UnavailableError
 from base.install import pip_install
 from base.paths import text_to_path
 from configs import Recipe
-from jobs.messages import ModelPin
-from jobs.train import JobEvent, TrainModel
+from jobs import JobEvent, ModelPin, TrainModel
 from model_store import ClassEntry, ModelVersion, PrecisionProof, StoreError
 from vision.errors import VisionError
 from vision.images.preprocess import Preprocessing, load_image
