@@ -12,7 +12,7 @@ import pytest
 from base.errors import ImageError
 from vision.images.decode import ImageLimits
 from vision.serving.classifier import Outcome
-from worker.train.gate import Verdict, judge
+from worker.train.promotion import Verdict, judge
 
 LABELS = ("glass", "paper", "tin")
 TRUTH = ["glass"] * 20 + ["paper"] * 20 + ["tin"] * 4

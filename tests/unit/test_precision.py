@@ -29,7 +29,7 @@ from vision.serving.engines import Engine, open_engine, precisions
 from vision.serving.export import export_onnx, graph_spec
 from vision.training.dataset import LabelledImage
 from worker.models.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
-from worker.models.publish import Publication, compared_engines, graph_of, publish
+from worker.models.publish import Details, Publication, compared_engines, graph_of, publish
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -212,7 +212,9 @@ def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(tmp_path: 
 def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
     version = published(
-        store, write_images(tmp_path, 8), more_files=lambda proofs: {"page.html": ", ".join(proofs).encode()}
+        store,
+        write_images(tmp_path, 8),
+        details=lambda proofs: Details(files={"page.html": ", ".join(proofs).encode()}),
     )
     reduced = precisions("openvino")[:-1]
     manifest = version.manifest

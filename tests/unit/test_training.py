@@ -23,7 +23,8 @@ from worker.errors import JobRefused
 from worker.models.importing import import_file
 from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
-from worker.train.job import SAID_EVERY_S, _Pace, train_model
+from worker.train.job import train_model
+from worker.train.progress import STEPS_EVERY_S, Pace, Progress
 
 
 def test_an_8_bit_graph_that_this_worker_can_not_make_is_refused_before_anything_is_read(
@@ -45,22 +46,26 @@ def test_an_8_bit_graph_of_a_network_that_has_none_is_refused_at_once(tmp_path: 
         train_model(job, Recipe(network="lenet5", int8=True), runtime, report=print, cancelled=lambda: False)
 
 
+def progress_into(texts: list[str]) -> Progress:
+    return Progress("train-x", lambda event: texts.append(event.text), cancelled=lambda: False)
+
+
 def test_a_long_training_says_once_how_long_it_will_take_as_soon_as_a_step_was_timed() -> None:
     said: list[str] = []
-    pace = _Pace(said.append, "")
+    pace = Pace(progress_into(said), 3)
 
     for step in range(2, 40):
-        pace(step, 1000, 3.5)
+        pace.step(step, 1000, 3.5)
 
     assert said == ["step 2/1000, 3500 ms each, eta 3493 s"]
 
 
 def test_a_short_training_says_nothing_beforehand() -> None:
     said: list[str] = []
-    pace = _Pace(said.append, "")
+    pace = Pace(progress_into(said), 3)
 
     for step in range(2, 40):
-        pace(step, 1000, 0.001)
+        pace.step(step, 1000, 0.001)
 
     assert said == []
 
@@ -68,11 +73,11 @@ def test_a_short_training_says_nothing_beforehand() -> None:
 def test_a_long_epoch_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     now = 100.0
-    monkeypatch.setattr("worker.train.job.time.monotonic", lambda: now)
-    pace = _Pace(said.append, "fold 2/5, ")
+    monkeypatch.setattr("worker.train.progress.time.monotonic", lambda: now)
+    pace = Pace(progress_into(said), 3, "fold 2/5, ")
     for step in range(1, 9):
-        now += SAID_EVERY_S / 2
-        pace(step, 10, SAID_EVERY_S / 2)
+        now += STEPS_EVERY_S / 2
+        pace.step(step, 10, STEPS_EVERY_S / 2)
 
     assert said[0] == "fold 2/5, step 1/10, 2500 ms each, eta 22 s"
     assert said[1:] == [f"fold 2/5, step {step}/10, 2500 ms each, eta {(10 - step) * 2.5:.0f} s" for step in (3, 5, 7)]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from configs.recipe import Recipe
 from configs.settings import Settings
 from jobs.messages import ModelPin
+from jobs.train import TrainModel
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
 from vision.images.preprocess import Preprocessing
@@ -23,12 +24,24 @@ from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
 from vision.serving.export import graph_spec
-from vision.training.dataset import Dataset, file_digests, read_dataset
+from vision.training.dataset import file_digests, read_dataset
 from vision.training.parts import frozen_spec
 from worker.errors import JobRefused
 from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
 from worker.train.data import TrainingData
+from worker.train.progress import Progress
+from worker.train.reading import InputReader
+from worker.train.training import Training
+
+
+def training_of(folder: Path, recipe: Recipe, backbone: ModelPin | None = None) -> Training:
+    return Training(
+        job=TrainModel(job="train-x", dataset="photos", name="x", recipe={}, backbone=backbone),
+        recipe=recipe,
+        runtime=Runtime(Settings(home=folder / "home")),
+        progress=Progress("train-x", lambda event: None, cancelled=lambda: False),
+    )
 
 
 def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -44,8 +57,7 @@ def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_pa
     dataset = read_dataset(tmp_path / "photos")
     recipe = Recipe(network="lenet5", height_px=16, width_px=16, validation_fraction=0.25)
     digests = file_digests(image.path for image in dataset.train)
-    runtime = Runtime(Settings(home=tmp_path / "home"))
-    data = TrainingData(runtime, recipe, None, None, dataset, digests, tmp_path / "scratch", lambda text: None)
+    data = TrainingData(training_of(tmp_path, recipe), None, dataset, digests)
 
     split = data.split(fail_on_leak=False)
 
@@ -69,12 +81,11 @@ def test_near_copies_on_both_sides_are_told_with_examples_and_refused_on_request
     dataset = read_dataset(photos)
     recipe = Recipe(network="lenet5", height_px=16, width_px=16)
     digests = file_digests(image.path for image in (*dataset.train, *(dataset.validation or ())))
-    runtime = Runtime(Settings(home=tmp_path / "home"))
-    data = TrainingData(runtime, recipe, None, None, dataset, digests, tmp_path / "scratch", lambda text: None)
+    data = TrainingData(training_of(tmp_path, recipe), None, dataset, digests)
 
     split = data.split(fail_on_leak=False)
 
-    note = "val/ as given; 1 of its 9 images have a near copy in train/"
+    note = "val/ as given; 1 of its 9 images have a near-duplicate in train/"
     assert split.note == f"{note}, such as val/cat/copy.jpg is like train/cat/2.png"
     assert split.leaks == [(photos / "train" / "cat" / "2.png", photos / "val" / "cat" / "copy.jpg")]
     with pytest.raises(
@@ -101,17 +112,15 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
     def features(spec: NetworkSpec, pin: ModelPin | None) -> NDArray[np.float32]:
         network = seeded_network(spec)
         set_weights(network, backbone_only(get_weights(backbone), plain), allow_missing_head=True)
-        dataset = Dataset(root=tmp_path, classes=(), train=())
         recipe = Recipe(backbone="seeded", height_px=32, width_px=32)
-        runtime = Runtime(Settings(home=tmp_path / "home"))
-        data = TrainingData(runtime, recipe, network, pin, dataset, {}, tmp_path, lambda text: None)
+        reader = InputReader(training_of(tmp_path, recipe, pin), network, {})
         frozen = frozen_spec(spec, "backbone")
-        engine = open_engine(ModelFiles(onnx=data._graph(frozen, "backbone"), graph=graph_spec(frozen)))
+        engine = open_engine(ModelFiles(onnx=reader._graph(frozen, "backbone"), graph=graph_spec(frozen)))
         with closing(engine):
             return engine.predict(images)
 
     exported = features(replace(plain, classes=3), None)
     tapped = features(replace(plain, classes=3, intermediate_layers=(15,)), pin)
-    monkeypatch.setattr("worker.train.data.export_onnx", None)
+    monkeypatch.setattr("worker.train.reading.export_onnx", None)
     assert_array_equal(features(replace(plain, classes=3), pin), exported)
     assert tapped.shape[1] > exported.shape[1]

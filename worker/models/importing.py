@@ -55,7 +55,7 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     from vision.networks.layered import LayeredSpec
     from vision.networks.network import build_network
     from vision.networks.weights import backbone_only, read_foreign, set_weights
-    from worker.models.publish import Publication, graph_of, publish
+    from worker.models.publish import Details, Publication, graph_of, publish
 
     found = read_foreign(file, convention=convention)
     classes = _classes(labels, found.spec.classes)
@@ -69,7 +69,7 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
         preprocessing=preprocessing,
         golden_images=images,
         classes=classes,
-        training={"imported_from": file.name, "notes": list(found.notes)},
+        details=lambda proofs: Details(training={"imported_from": file.name, "notes": list(found.notes)}),
     )
     version = publish(store, name, publication)
     store.set_alias(name, "production", version.version, who="sortline models import", why=f"imported from {file.name}")

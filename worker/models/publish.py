@@ -37,8 +37,6 @@ GOLDEN_TOLERANCE = 1e-3  # largest difference of a probability that another floa
 FEATURE_TOLERANCE = 1e-2  # of a backbone's features, which reach about 6
 COMPARED_ENGINES = ("openvino", "onnxruntime")
 
-Files = Callable[[Mapping[str, PrecisionProof]], Mapping[str, bytes]]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
@@ -58,6 +56,14 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What the manifest says of a training, and more files of the version, by name."""
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """A graph, and all that a version says of it.
 
@@ -68,21 +74,20 @@ class Publication:
         calibration: uint8 (N, H, W, 3) RGB, images that it was trained on: an 8-bit graph is made with them, which is
             kept if it passes.
         f16: judge 16-bit floats too, which only GPU workers serve.
-        more_files: makes more files of the version, by name, from the proofs of the precisions.
+        details: is called at the end, with the proofs of the precisions.
     """
 
     graph: Graph
     preprocessing: Preprocessing
     golden_images: Images
     classes: list[ClassEntry] = field(default_factory=list)
-    training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     parent: ModelPin | None = None
     validation: Sequence[LabelledImage] = ()
     calibration: Images | None = None
     f16: bool = False
     limits: ImageLimits = DEFAULT_LIMITS
-    more_files: Files = lambda proofs: {}
+    details: Callable[[Mapping[str, PrecisionProof]], Details] = lambda proofs: Details()
 
 
 def graph_of(network: Any) -> Graph:
@@ -129,7 +134,8 @@ def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
             proofs = (
                 judge_precisions(engines, what.validation, what.preprocessing, what.limits) if is_classifier else {}
             )
-        files = {SERVING: model.onnx, **what.more_files(proofs)}
+        details = what.details(proofs)
+        files = {SERVING: model.onnx, **details.files}
         if tried.int8 is not None and any(proofs[name].passed for name in proofs if "int8" in name):
             files |= dict(zip(INT8, tried.int8, strict=True))
         trained = model.mindspore() if model.mindspore is not None else None
@@ -144,7 +150,7 @@ def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
             network=trained.spec if trained is not None else None,
             preprocessing=dict(what.preprocessing.to_json()),
             classes=what.classes,
-            training=dict(what.training),
+            training=dict(details.training),
             scores={key: float(value) for key, value in what.scores.items()},
             golden=Golden(
                 inputs_sha256=hashlib.sha256(what.golden_images.tobytes()).hexdigest(),

@@ -1,4 +1,4 @@
-"""The promotion gate: a new version goes into production only if it is no worse than the one that is there."""
+"""Promotion, and its gate: a new version goes into production only if it is no worse than the one that is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from base.files import read_file
 from jobs import ModelPin
 from model_store import ModelVersion
+from vision.training.dataset import Dataset
 from worker.runtime import Runtime
+from worker.train.data import Split
+from worker.train.training import Training
 
 READ_AT_ONCE = 256
 
@@ -64,15 +67,39 @@ def judge(
     return Verdict(True, f"{names}: {accuracy}, no class lost more than {recall_margin:.0%}")
 
 
+def promote(training: Training, version: ModelVersion, dataset: Dataset, split: Split) -> str:
+    """Make the version the candidate and, by the job's rule, the one in production; return what was decided."""
+    job, recipe, store = training.job, training.recipe, training.runtime.store
+    who = f"job {job.job}"
+    store.set_alias(job.name, "candidate", version.version, who=who, why="trained")
+    verdict = Verdict(job.promote == "always", f"--promote {job.promote}")
+    current = store.aliases(job.name).get("production")
+    if job.promote == "gate" and current is None:
+        verdict = Verdict(True, "nothing was in production")
+    elif job.promote == "gate":
+        verdict = judge(
+            training.runtime,
+            version,
+            store.resolve(f"{job.name}:{current}"),
+            [(image.path, dataset.classes[image.class_index].label) for image in split.validation.images],
+            accuracy_margin=recipe.gate_accuracy_margin,
+            recall_margin=recipe.gate_recall_margin,
+        )
+    if verdict.passed:
+        store.set_alias(job.name, "production", version.version, who=who, why=verdict.text)
+        return f"in production ({verdict.text})"
+    return f"production stays {current or 'empty'} ({verdict.text})"
+
+
 def _right(
     runtime: Runtime, version: ModelVersion, images: Sequence[tuple[Path, str]], truth: NDArray[np.str_]
 ) -> NDArray[np.bool_]:
     """Return bool (N,): which images the version labels right. An image that it can't read counts as wrong."""
     manifest = version.manifest
     classifier = runtime.classifier(ModelPin(name=version.name, version=version.version, digest=manifest.digest))
-    said: list[str | None] = []
+    answers: list[str | None] = []
     for start in range(0, len(images), READ_AT_ONCE):
         some = images[start : start + READ_AT_ONCE]
         outcomes, _ = classifier.classify([partial(read_file, path, runtime.limits.max_bytes) for path, _ in some], 1)
-        said += [manifest.classes[outcome.top[0][0]].label if outcome.top else None for outcome in outcomes]
-    return np.array([label == true for label, true in zip(said, truth.tolist(), strict=True)])
+        answers += [manifest.classes[outcome.top[0][0]].label if outcome.top else None for outcome in outcomes]
+    return np.array([label == true for label, true in zip(answers, truth.tolist(), strict=True)])

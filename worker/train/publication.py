@@ -1,0 +1,140 @@
+"""Publish what a job has trained, with its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs import ModelPin, TrainModel
+from model_store import ClassEntry, ModelStore, ModelVersion, PrecisionProof, StoreError
+from vision.images.preprocess import load_image
+from vision.serving.quantise import CALIBRATION_IMAGES
+from vision.training.calibration import expected_calibration_error, fit_temperature
+from vision.training.dataset import LabelledImage, fingerprint
+from worker.models.publish import Details, Publication, graph_of, publish
+from worker.train.data import Split, TrainingData
+from worker.train.drawing import Drawing
+from worker.train.fitting import Fitted
+from worker.train.report import TrainingReport, plotted
+from worker.train.report_files import report_files
+from worker.train.training import Training
+
+GOLDEN_IMAGES = 16
+
+
+def already_published(job: TrainModel, store: ModelStore) -> ModelPin | None:
+    """Return the version that this job published before its worker died, if it did."""
+    try:
+        versions = store.versions(job.name)
+    except StoreError:
+        return None
+    for number in reversed(versions):
+        version = store.resolve(f"{job.name}:{number}")
+        if version.manifest.training.get("job") == job.job:
+            return pin_of(version)
+    return None
+
+
+def pin_of(version: ModelVersion) -> ModelPin:
+    """Return what names exactly this version."""
+    return ModelPin(name=version.name, version=version.version, digest=version.manifest.digest)
+
+
+def publish_trained(training: Training, data: TrainingData, split: Split, network: Any, fitted: Fitted) -> ModelVersion:
+    """Publish ``network``, calibrated, with a report; its plots are drawn while it is exported and compared."""
+    recipe = training.recipe
+    made = " and an 8-bit graph, which takes half a minute," if recipe.int8 else ""
+    training.progress.report(f"publishing: export{made} and comparison of engines and precisions")
+    started = time.perf_counter()
+    report = _report(training, data, split, fitted)
+    network.spec = replace(network.spec, temperature=report.temperature)
+    with Drawing(plotted(report), training.scratch) as drawing:
+
+        def details(proofs: Mapping[str, PrecisionProof]) -> Details:
+            """Return the report with all that is known at the end, and what the manifest says."""
+            publish_s = round(time.perf_counter() - started, 3)
+            seconds = {**training.progress.seconds, "publish": publish_s}
+            whole = replace(report, precisions=proofs, seconds=seconds)
+            files = report_files(whole, drawing.plots(), training.runtime.limits)
+            return Details(training=_described(training, whole), files=files)
+
+        publication = Publication(
+            graph=graph_of(network),
+            preprocessing=data.preprocessing,
+            golden_images=_pictures(training, data, split.validation.images, GOLDEN_IMAGES),
+            classes=[
+                ClassEntry(label=info.label, names=dict(info.names), group=info.group, folder=info.folder)
+                for info in data.dataset.classes
+            ],
+            scores=_scores(report),
+            parent=training.job.backbone,
+            validation=split.validation.images,
+            calibration=_pictures(training, data, split.training.images, CALIBRATION_IMAGES) if recipe.int8 else None,
+            f16=recipe.f16,
+            limits=training.runtime.limits,
+            details=details,
+        )
+        return publish(training.runtime.store, training.job.name, publication)
+
+
+def _report(training: Training, data: TrainingData, split: Split, fitted: Fitted) -> TrainingReport:
+    return TrainingReport(
+        title=f"{training.job.name}, {training.job.job}",
+        classes=data.dataset.classes,
+        images=split.validation.images,
+        root=data.dataset.root,
+        logits=fitted.logits,
+        temperature=fit_temperature(fitted.logits, split.validation.samples().targets),
+        history=fitted.history,
+        best=fitted.best,
+        recipe=training.recipe.model_dump(mode="json"),
+        counts={
+            "training": len(split.training.images),
+            "validation": len(split.validation.images),
+            "skipped": len(data.skipped),
+        },
+        split=split.note,
+        leaks=split.leaks,
+        skipped=data.skipped,
+        fingerprint=fingerprint(data.dataset, data.digests),
+        seconds=training.progress.seconds,
+    )
+
+
+def _described(training: Training, report: TrainingReport) -> dict[str, Any]:
+    """Return what the manifest says of the training."""
+    return {
+        "job": training.job.job,
+        "recipe": report.recipe,
+        "data_fingerprint": report.fingerprint,
+        "images": report.counts,
+        "split": report.split,
+        "leaks": len({duplicate for _, duplicate in report.leaks}),
+        "best_epoch": report.best.epoch,
+        "seconds": report.seconds,
+    }
+
+
+def _scores(report: TrainingReport) -> dict[str, float]:
+    targets = np.array([image.class_index for image in report.images], np.int64)
+    return {
+        "val_top1": report.best.val_top1,
+        "val_top5": report.best.val_top5,
+        "val_loss": report.best.val_loss,
+        "temperature": report.temperature,
+        "ece_uncalibrated": expected_calibration_error(report.logits, targets, 1.0),
+        "ece": expected_calibration_error(report.logits, targets, report.temperature),
+    }
+
+
+def _pictures(training: Training, data: TrainingData, images: list[LabelledImage], count: int) -> NDArray[np.uint8]:
+    """Return up to ``count`` of ``images`` as the network takes them, spread evenly and so over the classes."""
+    places = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
+    paths: list[Path] = [images[place].path for place in places]
+    return np.stack([load_image(path, data.preprocessing, training.runtime.limits).pixels for path in paths])

@@ -1,0 +1,168 @@
+"""Read the images of a training job as the trained part of its network takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.errors import UnavailableError
+from base.paths import text_to_path
+from vision.images.preprocess import Preprocessing
+from vision.networks import spec_from_json
+from vision.networks.spec import NetworkSpec
+from vision.serving.engines import Engine, ModelFiles, open_engine
+from vision.serving.export import export_onnx, graph_spec
+from vision.training.dataset import Dataset, LabelledImage, file_digests, read_dataset
+from vision.training.feature_cache import FeatureCache, StoredRows
+from vision.training.features import Digests, Extracted, Extractor, load_pixels
+from vision.training.parts import build_frozen, frozen_spec
+from vision.training.samples import Samples
+from worker.errors import JobRefused
+from worker.models.files import SERVING
+from worker.train.training import Training
+
+log = logging.getLogger("sortline.training")
+
+# Raised when decoding or augmentation changes, so that features of before are not met again.
+FEATURES_SCHEMA_VERSION = 1
+
+Read = Callable[[Sequence[LabelledImage], int], "Inputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Readable images, and what the trained part takes of them: ``views`` rows an image, all plain ones first."""
+
+    images: list[LabelledImage]
+    rows: StoredRows
+    views: int = 1
+
+    def samples(self) -> Samples:
+        """Return what the trained part is fitted to."""
+        targets = np.array([image.class_index for image in self.images], np.int64)
+        return Samples(inputs=self.rows, targets=np.tile(targets, self.views))
+
+    def only(self, chosen: NDArray[np.int64], views: int) -> Inputs:
+        """Return the images at ``chosen``, with their first ``views`` views."""
+        places = np.concatenate([chosen + view * len(self.images) for view in range(views)])
+        return Inputs([self.images[place] for place in chosen], self.rows.only(places), views)
+
+
+def find_images(training: Training) -> tuple[Dataset, Digests]:
+    """Return the dataset of the job, and the digest of each file that can be opened.
+
+    Raises:
+        JobRefused: it is not below the worker's data root, or that is no folder.
+        UnavailableError: the data root is away.
+    """
+    root = training.runtime.data_root
+    if not isinstance(root, Path):
+        raise JobRefused(f"training reads a folder, and the data root of this worker is {root.url}; copy it first")
+    if not root.is_dir():
+        raise UnavailableError(f"the data root {root} is not there; is the share mounted?")
+    folder = (root / text_to_path(training.job.dataset)).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise JobRefused(f"the dataset {training.job.dataset} is not below the worker's data root")
+    dataset = read_dataset(folder)
+    images = [*dataset.train, *(dataset.validation or ())]
+    training.progress.report(f"{len(images)} images in {len(dataset.classes)} classes: {folder}")
+    return dataset, file_digests(image.path for image in images)
+
+
+class InputReader:
+    """Reads images for the trained part of ``network``; without a backbone, that is all of it.
+
+    Attributes:
+        skipped: a line for each image that can't be read.
+    """
+
+    def __init__(self, training: Training, network: Any, digests: Digests) -> None:
+        recipe = training.recipe
+        self._training, self._network, self._digests = training, network, digests
+        self.preprocessing = Preprocessing(height_px=recipe.height_px, width_px=recipe.width_px, fit=recipe.fit)
+        self.repeats = recipe.augmentation.repeat if training.freeze != "none" else 0
+        self.skipped: list[str] = []
+        self._engines: dict[str, Engine] = {}  # of the frozen part; a frozen backbone is wanted twice
+
+    def close(self) -> None:
+        """Free the engines; what was read stays."""
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
+    @contextmanager
+    def opened(self, freeze: str) -> Iterator[Read]:
+        """Give the function from images and a number of repeats to what a network frozen like that takes of them."""
+        if freeze == "none":
+            yield lambda images, repeats: self._inputs(self._pixels(images), 1)
+            return
+        training, settings = self._training, self._training.runtime.settings
+        spec = frozen_spec(self._network.spec, freeze)
+        if freeze not in self._engines:
+            model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec(spec))
+            # The precision that will serve: a head should meet the features that it will be given.
+            self._engines[freeze] = open_engine(model, precision=settings.precision)
+        engine = self._engines[freeze]
+        cache = FeatureCache(settings.feature_cache_root, settings.feature_cache_bytes)
+        space_name, dtype = self._space(spec, engine.precision), training.recipe.feature_dtype
+        views = len(self._digests) * (self.repeats + 1)
+        with cache.open(space_name, spec.feature_shape, dtype, views) as space:
+            limits, seed = training.runtime.limits, training.recipe.seed
+            extractor = Extractor(engine, space, self.preprocessing, limits, training.augmentation, seed)
+            yield lambda images, repeats: self._inputs(
+                extractor.extract(images, self._digests, repeats, self._report), repeats + 1
+            )
+
+    def skip(self, errors: Sequence[str]) -> None:
+        """Note images that can't be read."""
+        for error in errors:
+            if error not in self.skipped:
+                log.warning("training image skipped: %s", error)
+                self.skipped.append(error)
+
+    def _pixels(self, images: Sequence[LabelledImage]) -> Extracted:
+        path = self._training.scratch_file("pixels")
+        return load_pixels(images, self.preprocessing, self._training.runtime.limits, path, self._report)
+
+    def _inputs(self, extracted: Extracted, views: int) -> Inputs:
+        self.skip(extracted.errors)
+        return Inputs(extracted.images, extracted.rows, views)
+
+    def _report(self, done: int, total: int, rate: float) -> None:
+        self._training.progress.report(
+            f"reading images {done}/{total}, {rate:.0f} img/s, eta {(total - done) / rate:.0f} s"
+        )
+
+    def _space(self, spec: NetworkSpec, precision: str) -> str:
+        """Return the name of the features' space: a digest of all that they depend on beside the image."""
+        backbone = self._training.job.backbone
+        described = {
+            "schema_version": FEATURES_SCHEMA_VERSION,
+            "backbone": backbone.digest if backbone else "",
+            "network": spec.to_json(),
+            "preprocessing": self.preprocessing.to_json(),
+            "precision": precision,
+            "dtype": self._training.recipe.feature_dtype,
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+    def _graph(self, spec: NetworkSpec, freeze: str) -> bytes:
+        """Return the frozen part as ONNX: the backbone's own graph where that is it, else an export of two seconds."""
+        store, pin = self._training.runtime.store, self._training.job.backbone
+        if pin is not None and spec_from_json(store.resolve(str(pin)).manifest.network) == spec:
+            return store.open_file(pin.name, pin.version, SERVING)
+        with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
+            path = Path(folder) / "graph.onnx"
+            frozen = build_frozen(self._network, freeze)
+            export_onnx(frozen, path)
+            return path.read_bytes()
