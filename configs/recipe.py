@@ -23,19 +23,19 @@ class Augmentation(_Table):
         0,
         ge=0,
         le=100,
-        description="augmented passes beside the plain one, where features are cached; else one an epoch",
+        description="augmented views of each image beside the plain one, where features are cached; else one an epoch",
     )
     crop_area: float = Field(
         1.0, gt=0, le=1, description="smallest part of the image that a random crop shows; 1 never crops"
     )
     crop_ratio: float = Field(1.0, ge=1, le=4, description="how much wider or narrower a random crop may be")
     rotate_degrees: float = Field(0.0, ge=0, le=180, description="largest turn either way, degrees")
-    shift: float = Field(0.0, ge=0, le=0.5, description="largest shift either way, as a part of the side")
-    zoom: float = Field(0.0, ge=0, le=0.9, description="largest change of size either way, as a part")
-    flip: bool = Field(False, description="mirror half of the images left to right")
-    brightness: float = Field(0.0, ge=0, lt=1, description="largest change either way, as a part")
-    contrast: float = Field(0.0, ge=0, lt=1, description="largest change either way, as a part")
-    saturation: float = Field(0.0, ge=0, le=1, description="largest change either way, as a part")
+    shift: float = Field(0.0, ge=0, le=0.5, description="largest shift either way, as a fraction of the side")
+    zoom: float = Field(0.0, ge=0, le=0.9, description="largest change of size either way, as a fraction")
+    flip: bool = Field(False, description="flip half of the images left to right")
+    brightness: float = Field(0.0, ge=0, lt=1, description="largest change either way, as a fraction")
+    contrast: float = Field(0.0, ge=0, lt=1, description="largest change either way, as a fraction")
+    saturation: float = Field(0.0, ge=0, le=1, description="largest change either way, as a fraction")
 
 
 class Recipe(_Table):
@@ -51,17 +51,19 @@ class Recipe(_Table):
         description="what is not trained: backbone (all of it), features.N (its layers before N) or none",
     )
     batch_norm: Literal["frozen", "trained"] = Field(
-        "frozen", description="whether batch norm of trained layers of a backbone keeps its statistics"
+        "frozen", description="whether trained layers of a backbone keep the statistics of their batch norm"
     )
     height_px: int = Field(224, ge=8, le=1024)
     width_px: int = Field(224, ge=8, le=1024)
     fit: Literal["stretch", "crop", "pad"] = Field("crop", description="how an image is brought to height and width")
-    pooling: Literal["mean", "max"] = Field("mean", description="of the last feature map, before the head")
+    pooling: Literal["mean", "max"] = Field("mean", description="how the last feature map is pooled, before the head")
     intermediate_layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (), description="layers whose maps are pooled beside the last one; of mobilenet_v2 2 to 17"
     )
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
-        (1.0,), min_length=1, description="of the input, at which the backbone sees each image; above 1 enlarges"
+        (1.0,),
+        min_length=1,
+        description="scales of the input at which the backbone sees each image, one pass each; above 1 enlarges",
     )
     flip_averaging: bool = Field(False, description="average each image's features with its mirror image's")
     hellinger: bool = Field(
@@ -74,13 +76,13 @@ class Recipe(_Table):
         description="RBF units between features and classes, at most one a training image; 0 is a linear head",
     )
     head_bias: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1, description="part of the head's inputs dropped in training")
+    dropout: float = Field(0.0, ge=0, lt=1, description="fraction of the head's inputs dropped in training")
     epochs: int = Field(40, ge=1, le=10_000)
     batch_size: int = Field(32, ge=1, le=4096, description="images in one training step")
     optimizer: Literal["momentum", "adam", "adamw", "sgd"] = "adamw"
     momentum: float = Field(0.9, ge=0, lt=1)
-    beta1: float = Field(0.9, ge=0, lt=1, description="of adam and adamw: decay of the mean gradient")
-    beta2: float = Field(0.999, ge=0, lt=1, description="of adam and adamw: decay of the mean squared gradient")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean gradient, for adam and adamw")
+    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean squared gradient, for adam and adamw")
     weight_decay: float = Field(0.0, ge=0, le=1)
     lr_schedule: Literal["constant", "square", "cosine"] = "cosine"
     lr_init: float = Field(0.0, ge=0, le=10, description="learning rate at the first step of the warm-up")
@@ -96,21 +98,21 @@ class Recipe(_Table):
     )
     patience: int = Field(0, ge=0, description="epochs without a better one before training stops; 0 never")
     gate_accuracy_margin: float = Field(
-        0.01, ge=0, le=1, description="accuracy that a new version may lose against production, as a part"
+        0.01, ge=0, le=1, description="fraction of accuracy that a new version may lose against production"
     )
     gate_recall_margin: float = Field(
-        0.15, ge=0, le=1, description="recall of any one class that a new version may lose, as a part"
+        0.15, ge=0, le=1, description="fraction of recall of any one class that a new version may lose"
     )
     validation_fraction: float = Field(
-        0.1, gt=0, lt=0.9, description="part of the families held out when there is no val/"
+        0.1, gt=0, lt=0.9, description="fraction of the families held out when there is no val/"
     )
     int8: bool = Field(
         False, description="make an 8-bit graph too, and publish it if it labels as f32 does; for CPUs with VNNI"
     )
     f16: bool = Field(
-        False, description="judge 16-bit floats too, so that GPU workers serve them if they label as f32 does"
+        False, description="compare 16-bit floats too, so that GPU workers use them if they label as f32 does"
     )
-    feature_dtype: Literal["float16", "float32"] = Field("float16", description="of cached features on disk")
+    feature_dtype: Literal["float16", "float32"] = Field("float16", description="type of cached features on disk")
     seed: int = Field(0, ge=0, lt=2**31)
     augmentation: Augmentation = Augmentation()
 

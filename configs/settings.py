@@ -56,21 +56,24 @@ class Settings(BaseSettings):
         "your own",
     )
     store: Path | None = Field(None, description="model store; none is HOME/store")
-    key_prefix: str = Field("sortline:", pattern=r"^[A-Za-z0-9:_-]{1,64}$", description="of every key in Redis")
+    key_prefix: str = Field("sortline:", pattern=r"^[A-Za-z0-9:_-]{1,64}$", description="prefix of every key in Redis")
 
-    chunk_images: int = Field(
-        0, ge=0, le=4096, description="images in one queue message; 0 aims at 2 s of a worker's time"
-    )
+    chunk_images: int = Field(0, ge=0, le=4096, description="images in one chunk; 0 aims at 2 s of a worker's time")
     window_chunks: int = Field(16, ge=1, le=100_000, description="chunks of a run that may wait in Redis at once")
     stale_s: float = Field(90.0, gt=0, description="seconds without rows after which a lost chunk is sent again")
     visibility_timeout_s: int = Field(
-        10, ge=3, le=86_400, description="seconds after which Redis gives the work of a silent worker to another"
+        10,
+        ge=3,
+        le=86_400,
+        description="seconds without a sign of a worker after which its work is redelivered to another",
     )
     stuck_s: float = Field(
         300.0, gt=0, description="seconds on one chunk after which a label worker counts as stuck and ends itself"
     )
     max_memory_bytes: int = Field(
-        0, ge=0, description="resident memory above which a label worker ends after its chunk, to start anew; 0 never"
+        0,
+        ge=0,
+        description="resident memory above which a label worker ends after its chunk and is started again; 0 never",
     )
 
     device: Literal["auto", "cpu", "cuda", "ascend"] = "auto"
@@ -83,15 +86,20 @@ class Settings(BaseSettings):
     feature_cache: Path | None = Field(
         None, description="features of training images, kept for later jobs; none is HOME/features"
     )
-    feature_cache_bytes: int = Field(20_000_000_000, ge=1, description="that the feature cache may take on disk")
+    feature_cache_bytes: int = Field(20_000_000_000, ge=1, description="bytes that the feature cache may take on disk")
     max_image_bytes: int = Field(100_000_000, ge=1, description="larger files become error rows, unread")
     max_image_pixels: int = Field(100_000_000, ge=1, description="larger images become error rows, undecoded")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = Field("text", description="of the workers' logs: for people, or JSON lines")
-    metrics_port: int = Field(
-        0, ge=0, le=65_535, description="on which a worker answers Prometheus; one of its own for each, 0 for none"
+    log_format: Literal["text", "json"] = Field(
+        "text", description="format of the workers' logs: text for people, or JSON lines"
     )
-    metrics_address: str = Field("127.0.0.1", description="that the metrics are bound to; they know no password")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="port on which a worker serves Prometheus metrics; each worker needs its own; 0 for none",
+    )
+    metrics_address: str = Field("127.0.0.1", description="address of the metrics, which have no password")
 
     training: Recipe = Recipe()
 

@@ -21,21 +21,21 @@ FOLDER = Path(__file__).with_name("reference")
 
 # Meanings of settings whose field has no description of its own.
 MEANINGS = {
-    "device": "what labels: auto takes CUDA if ONNX Runtime can use it, else the CPU",
+    "device": "where labels are computed: auto takes CUDA if ONNX Runtime can use it, else the CPU",
     "engine": "what runs the exported network: auto is openvino on a CPU, onnxruntime on CUDA, mindspore on Ascend",
-    "precision": "of the engine's arithmetic: auto is the fastest that was proven to label as f32 does",
-    "log_level": "of the workers' logs",
+    "precision": "precision of the engine: auto is the fastest that was proven to label as f32 does",
+    "log_level": "level of the workers' logs",
     "training.height_px": "height of the network's input, pixels",
     "training.width_px": "width of the network's input, pixels",
     "training.epochs": "passes over the training images, at most",
-    "training.optimizer": "how weights follow gradients",
-    "training.momentum": "of the momentum optimizer",
-    "training.weight_decay": "as the optimizer defines it; biases and batch norm have none",
-    "training.lr_schedule": "the way of the learning rate from lr_max to lr_end after the warm-up",
+    "training.optimizer": "how gradients change the weights",
+    "training.momentum": "for the momentum optimizer",
+    "training.weight_decay": "as the optimizer defines it; not for biases and batch norm",
+    "training.lr_schedule": "how the learning rate goes from lr_max to lr_end after the warm-up",
     "training.head_bias": "whether the head has a bias",
     "training.warmup_steps": "steps from lr_init to lr_max",
-    "training.label_smoothing": "probability taken from the true class and spread over all",
-    "training.seed": "of the split, the first weights, the order of images and the augmentation",
+    "training.label_smoothing": "probability that is taken from the true class and spread over all",
+    "training.seed": "seed of the split, the first weights, the order of images and the augmentation",
 }
 BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
@@ -70,8 +70,7 @@ A recipe is the table `[training]` of a TOML file. `sortline train --config FILE
 changes one value, `--sweep KEY=V1,V2` tries several. [Training](../guide/training.md#recipes) says which recipes ship.
 
 `intermediate_layers`, `scales`, `flip_averaging`, `hellinger` and `rbf_centers` need a backbone that is frozen whole
-(`freeze = "backbone"`).
-`lr_init` and `lr_end` may not be above `lr_max`.
+(`freeze = "backbone"`). `lr_init` and `lr_end` may not be above `lr_max`.
 
 ## Keys of `[training]`
 """
