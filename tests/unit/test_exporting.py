@@ -203,18 +203,18 @@ def test_an_exported_checkpoint_is_imported_with_its_convention_and_labels(
     about = json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))
 
     import_file(
-        full_store, tmp_path / "mine.ckpt", f"ckpt-{name}", about["network"]["convention"], labels_file(tmp_path)
+        full_store, tmp_path / "mine.ckpt", f"ckpt-{name}", about["network"].get("convention"), labels_file(tmp_path)
     )
 
     first, again = full_store.resolve(name), full_store.resolve(f"ckpt-{name}")
     assert_same_weights(first, again)
     known, found = first.manifest.network or {}, again.manifest.network or {}
-    assert found["convention"] == known["convention"]
+    assert found.get("convention") == known.get("convention")
     assert found["temperature"] == 1.0  # a checkpoint has no place for it, as the docs say
 
 
 @pytest.mark.long
-def test_a_widened_classifier_on_radial_units_is_exported_and_becomes_a_widened_backbone_again(
+def test_a_widened_classifier_on_rbf_units_is_exported_and_becomes_a_widened_backbone_again(
     store: ModelStore, tmp_path: Path
 ) -> None:
     spec = MobileNetV2Spec(
@@ -229,12 +229,14 @@ def test_a_widened_classifier_on_radial_units_is_exported_and_becomes_a_widened_
     )
     network = seeded_network(spec)
     arrays = get_weights(network)
-    near = np.random.default_rng(0).uniform(0, 0.04, (5, spec.features)).astype(np.float32)  # root features' size
+    near = (
+        np.random.default_rng(0).uniform(0, 0.04, (5, spec.features)).astype(np.float32)
+    )  # as large as Hellinger features
     set_weights(network, arrays | {"rbf.centers": near})
-    publish_as(store, "radial", network)
+    publish_as(store, "rbf", network)
 
-    export_version(store, "radial", "safetensors", tmp_path / "mine.safetensors")
-    export_version(store, "radial", "ckpt", tmp_path / "mine.ckpt")
+    export_version(store, "rbf", "safetensors", tmp_path / "mine.safetensors")
+    export_version(store, "rbf", "ckpt", tmp_path / "mine.ckpt")
     import_file(store, tmp_path / "mine.safetensors", "widened", None, None)
 
     again = read_foreign(tmp_path / "mine.safetensors")
@@ -245,7 +247,7 @@ def test_a_widened_classifier_on_radial_units_is_exported_and_becomes_a_widened_
     assert known.spec == spec_from_json(backbone.manifest.network) == replace(spec, classes=0)
     for name, array in backbone_only(arrays, spec).items():
         assert np.array_equal(known.arrays[name], array), name
-    # A checkpoint has no place for the taps, so it can't become a network again.
+    # A checkpoint has no place for intermediate layers, so it can't become a network again.
     with pytest.raises(WeightsError, match=r"rbf.centers is float32\[5, 2240\], not float32\[5, 1280\]"):
         read_foreign(tmp_path / "mine.ckpt")
 

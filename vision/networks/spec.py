@@ -120,6 +120,11 @@ class NetworkSpec(ABC):
         return plain_name(stored)
 
     @classmethod
+    def our_name(cls, cell: str) -> str:
+        """Return our name of a cell below the backbone that holds parameters."""
+        return cell
+
+    @classmethod
     def size_px_of(cls, named: Mapping[str, NDArray[Any]]) -> int:
         """Return the side of the pictures that weights of these plain names are for."""
         return cls.usual_size_px

@@ -148,13 +148,14 @@ def read_foreign(path: Path, *, convention: str | None = None) -> ImportedWeight
 
 
 def _parameters(network: Any) -> dict[str, Any]:
-    """Return the network's parameters by our names; cells are nested as torchvision's, so only the ends differ."""
-    cells = {"head.rbf": RBF, "head.dense": network.spec.head_name}
+    """Return the network's parameters by our names."""
+    heads = {"head.rbf": RBF, "head.dense": network.spec.head_name}
     ends = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     found = {}
     for name, parameter in network.parameters_and_names():
-        prefix, _, end = name.removeprefix("backbone.").rpartition(".")
-        found[f"{cells.get(prefix, prefix)}.{ends.get(end, end)}"] = parameter
+        cell, _, end = name.rpartition(".")
+        ours = heads.get(cell) or network.spec.our_name(cell.removeprefix("backbone."))
+        found[f"{ours}.{ends.get(end, end)}"] = parameter
     return found
 
 
