@@ -7,19 +7,19 @@ checkers alone, and `lazy` finds them at run time:
     if TYPE_CHECKING:
         from jobs.app import make_app
     else:
-        __getattr__ = lazy(__name__, app="make_app")
+        __getattr__ = lazy(__name__, {"app": "make_app"})
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 
-def lazy(package: str, **names: str) -> Callable[[str], Any]:
-    """Return the ``__getattr__`` of ``package``: the names that each of its modules gives, parted by spaces."""
+def lazy(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of ``package``: for each of its modules the names it gives, parted by spaces."""
     modules = {name: module for module, listed in names.items() for name in listed.split()}
 
     def find(name: str) -> Any:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazy(
         __name__,
-        errors="SettingsError",
-        recipe="Recipe read_recipe",
-        settings="Settings environment_of load_settings",
-        tables="parse_assignments read_toml",
+        {
+            "errors": "SettingsError",
+            "recipe": "Recipe read_recipe",
+            "settings": "Settings environment_of load_settings",
+            "tables": "parse_assignments read_toml",
+        },
     )

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazy(
         __name__,
-        app="UNREACHED App make_app",
-        board="ENDED JobBoard JobState",
-        broker="AWAY Keys check_broker connect masked_url passwords redis_now",
-        errors="BrokerAway BrokerError BrokerFull MessageError SchemaMismatch",
-        label="LABEL_RUN ChunkResult LabelChunk Row",
-        messages="QUEUED_AT JobMessage ModelPin from_json to_json",
-        train="EventState JobEvent TrainModel",
+        {
+            "app": "UNREACHED App make_app",
+            "board": "ENDED JobBoard JobState",
+            "broker": "AWAY Keys check_broker connect masked_url passwords redis_now",
+            "errors": "BrokerAway BrokerError BrokerFull MessageError SchemaMismatch",
+            "label": "LABEL_RUN ChunkResult LabelChunk Row",
+            "messages": "QUEUED_AT JobMessage ModelPin from_json to_json",
+            "train": "EventState JobEvent TrainModel",
+        },
     )

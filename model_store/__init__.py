@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 else:
     __getattr__ = lazy(
         __name__,
-        errors="ChecksumError ManifestError ModelNotFound StoreError StoreUnavailable",
-        manifest="ClassEntry Golden Manifest ManifestDraft PrecisionProof",
-        store="ModelStore ModelVersion",
+        {
+            "errors": "ChecksumError ManifestError ModelNotFound StoreError StoreUnavailable",
+            "manifest": "ClassEntry Golden Manifest ManifestDraft PrecisionProof",
+            "store": "ModelStore ModelVersion",
+        },
     )

@@ -313,9 +313,9 @@ def test_a_door_gives_what_others_need_and_no_more(package: str) -> None:
 def test_a_lazy_door_opens_to_the_names_that_type_checkers_know(package: str) -> None:
     (opened,) = [call for call in calls(door_of(package)) if ast.unparse(call.func) == "lazy"]
     table = {
-        (f"{package}.{keyword.arg}", name)
-        for keyword in opened.keywords
-        for name in ast.literal_eval(keyword.value).split()
+        (f"{package}.{module}", name)
+        for module, names in ast.literal_eval(opened.args[1]).items()
+        for name in names.split()
     }
 
     assert table == {
