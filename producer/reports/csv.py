@@ -9,6 +9,7 @@ from pathlib import Path
 from base.text import safe_cell
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
+from producer.reports.report import table
 from producer.runfile import RunFile, StoredRow
 
 _SPECIAL = re.compile('^[=+\\-@\t]|[",\r\n]')  # few cells hold one: a single look at the others
@@ -20,6 +21,9 @@ def write_csv(run: RunFile, path: Path, layout: Layout | None = None, rows: Iter
     """Write the report beside ``path`` and rename it there; return its rows. UTF-8, RFC 4180, ``\\n`` line ends."""
     shown = layout or Layout.of(run.plan)
     return _write(run, path, header(shown), _lines(shown, shown.answers(run.rows() if rows is None else rows)))
+
+
+CSV = table("csv", write_csv)
 
 
 def write_errors(run: RunFile, path: Path, layout: Layout) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
+from producer.reports.report import table
 from producer.runfile import RunFile, StoredRow
 
 
@@ -21,6 +22,9 @@ def write_jsonl(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredR
             file.write(json.dumps(record(layout, answer), ensure_ascii=False) + "\n")
             count += 1
     return count
+
+
+JSONL = table("jsonl", write_jsonl)
 
 
 def record(layout: Layout, answer: Answer) -> dict[str, Any]:

@@ -1,79 +1,46 @@
 """report.html: one page that holds all it needs. Its only script is ours, known to the browser by its hash.
 
 Text of files, labels and workers passes jinja's escaping, or stands as JSON in a block that browsers don't run; the
-page's policy is a second lock. A gallery of 20,000 images is what a browser bears; of larger runs it holds a part.
+page's policy is a second lock.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from time import localtime, strftime
 from typing import Any
-from urllib.parse import quote
 
 from base.durations import duration
-from base.errors import UnavailableError
-from base.image_files import has_image_suffix
-from base.paths import below_root, path_to_text, text_to_path
-from base.urls import is_url
+from base.paths import path_to_text
 from pages import accuracy_card, card, template
 from producer.reports.files import replacing
-from producer.reports.layout import CONFIDENCE_DIGITS, Layout
-from producer.reports.page_parts import evaluated, histogram, ranked
+from producer.reports.gallery import Gallery
+from producer.reports.report import Format, Report
 from producer.reports.summary import Timing
-from producer.reports.tally import Tally
-from producer.reports.thumbnails import SMALL_PX, thumbnails
-from producer.reports.truth import FolderTruth
-from producer.runfile import RunFile, StoredRow
-from storage import ExtraMissing, Folder, open_folder
+from producer.reports.tally import Tally, ranked
+from producer.reports.truth import ClassScore, Evaluation, Score
+from producer.runfile import RunFile
 
-GALLERY_IMAGES = 20_000
-LISTED_ERRORS = 200
-SHOWN_FIRST = 24  # of the least sure, and of the mistakes
-SLOW_IMAGES = 2000  # from here on the making of thumbnails is worth a word
+MOST_IN_MATRIX = 60  # classes; beyond, the most frequent confusions are listed
+MOST_LISTED = 100
+SHADES = 8
+WIDTH, HEIGHT, LEFT, BELOW = 420, 200, 44, 20  # of the histogram, in its own units
 
 
-def write_page(
-    run: RunFile,
-    path: Path,
-    layout: Layout,
-    counts: Tally,
-    *,
-    embed_mb: float,
-    max_pixels: int,
-    say: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Write the page beside ``path`` and rename it there.
+def write_page(report: Report, path: Path) -> None:
+    """Write the page beside ``path`` and rename it there."""
+    from importlib.metadata import version
 
-    Args:
-        embed_mb: size of the thumbnails inside; further images are linked to, and load when they are looked at.
-        max_pixels: images that claim more get no thumbnail.
-        say: is told when it takes long.
-    """
     from markupsafe import Markup
 
-    chosen = _choose(run, counts)
-    gallery = _Gallery(run, layout, path.parent, counts.evaluation is not None)
-    if sum(1 for row in chosen if row.top) > SLOW_IMAGES:
-        say(f"making thumbnails for {path.name}")
-    pictures = _embedded(gallery, chosen, counts, int(embed_mb * 1_000_000), max_pixels, say)
-    by_index = {row.input_index: row for row in chosen}
-    figures = {
-        name: [gallery.figure(by_index[index], pictures) for index in indexes[:SHOWN_FIRST]]
-        for name, indexes in (("review", counts.least_sure), ("mistakes", counts.mistakes))
-    }
+    run, counts = report.run, report.counts
+    gallery = Gallery(report, path)
     page = template(
         "label.html"
     ).stream(
         title=_title(run),
         subtitle=_subtitle(run),
-        images_from=_origin(run.plan.data_root),
+        images_from=gallery.images_from,
         cards=_cards(run, counts),
         counts=counts,
         labels=ranked(counts.labels),
@@ -81,11 +48,11 @@ def write_page(
         reasons=ranked(counts.reasons),
         histogram=histogram(counts),
         evaluation=evaluated(counts.evaluation) if counts.evaluation else None,
-        review=figures["review"],
-        mistakes=figures["mistakes"],
-        errors=[(row.path, row.error, row.detail) for row in chosen if row.error][:LISTED_ERRORS],
-        sampled=_sampled(counts, len(chosen)),
-        data=(Markup(piece) for piece in gallery.json(chosen, pictures)),  # noqa: S704 - escaped by _json
+        review=gallery.figures(counts.least_sure),
+        mistakes=gallery.figures(counts.mistakes),
+        errors=gallery.errors,
+        sampled=gallery.note,
+        data=(Markup(piece) for piece in gallery.json()),  # noqa: S704 - its text is escaped
         footer=f"Made by Sortline {version('sortline')} from run {run.plan.run}; model {run.plan.model}, "
         f"{run.plan.model.digest[:12]}.",
     )
@@ -94,164 +61,7 @@ def write_page(
         page.dump(file, encoding="utf-8")
 
 
-def _choose(run: RunFile, counts: Tally) -> list[StoredRow]:
-    """Return the rows of the gallery: all, or those to look at first, some errors, and every so-manieth of the rest."""
-    if run.total <= GALLERY_IMAGES:
-        return list(run.rows())
-    wanted = {*counts.least_sure, *counts.mistakes}
-    step = -(-run.total // GALLERY_IMAGES)
-    errors = 0
-    chosen = []
-    for row in run.rows():
-        errors += row.error is not None
-        first_errors = row.error is not None and errors <= LISTED_ERRORS
-        if row.input_index in wanted or first_errors or row.input_index % step == 0:
-            chosen.append(row)
-    return chosen
-
-
-def _sampled(counts: Tally, chosen: int) -> str:
-    if chosen == counts.images:
-        return ""
-    step = -(-counts.images // GALLERY_IMAGES)
-    return (
-        f"The gallery holds {chosen:,} of {counts.images:,} images: the least sure, the worst mistakes, the first "
-        f"errors and one in {step} of the others. All counts on this page are of all images."
-    )
-
-
-def _embedded(
-    gallery: _Gallery,
-    chosen: Sequence[StoredRow],
-    counts: Tally,
-    limit: int,
-    max_pixels: int,
-    say: Callable[[str], None],
-) -> dict[int, str]:
-    """Return base64 thumbnails by input index until ``limit`` bytes are full, those to look at first before others."""
-    first = dict.fromkeys([*counts.least_sure[:SHOWN_FIRST], *counts.mistakes[:SHOWN_FIRST]])
-    by_index = {row.input_index: row for row in chosen if row.top}
-    order = [*first, *(index for index in by_index if index not in first)]
-    found: dict[int, str] = {}
-    try:
-        folder = gallery.folder()
-    except UnavailableError as error:
-        say(f"no thumbnails: {error}")
-        return found
-    made = thumbnails((gallery.file(by_index[index].path) for index in order), max_pixels, folder)
-    size = 0
-    for index, data in zip(order, made, strict=True):
-        if data is None:
-            continue
-        found[index] = b64encode(data).decode()
-        size += len(found[index])
-        if size > limit:
-            del found[index]
-            made.close()
-            break
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Figure:
-    path: str
-    name: str
-    confidence: float
-    truth: str
-    second: str
-    source: str
-    tiny: bool
-    missing: str = "no picture to be had here"  # where there is no source
-
-    @property
-    def wrong(self) -> bool:
-        return bool(self.truth) and self.truth != self.name
-
-
-class _Gallery:
-    """Turns rows into what the page shows of an image."""
-
-    def __init__(self, run: RunFile, layout: Layout, folder: Path, with_truth: bool) -> None:
-        self._plan = run.plan
-        self._is_remote = is_url(run.plan.data_root)
-        self._layout = layout
-        self._folder = os.path.realpath(folder)
-        self._truth = FolderTruth(run.plan, layout) if with_truth else None
-        self._names = list(dict.fromkeys(layout.names))
-        self._places = {name: place for place, name in enumerate(self._names)}
-
-    def file(self, path: str) -> str:
-        """Return the path of an image on this machine, or below the data root where that is a URL."""
-        if self._is_remote:
-            return below_root(text_to_path(path), self._plan.base, self._plan.data_root)
-        return os.path.join(self._plan.base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
-
-    def folder(self) -> Folder | None:
-        """Return what reads the images where they are remote; UnavailableError when it can't from here."""
-        if not self._is_remote:
-            return None
-        try:
-            folder = open_folder(self._plan.data_root)
-        except ExtraMissing as error:
-            raise UnavailableError(str(error)) from error
-        folder.check()
-        return folder
-
-    def link(self, path: str) -> str:
-        """Return the address of an image, relative to the page, so that both may be moved together.
-
-        A list may name any file, and a browser would run some kinds: only images are linked.
-        """
-        if not has_image_suffix(path):
-            return ""
-        if self._is_remote:
-            root = self._plan.data_root
-            return f"{root}/{quote(os.fsencode(self.file(path)))}" if _origin(root) else ""
-        try:
-            relative = os.path.relpath(self.file(path), self._folder)
-        except ValueError:  # a NUL byte: no file
-            return ""
-        return "./" + quote(os.fsencode(relative))
-
-    def figure(self, row: StoredRow, pictures: dict[int, str]) -> _Figure:
-        names = [self._layout.names[index] for index, _ in row.top[:2]]
-        embedded = pictures.get(row.input_index)
-        return _Figure(
-            row.path,
-            names[0],
-            row.top[0][1],
-            (self._truth.name(row.path) if self._truth else "") or "",
-            names[1] if len(names) > 1 else "",
-            f"data:image/webp;base64,{embedded}" if embedded else "",
-            0 < max(row.width, row.height) <= SMALL_PX,
-        )
-
-    def json(self, rows: Iterable[StoredRow], pictures: dict[int, str]) -> Iterator[str]:
-        yield f'{{"names":{_json(self._names)},"images":[\n'
-        for number, row in enumerate(rows):
-            yield (",\n" if number else "") + _json(self._columns(row, pictures))
-        yield "\n]}"
-
-    def _columns(self, row: StoredRow, pictures: dict[int, str]) -> list[Any]:
-        names = self._layout.names
-        ranks = [
-            [self._places[names[index]], round(value, CONFIDENCE_DIGITS)]
-            for index, value in row.top[: self._layout.ranks]
-        ]
-        truth = self._truth.name(row.path) if self._truth else None
-        return [
-            row.path,
-            ranks[0][0] if ranks else -1,
-            ranks[0][1] if ranks else -1,
-            self._places[truth] if truth is not None else -1,
-            ranks,
-            row.error or "",
-            row.detail,
-            row.width,
-            row.height,
-            pictures.get(row.input_index, ""),
-            self.link(row.path),
-        ]
+HTML = Format("html", lambda report, path, rows: write_page(report, path), is_table=False)
 
 
 def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
@@ -276,11 +86,6 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
     return cards
 
 
-def _origin(root: str) -> str:
-    """Return the web server that images are linked to, if ``root`` is on one."""
-    return "/".join(root.split("/", 3)[:3]) if root.startswith(("http://", "https://")) else ""
-
-
 def _title(run: RunFile) -> str:
     """Return the last two folders of what was labelled: whoever gets the page need not learn all of the path."""
     return path_to_text("/".join(Path(run.plan.base).parts[-2:]).strip("/")) if run.plan.walked else run.plan.source
@@ -297,7 +102,95 @@ def _subtitle(run: RunFile) -> str:
     return " · ".join(parts)
 
 
-def _json(value: object) -> str:
-    """Return JSON that can stand in a page's data block: nothing in it ends the block or starts another."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def histogram(counts: Tally) -> dict[str, Any]:
+    """Return bars and marks of the images by confidence; wrong ones lie on top of right ones."""
+    bins = len(counts.histogram)
+    most = max(*counts.histogram, 1)
+    room = HEIGHT - BELOW - 10
+    step = (WIDTH - LEFT - 4) / bins
+    drawn: list[dict[str, Any]] = []
+    for place, (images, wrong) in enumerate(zip(counts.histogram, counts.wrong_histogram, strict=True)):
+        height, wrong_height = room * (images - wrong) / most, room * wrong / most
+        words = f"{100 * place // bins} to {100 * (place + 1) // bins} %: {images:,} images"
+        if counts.evaluation is not None:
+            words += f", {wrong:,} of them wrong"
+        top = HEIGHT - BELOW - height
+        drawn.append(
+            {
+                "x": round(LEFT + 2 + place * step, 2),
+                "width": round(step - 2, 2),
+                "y": round(top, 2),
+                "height": round(height, 2),
+                "wrong_y": round(top - wrong_height, 2),
+                "wrong_height": round(wrong_height, 2),
+                "words": words,
+            }
+        )
+    filled = [bar["words"] for bar, images in zip(drawn, counts.histogram, strict=True) if images]
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "bins": drawn,
+        "lines": [{"y": round(HEIGHT - BELOW - room * part, 2), "text": f"{most * part:,.0f}"} for part in (0, 0.5, 1)],
+        "marks": [
+            {"x": LEFT + 2 + (WIDTH - LEFT - 4) * part, "text": f"{100 * part:.0f} %", "anchor": anchor}
+            for part, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end"))
+        ],
+        "words": "Images by confidence. " + "; ".join(filled) + ".",
+    }
+
+
+def evaluated(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what the template needs of an evaluation."""
+    classes = evaluation.classes()
+    names = [item.name for item in classes]
+    folders = ranked(evaluation.other_folders)
+    confusions = evaluation.confusions()
+    return {
+        "words": _words(evaluation),
+        "names": names,
+        "truths": [item.name for item in classes if item.images],
+        "matrix": _matrix(evaluation, classes) if len(names) <= MOST_IN_MATRIX else [],
+        "confusions": confusions[:MOST_LISTED],
+        "classes": [_class(item) for item in sorted(classes, key=lambda item: (item.recall.share, item.name))],
+        "groups": [(row[0] or "(none)", row[1], row[2], row[4]) for row in map(_class, evaluation.group_classes())],
+        "other_folders": folders[:MOST_LISTED],
+        "more_folders": max(0, len(folders) - MOST_LISTED),
+    }
+
+
+def _words(evaluation: Evaluation) -> str:
+    words = f"The folder that an image lies in says what it shows; {evaluation.images:,} images are compared with it."
+    if evaluation.unreadable:
+        words += f" {evaluation.unreadable:,} more could not be labelled and count neither as right nor as wrong."
+    other = sum(evaluation.other_folders.values())
+    if other:
+        words += f" {other:,} lie in folders of other names."
+    return words
+
+
+def _matrix(evaluation: Evaluation, classes: list[ClassScore]) -> list[dict[str, Any]]:
+    rows = []
+    for true in classes:
+        if not true.images:  # only ever answered
+            continue
+        cells = []
+        for answer in classes:
+            count = evaluation.pairs[true.name, answer.name]
+            shade = -(-SHADES * count // true.images)  # any image at all is seen
+            cells.append({"name": answer.name, "count": count, "shade": shade, "off": true.name != answer.name})
+        rows.append({"truth": true.name, "cells": cells})
+    return rows
+
+
+def _class(item: ClassScore) -> tuple[str, ...]:
+    """Return name, images, recall, its interval, precision and F1 as the table shows them."""
+    low, high = item.recall.interval
+    interval = f"{100 * low:.0f} to {100 * high:.0f}" if item.images else ""
+    rates = _percent(item.recall), interval, _percent(item.precision), f"{item.f1:.3f}"
+    return item.name, f"{item.images:,}", *rates
+
+
+def _percent(score: Score) -> str:
+    return f"{100 * score.share:.1f} %" if score.images else "none"

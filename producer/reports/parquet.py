@@ -12,6 +12,7 @@ from producer.errors import UsageError
 from producer.reports.csv import header
 from producer.reports.files import replacing
 from producer.reports.layout import Answer, Layout
+from producer.reports.report import table
 from producer.runfile import RunFile, StoredRow
 
 ROWS_A_GROUP = 10_000  # what is in memory at once
@@ -44,6 +45,9 @@ def write_parquet(run: RunFile, path: Path, layout: Layout, rows: Iterable[Store
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             count += len(group)
     return count
+
+
+PARQUET = table("parquet", write_parquet, check_pyarrow)
 
 
 def schema_of(layout: Layout) -> Any:

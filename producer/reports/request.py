@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from producer.errors import UsageError
 from producer.reports import EMBED_MB
+from producer.reports.csv import write_errors
+from producer.reports.formats import FORMATS
 from producer.reports.layout import Layout, read_class_map
+from producer.reports.report import Report
+from producer.reports.summary import write_summary
 from producer.reports.tally import Tally, Truth, counted
-from producer.runfile import RunFile, StoredRow
-
-TABLES = ("csv", "parquet", "jsonl")
-FORMATS = (*TABLES, "html")
+from producer.runfile import RunFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +88,8 @@ def request_of(
 ) -> Request:
     """Return what options ask for; UsageError for what would fail only when all work is done."""
     outputs = outputs_of(output, formats_of(formats), in_folder=in_folder)
-    if "parquet" in outputs:
-        from producer.reports.parquet import check_pyarrow
-
-        check_pyarrow()
+    for name in outputs.keys() & FORMATS.keys():
+        FORMATS[name].check()
     return Request(
         outputs=outputs,
         ranks=ranks,
@@ -141,41 +140,20 @@ def write_reports(
         say: is told what takes long.
     """
     layout, counts = request.layout(run), Tally(images=run.total)
+    report = Report(run=run, layout=layout, counts=counts, embed_mb=request.embed_mb, max_pixels=max_pixels, say=say)
+    outputs = {name: Path(file) for name, file in request.outputs.items()}
     counting = counted(run, layout, counts, request.truth)
     rows = counting  # the first table counts what it holds: one pass less over a million rows
-    for name, file in request.outputs.items():
-        if name in TABLES:
-            _table_writer(name)(run, Path(file), layout, rows)
+    for name in request.formats:
+        if FORMATS[name].is_table:
+            FORMATS[name].write(report, outputs[name], rows)
             rows = run.rows()
     for _ in counting:  # all of them, where there is no table
         pass
-    for name, file in request.outputs.items():
-        path = Path(file)
-        if name == "html":
-            from producer.reports.page import write_page
-
-            write_page(run, path, layout, counts, embed_mb=request.embed_mb, max_pixels=max_pixels, say=say)
-        elif name == "errors":
-            from producer.reports.csv import write_errors
-
-            write_errors(run, path, layout)
-        elif name == "summary":
-            from producer.reports.summary import write_summary
-
-            write_summary(run, path, counts)
+    for name in request.formats:
+        if not FORMATS[name].is_table:
+            FORMATS[name].write(report, outputs[name], ())
+    write_errors(run, outputs["errors"], layout)
+    write_summary(run, outputs["summary"], counts)
     request.keep(run)
     return counts
-
-
-def _table_writer(name: str) -> Callable[[RunFile, Path, Layout, Iterable[StoredRow]], int]:
-    if name == "csv":
-        from producer.reports.csv import write_csv
-
-        return write_csv
-    if name == "jsonl":
-        from producer.reports.jsonl import write_jsonl
-
-        return write_jsonl
-    from producer.reports.parquet import write_parquet
-
-    return write_parquet

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.reports.files import replacing
-from producer.reports.tally import Tally
+from producer.reports.tally import Tally, ranked
 from producer.reports.truth import ClassScore, Evaluation, Score
 from producer.runfile import RunFile
 
@@ -84,9 +84,9 @@ def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
         "failed": tally.failed,
         "missing": tally.missing,
         "mean_confidence": round(tally.confidence_sum / tally.ok, 4) if tally.ok else None,
-        "labels": counted(tally.labels),
-        "groups": counted(tally.groups),
-        "reasons": counted(tally.reasons),
+        "labels": _counts(tally.labels),
+        "groups": _counts(tally.groups),
+        "reasons": _counts(tally.reasons),
         "started": _moment(timing.started),
         "ended": _moment(timing.ended),
         "seconds": round(timing.seconds, 3),
@@ -100,18 +100,13 @@ def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
     return found
 
 
-def counted(counts: Counter[str]) -> dict[str, int]:
-    """Return counts, the largest first and equal ones by name."""
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
 def evaluated(evaluation: Evaluation) -> dict[str, Any]:
     """Return what the folders' names say about the answers."""
     groups = evaluation.groups
     return {
         "images": evaluation.images,
         "unreadable": evaluation.unreadable,
-        "other_folders": counted(evaluation.other_folders),
+        "other_folders": _counts(evaluation.other_folders),
         "top1": _score(evaluation.top1),
         "top5": _score(evaluation.top5),
         "group": _score(groups) if groups else None,
@@ -119,6 +114,10 @@ def evaluated(evaluation: Evaluation) -> dict[str, Any]:
         "groups": _classes(evaluation.group_classes()),
         "confusions": [{"truth": truth, "label": name, "images": n} for truth, name, n in evaluation.confusions()],
     }
+
+
+def _counts(counts: Counter[str]) -> dict[str, int]:
+    return dict(ranked(counts))
 
 
 def _score(score: Score) -> dict[str, Any]:

@@ -48,6 +48,11 @@ class Tally:
         return self.images - self.ok - self.failed
 
 
+def ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    """Return counts, the largest first and equal ones by name."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
 def tally(run: RunFile, layout: Layout, truth: Truth = "auto") -> Tally:
     """Return the counts of ``run``; ``truth`` is that of ``counted``."""
     found = Tally(images=run.total)

@@ -7,9 +7,8 @@ from pathlib import Path
 from rich.cells import cell_len, set_cell_size
 
 from base.text import printable
-from producer.reports.page_parts import ranked
 from producer.reports.request import Request
-from producer.reports.tally import Tally
+from producer.reports.tally import Tally, ranked
 from producer.reports.truth import Evaluation, Score
 
 MOST_BARS = 12

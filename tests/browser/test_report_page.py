@@ -15,6 +15,7 @@ from playwright.sync_api import Page
 from jobs.label import Row
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
+from producer.reports.report import Report
 from producer.reports.tally import Truth, tally
 from producer.runfile import RunFile
 from tests.browser.conftest import Open
@@ -27,7 +28,8 @@ COLOURS = ("teal", "goldenrod", "slateblue")
 
 def page_of(run: RunFile, path: Path, truth: Truth = "auto", embed_mb: float = 32) -> Path:
     layout = Layout.of(run.plan)
-    write_page(run, path, layout, tally(run, layout, truth), embed_mb=embed_mb, max_pixels=10**8)
+    counts = tally(run, layout, truth)
+    write_page(Report(run=run, layout=layout, counts=counts, embed_mb=embed_mb, max_pixels=10**8), path)
     return path
 
 

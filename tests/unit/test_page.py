@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from jobs.label import Row
-from producer.reports import page as module
+from producer.reports import gallery as module
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
+from producer.reports.report import Report
 from producer.reports.tally import tally
 from producer.runfile import RunFile
 from tests.unit.reported import ok, run_of
@@ -24,7 +25,8 @@ from tests.unit.reported import ok, run_of
 
 def page_of(run: RunFile, path: Path, embed_mb: float = 32, say: Any = lambda text: None) -> str:
     layout = Layout.of(run.plan)
-    write_page(run, path, layout, tally(run, layout), embed_mb=embed_mb, max_pixels=10**8, say=say)
+    counts = tally(run, layout)
+    write_page(Report(run=run, layout=layout, counts=counts, embed_mb=embed_mb, max_pixels=10**8, say=say), path)
     return path.read_text(encoding="utf-8")
 
 

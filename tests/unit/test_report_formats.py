@@ -7,22 +7,28 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.label import Row
+from producer.commands.options import Formats
 from producer.errors import UsageError
 from producer.reports.csv import header, write_csv, write_errors
+from producer.reports.formats import FORMATS
 from producer.reports.jsonl import write_jsonl
 from producer.reports.layout import Layout, read_class_map
 from producer.reports.parquet import schema_of, write_parquet
+from producer.reports.report import table
 from producer.reports.request import Request, formats_of, outputs_of, request_of, write_reports
 from producer.reports.summary import Timing, summary
 from producer.reports.tally import tally
+from producer.runfile import RunFile, StoredRow
 from tests.unit.reported import ok, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,6 +230,30 @@ def test_formats_are_read_from_a_list_and_unknown_ones_refused() -> None:
     assert formats_of(None) == []
     with pytest.raises(UsageError, match="no such format; there are csv, parquet, jsonl, html"):
         formats_of("csv,xlsx")
+
+
+def test_a_format_is_an_entry_of_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_names(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow]) -> int:
+        return path.write_text("".join(f"{answer.path} {answer.ranked[0][0]}\n" for answer in layout.answers(rows)))
+
+    def refuse() -> None:
+        raise UsageError("no package")
+
+    monkeypatch.setitem(FORMATS, "txt", table("txt", write_names))
+    monkeypatch.setitem(FORMATS, "xml", table("xml", write_names, refuse))
+    with run_of(tmp_path, ["a.jpg", "b.jpg"], [ok(0), ok(2)]) as run:
+        counts = write_reports(run, request_of(tmp_path / "out", "txt,html"), max_pixels=1)
+
+    assert (tmp_path / "out" / "report.txt").read_text() == "a.jpg glass\nb.jpg tin\n"
+    assert (counts.ok, (tmp_path / "out" / "report.html").is_file()) == (2, True)
+    with pytest.raises(UsageError, match="no package"):  # before anything is labelled
+        request_of(tmp_path / "r.xml", None)
+
+
+def test_the_help_names_every_format() -> None:
+    (option,) = get_args(Formats)[1:]
+
+    assert option.help.startswith(f"{', '.join(FORMATS)};")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""What every format of a report is written from, and what a format is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from producer.reports import EMBED_MB
+from producer.reports.layout import Layout
+from producer.reports.tally import Tally
+from producer.runfile import RunFile, StoredRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One report of a run.
+
+    Attributes:
+        counts: complete once a table is written.
+        embed_mb: size of the thumbnails inside a page; further images are linked to, and load when looked at.
+        max_pixels: images that claim more get no thumbnail.
+        say: takes a line for a person, when something takes long.
+    """
+
+    run: RunFile
+    layout: Layout
+    counts: Tally
+    embed_mb: float = EMBED_MB
+    max_pixels: int
+    say: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format, as ``--format`` names it; the name is the suffix of its files as well.
+
+    Attributes:
+        write: writes a report beside the path and renames it there, of the rows if it is a table.
+        is_table: whether it has a row an image; tables are written while rows are counted, others from the counts.
+        check: raises UsageError where a package is missing: before hours of labelling, not after.
+    """
+
+    name: str
+    write: Callable[[Report, Path, Iterable[StoredRow]], object]
+    is_table: bool = True
+    check: Callable[[], None] = lambda: None
+
+
+def table(
+    name: str,
+    write: Callable[[RunFile, Path, Layout, Iterable[StoredRow]], int],
+    check: Callable[[], None] = lambda: None,
+) -> Format:
+    """Return the format whose rows ``write`` writes."""
+    return Format(name, lambda report, path, rows: write(report.run, path, report.layout, rows), check=check)
