@@ -234,6 +234,7 @@ def test_formats_are_read_from_a_list_and_unknown_ones_refused() -> None:
 
 def test_a_format_is_an_entry_of_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_names(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow]) -> int:
+        path.parent.mkdir()
         return path.write_text("".join(f"{answer.path} {answer.ranked[0][0]}\n" for answer in layout.answers(rows)))
 
     def refuse() -> None:
