@@ -1,7 +1,8 @@
 """Take the pictures of docs/images of a finished demo: ``python -m docs.images.make_pictures demo-run``.
 
-`sortline eval` labels the demo's held-out digits, and Debian's Chromium takes pictures of the page that it writes. Then
-`sortline up` labels and trains at the same time, and Chromium looks at its Flower. Nothing in them is drawn by hand.
+`sortline eval` labels the demo's held-out digits, and Debian's Chromium takes pictures of the page that it writes, and
+of the page of the training. Then `sortline up` labels and trains at the same time, and Chromium looks at its Flower.
+Nothing in them is drawn by hand.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> int:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         take_report(browser, demo)
+        take_training(browser, demo)
         with stack_up(demo):
             take_flower(browser, demo)
         browser.close()
@@ -60,6 +62,13 @@ def take_report(browser: Browser, demo: Path) -> None:
     page.select_option("#order", "least")
     page.evaluate("document.getElementById('images').scrollIntoView()")
     take(page, "report-gallery.png")
+
+
+def take_training(browser: Browser, demo: Path) -> None:
+    """Take the picture of the page of the demo's training."""
+    page = browser.new_page(viewport={"width": 1180, "height": 730}, color_scheme="light")
+    page.goto((demo / "home" / "store" / "digits" / "versions" / "0001" / "report.html").as_uri())
+    take(page, "training.png")
 
 
 def take_flower(browser: Browser, demo: Path) -> None:
