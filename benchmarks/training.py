@@ -155,7 +155,7 @@ class Job:
 
     Attributes:
         seconds: wall time.
-        phases: the worker's seconds by phase; "features" holds export, the search for near copies, and reading.
+        phases: the worker's seconds by phase; "features" holds export, the search for near-duplicates, and reading.
         reading_rate: images or views a second while features were read, as the command showed it.
         peak_bytes: the most that a process of the worker had resident.
         cpu_s: of the command, Redis and the worker.

@@ -1,8 +1,8 @@
 """kombu's Redis transport, made to outlive queue entries that are no messages of ours.
 
-kombu pops an entry and trusts its form: one that has another ends the worker, and a compressed body is unpacked whole
-before any limit of ours sees it. It also reckons by each host's clock how long a message has been lent out, so that a
-worker whose clock is fast takes the work of all others: here the clock of Redis counts. Importing this module puts the
+kombu pops an entry and trusts its structure: any other ends the worker, and a compressed body is unpacked whole before
+any limit of ours. It also takes from each host's clock for how long a message has been unacknowledged, so that a worker
+whose clock is fast takes the work of all others: here the clock of Redis counts. Importing this module puts the
 checked transport in place of kombu's in this process. A refused entry is gone from the queue; had it been a chunk, the
 producer would send it again.
 """
@@ -89,11 +89,11 @@ class QoS(kombu_redis.QoS):
     """What was taken and is not acknowledged, since when by the clock of Redis."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        lent = [message._raw, message.delivery_info["exchange"], message.delivery_info["routing_key"]]
+        unacknowledged = [message._raw, message.delivery_info["exchange"], message.delivery_info["routing_key"]]
         with self.channel.conn_or_acquire() as client:
             pipeline = client.pipeline()
             pipeline.zadd(self.unacked_index_key, {delivery_tag: redis_now(client)})
-            pipeline.hset(self.unacked_key, delivery_tag, dumps(lent))
+            pipeline.hset(self.unacked_key, delivery_tag, dumps(unacknowledged))
             pipeline.execute()
         virtual.QoS.append(self, message, delivery_tag)
 
@@ -126,13 +126,13 @@ class Channel(kombu_redis.Channel):
             return super()._brpop_read(**options)
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             if self.connection.handing_on:
-                raise  # not of the entry: Celery's own trouble
+                raise  # not of the entry: an error of Celery's own
             _refuse(f"no JSON: {error!r:.200}")
             raise Empty from error
 
 
 class Transport(kombu_redis.Transport):
-    """A transport that hands on only what has the form of a message."""
+    """A transport that hands on only what is built like a message."""
 
     Channel = Channel
     handing_on = False
@@ -144,7 +144,7 @@ class Transport(kombu_redis.Transport):
             _refuse(f"{queue}: {error!s:.500}")
             return
         if not entry.headers.task and not queue.endswith("pidbox") and not queue.startswith("celeryev"):
-            _refuse(f"{queue}: no task is named")  # Celery would look for one in the body, trusting its form
+            _refuse(f"{queue}: no task is named")  # Celery would look for one in the body, whatever that is
             return
         self.handing_on = True
         super()._deliver(message, queue)

@@ -58,7 +58,7 @@ class DeviceUse(Collector):
 
 
 class Nvidia:
-    """NVIDIA's management library, where the driver brought one; without it, there are no GPUs to tell of."""
+    """NVIDIA's management library, where the driver brought one; without it, there are no GPUs to report."""
 
     def __init__(self, library: Any = None) -> None:
         self._library = library
@@ -71,7 +71,7 @@ class Nvidia:
         self._devices = found.value if ready else 0
 
     def shares(self) -> Iterator[tuple[int, float]]:
-        """Yield (index, share of the last moment in which the GPU computed) of each GPU that tells."""
+        """Yield (index, share of the last moment in which the GPU computed) of each GPU that reports it."""
         for index in range(self._devices):
             handle, use = ctypes.c_void_p(), _Utilisation()
             if self._library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):

@@ -27,7 +27,7 @@ def guard(app: Celery, runtime: Runtime) -> None:
 def strategy(runtime: Runtime, task: Task, app: Celery, consumer: Any, **options: Any) -> Callable[..., None]:
     """Return Celery's handler of the messages of ``task``, behind a check.
 
-    Celery unpacks a body of another form than ``[args, kwargs, embed]`` where nothing catches the error: the worker
+    Celery unpacks a body that is not ``[args, kwargs, embed]`` where nothing catches the error: the worker
     ends, and the message goes back, to end the next one.
     """
     handle = default(task, app, consumer, **options)

@@ -46,7 +46,7 @@ def train(
     ] = Promote.gate,
     fail_on_leak: Annotated[
         bool,
-        typer.Option("--fail-on-leak", help="Refuse a val/ that holds near copies of training images."),
+        typer.Option("--fail-on-leak", help="Refuse a val/ that holds near-duplicates of training images."),
     ] = False,
     folds: Annotated[
         int | None,

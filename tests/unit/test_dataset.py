@@ -202,7 +202,7 @@ def named_families(dataset: Dataset) -> list[list[str]]:
 @pytest.mark.parametrize("name", ["families.csv", "manifest.csv"])
 def test_families_named_in_a_file_are_kept_together_with_what_is_found(tmp_path: Path, name: str) -> None:
     class_folders(tmp_path, "cat", "dog", images=5)
-    write(tmp_path / "cat" / "near.jpg", picture(3), 50)  # a near copy of cat/03.png
+    write(tmp_path / "cat" / "near.jpg", picture(3), 50)  # a near-duplicate of cat/03.png
     (tmp_path / name).write_text(
         "file,family,note\n"
         "dog/04.png,,the first row names none\n"
@@ -239,7 +239,7 @@ def test_a_manifest_of_something_else_names_no_families(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
-def test_copies_near_copies_and_mirror_images_are_one_family(tmp_path: Path) -> None:
+def test_duplicates_near_duplicates_and_mirror_images_are_one_family(tmp_path: Path) -> None:
     original = picture(7)
     write(tmp_path / "cat" / "a.png", original)
     shutil.copy(tmp_path / "cat" / "a.png", tmp_path / "cat" / "b.png")
@@ -267,10 +267,10 @@ def test_an_image_that_can_not_be_decoded_is_related_to_its_exact_copies_only(tm
     assert [[image.path.name for image in family] for family in families] == [["a.png", "b.png"], ["c.png"]]
 
 
-def test_images_that_can_not_be_decoded_do_not_hide_near_copies_behind_them(tmp_path: Path) -> None:
+def test_images_that_can_not_be_decoded_do_not_hide_near_duplicates_behind_them(tmp_path: Path) -> None:
     names = [f"{number:02d}.png" for number in range(40)]
     for number, name in enumerate(names):
-        write(tmp_path / name, picture(number // 2))  # and beside it a darker near copy
+        write(tmp_path / name, picture(number // 2))  # and beside it a darker near-duplicate
         if number % 2:
             write(tmp_path / name, (picture(number // 2) * 0.8).astype(np.uint8))
     for number in (0, 17, 30):

@@ -67,7 +67,7 @@ def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_pa
     assert sorted(error.split(":")[0] for error in data.skipped) == sorted([str(cut), str(gone)])
 
 
-def test_near_copies_on_both_sides_are_told_with_examples_and_refused_on_request(tmp_path: Path) -> None:
+def test_near_duplicates_on_both_sides_are_reported_with_examples_and_refused_on_request(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     photos = tmp_path / "photos"
     for side in ("train", "val"):

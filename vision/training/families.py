@@ -1,14 +1,15 @@
-"""Families: images of one class that are copies or near copies of one another, and splits that keep them together.
+"""Families: images of one class that are duplicates or near-duplicates, and splits that keep them together.
 
-Data sets gathered from the web or blown up by augmentation hold one picture many times. Dealt out image by image,
-copies land on both sides and the validation score measures memory. So whole families are dealt.
+Datasets gathered from the web or enlarged by augmentation hold one picture many times. Split image by image, such
+duplicates land on both sides, and by this data leakage the validation score measures memory. So families are split as
+wholes.
 
 Two images of a class are related when their files are equal, when the 64-bit perceptual hashes of the one and of the
 other or its mirror image differ in at most `NEAR_BITS` bits, or, where the caller has a backbone's features of them,
 when the cosine of the features is at least `NEAR_COSINE`. A family is whatever is linked by a chain of relations.
 
-The hash finds recompressed, rescaled and recoloured copies. Turned, zoomed and shifted ones only features find: pass
-them wherever there is a backbone.
+The hash finds recompressed, rescaled and recoloured duplicates. Turned, zoomed and shifted ones are found by features
+only: pass them wherever there is a backbone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from base.process import available_cpus
 from vision.images.preprocess import Preprocessing, load_image
 from vision.training.dataset import DatasetError, LabelledImage, file_digests
 
-NEAR_BITS = 8  # of 64; recompressed and rescaled copies stay below, unrelated pictures of one class lie around 32
+NEAR_BITS = 8  # of 64; recompressed and rescaled duplicates stay below, unrelated pictures of one class lie around 32
 # Of pooled MobileNetV2 features. Held to families found with care in 1,811 web photos, a split at 0.75 leaves 6 % of
 # its validation photos a relative in training; one at 0.79 21 %, one by hash alone 78 %, one by photo 81 %.
 NEAR_COSINE = 0.75
@@ -45,7 +46,7 @@ class Features(Protocol):
     def __getitem__(self, chosen: NDArray[np.int64], /) -> NDArray[np.float32]: ...
 
 
-class _Marks(NamedTuple):
+class _Fingerprints(NamedTuple):
     """What images are compared by, a row each: sha256 or "", hashes int8 (N, 2, 64), features."""
 
     digests: list[str]
@@ -74,7 +75,7 @@ def split_by_family(
 
     The same images and seed give the same split, and one class's deal does not depend on another's. Every class keeps
     training images; a class of a single family has no validation images. An image that can't be decoded is related to
-    its exact copies only: reading it for training reports it.
+    its byte-identical duplicates only: reading it for training reports it.
 
     Args:
         images: each file once.
@@ -175,7 +176,7 @@ def find_leaks(
     validation_features: Features | None = None,
     digests: Mapping[Path, str] | None = None,
 ) -> list[tuple[Path, Path]]:
-    """Return the pairs (training path, validation path) that are related, sorted: copies of what a score is held to."""
+    """Return the pairs (training path, validation path) that are related, sorted: data leakage."""
     pairs = set(_related(train, validation, train_features, validation_features, digests))
     return sorted((train[one].path, validation[other].path) for one, other in pairs)
 
@@ -213,23 +214,23 @@ def _related(
     digests: Mapping[Path, str] | None,
 ) -> Iterator[tuple[int, int]]:
     """Yield pairs of places (in left, in right) of related images of one class, some of them more than once."""
-    marks = _marks(left, left_features, digests)
-    others = marks if right is left else _marks(right, right_features, digests)
+    own = _fingerprints(left, left_features, digests)
+    others = own if right is left else _fingerprints(right, right_features, digests)
     classes = [np.array([image.class_index for image in images], np.int64) for images in (left, right)]
     for class_index in np.unique(classes[0]):
         ours, theirs = (np.flatnonzero(of == class_index) for of in classes)
-        copies: dict[str, list[int]] = defaultdict(list)
+        duplicates: dict[str, list[int]] = defaultdict(list)
         for place in theirs:
-            copies[others.digests[place]].append(int(place))
-        yield from ((int(place), copy) for place in ours for copy in copies[marks.digests[place]])
+            duplicates[others.digests[place]].append(int(place))
+        yield from ((int(place), other) for place in ours for other in duplicates[own.digests[place]])
         # Of hashes as +1 and -1 the product is 64 less twice the bits that differ; BLAS does that fastest.
         for turned in (0, 1):
-            left_hashes, right_hashes = marks.hashes[ours, 0], others.hashes[theirs, turned]
+            left_hashes, right_hashes = own.hashes[ours, 0], others.hashes[theirs, turned]
             least = 64 - 2 * NEAR_BITS
             for one, other in _alike(left_hashes.astype(np.float32), right_hashes.astype(np.float32), least):
                 yield int(ours[one]), int(theirs[other])
-        if marks.features is not None and others.features is not None:
-            for one, other in _alike(_unit(marks.features[ours]), _unit(others.features[theirs]), NEAR_COSINE):
+        if own.features is not None and others.features is not None:
+            for one, other in _alike(_unit(own.features[ours]), _unit(others.features[theirs]), NEAR_COSINE):
                 yield int(ours[one]), int(theirs[other])
 
 
@@ -244,13 +245,15 @@ def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _marks(images: Sequence[LabelledImage], features: Features | None, digests: Mapping[Path, str] | None) -> _Marks:
+def _fingerprints(
+    images: Sequence[LabelledImage], features: Features | None, digests: Mapping[Path, str] | None
+) -> _Fingerprints:
     if features is not None and len(features) != len(images):
         raise DatasetError(f"features of {len(features)} images for {len(images)} images; pass one row an image")
     paths = [image.path for image in images]
     if digests is None:
         digests = file_digests(paths)
-    return _Marks([digests.get(path, f"unreadable {path}") for path in paths], _hashes(paths), features)
+    return _Fingerprints([digests.get(path, f"unreadable {path}") for path in paths], _hashes(paths), features)
 
 
 def _hashes(paths: Sequence[Path]) -> NDArray[np.int8]:

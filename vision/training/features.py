@@ -35,7 +35,7 @@ VIEWS_AT_ONCE = 512  # computed between two writes to the cache, looks at progre
 VIEWS_AHEAD = 64  # decoded before the engine wants them: 10 MB at 224 x 224
 SOURCE_ROOM = 1.5  # augmented views are cut from an image this much larger than the network's input a side
 
-Say = Callable[[int, int, float], None]  # views done, views in all, views a second
+Report = Callable[[int, int, float], None]  # views done, views in all, views a second
 Digests = Mapping[Path, str]  # sha256 of each file that can be read
 
 
@@ -84,11 +84,11 @@ class Extractor:
             height_px=height, width_px=width, fit=preprocessing.fit, crop_fraction=preprocessing.crop_fraction
         )
 
-    def extract(self, images: Sequence[LabelledImage], digests: Digests, repeats: int, say: Say) -> Extracted:
+    def extract(self, images: Sequence[LabelledImage], digests: Digests, repeats: int, report: Report) -> Extracted:
         """Return the features of every image, plain and in ``repeats`` augmented views; only missing ones are computed.
 
-        An image without a digest could not be read. ``say`` is called now and then; what it raises ends the work, and
-        what was computed by then is kept.
+        An image without a digest could not be read. ``report`` is called now and then; what it raises ends the work,
+        and what was computed by then is kept.
         """
         paths: dict[str, list[Path]] = {}
         for image in images:
@@ -101,7 +101,7 @@ class Extractor:
         for position, (digest, view) in enumerate(keys):
             if position in missing:
                 wanted.setdefault(digest, []).append(view)
-        errors = self._compute(wanted, paths, keys, say)
+        errors = self._compute(wanted, paths, keys, report)
         good: list[LabelledImage] = []
         bad: list[str] = []
         for image in images:
@@ -118,7 +118,7 @@ class Extractor:
         wanted: Mapping[str, list[int]],
         paths: Mapping[str, list[Path]],
         keys: Mapping[tuple[str, int], bytes],
-        say: Say,
+        report: Report,
     ) -> dict[str, str]:
         """Compute the wanted views of each digest into the space; return by digest why an image can't be decoded."""
         errors: dict[str, str] = {}
@@ -134,7 +134,7 @@ class Extractor:
             rows.clear()
             added += len(together)
             done = added + sum(len(wanted[digest]) for digest in errors)
-            say(done, total, done / (time.perf_counter() - started))
+            report(done, total, done / (time.perf_counter() - started))
 
         loads = (partial(self._load, digest, paths[digest], views) for digest, views in wanted.items())
         ahead = max(2, VIEWS_AHEAD // max(map(len, wanted.values()), default=1))
@@ -185,7 +185,7 @@ class Extractor:
 
 
 def load_pixels(
-    images: Sequence[LabelledImage], preprocessing: Preprocessing, limits: ImageLimits, file: Path, say: Say
+    images: Sequence[LabelledImage], preprocessing: Preprocessing, limits: ImageLimits, file: Path, report: Report
 ) -> Extracted:
     """Return the plain views as pixels uint8 (N, H, W, 3) RGB, which lie in ``file``.
 
@@ -213,7 +213,7 @@ def load_pixels(
                     stored.write(loaded.data)
                     good.append(image)
             done = start + len(some)
-            say(done, len(images), done / (time.perf_counter() - started))
+            report(done, len(images), done / (time.perf_counter() - started))
     shape = (len(good), preprocessing.height_px, preprocessing.width_px, 3)
     # An empty file can't be mapped.
     pixels = np.memmap(file, np.uint8, "r", shape=shape) if good else np.zeros(shape, np.uint8)

@@ -1,4 +1,4 @@
-"""report.html of a training job: what the template ``training.html`` shows, in the form that it shows it."""
+"""report.html of a training job: what the template ``training.html`` shows."""
 
 from __future__ import annotations
 

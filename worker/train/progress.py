@@ -1,4 +1,4 @@
-"""What people hear of a training job while it runs, and how long its phases take."""
+"""What is reported of a training job while it runs, and how long its phases take."""
 
 from __future__ import annotations
 
