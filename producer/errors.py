@@ -7,7 +7,7 @@ TOO_MANY_FAILURES = 4
 UNREACHABLE = 69  # EX_UNAVAILABLE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 
-PATIENCE_S = 120.0  # a Redis that is away for longer can't be reached
+REDIS_AWAY_LIMIT_S = 120.0  # of Redis; away for longer, it can't be reached
 
 
 class ProducerError(Exception):

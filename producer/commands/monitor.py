@@ -63,7 +63,7 @@ def monitor(
             check_broker(client, settings)  # Celery would repeat a wrong password for ever
         except BrokerAway as error:
             print(f"sortline: {error}; waiting for it", file=sys.stderr)
-    print(flower.told, flush=True)
+    print(flower.message, flush=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FLOWER_")}
     environment = {**kept, **flower.environment, "SORTLINE_BROKER": str(settings.broker)}
     os.chdir(settings.home)  # Python and Flower read files of the working folder as programs

@@ -118,7 +118,7 @@ def up(
         )
         try:
             while True:
-                stack.look()
+                stack.check()
                 time.sleep(0.5)
         except KeyboardInterrupt:
             console.print("stopping: workers finish the work at hand")

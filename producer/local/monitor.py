@@ -30,16 +30,16 @@ ON = frozenset({"1", "true", "yes", "on", "t", "y"})
 # A command line is no place for a secret.
 SECRET = frozenset({"basic_auth", "oauth2_secret", "cookie_secret"})
 OWN_LOGINS = "flower.views.auth."  # classes for logins at GitHub, GitLab, Google and others
-# What these name is told by our own options and settings.
+# What these name has options and settings of ours.
 OURS = {"address": "--address", "port": "--port", "read_only": "--read-only or --allow-changes", "db": "--home"}
 
 
 @dataclass(frozen=True, slots=True)
 class Flower:
-    """How Flower is to run: its environment, and the line that tells a person how to reach it."""
+    """How Flower is to run: its environment, and the line that says how to reach it."""
 
     environment: Mapping[str, str]
-    told: str
+    message: str
 
 
 def plan_flower(
@@ -52,7 +52,7 @@ def plan_flower(
     options: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Flower:
-    """Return how Flower runs with these wishes; Flower's own variables in the environment count as well.
+    """Return how Flower runs with these options; Flower's own variables in the environment count as well.
 
     Args:
         home: where the password and the database are kept.
@@ -68,46 +68,46 @@ def plan_flower(
         for name, value in (os.environ if environment is None else environment).items()
         if name.startswith("FLOWER_") and value
     }
-    wishes = {**given, **_parse(options)}
-    if "conf" in wishes or not wishes.get("auth_provider", OWN_LOGINS).startswith(OWN_LOGINS):
+    chosen = {**given, **_parse(options)}
+    if "conf" in chosen or not chosen.get("auth_provider", OWN_LOGINS).startswith(OWN_LOGINS):
         raise UsageError(
             "Flower's conf, and an auth_provider that is not Flower's, are not passed on: they run code that could "
             "undo the password"
         )
-    wishes["address"] = address or given.get("address", ADDRESS)
-    wishes["port"] = str(port or given.get("port") or free_port(wishes["address"]))
-    wishes["read_only"] = "true" if read_only and given.get("read_only", "true").lower() in ON else "false"
+    chosen["address"] = address or given.get("address", ADDRESS)
+    chosen["port"] = str(port or given.get("port") or free_port(chosen["address"]))
+    chosen["read_only"] = "true" if read_only and given.get("read_only", "true").lower() in ON else "false"
     defaults = {
         "persistent": "true",
         "db": str(home / "flower.db"),
         "state_save_interval": "60000",  # milliseconds: else only a clean stop saves
         "purge_offline_workers": "600",  # seconds: each start of a worker has a name of its own
     }
-    told = f"Flower at http://{_host(wishes['address'])}:{wishes['port']}"
+    message = f"Flower at http://{_host(chosen['address'])}:{chosen['port']}"
     if not auth:
-        wishes.pop("basic_auth", None)
-        wishes.pop("auth", None)
-    elif "auth" in wishes:
-        told += ", with a login by OAuth"
-    elif "basic_auth" in wishes:
-        told += ", user and password as in FLOWER_BASIC_AUTH"
+        chosen.pop("basic_auth", None)
+        chosen.pop("auth", None)
+    elif "auth" in chosen:
+        message += ", with a login by OAuth"
+    elif "basic_auth" in chosen:
+        message += ", user and password as in FLOWER_BASIC_AUTH"
     else:
         password, is_new = flower_password(home)
-        wishes["basic_auth"] = f"{USER}:{password}"
+        chosen["basic_auth"] = f"{USER}:{password}"
         kept = password_file(home)
-        told += f", user {USER}, password {f'{password} (shown once, kept in {kept})' if is_new else f'in {kept}'}"
-    _refuse_strangers(wishes)
-    told += "; read-only" if wishes["read_only"] == "true" else "; it may revoke tasks and stop workers"
-    return Flower({f"FLOWER_{name.upper()}": value for name, value in (defaults | wishes).items()}, told)
+        message += f", user {USER}, password {f'{password} (shown once, kept in {kept})' if is_new else f'in {kept}'}"
+    _require_login(chosen)
+    message += "; read-only" if chosen["read_only"] == "true" else "; it may revoke tasks and stop workers"
+    return Flower({f"FLOWER_{name.upper()}": value for name, value in (defaults | chosen).items()}, message)
 
 
 def start_flower(stack: LocalStack) -> str:
-    """Start Flower in ``stack``; return the line that tells a person how to reach it, or why it isn't there."""
+    """Start Flower in ``stack``; return the line that says how to reach it, or why it isn't there."""
     if find_spec("flower") is None:
         return NOT_INSTALLED
     flower = plan_flower(stack.settings.home)
     stack.start("flower", list(COMMAND), flower.environment)
-    return flower.told
+    return flower.message
 
 
 def password_file(home: Path) -> Path:
@@ -163,15 +163,15 @@ def _parse(options: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _refuse_strangers(wishes: Mapping[str, str]) -> None:
+def _require_login(chosen: Mapping[str, str]) -> None:
     """Raise where somebody could reach Flower without a password."""
-    if wishes.get("basic_auth") or wishes.get("auth"):
+    if chosen.get("basic_auth") or chosen.get("auth"):
         return
-    if wishes.get("unix_socket"):
+    if chosen.get("unix_socket"):
         raise UsageError("Flower's unix socket is open to every user of this machine: not without a password")
-    if not is_loopback(wishes["address"]):
+    if not is_loopback(chosen["address"]):
         raise UsageError(
-            f"Flower at {wishes['address']} without a password would let everybody in; leave out --no-auth, "
+            f"Flower at {chosen['address']} without a password would let everybody in; leave out --no-auth, "
             "or bind it to 127.0.0.1"
         )
 

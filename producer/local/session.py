@@ -49,7 +49,7 @@ class Session:
     def watch(self) -> None:
         """Start again what has ended of the private stack; StackError when that would not help."""
         if self.stack is not None:
-            self.stack.look()
+            self.stack.check()
 
     def workers(self, kind: str, timeout_s: float = 1.0) -> list[str]:
         """Return the names of the workers that consume queue ``kind`` and answer in time."""

@@ -45,7 +45,7 @@ class LocalStack:
         self._workers = workers
         self._persistent = persistent
         self._owned_folder = not folder
-        self._processes = Supervisor(self.folder, lambda line: self.say(line), for_good=persistent)
+        self._processes = Supervisor(self.folder, lambda line: self.say(line), persistent=persistent)
         self.say: Callable[[str], None] = _to_stderr  # tells a person what ended, and what is done about it
         self.settings = settings
 
@@ -85,7 +85,7 @@ class LocalStack:
         self.start(f"{kind} worker", [sys.executable, "-m", "worker", "--queues", kind])
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
-        """Start a process whose output goes to a log file in HOME/logs; keep it alive while this one looks after it."""
+        """Start a process whose output goes to a log file in HOME/logs; keep it alive while this one checks it."""
         self._processes.start(name, command, {**self.environment(), **(environment or {})}, self.log_file(name))
 
     def environment(self) -> dict[str, str]:
@@ -96,9 +96,9 @@ class LocalStack:
         """Where the output of process ``name`` goes."""
         return self.settings.home / "logs" / f"{self.folder.name}-{name.replace(' ', '-')}.log"
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Start again what has ended; StackError when that would not help."""
-        self._processes.look()
+        self._processes.check()
 
     def _becomes_idle(self) -> bool:
         """Whether workers acknowledge all they took, and so have written its rows and log lines, in a moment."""
@@ -131,7 +131,7 @@ class LocalStack:
     def _await_redis(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
-            self._processes.demand(REDIS)
+            self._processes.require(REDIS)
             if is_answering(self.socket):
                 return
             time.sleep(0.01)

@@ -43,19 +43,19 @@ class _Kept:
 
 
 class Supervisor:
-    """Starts processes, and starts them again at each ``look`` after they ended.
+    """Starts processes, and starts them again at each ``check`` after they ended.
 
     Args:
         folder: where they run; ``python -m`` looks there first, so it holds no code.
         say: takes a line for a person: what ended, how, and what is done about it.
-        for_good: whether the processes serve more than this command. If not, one that reports a failure at its start
+        persistent: whether the processes serve more than this command. If not, one that reports a failure at its start
             ends the command, which says so at once.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None], *, for_good: bool) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None], *, persistent: bool) -> None:
         self._folder = folder
         self._say = say
-        self._for_good = for_good
+        self._persistent = persistent
         self._kept: dict[str, _Kept] = {}
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
@@ -64,7 +64,7 @@ class Supervisor:
         process = self._spawn(command, environment, log)
         self._kept[name] = _Kept(name, command, environment, log, process, started=time.monotonic())
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Start again what has ended; StackError, with the last lines of its log, when that would not help."""
         now = time.monotonic()
         for kept in self._kept.values():
@@ -75,14 +75,14 @@ class Supervisor:
             elif (code := kept.process.poll()) is not None:
                 quick = now - kept.started < LIVED_S
                 kept.quick_deaths = kept.quick_deaths + 1 if quick else 1
-                if self._is_hopeless(code, kept.quick_deaths, quick=quick):
+                if self._is_final(code, kept.quick_deaths, quick=quick):
                     raise _ended(kept, code)
                 wait_s = 0.0 if code == 0 else min(2.0 ** (kept.quick_deaths - 1), LONGEST_WAIT_S)
                 when = f"in {wait_s:.0f} s" if wait_s else "now"
                 self._say(f"the {kept.name} ended with {how_it_ended(code)}; it starts again {when} (log: {kept.log})")
                 kept.again_at = now + wait_s
 
-    def demand(self, name: str) -> None:
+    def require(self, name: str) -> None:
         """Raise StackError when process ``name`` has ended, however it did."""
         kept = self._kept[name]
         if (code := kept.process.poll()) is not None:
@@ -116,8 +116,8 @@ class Supervisor:
                 while True:
                     os.waitpid(-process.pid, 0)
 
-    def _is_hopeless(self, code: int, quick_deaths: int, *, quick: bool) -> bool:
-        if code == USAGE or self._for_good:
+    def _is_final(self, code: int, quick_deaths: int, *, quick: bool) -> bool:
+        if code == USAGE or self._persistent:
             return code == USAGE
         return quick_deaths > QUICK_DEATHS or (quick and code > 0 and code != STUCK)
 
@@ -138,7 +138,7 @@ class Supervisor:
 
 def _ended(kept: _Kept, code: int) -> StackError:
     return StackError(
-        f"the {kept.name} ended with {how_it_ended(code)}. Its last words ({kept.log}):\n{_tail(kept.log)}"
+        f"the {kept.name} ended with {how_it_ended(code)}. The end of its log ({kept.log}):\n{_tail(kept.log)}"
     )
 
 

@@ -75,8 +75,8 @@ def _lines(layout: Layout, answers: Iterable[Answer]) -> Iterator[str]:
 
 
 def _picture(answer: Answer) -> str:
-    told = f"{_cell(answer.error or '')},{_cell(answer.detail)}" if answer.error or answer.detail else ","
-    return f"{told},{answer.width or ''},{answer.height or ''}"
+    error = f"{_cell(answer.error or '')},{_cell(answer.detail)}" if answer.error or answer.detail else ","
+    return f"{error},{answer.width or ''},{answer.height or ''}"
 
 
 def _cell(text: str) -> str:

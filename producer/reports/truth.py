@@ -13,7 +13,7 @@ from producer.runfile import Plan
 
 
 class FolderTruth:
-    """Tells the class that an image's parent folder is named after: by its label, its folder in training, its name."""
+    """Finds the class that an image's parent folder is named after: by its label, its folder in training, its name."""
 
     def __init__(self, plan: Plan, layout: Layout) -> None:
         self._base = plan.base

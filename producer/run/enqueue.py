@@ -55,7 +55,7 @@ class ChunkSender:
                 parent_id=plan.run,  # Flower links to the run
                 root_id=plan.run,
                 headers={QUEUED_AT: time.time()},
-                retry=False,  # the caller waits, and tells the person why
+                retry=False,  # the caller waits, and says why
             )
         except OperationalError as error:
             is_full = isinstance(error.__cause__, OutOfMemoryError)
@@ -73,8 +73,8 @@ class BelowRoot:
         self._plan = plan
         base = path_to_text(self._path("")) if plan.walked else ""
         self._base = "" if base in (".", "") else base + "/"
-        # A million relative paths take five seconds to reckon, and lists name many images of one folder.
-        self._folder = lru_cache(FOLDERS_KNOWN)(self._reckon_folder)
+        # A million relative paths take five seconds to compute, and lists name many images of one folder.
+        self._folder = lru_cache(FOLDERS_KNOWN)(self._folder_below_root)
 
     def text(self, path: str) -> str:
         """Return the path of one input."""
@@ -85,8 +85,8 @@ class BelowRoot:
             return path_to_text(self._path(text_to_path(path)))
         return below + name
 
-    def _reckon_folder(self, folder: str) -> str | None:
-        """Return what stands before the names in ``folder``; None where each path must be reckoned for itself."""
+    def _folder_below_root(self, folder: str) -> str | None:
+        """Return what stands before the names in ``folder``; None where each path must be computed for itself."""
         if is_url(self._plan.data_root):
             return None
         below = path_to_text(self._path(text_to_path(folder)))

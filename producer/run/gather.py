@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from base.errors import UnavailableError
 from base.fault import fault
 from jobs import AWAY, BrokerFull
-from producer.errors import PATIENCE_S, BrokerUnreachable, RunCancelled
+from producer.errors import REDIS_AWAY_LIMIT_S, BrokerUnreachable, RunCancelled
 from producer.local.session import Session
 from producer.run.backlog import Backlog
 from producer.run.enqueue import ChunkSender
@@ -57,8 +57,8 @@ class Gatherer:
                     yield self._progress()
             except (*AWAY, UnavailableError) as error:
                 away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > PATIENCE_S:
-                    raise BrokerUnreachable(f"Redis has been away for {PATIENCE_S:.0f} s: {error}") from error
+                if time.monotonic() - away_since > REDIS_AWAY_LIMIT_S:
+                    raise BrokerUnreachable(f"Redis has been away for {REDIS_AWAY_LIMIT_S:.0f} s: {error}") from error
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 yield self._progress(f"Redis is away or full, trying again ({error})")
                 time.sleep(pause_s)

@@ -2,7 +2,7 @@
 
 One SQLite file a run. Inputs are frozen when it is made (``inputs.py``). Rows are keyed by the index of
 their input, and the first writer wins: a chunk that two workers answered still gives one row an image. It may lose the
-newest rows when power fails (never its form); those images are then simply labelled again.
+newest rows when power fails (it stays readable); those images are then simply labelled again.
 """
 
 from __future__ import annotations

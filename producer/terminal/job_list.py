@@ -11,12 +11,12 @@ from base.text import printable
 from jobs import JobState
 from producer.terminal.report import shortened
 
-COLUMNS = ("job", "what", "state", "last word", "model", "age")
+COLUMNS = ("job", "what", "state", "message", "model", "age")
 GAP = "  "
 
 
 def job_lines(jobs: Sequence[JobState], width: int | None, now: float) -> list[str]:
-    """Return the lines that tell of ``jobs``, each at most ``width`` columns wide but for a job's own name.
+    """Return the lines of ``jobs``, each at most ``width`` columns wide but for a job's own name.
 
     Args:
         width: of the terminal; None for a pipe, which gets one line a job with tabs between the columns.
@@ -46,9 +46,9 @@ def _cells(job: JobState, now: float) -> tuple[str, ...]:
 
 
 def _block(row: Sequence[str], width: int) -> list[str]:
-    job, what, state, last_word, model, age = row
+    job, what, state, message, model, age = row
     head = f"{job}{GAP}{state}, {age} old"
     # A name is there to be copied: it stays whole, and what doesn't fit beside it goes below.
     lines = [head] if cell_len(head) <= width else [job, f"{GAP}{state}, {age} old"]
-    told = f"{what}; {model}" if model else what
-    return [*lines, *(shortened(f"{GAP}{line}", width) for line in (told, last_word) if line)]
+    what = f"{what}; {model}" if model else what
+    return [*lines, *(shortened(f"{GAP}{line}", width) for line in (what, message) if line)]

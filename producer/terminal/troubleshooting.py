@@ -44,7 +44,7 @@ ENTRIES = (
     "unknown setting",
     "no label worker answers",
     "it starts again",
-    "Its last words",
+    "The end of its log",
     "a stack is up already",
     "metrics can't be served",
     "no worker",

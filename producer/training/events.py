@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from jobs import AWAY, ENDED, JobEvent, JobState, TrainModel, from_json
-from producer.errors import PATIENCE_S, BrokerUnreachable, ProducerError
+from producer.errors import REDIS_AWAY_LIMIT_S, BrokerUnreachable, ProducerError
 from producer.local.session import Session
 from producer.training.jobs import enqueue_training
 
@@ -33,15 +33,15 @@ def follow(
     message_of = {message.job: message for message in messages}
     read = {session.keys.results(job): "0" for job in jobs}
     names = {session.keys.results(job): job for job in jobs}
-    away_since, looked = 0.0, float("-inf")
+    away_since, checked = 0.0, float("-inf")
     while read:
         lost: dict[str, JobState] = {}
         try:
-            if time.monotonic() - looked >= BOARD_EVERY_S:
+            if time.monotonic() - checked >= BOARD_EVERY_S:
                 # Before the streams: a worker writes a job's end there first, so a stream without it is lost.
                 states = {at: session.board.get(names[at]) for at in read}
                 lost = {at: state for at, state in states.items() if state and state.ended}
-                looked = time.monotonic()
+                checked = time.monotonic()
                 for at, state in states.items():
                     if not (state and state.ended) and heartbeats.are_over(names[at], state):
                         yield _queued_again(session, names[at], message_of)
@@ -49,8 +49,8 @@ def follow(
             away_since = 0.0
         except AWAY as error:
             away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > PATIENCE_S:
-                raise BrokerUnreachable(f"Redis has been away for {PATIENCE_S:.0f} s: {error}") from error
+            if time.monotonic() - away_since > REDIS_AWAY_LIMIT_S:
+                raise BrokerUnreachable(f"Redis has been away for {REDIS_AWAY_LIMIT_S:.0f} s: {error}") from error
             time.sleep(1.0)
             heartbeats.forget()
             lost, found = {}, None

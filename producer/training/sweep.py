@@ -91,7 +91,7 @@ class Trial:
         if scores is not None and {"val_top1", "val_loss"} <= scores.keys():
             self.scores = scores
         else:
-            self.state, self.text = "failed", f"its scores are lost; its last word: {event.text}"
+            self.state, self.text = "failed", f"its scores are lost; its last message: {event.text}"
 
 
 def parse_axes(texts: Sequence[str], recipe: Recipe) -> list[Axis]:

@@ -40,7 +40,7 @@ def table_of(trials: Iterable[Trial], keys: Iterable[str]) -> Table:
     table = Table(box=None, pad_edge=False, title_justify="left", caption_justify="left")
     for column in ("trial", *keys, "val top-1", "val loss"):
         table.add_column(Text(column), justify="right")
-    table.add_column("last word", overflow="fold")
+    table.add_column("message", overflow="fold")
     for trial in trials:
         scores = trial.scores
         cells = [

@@ -36,9 +36,9 @@ def test_the_password_is_made_once_shown_once_and_readable_by_its_owner_only(hom
     assert len(password) >= 16
     assert not is_new
     assert first.environment["FLOWER_BASIC_AUTH"] == again.environment["FLOWER_BASIC_AUTH"] == f"sortline:{password}"
-    assert password in first.told
-    assert password not in again.told
-    assert str(home / "flower-password") in again.told
+    assert password in first.message
+    assert password not in again.message
+    assert str(home / "flower-password") in again.message
     assert (home / "flower-password").stat().st_mode & 0o777 == 0o600
 
 
@@ -72,7 +72,7 @@ def test_a_login_of_ones_own_is_used_and_not_repeated(home: Path) -> None:
 
     assert flower.environment["FLOWER_BASIC_AUTH"] == LOGIN
     assert flower.environment["FLOWER_MAX_TASKS"] == "7"
-    assert MARK not in flower.told
+    assert MARK not in flower.message
     assert not (home / "flower-password").exists()
 
 

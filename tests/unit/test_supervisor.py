@@ -21,9 +21,9 @@ NOTHING: dict[str, str] = {}
 class Bench:
     """A supervisor, what it said, and a count of starts."""
 
-    def __init__(self, folder: Path, *, for_good: bool) -> None:
+    def __init__(self, folder: Path, *, persistent: bool) -> None:
         self.said: list[str] = []
-        self.supervisor = Supervisor(folder, self.said.append, for_good=for_good)
+        self.supervisor = Supervisor(folder, self.said.append, persistent=persistent)
         self._folder = folder
 
     def start(self, program: str, name: str = "worker") -> None:
@@ -37,7 +37,7 @@ class Bench:
 
     def look_until(self, starts: int) -> None:
         def looked() -> bool:
-            self.supervisor.look()
+            self.supervisor.check()
             return self.starts >= starts
 
         wait_until(looked, 20, f"{starts} starts")
@@ -45,7 +45,7 @@ class Bench:
 
 @pytest.fixture(params=[True, False], ids=["for good", "for one command"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path, for_good=request.param)
+    made = Bench(tmp_path, persistent=request.param)
     yield made
     made.supervisor.stop(lambda _: True, 5)
 
@@ -89,11 +89,11 @@ def test_a_wrong_setting_ends_the_command_with_the_last_words_of_the_log(bench: 
 
 
 def test_a_failure_at_the_start_ends_one_command_and_not_a_lasting_stack(tmp_path: Path) -> None:
-    lasting = Bench(tmp_path, for_good=True)
+    lasting = Bench(tmp_path, persistent=True)
     lasting.start("os._exit(1)")
     lasting.look_until(2)
     (tmp_path / "one").mkdir()
-    single = Bench(tmp_path / "one", for_good=False)
+    single = Bench(tmp_path / "one", persistent=False)
     single.start("os._exit(1)")
 
     with pytest.raises(StackError, match="ended with code 1"):
@@ -104,7 +104,7 @@ def test_a_failure_at_the_start_ends_one_command_and_not_a_lasting_stack(tmp_pat
 
 def test_a_process_that_never_lives_long_ends_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.local.supervisor.QUICK_DEATHS", 2)
-    single = Bench(tmp_path, for_good=False)
+    single = Bench(tmp_path, persistent=False)
     single.start("os.kill(os.getpid(), signal.SIGSEGV)")
 
     with pytest.raises(StackError, match="ended with SIGSEGV"):

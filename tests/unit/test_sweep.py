@@ -192,7 +192,7 @@ def test_a_trial_keeps_what_its_job_says_and_is_no_success_without_scores() -> N
     failed.update(JobEvent(job="c", state="failed", text="the loss is nan"))
 
     assert (scored.state, scored.scores["val_top1"]) == ("done", 0.9)
-    assert (lost.state, lost.text) == ("failed", "its scores are lost; its last word: val 80%")
+    assert (lost.state, lost.text) == ("failed", "its scores are lost; its last message: val 80%")
     assert (failed.state, failed.text, failed.ended) == ("failed", "the loss is nan", True)
 
 
@@ -225,7 +225,7 @@ def test_the_table_shows_lists_as_they_are_and_reasons_of_failures() -> None:
 
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert [line.split() for line in shown.splitlines()] == [
-        ["trial", "intermediate_layers", "val", "top-1", "val", "loss", "last", "word"],
+        ["trial", "intermediate_layers", "val", "top-1", "val", "loss", "message"],
         ["2", "[15]", "75.00%", "0.2500", "said"],
         ["1", "[14,", "16]", "failed:", "said"],
     ]

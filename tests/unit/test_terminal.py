@@ -212,7 +212,7 @@ def test_jobs_are_a_table_where_it_fits() -> None:
     lines = job_lines(JOBS[:1], 200, NOW)
 
     assert [re.split(r" {2,}", line) for line in lines] == [
-        ["job", "what", "state", "last word", "model", "age"],
+        ["job", "what", "state", "message", "model", "age"],
         [
             "inbox-4d5e6f70-20260301-1a2b3c",
             "inbox, 2000 images",
