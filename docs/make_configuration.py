@@ -46,8 +46,7 @@ This page is written by `python docs/make_configuration.py` from `configs/settin
 A setting is looked for in this order; the later one wins:
 
 1. the defaults below;
-2. the TOML file of `--config`: a path, or the name of one that ships (`default`, `digits`, `waste26`, `waste26-fast`,
-   `waste26-best`);
+2. the TOML file of `--config`: a path, or the name of one in `configs/`, such as `default` or `waste26`;
 3. the environment: `SORTLINE_` and the key in capitals, two underscores for a table;
 4. options of the command, such as `--home`, `--broker`, `--data-root`, `--store`, and `--set KEY=VALUE` of `train`.
 

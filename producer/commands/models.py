@@ -121,7 +121,7 @@ def import_weights(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="MobileNetV2: .safetensors with torchvision, timm, Keras or TF-Slim names, or a MindSpore .ckpt.",
+            help="Weights of a network of ours: .safetensors with torchvision, timm, Keras or TF-Slim names, or .ckpt.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Model name in the store.")] = "mobilenetv2-imagenet",
