@@ -1,4 +1,4 @@
-"""The kinds of jobs: a line for each. What a worker does with one is in the table of `worker.handlers`."""
+"""The kinds of jobs: a line for each. What a worker does with one is in the table of `worker.kinds`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ import pytest
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.training.feature_cache import CacheFull, FeatureCache, FeatureSpace, StoredRows
+from vision.training.feature_cache import CacheFull, FeatureCache, FeatureSpace
+from vision.training.rows import StoredRows
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64

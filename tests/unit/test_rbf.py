@@ -17,8 +17,8 @@ from vision.errors import VisionError
 from vision.networks.heads import Head, build_dense
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.spec import NetworkSpec
-from vision.training.feature_cache import StoredRows
 from vision.training.rbf import ROWS, RbfCenters, choose_rbf_centers, set_rbf_head
+from vision.training.rows import StoredRows
 
 ROOT = Path(__file__).resolve().parents[2]
 Features = NDArray[np.float32]

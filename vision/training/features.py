@@ -29,7 +29,8 @@ from vision.serving.classifier import forward
 from vision.serving.engines import Engine
 from vision.training.augment import Augmentation
 from vision.training.dataset import LabelledImage
-from vision.training.feature_cache import FeatureSpace, StoredRows
+from vision.training.feature_cache import FeatureSpace
+from vision.training.rows import StoredRows
 
 VIEWS_AT_ONCE = 512  # computed between two writes to the cache, looks at progress and at cancelling
 VIEWS_AHEAD = 64  # decoded before the engine wants them: 10 MB at 224 x 224

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.training.checkpoint import Arrays, Checkpoint, load_newest, save
-from vision.training.feature_cache import Rows
 from vision.training.options import Epoch, FitOptions, best_of, learning_rates
+from vision.training.rows import Rows
 from vision.training.samples import Samples, class_weights, dropout_mask, grouped_batches, soft_targets
 from vision.training.steps import Steps, WeightedLoss, head_inputs, make_optimizer, steps_at_once
 

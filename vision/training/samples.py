@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.training.feature_cache import Rows
+from vision.training.rows import Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

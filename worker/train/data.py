@@ -14,8 +14,8 @@ from vision.images.preprocess import Preprocessing
 from vision.networks.spec import NetworkSpec
 from vision.training.dataset import Dataset, LabelledImage
 from vision.training.families import find_leaks, fold_by_family, split_by_family
-from vision.training.feature_cache import StoredRows
 from vision.training.features import Digests
+from vision.training.rows import StoredRows
 from worker.errors import JobRefused
 from worker.train.reading import InputReader, Inputs
 from worker.train.training import Training

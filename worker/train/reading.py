@@ -23,9 +23,10 @@ from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, ModelFiles, open_engine
 from vision.serving.export import export_onnx, graph_spec
 from vision.training.dataset import Dataset, LabelledImage, file_digests, read_dataset
-from vision.training.feature_cache import FeatureCache, StoredRows
+from vision.training.feature_cache import FeatureCache
 from vision.training.features import Digests, Extracted, Extractor, load_pixels
 from vision.training.parts import build_frozen, frozen_spec
+from vision.training.rows import StoredRows
 from vision.training.samples import Samples
 from worker.errors import JobRefused
 from worker.models.files import SERVING
