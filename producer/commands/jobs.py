@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from producer.commands.options import Broker, Formats, Home, Quiet, settings_of
 from producer.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs.board import JobState
+    from producer.local.session import Session
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and gather jobs.")
 
@@ -54,9 +58,7 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
     from producer.local.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
-        found = session.board.get(job)
-        if found is None:
-            raise UsageError(f"no job {job} on this broker; `sortline jobs list` shows what there is")
+        found = _found(session, job)
         for name in ("job", "kind", "title", "state", "text", "model"):
             print(f"{name:7} {printable(getattr(found, name))}")
         for name in ("created", "updated"):
@@ -77,9 +79,7 @@ def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
     from producer.training.training import watch as watch_training
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
-        found = session.board.get(job)
-        if found is None:
-            raise UsageError(f"no job {job} on this broker; `sortline jobs list` shows what there is")
+        found = _found(session, job)
         if found.kind == "label":
             raise UsageError(f"{job} labels a folder: sortline jobs gather {job} -o report.csv shows its progress")
         print(watch_training(session, job, Console(stderr=True, highlight=False, soft_wrap=True)))
@@ -96,9 +96,9 @@ def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
     from producer.local.session import open_session
 
     with open_session(settings_of(home=home, broker=broker), start=False) as session:
-        found = session.board.get(job)
-        if found is None or found.ended:
-            raise UsageError(f"job {job} is {found.state}" if found else f"no job {job} on this broker")
+        found = _found(session, job)
+        if found.ended:
+            raise UsageError(f"job {job} is {found.state}")
         session.board.ask_to_cancel(job)
         if found.kind == "label":
             session.board.update(job, state="cancelled")
@@ -144,3 +144,10 @@ def gather(
             request = kept[-1]
         code = execute_and_conclude(session, run, view, request, Limits(max_failures, settings.max_image_pixels))
     raise typer.Exit(code)
+
+
+def _found(session: Session, job: str) -> JobState:
+    found = session.board.get(job)
+    if found is None:
+        raise UsageError(f"no job {job} on this broker; `sortline jobs list` shows what there is")
+    return found

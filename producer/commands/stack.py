@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import Broker, Config, DataRoot, Home, Store, settings_of
+from producer.commands.options import Config, Home, PlaceOptions, Store, settings_of, with_options
 from producer.errors import FAILURE, OK, UNREACHABLE, ProducerError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Queue(str, Enum):
     train = "train"
 
 
+@with_options
 def worker(
     queues: Annotated[Queue, typer.Option("--queues", help="label: consume images; train: consume training jobs.")],
     name: Annotated[str | None, typer.Option(help="Shown in Flower before @host.")] = None,
@@ -46,10 +47,8 @@ def worker(
         bool, typer.Option("--check", help="Start none: exit with 0 if the worker of this name here answers.")
     ] = False,
     config: Config = None,
-    broker: Broker = None,
-    data_root: DataRoot = None,
-    store: Store = None,
-    home: Home = None,
+    *,
+    place: PlaceOptions,
 ) -> None:
     """Run one worker in the foreground: some a GPU, or one a CPU host. SIGTERM or Ctrl-C finishes the work at hand.
 
@@ -61,7 +60,7 @@ def worker(
     """
     from configs import environment_of
 
-    settings = settings_of(config, home=home, broker=broker, data_root=data_root, store=store)
+    settings = place.settings(config)
     if settings.broker is None:
         raise UsageError(
             "a worker needs a broker: --broker or SORTLINE_BROKER; `sortline up` runs everything on one machine"
@@ -125,7 +124,8 @@ def up(
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = None, home: Home = None) -> None:
+@with_options
+def doctor(*, place: PlaceOptions) -> None:
     """Check what Sortline needs on this machine: Redis and its settings, workers, devices, engines, store.
 
     Exit codes: 0 all well (warnings allowed), 1 something is wrong, 69 the broker can't be used.
@@ -137,7 +137,7 @@ def doctor(broker: Broker = None, data_root: DataRoot = None, store: Store = Non
     from producer.local.doctor import check_all
 
     code = OK
-    for finding in check_all(settings_of(home=home, broker=broker, data_root=data_root, store=store)):
+    for finding in check_all(place.settings()):
         print(f"{finding.mark:4} {finding.text}")
         if finding.mark == "bad":
             code = max(code, UNREACHABLE if finding.is_broker else FAILURE)

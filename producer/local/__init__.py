@@ -1,0 +1,1 @@
+"""What runs on this machine: the private stack, Flower, the checks of the doctor."""

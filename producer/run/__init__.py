@@ -1,0 +1,1 @@
+"""One run of `sortline label`, from its source to its reports: labelling.py holds the whole flow."""

@@ -27,9 +27,7 @@ def execute(session: Session, run: RunFile, view: RunView) -> Work:
         if progress.done > at_start:
             hint = ""
         elif hint is None and session.stack is None and time.monotonic() - started > NO_WORKER_AFTER_S:
-            hint = (
-                "" if session.workers("label") else "no label worker answers; start one: sortline worker --queues label"
-            )
+            hint = "" if session.workers("label") else NO_WORKER
             view.say(hint)
         view.show(progress, hint or "", run)
     sender.close()
