@@ -13,7 +13,7 @@ from producer.commands.options import Broker, Formats, Home, Quiet, settings_of
 from producer.errors import UsageError
 
 if TYPE_CHECKING:
-    from jobs.board import JobState
+    from jobs import JobState
     from producer.local.session import Session
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch, cancel and gather jobs.")
