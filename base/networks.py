@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-# Name in recipes and manifests -> "module:class", imported by `vision.networks` when a job asks for it: a module of a
-# network loads MindSpore, and a recipe is checked without.
+# Name in recipes and manifests -> "module:class", imported by `vision.networks.registry` when a job asks for it: the
+# module of a network loads MindSpore, and a recipe is checked without.
 NETWORKS: Final[Mapping[str, str]] = {
     "lenet5": "vision.networks.lenet5:LeNet5Spec",
     "mobilenet_v2": "vision.networks.mobilenet_v2:MobileNetV2Spec",

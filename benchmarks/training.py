@@ -34,11 +34,11 @@ from benchmarks.home import SORTLINE, environment, peak_memory
 from benchmarks.mindspore_alone import BATCH, batched_rate, single_rate, step_seconds
 from examples.digits_demo import write_digits
 from model_store.store import ModelStore
-from vision.networks import spec_from_json
 from vision.networks.network import build_network
+from vision.networks.registry import spec_from_json
 from vision.networks.weights import backbone_only, read_safetensors, set_weights
 from vision.serving.engines import ModelFiles, open_engine
-from vision.serving.export import export_onnx, graph_spec
+from vision.serving.export import export_onnx, graph_spec_of
 from vision.training.parts import build_frozen, frozen_spec
 
 ENGINE_S = 6.0  # of each look at the engine alone; one before and one after the job, as neighbours come and go
@@ -238,7 +238,7 @@ def engine_rate(network: Any) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         export_onnx(build_frozen(network, "backbone"), path)
-        engine = open_engine(ModelFiles(onnx=path.read_bytes(), graph=graph_spec(spec)))
+        engine = open_engine(ModelFiles(onnx=path.read_bytes(), graph=graph_spec_of(spec)))
     pixels = np.random.default_rng(0).integers(0, 256, (256, spec.height_px, spec.width_px, 3), dtype=np.uint8)
     engine.predict(pixels)
     seen, started = 0, time.perf_counter()

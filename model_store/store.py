@@ -24,8 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from base.names import MODEL_NAME
-from model_store import aliases as alias_files
-from model_store.aliases import AliasMove
+from model_store.aliases import AliasMove, locked, move, previous_version, read_aliases, read_log
 from model_store.errors import ChecksumError, ManifestError, ModelNotFound, StoreError, StoreUnavailable
 from model_store.files import available, read_bounded, seal, sync_folder, write_sealed
 from model_store.manifest import MAX_BYTES, FileEntry, Manifest, ManifestDraft
@@ -158,7 +157,7 @@ class ModelStore:
         """Return the aliases of a model and the versions they mean."""
         self.versions(name)
         with available(self.root / name):
-            return alias_files.read_aliases(self.root / name)
+            return read_aliases(self.root / name)
 
     def set_alias(self, name: str, alias: str, version: int, *, who: str, why: str) -> int | None:
         """Let an alias mean this version, log the move, and return what it meant before.
@@ -168,8 +167,8 @@ class ModelStore:
         """
         _checked(alias, "alias")
         self.manifest(name, version)
-        with available(self.root / name), alias_files.locked(self.root / name):
-            return alias_files.move(self.root / name, alias, version, action="set", who=who, why=why)
+        with available(self.root / name), locked(self.root / name):
+            return move(self.root / name, alias, version, action="set", who=who, why=why)
 
     def rollback(self, name: str, alias: str = PRODUCTION, *, who: str, why: str) -> int:
         """Undo the last move of an alias and return the version it means now; a second rollback undoes the one before.
@@ -179,19 +178,19 @@ class ModelStore:
             ManifestError, ChecksumError: that version is damaged.
         """
         self.versions(name)
-        with available(self.root / name), alias_files.locked(self.root / name):
-            version = alias_files.previous_version(self.root / name, alias)
+        with available(self.root / name), locked(self.root / name):
+            version = previous_version(self.root / name, alias)
             if version is None:
                 raise ModelNotFound(f"alias {alias!r} of {name} has no earlier version to go back to; set it to one")
             self.manifest(name, version)
-            alias_files.move(self.root / name, alias, version, action="rollback", who=who, why=why)
+            move(self.root / name, alias, version, action="rollback", who=who, why=why)
             return version
 
     def history(self, name: str) -> list[AliasMove]:
         """Return all moves of a model's aliases, the oldest first."""
         self.versions(name)
         with available(self.root / name):
-            return alias_files.read_log(self.root / name)
+            return read_log(self.root / name)
 
     def sweep(self, *, older_than_s: float = DAY_S) -> list[Path]:
         """Remove stagings untouched for so long, whose publishers died, and return them."""

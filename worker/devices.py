@@ -15,7 +15,7 @@ def look() -> dict[str, dict[str, object]]:
 
 def _openvino() -> dict[str, object]:
     try:
-        from vision.serving.engines.openvino import import_openvino
+        from vision.serving import import_openvino
 
         core = import_openvino().Core()
         abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.exposition import start_http_server
 
 from jobs import ChunkResult, LabelChunk, ModelPin
-from vision.serving.engines import Engine
+from vision.serving import Engine
 from worker.device_use import DeviceUse
 from worker.logs import log_event
 

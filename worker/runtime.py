@@ -21,11 +21,9 @@ from configs import Settings
 from jobs import AWAY, ChunkResult, JobBoard, JobEvent, Keys, LabelChunk, ModelPin, connect, to_json
 from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore
 from storage import Folder, open_folder
-from vision.errors import VisionError
-from vision.images.decode import ImageLimits
-from vision.images.preprocess import Preprocessing
-from vision.serving.classifier import Classifier
-from vision.serving.engines import open_engine
+from vision import VisionError
+from vision.images import ImageLimits, Preprocessing
+from vision.serving import Classifier, open_engine
 from worker.errors import JobRefused
 from worker.logs import log_event
 from worker.metrics import Metrics

@@ -29,7 +29,7 @@ from vision.networks.weights import backbone_only, get_weights, read_foreign, se
 from vision.serving.engines import Engine, MindSporeNetwork, ModelFiles, open_engine, precisions
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.openvino import import_openvino, pooled_parts
-from vision.serving.export import export_onnx, graph_spec
+from vision.serving.export import export_onnx, graph_spec_of
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -43,7 +43,7 @@ def files_of(network: Any, folder: Path) -> ModelFiles:
     export_onnx(build_served(network), folder / "serving.onnx")
     trained = MindSporeNetwork(spec=network.spec.to_json(), weights=to_safetensors(get_weights(network), {}))
     onnx = (folder / "serving.onnx").read_bytes()
-    return ModelFiles(onnx=onnx, graph=graph_spec(network.spec), mindspore=lambda: trained)
+    return ModelFiles(onnx=onnx, graph=graph_spec_of(network.spec), mindspore=lambda: trained)
 
 
 @pytest.fixture(scope="module")

@@ -29,10 +29,10 @@ from tests.conftest import mostly_long
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, WeightsError
 from vision.images.preprocess import Preprocessing
-from vision.networks import spec_from_json
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.network import build_network
+from vision.networks.registry import spec_from_json
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights

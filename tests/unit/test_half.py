@@ -38,7 +38,7 @@ from vision.serving.engines.half import (
     parsed,
 )
 from vision.serving.engines.onnx_cuda import LANES, LARGEST_MICRO_BATCH, OnnxCudaEngine, page_locked
-from vision.serving.export import export_onnx, graph_spec
+from vision.serving.export import export_onnx, graph_spec_of
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -49,7 +49,7 @@ MOBILENET = MobileNetV2Spec(convention="tf", classes=5, height_px=64, width_px=4
 def files_of(spec: NetworkSpec, folder: Path) -> ModelFiles:
     path = folder / "serving.onnx"
     export_onnx(build_served(seeded_network(spec)), path)
-    return ModelFiles(onnx=path.read_bytes(), graph=graph_spec(spec))
+    return ModelFiles(onnx=path.read_bytes(), graph=graph_spec_of(spec))
 
 
 @pytest.fixture(scope="module")

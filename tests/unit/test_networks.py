@@ -17,17 +17,17 @@ from PIL import Image
 from base.networks import NETWORKS
 from tests.unit.seeded import seeded_network
 from vision.errors import VisionError
-from vision.networks import network_kinds, own_options, spec_from_json
 from vision.networks.heads import Head, RbfUnits
 from vision.networks.layered import resampling
 from vision.networks.lenet5 import LUMA_RGB, LeNet5Spec
 from vision.networks.mobilenet_v2 import LAST_CHANNELS, MobileNetV2Spec
 from vision.networks.network import build_network
+from vision.networks.registry import network_kinds, own_options, spec_from_json
 from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import get_weights
 from vision.serving.engines import ModelFiles, open_engine
-from vision.serving.export import export_onnx, graph_spec
+from vision.serving.export import export_onnx, graph_spec_of
 from vision.training.parts import build_frozen
 from vision.training.rbf import choose_rbf_centers, set_rbf_head
 
@@ -369,7 +369,7 @@ def test_widened_networks_answer_equally_on_every_engine_and_in_any_batch(spec: 
     expected = build_served(network)(Tensor(pictures)).asnumpy()
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     export_onnx(build_served(network), tmp_path / "network.onnx")
-    files = ModelFiles(onnx=(tmp_path / "network.onnx").read_bytes(), graph=graph_spec(spec))
+    files = ModelFiles(onnx=(tmp_path / "network.onnx").read_bytes(), graph=graph_spec_of(spec))
 
     assert expected.shape == (6, spec.outputs)
     assert expected.std(0).max() > 0.01

@@ -26,8 +26,8 @@ from vision.networks.network import build_network
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import Arrays, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
-from vision.serving.export import export_onnx, graph_spec
-from vision.training.fit import fit, predict_logits
+from vision.serving.export import export_onnx, graph_spec_of
+from vision.training.fitting import fit, predict_logits
 from vision.training.options import FitOptions
 from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
 from vision.training.samples import Samples
@@ -254,7 +254,7 @@ def test_engines_give_the_frozen_part_s_outputs(freeze: str, tmp_path: Path) -> 
     frozen = build_frozen(seeded_network(spec), freeze)
     images = np.random.default_rng(0).integers(0, 256, (5, 33, 48, 3), np.uint8)
     export_onnx(frozen, tmp_path / "frozen.onnx")
-    files = ModelFiles(onnx=(tmp_path / "frozen.onnx").read_bytes(), graph=graph_spec(frozen_spec(spec, freeze)))
+    files = ModelFiles(onnx=(tmp_path / "frozen.onnx").read_bytes(), graph=graph_spec_of(frozen_spec(spec, freeze)))
     expected = frozen(Tensor(images)).asnumpy()
 
     for name in ("openvino", "onnxruntime"):

@@ -26,7 +26,7 @@ from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, open_engine, precisions
-from vision.serving.export import export_onnx, graph_spec
+from vision.serving.export import export_onnx, graph_spec_of
 from vision.training.dataset import LabelledImage
 from worker.models.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
 from worker.models.publish import Details, Publication, compared_engines, graph_of, publish
@@ -123,7 +123,7 @@ def test_what_was_not_proven_is_not_taken_by_auto_and_the_log_says_how_to_take_i
 ) -> None:
     # As on a CPU with bf16, so that the test holds on any; what it really computes in comes below.
     monkeypatch.setattr(vision.serving.engines, "precisions", lambda engine, files, device: ("bf16", "f32"))
-    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec(SPEC))
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec_of(SPEC))
 
     with caplog.at_level(logging.INFO, "sortline.engine"):
         for verdicts in ({}, {"openvino/bf16": False}, {"onnxruntime/bf16": True}):
@@ -152,7 +152,7 @@ def test_auto_takes_the_fastest_proven_precision_and_a_setting_is_obeyed(
     tmp_path: Path, precision: str, verdicts: dict[str, bool] | None, taken: str
 ) -> None:
     fastest = precisions("openvino")[0]
-    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec(SPEC))
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec_of(SPEC))
 
     asked = precision.replace("fastest", fastest)
     engine = open_engine(files, engine="openvino", device="cpu", precision=asked, judged=verdicts)
@@ -164,7 +164,7 @@ def test_auto_takes_the_fastest_proven_precision_and_a_setting_is_obeyed(
 def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path: Path) -> None:
     images = write_images(tmp_path, 9)
     images[3].path.write_bytes(b"\x89PNG broken")
-    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec(SPEC))
+    files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec_of(SPEC))
 
     with compared_engines(files, f16=False) as engines:
         proofs = judge_precisions(engines, images, PREPROCESSING, ImageLimits())

@@ -26,8 +26,8 @@ from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.served import build_served
 from vision.serving.engines import ModelFiles, open_engine, precisions
 from vision.serving.engines.openvino import import_openvino
-from vision.serving.export import export_onnx, graph_spec
-from vision.serving.quantise import kept_in_float, quantise
+from vision.serving.export import export_onnx, graph_spec_of
+from vision.serving.quantisation import kept_in_float, quantise
 from vision.training.dataset import LabelledImage
 from worker.errors import JobRefused
 from worker.models.publish import Publication, graph_of, publish
@@ -58,7 +58,7 @@ def network() -> Any:
 @pytest.fixture(scope="module")
 def files(network: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     onnx = exported(network, tmp_path_factory.mktemp("graph"))
-    return ModelFiles(onnx=onnx, graph=graph_spec(SPEC), int8=quantise(onnx, pictures(8), *ENDS))
+    return ModelFiles(onnx=onnx, graph=graph_spec_of(SPEC), int8=quantise(onnx, pictures(8), *ENDS))
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_a_network_of_few_convolutions_is_left_in_float(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="too few convolutions for 8 bits: 2"):
         quantise(onnx, pictures(2), *ENDS)
     with pytest.raises(EngineError, match="no 8-bit graph for int8; use precision auto"):
-        open_engine(ModelFiles(onnx=onnx, graph=graph_spec(spec)), engine="openvino", precision="int8")
+        open_engine(ModelFiles(onnx=onnx, graph=graph_spec_of(spec)), engine="openvino", precision="int8")
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_a_damaged_8_bit_graph_is_refused(files: ModelFiles) -> None:
 
 
 def test_int8_comes_first_where_there_is_a_graph(tmp_path: Path) -> None:
-    without = ModelFiles(onnx=b"", graph=graph_spec(SPEC))
+    without = ModelFiles(onnx=b"", graph=graph_spec_of(SPEC))
 
     assert precisions("openvino", replace(without, int8=(b"", b""))) in (
         ("int8+bf16", "bf16", "int8", "f32"),
@@ -173,7 +173,7 @@ def test_int8_comes_first_where_there_is_a_graph(tmp_path: Path) -> None:
 
 def test_int8_is_refused_where_the_cpu_lacks_vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spec = LeNet5Spec(classes=4, height_px=48, width_px=64)
-    with_graph = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), graph=graph_spec(spec), int8=(b"", b""))
+    with_graph = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), graph=graph_spec_of(spec), int8=(b"", b""))
     monkeypatch.setattr(vision.serving.engines.openvino, "has_vnni", lambda: False)
 
     assert precisions("openvino", with_graph) == precisions("openvino")

@@ -20,7 +20,7 @@ from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.network import build_network
 from vision.training.augment import Augmentation
 from vision.training.checkpoint import Checkpoint, load_newest, save
-from vision.training.fit import TrainingStopped, evaluate, fit
+from vision.training.fitting import TrainingStopped, evaluate, fit
 from vision.training.options import Epoch, FitOptions, learning_rates
 from vision.training.parts import WholeNetwork
 from vision.training.rows import StoredRows

@@ -23,7 +23,7 @@ from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, set_weights
 from vision.serving.engines import ModelFiles, open_engine
-from vision.serving.export import graph_spec
+from vision.serving.export import graph_spec_of
 from vision.training.dataset import file_digests, read_dataset
 from vision.training.parts import frozen_spec
 from worker.errors import JobRefused
@@ -115,7 +115,7 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
         recipe = Recipe(backbone="seeded", height_px=32, width_px=32)
         reader = InputReader(training_of(tmp_path, recipe, pin), network, {})
         frozen = frozen_spec(spec, "backbone")
-        engine = open_engine(ModelFiles(onnx=reader._graph(frozen, "backbone"), graph=graph_spec(frozen)))
+        engine = open_engine(ModelFiles(onnx=reader._graph(frozen, "backbone"), graph=graph_spec_of(frozen)))
         with closing(engine):
             return engine.predict(images)
 

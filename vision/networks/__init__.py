@@ -1,65 +1,39 @@
-"""Networks by name. Each has a file of its own, which says all that is particular to it; see `base.networks`."""
+"""Networks as they are trained, their weights, and the parts that are served."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from collections.abc import Mapping
-from typing import Any
+from base.doors import lazy
 
-from base.networks import NETWORKS
-from vision.checks import checked_keys, one_of
-from vision.errors import VisionError
-from vision.networks.spec import NetworkSpec, json_keys
-
-
-def network_kind(name: object) -> type[NetworkSpec]:
-    """Return the class of specs of the network ``name``, whose module is imported for it.
-
-    Raises:
-        VisionError: there is no such network.
-    """
-    one_of("network spec", "name", name, NETWORKS)
-    module, _, kind = NETWORKS[str(name)].partition(":")
-    found: type[NetworkSpec] = getattr(importlib.import_module(module), kind)
-    return found
-
-
-def network_kinds() -> list[type[NetworkSpec]]:
-    """Return the classes of specs of all networks."""
-    return [network_kind(name) for name in NETWORKS]
-
-
-def spec_from_json(value: object) -> NetworkSpec:
-    """Return the spec that ``NetworkSpec.to_json`` made this decoded JSON object of.
-
-    Raises:
-        VisionError: a key is missing or unknown, or a value of another type, not finite or out of range.
-    """
-    if not isinstance(value, dict) or "name" not in value:
-        value = checked_keys("network spec", value, ["name"])  # raises
-    kind = network_kind(value["name"])
-    fields = checked_keys("network spec", value, ["name", *json_keys(kind)])
-    return kind(**{key: item for key, item in fields.items() if key != "name"})
-
-
-def own_options(kind: type[NetworkSpec], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``options`` of a recipe that this kind of network has; others must be at what changes nothing.
-
-    Raises:
-        VisionError: the network has no such option.
-    """
-    own = set(json_keys(kind))
-    missing = sorted(key for key, value in options.items() if key not in own and value != _NOTHING[key])
-    if missing:
-        raise VisionError(f"{kind.name} has no {' and no '.join(missing)}; leave {'them' if missing[1:] else 'it'} out")
-    return {key: value for key, value in options.items() if key in own}
-
-
-# What leaves a network plain, of the options that only networks of layers have.
-_NOTHING: Mapping[str, Any] = {
-    "pooling": "mean",
-    "intermediate_layers": (),
-    "scales": (1.0,),
-    "flip_averaging": False,
-    "hellinger": False,
-}
+if TYPE_CHECKING:
+    from vision.networks.conventions import CONVENTIONS
+    from vision.networks.foreign_spec import SPEC_KEY, spec_metadata
+    from vision.networks.heads import build_dense
+    from vision.networks.layered import LayeredSpec
+    from vision.networks.network import build_network
+    from vision.networks.registry import network_kind, own_options, spec_from_json
+    from vision.networks.served import FeatureExtractor, Scaling, build_served, run_once
+    from vision.networks.spec import FloatEnds, NetworkSpec
+    from vision.networks.weights import (
+        Arrays,
+        backbone_only,
+        get_weights,
+        read_foreign,
+        read_safetensors,
+        set_weights,
+        to_safetensors,
+    )
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "conventions": "CONVENTIONS",
+            "foreign_spec": "SPEC_KEY spec_metadata",
+            "heads": "build_dense",
+            "layered": "LayeredSpec",
+            "network": "build_network",
+            "registry": "network_kind own_options spec_from_json",
+            "served": "FeatureExtractor Scaling build_served run_once",
+            "spec": "FloatEnds NetworkSpec",
+            "weights": "Arrays backbone_only get_weights read_foreign read_safetensors set_weights to_safetensors",
+        },
+    )

@@ -17,7 +17,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal
 from numpy.typing import NDArray
 
-from vision.images.preprocess import Fit
+from vision.images import Fit
 from vision.networks.spec import NetworkSpec
 from vision.networks.weight_names import Naming, Translation
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vision.checks import boolean, integer, number
 from vision.errors import VisionError
-from vision.images.preprocess import Fit
+from vision.images import Fit
 from vision.networks.conventions import Channels
 from vision.networks.weight_names import Naming, plain_name
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from base.install import pip_install
 from vision.errors import WeightsError
-from vision.networks import network_kinds
 from vision.networks.foreign_spec import ForeignFile, spec_of
+from vision.networks.registry import network_kinds
 from vision.networks.spec import NetworkSpec
 from vision.networks.weight_names import (
     CONV_DENSE,

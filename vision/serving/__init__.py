@@ -1,0 +1,39 @@
+"""A network's graph runs in an engine: images -> labels. Nothing here knows how it was trained."""
+
+from typing import TYPE_CHECKING
+
+from base.doors import lazy
+
+if TYPE_CHECKING:
+    from vision.serving.classifier import Classifier, Outcome, Source, forward
+    from vision.serving.engines import Engine, Images, MindSporeNetwork, ModelFiles, Outputs, open_engine, precisions
+    from vision.serving.engines.half import can_halve
+    from vision.serving.engines.openvino import import_openvino
+    from vision.serving.export import (
+        export_checkpoint,
+        export_mindir,
+        export_onnx,
+        export_openvino,
+        graph_spec_of,
+        run_checkpoint,
+        run_mindir,
+        run_onnx,
+        run_openvino,
+        run_safetensors,
+    )
+    from vision.serving.graph_spec import PROBABILITIES, GraphSpec
+    from vision.serving.quantisation import CALIBRATION_IMAGES, can_quantise, quantise
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "classifier": "Classifier Outcome Source forward",
+            "engines": "Engine Images MindSporeNetwork ModelFiles Outputs open_engine precisions",
+            "engines.half": "can_halve",
+            "engines.openvino": "import_openvino",
+            "export": "export_checkpoint export_mindir export_onnx export_openvino graph_spec_of"
+            " run_checkpoint run_mindir run_onnx run_openvino run_safetensors",
+            "graph_spec": "PROBABILITIES GraphSpec",
+            "quantisation": "CALIBRATION_IMAGES can_quantise quantise",
+        },
+    )

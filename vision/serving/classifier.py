@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from base.errors import ImageError
 from base.process import available_cpus
 from vision.errors import EngineError
-from vision.images.decode import DEFAULT_LIMITS, ImageLimits
-from vision.images.pixels import Pixels
-from vision.images.preprocess import Preprocessing, load_image
+from vision.images import DEFAULT_LIMITS, ImageLimits, Pixels, Preprocessing, load_image
 from vision.serving.engines import Engine
 
 LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224

@@ -20,10 +20,7 @@ from numpy.typing import NDArray
 
 from base.files import write_file
 from vision.errors import EngineError, VisionError, WeightsError
-from vision.networks import spec_from_json
-from vision.networks.foreign_spec import SPEC_KEY
-from vision.networks.spec import NetworkSpec
-from vision.networks.weights import Arrays, get_weights, read_safetensors, set_weights
+from vision.networks import SPEC_KEY, Arrays, NetworkSpec, get_weights, read_safetensors, set_weights, spec_from_json
 from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
 from vision.serving.engines.openvino import import_openvino
 from vision.serving.graph_spec import FEATURES, PROBABILITIES, GraphSpec
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
     from mindspore import nn
 
 
-def graph_spec(spec: NetworkSpec) -> GraphSpec:
+def graph_spec_of(spec: NetworkSpec) -> GraphSpec:
     """Return what serving must know of the graph that ``export_onnx`` makes of a network."""
     kind = PROBABILITIES if spec.classes else FEATURES
     return GraphSpec(height_px=spec.height_px, width_px=spec.width_px, outputs=spec.outputs, kind=kind)
@@ -49,7 +46,7 @@ def export_onnx(cell: nn.Cell, path: Path) -> None:
     """
     import mindspore.onnx
 
-    images, graph = _any_batch(cell), graph_spec(cell.spec)
+    images, graph = _any_batch(cell), graph_spec_of(cell.spec)
     with tempfile.TemporaryDirectory(prefix="onnx-") as folder:
         draft = Path(folder) / "network.onnx"
         try:
@@ -195,8 +192,7 @@ def run_checkpoint(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
 
 def _run_network(spec: NetworkSpec, weights: Callable[[Arrays], Arrays], images: Images) -> Outputs:
     """Run a new network with what ``weights`` makes of its first arrays."""
-    from vision.networks.network import build_network
-    from vision.networks.served import build_served, run_once
+    from vision.networks import build_network, build_served, run_once
 
     network = build_network(spec)
     set_weights(network, weights(get_weights(network)))

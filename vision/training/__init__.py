@@ -1,0 +1,49 @@
+"""Folders of labelled images -> the weights of a network, and how good they are."""
+
+from typing import TYPE_CHECKING
+
+from base.doors import lazy
+
+if TYPE_CHECKING:
+    from vision.training.augment import Augmentation
+    from vision.training.calibration import cross_entropy, expected_calibration_error, fit_temperature, softmax
+    from vision.training.dataset import ClassInfo, Dataset, LabelledImage, file_digests, fingerprint, read_dataset
+    from vision.training.families import find_leaks, fold_by_family, split_by_family
+    from vision.training.feature_cache import FeatureCache
+    from vision.training.features import Digests, Extracted, Extractor, load_pixels
+    from vision.training.fitting import TrainingStopped, fit, predict_logits
+    from vision.training.metrics import (
+        ClassScores,
+        Reliability,
+        class_scores,
+        confused_pairs,
+        confusion_matrix,
+        group_accuracy,
+        reliability,
+        top_k_accuracy,
+    )
+    from vision.training.options import Epoch, FitOptions
+    from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
+    from vision.training.rbf import RbfCenters, choose_rbf_centers, set_rbf_head
+    from vision.training.rows import StoredRows
+    from vision.training.samples import Samples
+else:
+    __getattr__ = lazy(
+        __name__,
+        {
+            "augment": "Augmentation",
+            "calibration": "cross_entropy expected_calibration_error fit_temperature softmax",
+            "dataset": "ClassInfo Dataset LabelledImage file_digests fingerprint read_dataset",
+            "families": "find_leaks fold_by_family split_by_family",
+            "feature_cache": "FeatureCache",
+            "features": "Digests Extracted Extractor load_pixels",
+            "fitting": "TrainingStopped fit predict_logits",
+            "metrics": "ClassScores Reliability class_scores confused_pairs"
+            " confusion_matrix group_accuracy reliability top_k_accuracy",
+            "options": "Epoch FitOptions",
+            "parts": "build_frozen build_trained cut_of frozen_spec",
+            "rbf": "RbfCenters choose_rbf_centers set_rbf_head",
+            "rows": "StoredRows",
+            "samples": "Samples",
+        },
+    )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from base.errors import ImageError
 from base.process import available_cpus
-from vision.images.preprocess import Preprocessing, load_image
+from vision.images import Preprocessing, load_image
 from vision.training.dataset import DatasetError, LabelledImage, file_digests
 
 NEAR_BITS = 8  # of 64; recompressed and rescaled duplicates stay below, unrelated pictures of one class lie around 32

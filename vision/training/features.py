@@ -22,11 +22,8 @@ from numpy.typing import NDArray
 from base.errors import ImageError
 from base.files import read_file
 from base.process import available_cpus
-from vision.images.decode import ImageLimits
-from vision.images.pixels import Pixels
-from vision.images.preprocess import Preprocessing, load_image
-from vision.serving.classifier import forward
-from vision.serving.engines import Engine
+from vision.images import ImageLimits, Pixels, Preprocessing, load_image
+from vision.serving import Engine, forward
 from vision.training.augment import Augmentation
 from vision.training.dataset import LabelledImage
 from vision.training.feature_cache import FeatureSpace

@@ -9,11 +9,16 @@ import mindspore
 from mindspore import nn, ops
 
 from vision.errors import VisionError
-from vision.networks.layered import LayeredSpec
-from vision.networks.network import build_network
-from vision.networks.served import FeatureExtractor, Scaling
-from vision.networks.spec import NetworkSpec
-from vision.networks.weights import backbone_only, get_weights, set_weights
+from vision.networks import (
+    FeatureExtractor,
+    LayeredSpec,
+    NetworkSpec,
+    Scaling,
+    backbone_only,
+    build_network,
+    get_weights,
+    set_weights,
+)
 
 
 def frozen_spec(spec: NetworkSpec, freeze: str) -> NetworkSpec:

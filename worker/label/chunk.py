@@ -7,8 +7,8 @@ from pathlib import Path
 from base.paths import path_to_text
 from jobs import ChunkResult, LabelChunk, Row
 from storage import Folder
-from vision.images.decode import DEFAULT_LIMITS, ImageLimits
-from vision.serving.classifier import Classifier, Outcome
+from vision.images import DEFAULT_LIMITS, ImageLimits
+from vision.serving import Classifier, Outcome
 from worker.label.data_root import check_local, opened_images
 
 

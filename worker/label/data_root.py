@@ -11,7 +11,7 @@ from base.errors import ImageError, UnavailableError
 from base.fault import fault
 from base.paths import text_to_path
 from storage import Folder, LocalFolder
-from vision.serving.classifier import Source
+from vision.serving import Source
 from worker.label.remote import remote_images
 
 

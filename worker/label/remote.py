@@ -16,7 +16,7 @@ from base.errors import ImageError, UnavailableError
 from base.fault import fault
 from base.paths import text_to_path
 from storage import Folder, TooManyBytes, TransientError, with_retries
-from vision.serving.classifier import Source
+from vision.serving import Source
 
 AHEAD_BYTES = 8 * 1024 * 1024  # photos of 12 megapixels have 3 to 6
 

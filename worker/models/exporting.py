@@ -26,14 +26,14 @@ from base.files import write_file
 from base.install import pip_install
 from configs import SettingsError, load_settings
 from model_store import Manifest, ModelStore, StoreError
-from vision.errors import EngineError, VisionError
-from vision.images.preprocess import Preprocessing
-from vision.networks import spec_from_json
-from vision.networks.conventions import CONVENTIONS
-from vision.networks.spec import NetworkSpec
-from vision.networks.weights import read_safetensors, set_weights
-from vision.serving.engines import Images, Outputs
-from vision.serving.export import (
+from vision import EngineError, VisionError
+from vision.images import Preprocessing
+from vision.networks import CONVENTIONS, NetworkSpec, read_safetensors, set_weights, spec_from_json
+from vision.serving import (
+    PROBABILITIES,
+    GraphSpec,
+    Images,
+    Outputs,
     export_checkpoint,
     export_mindir,
     export_openvino,
@@ -43,7 +43,6 @@ from vision.serving.export import (
     run_openvino,
     run_safetensors,
 )
-from vision.serving.graph_spec import PROBABILITIES, GraphSpec
 from worker.errors import WorkerError
 from worker.models.files import GOLDEN, SERVING, WEIGHTS
 
@@ -287,7 +286,7 @@ def _copy(name: str) -> Write:
 
 
 def _network(files: VersionFiles) -> Any:
-    from vision.networks.network import build_network
+    from vision.networks import build_network
 
     network = build_network(files.network_spec)
     arrays, _ = read_safetensors(files.read(WEIGHTS))
@@ -296,7 +295,7 @@ def _network(files: VersionFiles) -> Any:
 
 
 def _write_mindir(files: VersionFiles, path: Path) -> None:
-    from vision.networks.served import build_served
+    from vision.networks import build_served
 
     export_mindir(build_served(_network(files)), path)
 

@@ -6,8 +6,7 @@ from functools import partial
 from typing import Final
 
 from model_store import ModelStore, ModelVersion
-from vision.serving.engines import MindSporeNetwork, ModelFiles
-from vision.serving.graph_spec import GraphSpec
+from vision.serving import GraphSpec, MindSporeNetwork, ModelFiles
 
 SERVING: Final = "serving.onnx"
 WEIGHTS: Final = "weights.safetensors"

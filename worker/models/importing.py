@@ -11,7 +11,7 @@ import numpy as np
 from base.install import pip_install
 from configs import SettingsError, load_settings
 from model_store import ClassEntry, ModelStore, StoreError
-from vision.errors import VisionError, WeightsError
+from vision import VisionError, WeightsError
 
 GOLDEN_IMAGES = 4
 
@@ -51,10 +51,8 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     """
     from dataclasses import replace
 
-    from vision.images.preprocess import Preprocessing
-    from vision.networks.layered import LayeredSpec
-    from vision.networks.network import build_network
-    from vision.networks.weights import backbone_only, read_foreign, set_weights
+    from vision.images import Preprocessing
+    from vision.networks import LayeredSpec, backbone_only, build_network, read_foreign, set_weights
     from worker.models.publish import Details, Publication, graph_of, publish
 
     found = read_foreign(file, convention=convention)

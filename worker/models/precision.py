@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from base.errors import ImageError
 from base.process import available_cpus
 from model_store import Golden, PrecisionProof
-from vision.images.decode import ImageLimits
-from vision.images.preprocess import Preprocessing, load_image
-from vision.serving.engines import Engine, ModelFiles, open_engine
-from vision.training.dataset import LabelledImage
+from vision.images import ImageLimits, Preprocessing, load_image
+from vision.serving import Engine, ModelFiles, open_engine
+from vision.training import LabelledImage
 
 ENGINE = "openvino"  # the one that computes in more than f32 on a CPU
 GPU_F16 = "onnxruntime/f16"

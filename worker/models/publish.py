@@ -16,18 +16,22 @@ import numpy as np
 
 from jobs import ModelPin
 from model_store import ClassEntry, Golden, ManifestDraft, ModelStore, ModelVersion, PrecisionProof, StoreUnavailable
-from vision.errors import EngineError
-from vision.images.decode import DEFAULT_LIMITS, ImageLimits
-from vision.images.preprocess import Preprocessing
-from vision.networks.foreign_spec import spec_metadata
-from vision.networks.served import build_served, run_once
-from vision.networks.spec import FloatEnds
-from vision.networks.weights import get_weights, to_safetensors
-from vision.serving.engines import Engine, Images, MindSporeNetwork, ModelFiles, Outputs, precisions
-from vision.serving.export import export_onnx, graph_spec
-from vision.serving.graph_spec import PROBABILITIES
-from vision.serving.quantise import quantise
-from vision.training.dataset import LabelledImage
+from vision import EngineError
+from vision.images import DEFAULT_LIMITS, ImageLimits, Preprocessing
+from vision.networks import FloatEnds, build_served, get_weights, run_once, spec_metadata, to_safetensors
+from vision.serving import (
+    PROBABILITIES,
+    Engine,
+    Images,
+    MindSporeNetwork,
+    ModelFiles,
+    Outputs,
+    export_onnx,
+    graph_spec_of,
+    precisions,
+    quantise,
+)
+from vision.training import LabelledImage
 from worker.models.files import GOLDEN, INT8, SERVING, WEIGHTS
 from worker.models.precision import GPU_F16, judge_precisions, open_on_cpu
 
@@ -99,7 +103,7 @@ def graph_of(network: Any) -> Graph:
     with tempfile.TemporaryDirectory(prefix="graph-") as folder:
         path = Path(folder) / "serving.onnx"
         export_onnx(served, path)
-        files = ModelFiles(onnx=path.read_bytes(), graph=graph_spec(network.spec), mindspore=lambda: trained)
+        files = ModelFiles(onnx=path.read_bytes(), graph=graph_spec_of(network.spec), mindspore=lambda: trained)
     return Graph(
         files=files,
         float_ends=network.spec.float_ends,

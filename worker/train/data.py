@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.images.preprocess import Preprocessing
-from vision.networks.spec import NetworkSpec
-from vision.training.dataset import Dataset, LabelledImage
-from vision.training.families import find_leaks, fold_by_family, split_by_family
-from vision.training.features import Digests
-from vision.training.rows import StoredRows
+from vision.images import Preprocessing
+from vision.networks import NetworkSpec
+from vision.training import Dataset, Digests, LabelledImage, StoredRows, find_leaks, fold_by_family, split_by_family
 from worker.errors import JobRefused
 from worker.train.reading import InputReader, Inputs
 from worker.train.training import Training

@@ -9,12 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs import Recipe
-from vision.networks.heads import build_dense
-from vision.training.fit import fit, predict_logits
-from vision.training.options import Epoch, FitOptions
-from vision.training.parts import build_trained
-from vision.training.rbf import RbfCenters, choose_rbf_centers, set_rbf_head
-from vision.training.samples import Samples
+from vision.networks import build_dense
+from vision.training import (
+    Epoch,
+    FitOptions,
+    RbfCenters,
+    Samples,
+    build_trained,
+    choose_rbf_centers,
+    fit,
+    predict_logits,
+    set_rbf_head,
+)
 from worker.train.progress import Pace
 from worker.train.reading import Inputs
 from worker.train.training import Training

@@ -14,11 +14,10 @@ import mindspore
 from base.install import pip_install
 from configs import Recipe
 from jobs import ModelPin, TrainModel
-from vision.errors import VisionError
+from vision import VisionError
 from vision.networks import network_kind
-from vision.serving.engines.half import can_halve
-from vision.serving.quantise import can_quantise
-from vision.training.fit import TrainingStopped
+from vision.serving import can_halve, can_quantise
+from vision.training import TrainingStopped
 from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
 from worker.train.cross_validation import cross_validate

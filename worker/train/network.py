@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vision.networks import network_kind, own_options, spec_from_json
-from vision.networks.network import build_network
-from vision.networks.weights import backbone_only, get_weights, read_safetensors, set_weights
-from vision.training.parts import cut_of
+from vision.networks import (
+    backbone_only,
+    build_network,
+    get_weights,
+    network_kind,
+    own_options,
+    read_safetensors,
+    set_weights,
+    spec_from_json,
+)
+from vision.training import cut_of
 from worker.errors import JobRefused
 from worker.models.files import WEIGHTS
 from worker.train.training import Training

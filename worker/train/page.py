@@ -19,9 +19,8 @@ from base.intervals import wilson_interval
 from base.paths import path_to_text
 from model_store import PrecisionProof
 from pages import accuracy_card, card, data_uri, template
-from vision.images.decode import ImageLimits, decode_within
-from vision.training import metrics
-from vision.training.calibration import cross_entropy
+from vision.images import ImageLimits, decode_within
+from vision.training import confused_pairs, cross_entropy, group_accuracy, top_k_accuracy
 from worker.train.report import Measured, TrainingReport
 
 THUMBNAIL_PX = 160
@@ -114,12 +113,12 @@ def _cards(report: TrainingReport, measured: Measured) -> list[dict[str, str]]:
     def accuracy(name: str, rate: float) -> dict[str, str]:
         return accuracy_card(name, round(rate * images), images, wilson_interval(rate, images))
 
-    cards = [accuracy("Top-1 accuracy", metrics.top_k_accuracy(report.logits, measured.targets, 1))]
+    cards = [accuracy("Top-1 accuracy", top_k_accuracy(report.logits, measured.targets, 1))]
     if len(report.classes) > 5:  # else it is 100 %
-        cards.append(accuracy("Top-5 accuracy", metrics.top_k_accuracy(report.logits, measured.targets, 5)))
+        cards.append(accuracy("Top-5 accuracy", top_k_accuracy(report.logits, measured.targets, 5)))
     if report.is_grouped:
         groups = [info.group for info in report.classes]
-        cards.append(accuracy("Right group", metrics.group_accuracy(measured.matrix, groups)))
+        cards.append(accuracy("Right group", group_accuracy(measured.matrix, groups)))
     loss, calibrated = (cross_entropy(report.logits, measured.targets, t) for t in (1.0, report.temperature))
     before, after = measured.before.expected_error, measured.after.expected_error
     return [
@@ -134,7 +133,7 @@ def _cards(report: TrainingReport, measured: Measured) -> list[dict[str, str]]:
 
 
 def _chance(report: TrainingReport, measured: Measured) -> str:
-    top1 = metrics.top_k_accuracy(report.logits, measured.targets, 1)
+    top1 = top_k_accuracy(report.logits, measured.targets, 1)
     error = 100 * math.sqrt(top1 * (1 - top1) / len(measured.targets))
     return (
         f"The top-1 accuracy has a standard error of {error:.1f} points: a difference between two models that is not "
@@ -168,7 +167,7 @@ def _confused(report: TrainingReport, measured: Measured) -> list[tuple[str, str
             report.classes[pair.predicted].label,
             f"{pair.images} of {support[pair.true]}",
         )
-        for pair in metrics.confused_pairs(measured.matrix, PAIRS_SHOWN)
+        for pair in confused_pairs(measured.matrix, PAIRS_SHOWN)
     ]
 
 

@@ -26,8 +26,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from base.process import die_with
-from vision.training.dataset import ClassInfo
-from vision.training.metrics import Reliability
+from vision.training import ClassInfo, Reliability
 
 BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#d9772b", "#3a8f4d", "#888888"
 DPI = 110

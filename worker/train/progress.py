@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from jobs import JobEvent
-from vision.training.options import Epoch
+from vision.training import Epoch
 from worker.errors import JobCancelled
 
 STEPS_EVERY_S = 5.0  # within an epoch

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from base.files import read_file
 from jobs import ModelPin
 from model_store import ModelVersion
-from vision.training.dataset import Dataset
+from vision.training import Dataset
 from worker.runtime import Runtime
 from worker.train.data import Split
 from worker.train.training import Training

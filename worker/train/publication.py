@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from jobs import ModelPin, TrainModel
 from model_store import ClassEntry, ModelStore, ModelVersion, PrecisionProof, StoreError
-from vision.images.preprocess import load_image
-from vision.serving.quantise import CALIBRATION_IMAGES
-from vision.training.calibration import expected_calibration_error, fit_temperature
-from vision.training.dataset import LabelledImage, fingerprint
+from vision.images import load_image
+from vision.serving import CALIBRATION_IMAGES
+from vision.training import LabelledImage, expected_calibration_error, fingerprint, fit_temperature
 from worker.models.publish import Details, Publication, graph_of, publish
 from worker.train.data import Split, TrainingData
 from worker.train.drawing import Drawing

@@ -17,17 +17,24 @@ from numpy.typing import NDArray
 
 from base.errors import UnavailableError
 from base.paths import text_to_path
-from vision.images.preprocess import Preprocessing
-from vision.networks import spec_from_json
-from vision.networks.spec import NetworkSpec
-from vision.serving.engines import Engine, ModelFiles, open_engine
-from vision.serving.export import export_onnx, graph_spec
-from vision.training.dataset import Dataset, LabelledImage, file_digests, read_dataset
-from vision.training.feature_cache import FeatureCache
-from vision.training.features import Digests, Extracted, Extractor, load_pixels
-from vision.training.parts import build_frozen, frozen_spec
-from vision.training.rows import StoredRows
-from vision.training.samples import Samples
+from vision.images import Preprocessing
+from vision.networks import NetworkSpec, spec_from_json
+from vision.serving import Engine, ModelFiles, export_onnx, graph_spec_of, open_engine
+from vision.training import (
+    Dataset,
+    Digests,
+    Extracted,
+    Extractor,
+    FeatureCache,
+    LabelledImage,
+    Samples,
+    StoredRows,
+    build_frozen,
+    file_digests,
+    frozen_spec,
+    load_pixels,
+    read_dataset,
+)
 from worker.errors import JobRefused
 from worker.models.files import SERVING
 from worker.train.training import Training
@@ -110,7 +117,7 @@ class InputReader:
         training, settings = self._training, self._training.runtime.settings
         spec = frozen_spec(self._network.spec, freeze)
         if freeze not in self._engines:
-            model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec(spec))
+            model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
             # The precision that will serve: a head should meet the features that it will be given.
             self._engines[freeze] = open_engine(model, precision=settings.precision)
         engine = self._engines[freeze]

@@ -11,10 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store import PrecisionProof
-from vision.training import metrics
-from vision.training.calibration import softmax
-from vision.training.dataset import ClassInfo, LabelledImage
-from vision.training.options import Epoch
+from vision.training import (
+    ClassInfo,
+    ClassScores,
+    Epoch,
+    LabelledImage,
+    Reliability,
+    class_scores,
+    confusion_matrix,
+    reliability,
+    softmax,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +59,9 @@ class Measured:
     predicted: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     matrix: NDArray[np.int64]
-    scores: metrics.ClassScores
-    before: metrics.Reliability
-    after: metrics.Reliability
+    scores: ClassScores
+    before: Reliability
+    after: Reliability
 
 
 def plotted(report: TrainingReport) -> dict[str, Any]:
@@ -75,7 +82,7 @@ def plotted(report: TrainingReport) -> dict[str, Any]:
     }
 
 
-def _columns(measured: metrics.Reliability) -> dict[str, list[float]]:
+def _columns(measured: Reliability) -> dict[str, list[float]]:
     return {column.name: getattr(measured, column.name).tolist() for column in fields(measured)}
 
 
@@ -87,13 +94,13 @@ def measure(report: TrainingReport) -> Measured:
     targets = np.array([image.class_index for image in report.images], np.int64)
     predicted = report.logits.argmax(axis=1)
     probabilities = softmax(report.logits, report.temperature)
-    matrix = metrics.confusion_matrix(targets, predicted, len(report.classes))
+    matrix = confusion_matrix(targets, predicted, len(report.classes))
     return Measured(
         targets=targets,
         predicted=predicted,
         probabilities=probabilities,
         matrix=matrix,
-        scores=metrics.class_scores(matrix),
-        before=metrics.reliability(softmax(report.logits), targets),
-        after=metrics.reliability(probabilities, targets),
+        scores=class_scores(matrix),
+        before=reliability(softmax(report.logits), targets),
+        after=reliability(probabilities, targets),
     )

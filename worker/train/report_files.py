@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from base.text import printable, safe_cell
-from vision.images.decode import ImageLimits
-from vision.training.options import Epoch
+from vision.images import ImageLimits
+from vision.training import Epoch
 from worker.train.page import render_page
 from worker.train.report import Measured, TrainingReport, measure
 

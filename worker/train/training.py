@@ -9,7 +9,7 @@ from pathlib import Path
 
 from configs import Recipe
 from jobs import TrainModel
-from vision.training.augment import Augmentation
+from vision.training import Augmentation
 from worker.runtime import Runtime
 from worker.train.progress import Progress
 

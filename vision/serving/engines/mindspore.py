@@ -61,10 +61,7 @@ def _load(read: Callable[[], MindSporeNetwork], device: str) -> Any:
         import mindspore
     except ImportError as error:
         raise EngineError(f"MindSpore is not installed; run: {_INSTALL['cpu']}") from error
-    from vision.networks import spec_from_json
-    from vision.networks.network import build_network
-    from vision.networks.served import build_served
-    from vision.networks.weights import read_safetensors, set_weights
+    from vision.networks import build_network, build_served, read_safetensors, set_weights, spec_from_json
 
     try:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
