@@ -19,6 +19,8 @@ from tests.conftest import LABELS, NOTHING, SORTLINE, RedisServer, environment, 
 
 pytestmark = pytest.mark.slow
 
+SLOWED = {"TEST_FAULT": "before publish=nap"}  # so that a signal comes in the middle of the work on any machine
+
 
 def rows_of(report: Path) -> list[dict[str, str]]:
     with report.open(encoding="utf-8", newline="") as file:
@@ -173,7 +175,7 @@ def test_a_killed_producer_takes_its_private_stack_along_and_the_same_command_fi
     calm = home / "calm"
     calm.mkdir()
     sortline("label", str(photos), "-o", str(home / "calm.csv"), home=calm, env=env)
-    with producer(*command, home=home, env=env) as running:
+    with producer(*command, home=home, env={**env, **SLOWED}) as running:
         wait_until(lambda: rows_done(home) > 300, 30, "some rows")
         running.kill()
         running.wait()
@@ -211,8 +213,8 @@ def test_a_redis_that_loses_its_memory_costs_no_row(
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_running(home: Path, tmp_path: Path, model_store: Path) -> None:
-    write_images(tmp_path / "photos", 3000)
-    env = {"SORTLINE_STORE": str(model_store), "SORTLINE_CHUNK_IMAGES": "32"}
+    write_images(tmp_path / "photos", 1000)
+    env = {"SORTLINE_STORE": str(model_store), "SORTLINE_CHUNK_IMAGES": "32", **SLOWED}
     with producer("label", str(tmp_path / "photos"), "-o", str(home / "report.csv"), home=home, env=env) as running:
         wait_until(lambda: rows_done(home) > 100, 30, "some rows")
         running.send_signal(signal.SIGINT)
