@@ -21,6 +21,7 @@ from tests.unit.icc import (
 )  # fmt: skip
 from vision.images.colour import MAX_PROFILE_BYTES, _transform
 from vision.images.decode import decode_image
+from vision.images.preprocess import Fit, Preprocessing, load_image
 
 SRGB = ImageCms.createProfile("sRGB")
 PROFILES = {
@@ -59,6 +60,16 @@ def test_a_photo_of_another_space_has_the_pixels_of_the_srgb_one(name: str, form
 
     assert difference(encoded(stored, format_, icc_profile=PROFILES[name], **options), photo()) < 1.5
     assert difference(encoded(stored, format_, **options), photo()) > 3  # without the profile these numbers are others
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_the_network_sees_a_photo_of_another_space_as_the_srgb_one(fit: Fit) -> None:
+    preprocessing, profile = Preprocessing(height_px=32, width_px=48, fit=fit), PROFILES["Display P3"]
+
+    seen = load_image(encoded(in_space(photo(), profile), "JPEG", icc_profile=profile), preprocessing).pixels
+
+    expected = load_image(encoded(photo(), "JPEG"), preprocessing).pixels
+    assert np.abs(seen.astype(int) - expected).mean() < 1.5
 
 
 def test_transparent_pixels_of_another_space_lie_on_white() -> None:

@@ -1,4 +1,4 @@
-"""What Pillow decoded, of any of its modes, as RGB pixels in sRGB."""
+"""What Pillow decoded, of any of its modes, as RGB pixels."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vision.images.colour import cmyk_to_srgb, to_srgb
+from vision.images.colour import cmyk_to_srgb
 from vision.images.pixels import Pixels
 from vision.images.tiff import grey_values, is_signed_8_bit
 
 
 def to_rgb(image: Image.Image, profile: bytes | None) -> Pixels:
-    """Return the pixels of a loaded image, by its colour profile; transparent ones lie on white."""
-    return to_srgb(_rgb(cmyk_to_srgb(image, profile) if image.mode == "CMYK" else image, image.format), profile)
-
-
-def _rgb(image: Image.Image, file_format: str | None) -> Pixels:
+    """Return the pixels of a loaded image, transparent ones on white; of a CMYK one in sRGB by its profile."""
+    file_format = image.format
+    if image.mode == "CMYK":
+        image = cmyk_to_srgb(image, profile)
     tiff = file_format == "TIFF"
     if image.mode.startswith("I;16") or image.mode in ("I", "F") or (tiff and is_signed_8_bit(image)):
         values, white = grey_values(image) if tiff else (np.asarray(image), 65535)

@@ -16,6 +16,7 @@ import numpy as np
 
 from base.files import read_file
 from vision.errors import VisionError
+from vision.images.colour import to_srgb
 from vision.images.decode import (
     DEFAULT_LIMITS,
     DecodedImage,
@@ -109,7 +110,8 @@ def load_image(source: Path | bytes, preprocessing: Preprocessing, limits: Image
     """
     data = read_file(source, limits.max_bytes) if isinstance(source, Path) else source
     image = decode_within(data, limits, lambda width, height: _room(width, height, preprocessing))
-    return LoadedImage(pixels=_fit(image.pixels, preprocessing), width_px=image.width_px, height_px=image.height_px)
+    pixels = to_srgb(_fit(image.pixels, preprocessing), image.profile)
+    return LoadedImage(pixels=pixels, width_px=image.width_px, height_px=image.height_px)
 
 
 def _source_box(width: int, height: int, target: Preprocessing) -> tuple[float, float]:

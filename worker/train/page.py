@@ -19,7 +19,7 @@ from base.intervals import wilson_interval
 from base.paths import path_to_text
 from model_store import PrecisionProof
 from pages import accuracy_card, card, data_uri, template
-from vision.images import ImageLimits, decode_within
+from vision.images import ImageLimits, decode_within, to_srgb
 from vision.training import confused_pairs, cross_entropy, group_accuracy, top_k_accuracy
 from worker.train.report import Measured, TrainingReport
 
@@ -101,7 +101,7 @@ class _Pictures:
         data = read_file(path, self._limits.max_bytes)
         # A large JPEG is decoded at a fraction: never below the thumbnail, never far above it.
         image = decode_within(data, self._limits, lambda width, height: max(width, height) / THUMBNAIL_PX / 2)
-        small, jpeg = Image.fromarray(image.pixels), io.BytesIO()
+        small, jpeg = Image.fromarray(to_srgb(image.pixels, image.profile)), io.BytesIO()
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         small.save(jpeg, "JPEG", quality=80)
         return jpeg.getvalue(), max(image.width_px, image.height_px) <= TINY_PX
