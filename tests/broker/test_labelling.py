@@ -1,0 +1,82 @@
+"""A label command from its source to its reports, with a worker in this process: what each stage leaves and says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import redis
+
+from configs.settings import Settings
+from producer.errors import OK, TOO_MANY_FAILURES, UsageError
+from producer.reports.request import request_of
+from producer.run.labelling import Labelling, label_source
+from tests.broker.conftest import KEYS, really_working
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def labelling(real_settings: Settings, tmp_path: Path) -> Labelling:
+    reports = request_of(tmp_path / "report.csv", None, ranks=2)
+    return Labelling(source=str(real_settings.data_root), model=None, reports=reports)
+
+
+def test_a_folder_becomes_a_report_and_the_same_command_finds_nothing_new(
+    real_settings: Settings,
+    labelling: Labelling,
+    tmp_path: Path,
+    client: redis.Redis,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "data" / "broken.png").write_bytes(b"no image")
+    with really_working(real_settings):
+        assert label_source(real_settings, labelling) == OK
+        rows = (tmp_path / "report.csv").read_text().splitlines()
+        first = capsys.readouterr().err
+        (tmp_path / "report.csv").unlink()
+        assert label_source(real_settings, labelling) == OK
+
+    assert (len(rows), sum(",error," in row for row in rows[1:])) == (1 + 25, 1)
+    assert (tmp_path / "report.csv").read_text().splitlines() == rows
+    assert "25 images: 24 labelled, 1 failed" in first
+    assert "nothing new: all 25 images have their row" in capsys.readouterr().err
+    assert client.keys(KEYS.results("*")) == []
+    (path,) = (real_settings.home / "runs").glob("*.run")
+    assert path.stem.startswith("data-")
+
+
+def test_more_failures_than_allowed_are_an_exit_code_of_their_own(
+    real_settings: Settings, labelling: Labelling, tmp_path: Path
+) -> None:
+    (tmp_path / "data" / "broken.png").write_bytes(b"no image")
+    with really_working(real_settings):
+        strict = Labelling(source=labelling.source, model=None, reports=labelling.reports, max_failures=0)
+
+        assert label_source(real_settings, strict) == TOO_MANY_FAILURES
+    assert (tmp_path / "report.csv").is_file()
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_sent(
+    real_settings: Settings, labelling: Labelling, tmp_path: Path, client: redis.Redis
+) -> None:
+    inside = Labelling(
+        source=labelling.source, model=None, reports=labelling.reports, sort_into=tmp_path / "data" / "sorted"
+    )
+
+    with pytest.raises(UsageError, match="is inside the labelled folder"):
+        label_source(real_settings, inside)
+    assert client.dbsize() == 0
+    assert not (real_settings.home / "runs").exists()
+
+
+def test_a_detached_run_is_only_enqueued(
+    real_settings: Settings, labelling: Labelling, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detached = Labelling(source=labelling.source, model=None, reports=labelling.reports, detach=True)
+
+    assert label_source(real_settings, detached) == OK
+
+    run = capsys.readouterr().out.strip()
+    assert client.llen(KEYS.queue("label")) == 24 / 4
+    assert client.exists(KEYS.inputs(run)) == 1
