@@ -3,13 +3,15 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mindspore
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from base.process import available_cpus
+from configs.settings import Settings
 from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, ShapeError
 from vision.networks.lenet5 import LeNet5Spec
@@ -26,17 +29,18 @@ from vision.networks.network import build_network
 from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, to_safetensors
-from vision.serving.engines import Engine, MindSporeNetwork, ModelFiles, open_engine, precisions
+from vision.serving.engines import ENGINES, Engine, MindSporeNetwork, ModelFiles, open_engine, precisions
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.openvino import import_openvino, pooled_parts
 from vision.serving.export import export_onnx, graph_spec_of
+from worker.devices import look
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 LENET = LeNet5Spec(classes=10, height_px=32, width_px=28, temperature=0.5)
 MOBILENET = MobileNetV2Spec(convention="tf", classes=5, height_px=64, width_px=48)
-ENGINES = ("mindspore", "openvino", "onnxruntime")
+NAMES = ("mindspore", "openvino", "onnxruntime")
 
 
 def files_of(network: Any, folder: Path) -> ModelFiles:
@@ -51,7 +55,7 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     return files_of(seeded_network(LENET), tmp_path_factory.mktemp("lenet"))
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=NAMES)
 def engine(request: pytest.FixtureRequest, lenet: ModelFiles) -> Iterator[Engine]:
     opened = open_engine(lenet, engine=request.param, device="cpu", precision="f32")
     yield opened
@@ -96,7 +100,7 @@ def test_all_engines_agree_on_mobilenet(spec: NetworkSpec, tmp_path: Path) -> No
     files = files_of(seeded_network(spec), tmp_path)
     images = pictures(spec, 6)
 
-    reference, *others = (outputs_of(files, name, images) for name in ENGINES)
+    reference, *others = (outputs_of(files, name, images) for name in NAMES)
 
     assert reference.shape == (6, spec.outputs)
     assert reference.std() > 0.01
@@ -159,7 +163,7 @@ def test_an_engine_says_what_it_is(engine: Engine) -> None:
     assert f"on cpu, f32, micro-batch {engine.micro_batch}" in engine.describe()
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_closed_engine_says_so(lenet: ModelFiles, name: str) -> None:
     opened = open_engine(lenet, engine=name, device="cpu")
     opened.close()
@@ -186,7 +190,7 @@ def test_the_choice_and_its_reason_are_one_log_line(lenet: ModelFiles, caplog: p
         ({"device": "tpu"}, "device 'tpu' is unknown"),
         (
             {"engine": "openvino", "device": "cuda"},
-            "openvino engine runs on the CPU, not on cuda; use engine onnxruntime",
+            "the openvino engine has no device 'cuda'; use cpu, or engine onnxruntime",
         ),
         ({"engine": "onnxruntime", "device": "ascend"}, "the onnxruntime engine has no device 'ascend'"),
         ({"engine": "onnxruntime", "device": "cpu", "precision": "bf16"}, "computes in f32 or f16, not in bf16"),
@@ -198,6 +202,29 @@ def test_the_choice_and_its_reason_are_one_log_line(lenet: ModelFiles, caplog: p
 def test_an_engine_that_can_not_be_had_is_refused(lenet: ModelFiles, choice: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=message):
         open_engine(lenet, **choice)
+
+
+def test_settings_name_the_engines_and_devices_of_the_table() -> None:
+    engine, device = (Settings.model_fields[name].annotation for name in ("engine", "device"))
+
+    assert get_args(engine) == ("auto", *ENGINES)
+    assert set(get_args(device)) == {"auto", *(name for kinds in ENGINES.values() for name in kinds)}
+
+
+def test_what_is_missing_is_a_line_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    found = look()
+
+    assert list(found) == list(ENGINES)
+    assert found["mindspore"] == {"usable": True, "text": f"{version('mindspore')}; trains on this machine"}
+    for name, hint in (
+        ("openvino", "OpenVINO is not installed; run: .*pip install"),
+        ("onnxruntime", "not installed; "),
+    ):
+        assert found[name]["usable"] is False
+        assert re.match(hint, str(found[name]["text"]))
 
 
 def test_cuda_without_its_provider_names_the_package(lenet: ModelFiles) -> None:

@@ -6,7 +6,16 @@ from base.doors import lazy
 
 if TYPE_CHECKING:
     from vision.serving.classifier import Classifier, Outcome, Source, forward
-    from vision.serving.engines import Engine, Images, MindSporeNetwork, ModelFiles, Outputs, open_engine, precisions
+    from vision.serving.engines import (
+        ENGINES,
+        Engine,
+        Images,
+        MindSporeNetwork,
+        ModelFiles,
+        Outputs,
+        open_engine,
+        precisions,
+    )
     from vision.serving.engines.half import can_halve
     from vision.serving.engines.openvino import import_openvino
     from vision.serving.export import (
@@ -28,7 +37,7 @@ else:
         __name__,
         {
             "classifier": "Classifier Outcome Source forward",
-            "engines": "Engine Images MindSporeNetwork ModelFiles Outputs open_engine precisions",
+            "engines": "ENGINES Engine Images MindSporeNetwork ModelFiles Outputs open_engine precisions",
             "engines.half": "can_halve",
             "engines.openvino": "import_openvino",
             "export": "export_checkpoint export_mindir export_onnx export_openvino graph_spec_of"

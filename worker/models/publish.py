@@ -20,6 +20,7 @@ from vision import EngineError
 from vision.images import DEFAULT_LIMITS, ImageLimits, Preprocessing
 from vision.networks import FloatEnds, build_served, get_weights, run_once, spec_metadata, to_safetensors
 from vision.serving import (
+    ENGINES,
     PROBABILITIES,
     Engine,
     Images,
@@ -39,7 +40,7 @@ log = logging.getLogger("sortline.publishing")
 
 GOLDEN_TOLERANCE = 1e-3  # largest difference of a probability that another float32 engine may show
 FEATURE_TOLERANCE = 1e-2  # of a backbone's features, which reach about 6
-COMPARED_ENGINES = ("openvino", "onnxruntime")
+COMPARED_ENGINES = tuple(name for name in ENGINES if name != "mindspore")  # which networks are held to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,35 @@ OpenVINO). Importing this package loads no runtime; opening an engine loads the 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from vision.errors import EngineError
-from vision.serving.engines.protocol import Engine, Images, MindSporeNetwork, ModelFiles, Outputs
+from vision.serving.engines.mindspore import MindSporeEngine
+from vision.serving.engines.onnx_cuda import OnnxCudaEngine
+from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine
+from vision.serving.engines.openvino import OpenVinoEngine
+from vision.serving.engines.protocol import Engine, EngineKind, Images, MindSporeNetwork, ModelFiles, Outputs
 
-__all__ = ["Engine", "Images", "MindSporeNetwork", "ModelFiles", "Outputs", "open_engine", "precisions"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Images",
+    "MindSporeNetwork",
+    "ModelFiles",
+    "Outputs",
+    "open_engine",
+    "precisions",
+]
 
-ENGINES: Final = ("openvino", "onnxruntime", "mindspore")
-DEVICES: Final = ("cpu", "cuda", "ascend")
+# By name and device. A class loads its runtime when it is opened, since a label worker must load one only.
+ENGINES: Final[Mapping[str, Mapping[str, EngineKind]]] = {
+    "openvino": {"cpu": OpenVinoEngine},
+    "onnxruntime": {"cpu": OnnxRuntimeEngine, "cuda": OnnxCudaEngine},
+    "mindspore": {"cpu": MindSporeEngine, "cuda": MindSporeEngine, "ascend": MindSporeEngine},
+}
+FASTEST: Final[Mapping[str, str]] = {"cpu": "openvino", "cuda": "onnxruntime", "ascend": "mindspore"}
 
 log = logging.getLogger("sortline.engine")
 
@@ -46,7 +63,7 @@ def open_engine(
         EngineError: the engine or device can't be used; the message says what is missing and what to install.
     """
     _known("engine", engine, ENGINES)
-    _known("device", device, DEVICES)
+    _known("device", device, FASTEST)
     if threads < 0:
         raise EngineError(f"threads is {threads}; it must be 0 (all cores) or more")
     if device == "auto" and engine in ("auto", "onnxruntime"):
@@ -61,7 +78,7 @@ def open_engine(
         device = "cpu" if device == "auto" else device
         reason = f"device {device}" if engine == "auto" else f"engine {engine} asked for"
     if engine == "auto":
-        engine = {"cpu": "openvino", "cuda": "onnxruntime", "ascend": "mindspore"}[device]
+        engine = FASTEST[device]
     chosen, left_out = _chosen(files, engine, device, precision, judged)
     return _logged(_open(files, engine, device, chosen, threads), reason + left_out)
 
@@ -71,13 +88,7 @@ def precisions(engine: str, files: ModelFiles | None = None, device: str = "cpu"
 
     Only ``files`` that hold an 8-bit graph can be run in int8.
     """
-    if (engine, device) == ("onnxruntime", "cuda"):
-        return ("f16", "f32")
-    if engine != "openvino" or importlib.util.find_spec("openvino") is None:
-        return ("f32",)
-    from vision.serving.engines.openvino import cpu_precisions
-
-    return cpu_precisions(files)
+    return _kind(engine, device).precisions(files)
 
 
 def _chosen(
@@ -98,30 +109,16 @@ def _chosen(
 
 
 def _open(files: ModelFiles, engine: str, device: str, precision: str, threads: int) -> Engine:
-    # Imported here: each module loads its runtime, and a label worker must load one only.
-    if engine == "openvino":
-        if device != "cpu":
-            raise EngineError(f"the openvino engine runs on the CPU, not on {device}; use engine onnxruntime for cuda")
-        from vision.serving.engines.openvino import OpenVinoEngine
+    return _kind(engine, device)(files, device=device, precision=precision, threads=threads)
 
-        return OpenVinoEngine(files, precision=precision, threads=threads)
-    if engine == "onnxruntime":
-        if device not in ("cpu", "cuda"):
-            raise EngineError(f"the onnxruntime engine has no device {device!r}; use cpu or cuda")
-        # Importing it costs 0.2 s, so a host without it, the usual CPU worker, does not even try.
-        if importlib.util.find_spec("onnxruntime") is None:
-            package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
-            raise EngineError(f"ONNX Runtime is not installed; run: pip install {package}")
-        if device == "cuda":
-            from vision.serving.engines.onnx_cuda import OnnxCudaEngine
 
-            return OnnxCudaEngine(files, precision=precision)
-        from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(files, precision=precision, threads=threads)
-    from vision.serving.engines.mindspore import MindSporeEngine
-
-    return MindSporeEngine(files, device=device, precision=precision)
+def _kind(engine: str, device: str) -> EngineKind:
+    kinds = ENGINES[engine]
+    if device not in kinds:
+        raise EngineError(
+            f"the {engine} engine has no device {device!r}; use {' or '.join(kinds)}, or engine {FASTEST[device]}"
+        )
+    return kinds[device]
 
 
 def _logged(engine: Engine, reason: str) -> Engine:
@@ -136,6 +133,6 @@ def _logged(engine: Engine, reason: str) -> Engine:
     return engine
 
 
-def _known(what: str, value: str, known: tuple[str, ...]) -> None:
+def _known(what: str, value: str, known: Iterable[str]) -> None:
     if value not in ("auto", *known):
         raise EngineError(f"{what} {value!r} is unknown; use auto or one of {', '.join(known)}")

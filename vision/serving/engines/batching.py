@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import EngineError, ShapeError
-from vision.serving.engines.protocol import Images, Outputs
+from vision.serving.engines.protocol import Images, ModelFiles, Outputs
 from vision.serving.graph_spec import GraphSpec
 
 
@@ -33,6 +33,11 @@ class BatchingEngine(ABC):
         self._free: SimpleQueue[None] = SimpleQueue()  # a semaphore in C; Python's own costs 10 us a pass
         for _ in range(self._window):
             self._free.put(None)
+
+    @classmethod
+    def precisions(cls, files: ModelFiles | None) -> tuple[str, ...]:
+        """Return what the engine computes in here; see `EngineKind`."""
+        return ("f32",)
 
     @abstractmethod
     def _forward(self, images: Images) -> NDArray[np.float32]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from base.install import pip_install
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.protocol import Images, MindSporeNetwork, ModelFiles
@@ -24,7 +26,7 @@ _INSTALL: Final = {
 class MindSporeEngine(BatchingEngine):
     """Runs the served cell in graph mode and in one thread, because MindSpore's modes are a thread's own."""
 
-    def __init__(self, files: ModelFiles, *, device: str = "cpu", precision: str = "auto") -> None:
+    def __init__(self, files: ModelFiles, *, device: str = "cpu", precision: str = "auto", threads: int = 0) -> None:
         """Build the network from its weights on ``device`` ("cpu", "cuda" or "ascend").
 
         Raises:
@@ -33,8 +35,6 @@ class MindSporeEngine(BatchingEngine):
         """
         if precision not in ("auto", "f32"):
             raise EngineError(f"the mindspore engine computes in f32, not in {precision}; use precision auto or f32")
-        if device not in _TARGETS:
-            raise EngineError(f"the mindspore engine has no device {device!r}; use one of {', '.join(_TARGETS)}")
         if files.mindspore is None:
             raise EngineError(
                 "this model version is a graph without a MindSpore network, so the mindspore engine can't run it; "
@@ -48,6 +48,14 @@ class MindSporeEngine(BatchingEngine):
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def found_here(cls) -> str:
+        try:
+            return f"{version('mindspore')}; trains on this machine"
+        except PackageNotFoundError as error:
+            needed = pip_install("sortline[train]")
+            raise EngineError(f"not installed: this machine labels but does not train; {needed}") from error
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
         from mindspore import Tensor

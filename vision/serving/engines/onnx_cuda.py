@@ -17,7 +17,7 @@ from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.half import convolutions_in_f16
 from vision.serving.engines.onnx_file import check_onnx
-from vision.serving.engines.onnx_runtime import PRECISIONS, PROVIDERS, import_onnx_runtime
+from vision.serving.engines.onnx_runtime import PRECISIONS, PROVIDERS, import_onnx_runtime, onnx_runtime_here
 from vision.serving.engines.protocol import Images, ModelFiles
 
 LARGEST_MICRO_BATCH: Final = 128
@@ -29,7 +29,7 @@ log = logging.getLogger("sortline.engine")
 class OnnxCudaEngine(BatchingEngine):
     """One session, whose lanes overlap copying and computing. CUDA_VISIBLE_DEVICES chooses the device."""
 
-    def __init__(self, files: ModelFiles, *, precision: str = "auto") -> None:
+    def __init__(self, files: ModelFiles, *, device: str = "cuda", precision: str = "auto", threads: int = 0) -> None:
         """Load the graph onto the first device that CUDA shows, in passes halved until they fit its free memory.
 
         Args:
@@ -61,12 +61,20 @@ class OnnxCudaEngine(BatchingEngine):
             self._buffers.put(page_locked((micro_batch, *shape)))
         super().__init__(
             name="onnxruntime",
-            device="cuda",
+            device=device,
             precision=chosen,
             micro_batch=micro_batch,
             lanes=LANES,
             graph=files.graph,
         )
+
+    @classmethod
+    def precisions(cls, files: ModelFiles | None) -> tuple[str, ...]:
+        return ("f16", "f32")
+
+    @classmethod
+    def found_here(cls) -> str:
+        return onnx_runtime_here()
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
         buffer = self._buffers.get()

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from base.install import pip_install
 from base.process import available_cpus
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
@@ -22,7 +23,7 @@ PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvide
 class OnnxRuntimeEngine(BatchingEngine):
     """One session, whose own threads share each pass."""
 
-    def __init__(self, files: ModelFiles, *, precision: str = "auto", threads: int = 0) -> None:
+    def __init__(self, files: ModelFiles, *, device: str = "cpu", precision: str = "auto", threads: int = 0) -> None:
         """Load the graph.
 
         Args:
@@ -53,12 +54,31 @@ class OnnxRuntimeEngine(BatchingEngine):
             raise EngineError(f"ONNX Runtime refuses the ONNX graph on cpu: {error}") from error
         self._input = self._session.get_inputs()[0].name
         super().__init__(
-            name="onnxruntime", device="cpu", precision=chosen, micro_batch=MICRO_BATCH, lanes=1, graph=files.graph
+            name="onnxruntime", device=device, precision=chosen, micro_batch=MICRO_BATCH, lanes=1, graph=files.graph
         )
+
+    @classmethod
+    def found_here(cls) -> str:
+        return onnx_runtime_here()
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
         outputs: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
         return outputs
+
+
+def onnx_runtime_here() -> str:
+    """Return the version of ONNX Runtime and the devices that it was built for.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        needed = pip_install("sortline[onnx]")
+        raise EngineError(f"not installed; {needed}, or [gpu] for NVIDIA GPUs") from error
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    return f"{onnxruntime.__version__} with {providers}"
 
 
 def import_onnx_runtime(device: str) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,7 +33,7 @@ POOLINGS: Final = ("ReduceMean", "ReduceMax")
 class OpenVinoEngine(BatchingEngine):
     """One stream a core: small batches side by side use the caches better than one split over all cores."""
 
-    def __init__(self, files: ModelFiles, *, precision: str = "auto", threads: int = 0) -> None:
+    def __init__(self, files: ModelFiles, *, device: str = "cpu", precision: str = "auto", threads: int = 0) -> None:
         """Compile the graph.
 
         Args:
@@ -78,12 +80,28 @@ class OpenVinoEngine(BatchingEngine):
             raise EngineError(f"OpenVINO refuses the ONNX graph for input {shape}: {error}") from error
         super().__init__(
             name="openvino",
-            device="cpu",
+            device=device,
             precision=chosen,
             micro_batch=micro_batch,
             lanes=lanes,
             graph=files.graph,
         )
+
+    @classmethod
+    def precisions(cls, files: ModelFiles | None) -> tuple[str, ...]:
+        if importlib.util.find_spec("openvino") is None:
+            return ("f32",)
+        return _abilities(import_openvino().Core(), files)
+
+    @classmethod
+    def found_here(cls) -> str:
+        try:
+            core = import_openvino().Core()
+            abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        except RuntimeError as error:
+            raise EngineError(f"not usable: {error}") from error
+        precisions = ", ".join(name for name, ability in (("f32", "FP32"), ("bf16", "BF16")) if ability in abilities)
+        return f"{version('openvino')} on {', '.join(core.available_devices)}; CPU does {precisions}"
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
         one = self._passes.get()
@@ -153,15 +171,6 @@ def pooled_parts(model: Any) -> list[Any]:
         for user in users:
             user.replace_source_output(features[-1].output(0))
     return [body, openvino.Model(model.get_results(), features, "head")]
-
-
-def cpu_precisions(files: ModelFiles | None = None) -> tuple[str, ...]:
-    """Return what this CPU computes in, ``files`` given with their 8-bit graph, the fastest first; the last is f32.
-
-    Raises:
-        EngineError: OpenVINO is not installed.
-    """
-    return _abilities(import_openvino().Core(), files)
 
 
 def has_vnni() -> bool:

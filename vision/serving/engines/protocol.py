@@ -41,6 +41,30 @@ class ModelFiles:
     mindspore: Callable[[], MindSporeNetwork] | None = None
 
 
+class EngineKind(Protocol):
+    """A class of engines for one device or several, as it stands in the table of engines."""
+
+    def __call__(self, files: ModelFiles, *, device: str, precision: str, threads: int) -> Engine:
+        """Open an engine. ``precision`` is "auto" or one of ``precisions``; ``threads`` 0 are all cores.
+
+        Raises:
+            EngineError: its runtime or the device is missing, or it refuses the files or the precision.
+        """
+        ...
+
+    def precisions(self, files: ModelFiles | None) -> tuple[str, ...]:
+        """Return what it computes in on this host, the fastest first; the last is f32, alone where it is missing."""
+        ...
+
+    def found_here(self) -> str:
+        """Return which version of its runtime is here, and what for, as a line for people.
+
+        Raises:
+            EngineError: it can't be used here; the message says what to install.
+        """
+        ...
+
+
 class Engine(Protocol):
     """A network loaded on a device. May be called from several threads; holds threads and memory until closed.
 
