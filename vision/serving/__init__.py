@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         precisions,
     )
     from vision.serving.engines.half import can_halve
-    from vision.serving.engines.openvino import import_openvino
     from vision.serving.export import (
         export_checkpoint,
         export_mindir,
@@ -39,7 +38,6 @@ else:
             "classifier": "Classifier Outcome Source forward",
             "engines": "ENGINES Engine Images MindSporeNetwork ModelFiles Outputs open_engine precisions",
             "engines.half": "can_halve",
-            "engines.openvino": "import_openvino",
             "export": "export_checkpoint export_mindir export_onnx export_openvino graph_spec_of"
             " run_checkpoint run_mindir run_onnx run_openvino run_safetensors",
             "graph_spec": "PROBABILITIES GraphSpec",
