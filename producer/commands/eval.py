@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import (
-    Config,
-    Existing,
-    Model,
-    OnExisting,
-    PageOptions,
-    PlaceOptions,
-    Quiet,
-    with_options,
-)
+from producer.commands.options import PageOptions, PlaceOptions, RunOptions, with_options
 
 SHOWN_LABELS = 5
 
@@ -30,11 +21,8 @@ def evaluate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The page to write, or a folder for all reports.")
     ] = Path("evaluation.html"),
-    model: Model = None,
-    on_existing: Existing = OnExisting.resume,
-    quiet: Quiet = False,
-    config: Config = None,
     *,
+    how: RunOptions,
     reports: PageOptions,
     place: PlaceOptions,
 ) -> None:
@@ -54,5 +42,7 @@ def evaluate(
     from producer.run.labelling import Labelling, label_source
 
     request = reports.request(output, in_folder=("html", "csv"), ranks=SHOWN_LABELS, truth="folders")
-    labelling = Labelling(source=source, model=model, reports=request, on_existing=on_existing.value, quiet=quiet)
-    raise typer.Exit(label_source(place.settings(config), labelling))
+    labelling = Labelling(
+        source=source, model=how.model, reports=request, on_existing=how.on_existing.value, quiet=how.quiet
+    )
+    raise typer.Exit(label_source(place.settings(how.config), labelling))

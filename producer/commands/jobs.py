@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,10 +33,9 @@ def list_jobs(broker: Broker = None, home: Home = None) -> None:
     """
     from rich.console import Console
 
-    from producer.local.session import open_session
     from producer.terminal.job_list import job_lines
 
-    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+    with _session(broker, home) as session:
         jobs = session.board.jobs()
         if not jobs:
             print("no jobs yet: sortline label SOURCE --detach, or sortline train DATASET --config NAME --detach")
@@ -55,9 +54,8 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
       sortline jobs show train-digits-20260301-1a2b3c
     """
     from base.text import printable
-    from producer.local.session import open_session
 
-    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+    with _session(broker, home) as session:
         found = _found(session, job)
         for name in ("job", "kind", "title", "state", "text", "model"):
             print(f"{name:7} {printable(getattr(found, name))}")
@@ -75,10 +73,9 @@ def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
     """
     from rich.console import Console
 
-    from producer.local.session import open_session
     from producer.training.training import watch as watch_training
 
-    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+    with _session(broker, home) as session:
         found = _found(session, job)
         if found.kind == "label":
             raise UsageError(f"{job} labels a folder: sortline jobs gather {job} -o report.csv shows its progress")
@@ -93,9 +90,7 @@ def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
 
       sortline jobs cancel train-digits-20260301-1a2b3c
     """
-    from producer.local.session import open_session
-
-    with open_session(settings_of(home=home, broker=broker), start=False) as session:
+    with _session(broker, home) as session:
         found = _found(session, job)
         if found.ended:
             raise UsageError(f"job {job} is {found.state}")
@@ -124,17 +119,15 @@ def gather(
 
       sortline jobs gather inbox-4d5e6f70-20260301-1a2b3c -o monday.csv
     """
-    from producer.local.session import open_session
     from producer.reports.request import request_of, requests_of
     from producer.run.conclusion import Limits
     from producer.run.detached import find_detached
     from producer.run.labelling import execute_and_conclude
     from producer.terminal.progress import RunView
 
-    settings = settings_of(home=home, broker=broker)
     with (
         RunView(quiet=quiet) as view,
-        open_session(settings, start=False) as session,
+        _session(broker, home) as session,
         closing(find_detached(session, job)) as run,
     ):
         kept = requests_of(run)
@@ -142,8 +135,16 @@ def gather(
             request = request_of(output or Path("report.csv"), formats)
         else:
             request = kept[-1]
-        code = execute_and_conclude(session, run, view, request, Limits(max_failures, settings.max_image_pixels))
+        code = execute_and_conclude(
+            session, run, view, request, Limits(max_failures, session.settings.max_image_pixels)
+        )
     raise typer.Exit(code)
+
+
+def _session(broker: str | None, home: Path | None) -> AbstractContextManager[Session]:
+    from producer.local.session import open_session
+
+    return open_session(settings_of(home=home, broker=broker), start=False)
 
 
 def _found(session: Session, job: str) -> JobState:

@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import (
-    Config,
-    Existing,
-    Model,
-    OnExisting,
-    PlaceOptions,
-    Quiet,
-    ReportOptions,
-    with_options,
-)
+from producer.commands.options import PlaceOptions, ReportOptions, RunOptions, with_options
 from producer.errors import UsageError
 
 
@@ -32,7 +23,6 @@ def label(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The report to write; or a folder for all of them.")
     ] = Path("report.csv"),
-    model: Model = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, max=1000, help="Labels in each row.")] = 5,
     since: Annotated[
         str | None,
@@ -53,13 +43,11 @@ def label(
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,
-    on_existing: Existing = OnExisting.resume,
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue; `sortline jobs gather JOB` collects the report.")
     ] = False,
-    quiet: Quiet = False,
-    config: Config = None,
     *,
+    how: RunOptions,
     reports: ReportOptions,
     place: PlaceOptions,
 ) -> None:
@@ -91,15 +79,15 @@ def label(
         raise UsageError("--duplicates: not with --detach, whose run may be gathered where no image can be read")
     labelling = Labelling(
         source=source,
-        model=model,
+        model=how.model,
         reports=reports.request(output, ranks=top_k, probabilities=reports.prob_columns),
         max_failures=max_failures,
-        on_existing=on_existing.value,
+        on_existing=how.on_existing.value,
         detach=detach,
-        quiet=quiet,
+        quiet=how.quiet,
         sort_into=reports.sort_into,
         by=reports.by.value,
         since=since,
         duplicates=duplicates,
     )
-    raise typer.Exit(label_source(place.settings(config), labelling))
+    raise typer.Exit(label_source(place.settings(how.config), labelling))

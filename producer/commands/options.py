@@ -128,6 +128,16 @@ Existing = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How images are labelled."""
+
+    model: Model = None
+    on_existing: Existing = OnExisting.resume
+    quiet: Quiet = False
+    config: Config = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageOptions:
     """Which reports, and what a page shows."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,45 @@ class Promote(str, Enum):
     gate = "gate"
     always = "always"
     never = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How good a recipe is, or which is the best."""
+
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds",
+            min=2,
+            max=20,
+            help="Cross-validate over so many parts of all images, print the rate and publish nothing.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            metavar="KEY=V1,V2,...",
+            help="Try these values of a key, one job a trial, and publish the best by validation top-1. Repeatable: "
+            "all combinations. With --trials also KEY=LOW..HIGH.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=1, help="Try so many random draws instead.", rich_help_panel=SEARCH),
+    ] = None
+    sweep_report: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep-report",
+            metavar="FILE",
+            help="Where the table of the trials goes, as CSV; the default is JOB.csv, here.",
+            rich_help_panel=SEARCH,
+        ),
+    ] = None
 
 
 @with_options
@@ -48,44 +88,12 @@ def train(
         bool,
         typer.Option("--fail-on-leak", help="Refuse a val/ that holds near-duplicates of training images."),
     ] = False,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            "--folds",
-            min=2,
-            max=20,
-            help="Cross-validate over so many parts of all images, print the rate and publish nothing.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sweep",
-            metavar="KEY=V1,V2,...",
-            help="Try these values of a key, one job a trial, and publish the best by validation top-1. Repeatable: "
-            "all combinations. With --trials also KEY=LOW..HIGH.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
-    trials: Annotated[
-        int | None,
-        typer.Option("--trials", min=1, help="Try so many random draws instead.", rich_help_panel=SEARCH),
-    ] = None,
-    sweep_report: Annotated[
-        Path | None,
-        typer.Option(
-            "--sweep-report",
-            metavar="FILE",
-            help="Where the table of the trials goes, as CSV; the default is JOB.csv, here.",
-            rich_help_panel=SEARCH,
-        ),
-    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue and print the job; `sortline jobs watch JOB` follows it.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and nothing else.")] = False,
     *,
+    search: SearchOptions,
     place: PlaceOptions,
 ) -> None:
     """Queue a training job and follow it; the result is a new version in the model store.
@@ -116,14 +124,14 @@ def train(
             dataset=dataset,
             name=name or config.stem,
             promote=promote.value,
-            folds=folds or 0,
+            folds=search.folds or 0,
             fail_on_leak=fail_on_leak,
         ),
         config=config,
         assignments=assignments or [],
-        sweep=sweep or [],
-        trials=trials,
-        sweep_report=sweep_report,
+        sweep=search.sweep or [],
+        trials=search.trials,
+        sweep_report=search.sweep_report,
         detach=detach,
         quiet=quiet,
     )

@@ -53,14 +53,6 @@ def ranked(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def tally(run: RunFile, layout: Layout, truth: Truth = "auto") -> Tally:
-    """Return the counts of ``run``; ``truth`` is that of ``counted``."""
-    found = Tally(images=run.total)
-    for _ in counted(run, layout, found, truth):
-        pass
-    return found
-
-
 def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -> Iterator[StoredRow]:
     """Yield the rows of ``run``, and count in ``found`` what passes; it is complete when all have.
 

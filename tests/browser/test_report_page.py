@@ -16,10 +16,10 @@ from jobs.label import Row
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
 from producer.reports.report import Report
-from producer.reports.tally import Truth, tally
+from producer.reports.tally import Truth
 from producer.runfile import RunFile
 from tests.browser.conftest import Open
-from tests.unit.reported import LABELS, ok, run_of
+from tests.unit.reported import LABELS, ok, run_of, tally
 
 pytestmark = pytest.mark.slow
 BROKEN = Row(error="truncated", detail="the file ends early")

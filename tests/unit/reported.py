@@ -8,6 +8,8 @@ from pathlib import Path
 
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
+from producer.reports.layout import Layout
+from producer.reports.tally import Tally, Truth, counted
 from producer.runfile import Plan, RunFile
 
 LABELS = ["glass", "paper", "tin"]
@@ -62,3 +64,11 @@ def run_of(
         yield run
     finally:
         run.close()
+
+
+def tally(run: RunFile, layout: Layout, truth: Truth = "auto") -> Tally:
+    """Return the counts of ``run``; ``truth`` is that of ``counted``."""
+    found = Tally(images=run.total)
+    for _ in counted(run, layout, found, truth):
+        pass
+    return found

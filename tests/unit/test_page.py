@@ -18,9 +18,8 @@ from producer.reports import gallery as module
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
 from producer.reports.report import Report
-from producer.reports.tally import tally
 from producer.runfile import RunFile
-from tests.unit.reported import ok, run_of
+from tests.unit.reported import ok, run_of, tally
 
 
 def page_of(run: RunFile, path: Path, embed_mb: float = 32, say: Any = lambda text: None) -> str:

@@ -27,9 +27,8 @@ from producer.reports.parquet import schema_of, write_parquet
 from producer.reports.report import table
 from producer.reports.request import Request, formats_of, outputs_of, request_of, write_reports
 from producer.reports.summary import Timing, summary
-from producer.reports.tally import tally
 from producer.runfile import RunFile, StoredRow
-from tests.unit.reported import ok, run_of
+from tests.unit.reported import ok, run_of, tally
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = Row(error="truncated", detail="the file ends early", width=3, height=2)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jobs.label import Row
 from producer.reports.layout import Layout
 from producer.reports.summary import evaluated
-from producer.reports.tally import Tally, Truth, tally
+from producer.reports.tally import Tally, Truth
 from producer.reports.truth import Evaluation, FolderTruth, Score
-from tests.unit.reported import ok, run_of
+from tests.unit.reported import ok, run_of, tally
 
 BROKEN = Row(error="truncated", detail="the file ends early")
 
