@@ -29,7 +29,7 @@ from vision.training.parts import frozen_spec
 from worker.errors import JobRefused
 from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
-from worker.train.data import TrainingData
+from worker.train.data import split_images
 from worker.train.progress import Progress
 from worker.train.reading import InputReader
 from worker.train.training import Training
@@ -57,14 +57,15 @@ def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_pa
     dataset = read_dataset(tmp_path / "photos")
     recipe = Recipe(network="lenet5", height_px=16, width_px=16, validation_fraction=0.25)
     digests = file_digests(image.path for image in dataset.train)
-    data = TrainingData(training_of(tmp_path, recipe), None, dataset, digests)
+    training = training_of(tmp_path, recipe)
+    reader = InputReader(training, None, digests)
 
-    split = data.split(fail_on_leak=False)
+    split = split_images(training, reader, dataset)
 
     used = [image.path for side in (split.training, split.validation) for image in side.images]
     assert len(used) == 15
     assert not {cut, gone} & set(used)
-    assert sorted(error.split(":")[0] for error in data.skipped) == sorted([str(cut), str(gone)])
+    assert sorted(error.split(":")[0] for error in reader.skipped) == sorted([str(cut), str(gone)])
 
 
 def test_near_duplicates_on_both_sides_are_reported_with_examples_and_refused_on_request(tmp_path: Path) -> None:
@@ -81,17 +82,19 @@ def test_near_duplicates_on_both_sides_are_reported_with_examples_and_refused_on
     dataset = read_dataset(photos)
     recipe = Recipe(network="lenet5", height_px=16, width_px=16)
     digests = file_digests(image.path for image in (*dataset.train, *(dataset.validation or ())))
-    data = TrainingData(training_of(tmp_path, recipe), None, dataset, digests)
+    training = training_of(tmp_path, recipe)
+    reader = InputReader(training, None, digests)
 
-    split = data.split(fail_on_leak=False)
+    split = split_images(training, reader, dataset)
 
     note = "val/ as given; 1 of its 9 images have a near-duplicate in train/"
     assert split.note == f"{note}, such as val/cat/copy.jpg is like train/cat/2.png"
     assert split.leaks == [(photos / "train" / "cat" / "2.png", photos / "val" / "cat" / "copy.jpg")]
+    forbidding = replace(training, job=training.job.model_copy(update={"fail_on_leak": True}))
     with pytest.raises(
         JobRefused, match=rf"{note}: val/cat/copy.jpg is like train/cat/2.png; take them out of one side"
     ):
-        data.split(fail_on_leak=True)
+        split_images(forbidding, reader, dataset)
 
 
 @pytest.mark.slow

@@ -27,34 +27,28 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
 
     @classmethod
     def check_host(cls, settings: Settings) -> None:
-        """Raise ExtraMissing when the data root is behind a URL that this installation can't read."""
         if isinstance(settings.data_root, str):
             open_folder(settings.data_root)
 
     @classmethod
     def description(cls, settings: Settings) -> dict[str, object]:
-        """Return what the first chunk will choose from."""
         return {"engine": settings.engine, "device": settings.device, "precision": settings.precision}
 
     @classmethod
     def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
-        """Tell the run that this worker can't read its chunks."""
         refusal = ChunkResult(run=error.job, first=error.first, refused=str(error), worker=worker)
         runtime.publish(error.job, refusal)
 
     def unwanted(self) -> str | None:
-        """Return a text when the run was cancelled or has all rows."""
         if self.runtime.board.is_wanted(self.job.run):
             return None
         self.runtime.forget_attempts(self.job.run)
         return "cancelled, or done"
 
     def attempt(self) -> AbstractContextManager[int]:
-        """Count an attempt at this chunk."""
         return self.runtime.attempt(self.job)
 
     def work(self, attempt: int) -> ChunkResult:
-        """Return the rows; an image that has ended its workers can't end this one."""
         job, runtime, worker = self.job, self.runtime, self.delivery.worker
         if attempt > ATTEMPTS:
             log.error(
@@ -67,34 +61,29 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
             return label_chunk(job, runtime.classifier(job.model), runtime.data_root, runtime.limits, worker)
 
     def may_pass(self, error: Exception) -> bool:
-        """Whatever it is, but for a refusal: the surroundings are away, or the engine of this worker failed."""
+        # Whatever it is, but for a refusal: the surroundings are away, or the engine of this worker failed.
         return not isinstance(error, JobRefused)
 
     def wait(self, error: Exception, pause_s: float) -> None:
-        """Log it: to whom else the chunk matters sees its row later."""
         log.warning("chunk run=%s first=%d waits %g s: %s", self.job.run, self.job.first, pause_s, error)
 
     def refuse(self, error: Exception) -> None:
-        """Tell the run that no worker will ever label this chunk."""
         if isinstance(error, AWAY):
             return  # Redis can't take an answer; the producer sends again what has no rows
         why = str(error) if isinstance(error, JobRefused) else f"{type(error).__name__}: {error}"
         self.publish(ChunkResult(run=self.job.run, first=self.job.first, refused=why, worker=self.delivery.worker))
 
     def overtaken(self) -> str | None:
-        """Return a text when the rows would lie in Redis for nobody."""
+        # Its rows would lie in Redis for nobody.
         return None if self.runtime.board.is_wanted(self.job.run) else "cancelled, or done by another"
 
     def publish(self, result: ChunkResult) -> None:
-        """Put the rows onto the stream of the run."""
         self.runtime.publish(self.job.run, result)
 
     def measure(self, result: ChunkResult) -> None:
-        """Count images, errors and seconds."""
         self.runtime.metrics.note_chunk(self.job, result)
 
     def conclude(self, result: ChunkResult) -> str:
-        """End this worker if it has grown too large; return how the chunk went."""
         self.runtime.end_if_large()
         failed = sum(row.error is not None for row in result.rows)
         rate = len(result.rows) / max(result.seconds.get("chunk_s", 0.0), 1e-9)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
 
 import mindspore
 
-from worker.train.data import TrainingData
+from vision.training import Dataset
+from worker.train.data import fold_images
 from worker.train.fitting import fit_network
 from worker.train.network import with_new_head
+from worker.train.reading import InputReader
 from worker.train.training import Training
 
 
-def cross_validate(training: Training, data: TrainingData, network: Any) -> tuple[str, dict[str, float]]:
+def cross_validate(training: Training, reader: InputReader, dataset: Dataset) -> tuple[str, dict[str, float]]:
     """Train on all folds but one, in turn, and measure on that one; return a sentence and the scores.
 
     The last epoch counts, so nothing is chosen by what is measured.
     """
     progress = training.progress
-    with closing(data), progress.phase("features"):
-        folds = data.folds(training.job.folds)
+    with closing(reader), progress.phase("features"):
+        folds = fold_images(training, reader, dataset)
     right = images = 0.0
     for number, (inputs, held_out) in enumerate(folds, start=1):
         fold = f"fold {number}/{len(folds)}"
         mindspore.set_seed(training.recipe.seed)
-        fresh = with_new_head(training, network, len(inputs.images))
+        fresh = with_new_head(training, reader.network, len(inputs.images))
         last = fit_network(training, fresh, inputs, held_out, f"{fold}, ").history[-1]
         training.remove_checkpoints()
         right += last.val_top1 * len(held_out.images)

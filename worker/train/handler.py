@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,7 +36,6 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
 
     @classmethod
     def check_host(cls, settings: Settings) -> None:
-        """Raise an error when MindSpore or a folder of images is missing."""
         if find_spec("mindspore") is None:
             raise WorkerError(f"training needs MindSpore on this machine: {pip_install('sortline[train]')}")
         if isinstance(settings.data_root, str):
@@ -44,25 +43,17 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
 
     @classmethod
     def description(cls, settings: Settings) -> dict[str, object]:
-        """Return the version of MindSpore, which the parent of the training process does not load."""
-        try:
-            engine = f"MindSpore {version('mindspore')}"
-        except PackageNotFoundError:
-            engine = "MindSpore not installed"
-        return {"engine": engine, "device": settings.device}
+        return {"engine": f"MindSpore {version('mindspore')}", "device": settings.device}
 
     @classmethod
     def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
-        """Tell the job's followers that this worker can't read it."""
         _end(runtime, JobEvent(job=error.job, state="failed", text=str(error)))
 
     @classmethod
     def end_revoked(cls, runtime: Runtime, job: TrainModel, why: str) -> None:
-        """Tell the job's followers that somebody revoked it in Flower."""
         _end(runtime, JobEvent(job=job.job, state="cancelled", text=why))
 
     def beat(self) -> None:
-        """Look for a cancel, and note on the board that a worker is at the job."""
         if self._has_ended:
             return
         if self.runtime.board.is_cancelled(self.job.job):
@@ -71,13 +62,12 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
         self.runtime.board.keep(self.job.job, kind="train", title=title)
 
     def unwanted(self) -> str | None:
-        """Return a text when the job has ended: its first worker was only slow to acknowledge it."""
         known = self.runtime.board.get(self.job.job)
+        # Delivered twice: its first worker was only slow to acknowledge it.
         return f"already {known.state}" if known is not None and known.ended else None
 
     @contextmanager
     def attempt(self) -> Iterator[int]:
-        """Count an attempt at this job."""
         number = self.runtime.board.count_attempt(self.job.job)
         try:
             yield number
@@ -86,7 +76,6 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
             raise
 
     def work(self, attempt: int) -> JobEvent:
-        """Train; return how it ended."""
         if attempt > ATTEMPTS:
             raise JobRefused(f"{ATTEMPTS} training processes died on this job; see the training worker's log")
         from worker.train.job import train_model  # MindSpore: never in a label worker
@@ -104,24 +93,19 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
         return JobEvent(job=self.job.job, state="done", text=trained.text, model=trained.pin, scores=trained.scores)
 
     def may_pass(self, error: Exception) -> bool:
-        """The data root or the store may come back; all else would fail again."""
         return isinstance(error, UnavailableError | StoreUnavailable)
 
     def wait(self, error: Exception, pause_s: float) -> None:
-        """Tell the job's followers."""
         self._report(self._event("progress", f"waiting: {error}"))
 
     def refuse(self, error: Exception) -> None:
-        """Tell the job's followers that it has failed."""
         self.publish(self._event("failed", str(error) or type(error).__name__))
 
     def publish(self, result: JobEvent) -> None:
-        """Put the end onto the stream of the job, then onto the board."""
         self._has_ended = True
         _end(self.runtime, result)
 
     def conclude(self, result: JobEvent) -> str:
-        """Return how the job ended."""
         return result.text
 
     def _report(self, event: JobEvent) -> None:

@@ -21,13 +21,13 @@ from vision.training import TrainingStopped
 from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
 from worker.train.cross_validation import cross_validate
-from worker.train.data import TrainingData
+from worker.train.data import split_images
 from worker.train.fitting import fit_network
 from worker.train.network import build, with_new_head
 from worker.train.progress import Progress, Report
 from worker.train.promotion import promote
 from worker.train.publication import already_published, pin_of, publish_trained
-from worker.train.reading import Inputs, find_images
+from worker.train.reading import InputReader, Inputs, find_images
 from worker.train.training import Training
 
 REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -80,13 +80,13 @@ def _train(training: Training) -> Trained:
         dataset, digests = find_images(training)
     with progress.phase("build"):
         network = build(training, len(dataset.classes))
-    data = TrainingData(training, network, dataset, digests)
+    reader = InputReader(training, network, digests)
     if job.purpose == "folds":
-        text, scores = cross_validate(training, data, network)
+        text, scores = cross_validate(training, reader, dataset)
         return Trained(text, scores=scores)
-    with closing(data), progress.phase("features"):
-        split = data.split(fail_on_leak=job.fail_on_leak)
-    skipped = f", {len(data.skipped)} unreadable skipped" if data.skipped else ""
+    with closing(reader), progress.phase("features"):
+        split = split_images(training, reader, dataset)
+    skipped = f", {len(reader.skipped)} unreadable skipped" if reader.skipped else ""
     progress.report(
         f"training on {_counted(split.training)}, validating with {_counted(split.validation)}{skipped}; {split.note}"
     )
@@ -98,7 +98,7 @@ def _train(training: Training) -> Trained:
         best = fitted.best
         scores = {"val_top1": best.val_top1, "val_top5": best.val_top5, "val_loss": best.val_loss}
         return Trained(f"val {best.val_top1:.1%} in epoch {best.epoch}", scores=scores)
-    version = publish_trained(training, data, split, network, fitted)
+    version = publish_trained(training, reader, dataset, split, network, fitted)
     training.remove_checkpoints()
     promoted = promote(training, version, dataset, split)
     return Trained(f"published {version.manifest.reference}; {promoted}", pin_of(version))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 
 from jobs import ModelPin, TrainModel
 from model_store import ClassEntry, ModelStore, ModelVersion, PrecisionProof, StoreError
-from vision.images import load_image
+from vision.images import ImageLimits, load_image
 from vision.serving import CALIBRATION_IMAGES
-from vision.training import LabelledImage, expected_calibration_error, fingerprint, fit_temperature
+from vision.training import Dataset, LabelledImage, expected_calibration_error, fingerprint, fit_temperature
 from worker.models.publish import Details, Publication, graph_of, publish
-from worker.train.data import Split, TrainingData
+from worker.train.data import Split
 from worker.train.drawing import Drawing
 from worker.train.fitting import Fitted
+from worker.train.reading import InputReader
 from worker.train.report import TrainingReport, plotted
 from worker.train.report_files import report_files
 from worker.train.training import Training
@@ -45,13 +45,15 @@ def pin_of(version: ModelVersion) -> ModelPin:
     return ModelPin(name=version.name, version=version.version, digest=version.manifest.digest)
 
 
-def publish_trained(training: Training, data: TrainingData, split: Split, network: Any, fitted: Fitted) -> ModelVersion:
+def publish_trained(
+    training: Training, reader: InputReader, dataset: Dataset, split: Split, network: Any, fitted: Fitted
+) -> ModelVersion:
     """Publish ``network``, calibrated, with a report; its plots are drawn while it is exported and compared."""
-    recipe = training.recipe
+    recipe, limits = training.recipe, training.runtime.limits
     made = " and an 8-bit graph, which takes half a minute," if recipe.int8 else ""
     training.progress.report(f"publishing: export{made} and comparison of engines and precisions")
     started = time.perf_counter()
-    report = _report(training, data, split, fitted)
+    report = _report(training, reader, dataset, split, fitted)
     network.spec = replace(network.spec, temperature=report.temperature)
     with Drawing(plotted(report), training.scratch) as drawing:
 
@@ -60,34 +62,34 @@ def publish_trained(training: Training, data: TrainingData, split: Split, networ
             publish_s = round(time.perf_counter() - started, 3)
             seconds = {**training.progress.seconds, "publish": publish_s}
             whole = replace(report, precisions=proofs, seconds=seconds)
-            files = report_files(whole, drawing.plots(), training.runtime.limits)
+            files = report_files(whole, drawing.plots(), limits)
             return Details(training=_described(training, whole), files=files)
 
         publication = Publication(
             graph=graph_of(network),
-            preprocessing=data.preprocessing,
-            golden_images=_pictures(training, data, split.validation.images, GOLDEN_IMAGES),
+            preprocessing=reader.preprocessing,
+            golden_images=_pictures(reader, limits, split.validation.images, GOLDEN_IMAGES),
             classes=[
                 ClassEntry(label=info.label, names=dict(info.names), group=info.group, folder=info.folder)
-                for info in data.dataset.classes
+                for info in dataset.classes
             ],
             scores=_scores(report),
             parent=training.job.backbone,
             validation=split.validation.images,
-            calibration=_pictures(training, data, split.training.images, CALIBRATION_IMAGES) if recipe.int8 else None,
+            calibration=_pictures(reader, limits, split.training.images, CALIBRATION_IMAGES) if recipe.int8 else None,
             f16=recipe.f16,
-            limits=training.runtime.limits,
+            limits=limits,
             details=details,
         )
         return publish(training.runtime.store, training.job.name, publication)
 
 
-def _report(training: Training, data: TrainingData, split: Split, fitted: Fitted) -> TrainingReport:
+def _report(training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted) -> TrainingReport:
     return TrainingReport(
         title=f"{training.job.name}, {training.job.job}",
-        classes=data.dataset.classes,
+        classes=dataset.classes,
         images=split.validation.images,
-        root=data.dataset.root,
+        root=dataset.root,
         logits=fitted.logits,
         temperature=fit_temperature(fitted.logits, split.validation.samples().targets),
         history=fitted.history,
@@ -96,12 +98,12 @@ def _report(training: Training, data: TrainingData, split: Split, fitted: Fitted
         counts={
             "training": len(split.training.images),
             "validation": len(split.validation.images),
-            "skipped": len(data.skipped),
+            "skipped": len(reader.skipped),
         },
         split=split.note,
         leaks=split.leaks,
-        skipped=data.skipped,
-        fingerprint=fingerprint(data.dataset, data.digests),
+        skipped=reader.skipped,
+        fingerprint=fingerprint(dataset, reader.digests),
         seconds=training.progress.seconds,
     )
 
@@ -132,8 +134,7 @@ def _scores(report: TrainingReport) -> dict[str, float]:
     }
 
 
-def _pictures(training: Training, data: TrainingData, images: list[LabelledImage], count: int) -> NDArray[np.uint8]:
+def _pictures(reader: InputReader, limits: ImageLimits, images: list[LabelledImage], count: int) -> NDArray[np.uint8]:
     """Return up to ``count`` of ``images`` as the network takes them, spread evenly and so over the classes."""
     places = np.linspace(0, len(images) - 1, min(count, len(images))).astype(int)
-    paths: list[Path] = [images[place].path for place in places]
-    return np.stack([load_image(path, data.preprocessing, training.runtime.limits).pixels for path in paths])
+    return np.stack([load_image(images[place].path, reader.preprocessing, limits).pixels for place in places])

@@ -96,7 +96,7 @@ class InputReader:
 
     def __init__(self, training: Training, network: Any, digests: Digests) -> None:
         recipe = training.recipe
-        self._training, self._network, self._digests = training, network, digests
+        self._training, self.network, self.digests = training, network, digests
         self.preprocessing = Preprocessing(height_px=recipe.height_px, width_px=recipe.width_px, fit=recipe.fit)
         self.repeats = recipe.augmentation.repeat if training.freeze != "none" else 0
         self.skipped: list[str] = []
@@ -115,7 +115,7 @@ class InputReader:
             yield lambda images, repeats: self._inputs(self._pixels(images), 1)
             return
         training, settings = self._training, self._training.runtime.settings
-        spec = frozen_spec(self._network.spec, freeze)
+        spec = frozen_spec(self.network.spec, freeze)
         if freeze not in self._engines:
             model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
             # The precision that will serve: a head should meet the features that it will be given.
@@ -123,12 +123,12 @@ class InputReader:
         engine = self._engines[freeze]
         cache = FeatureCache(settings.feature_cache_root, settings.feature_cache_bytes)
         space_name, dtype = self._space(spec, engine.precision), training.recipe.feature_dtype
-        views = len(self._digests) * (self.repeats + 1)
+        views = len(self.digests) * (self.repeats + 1)
         with cache.open(space_name, spec.feature_shape, dtype, views) as space:
             limits, seed = training.runtime.limits, training.recipe.seed
             extractor = Extractor(engine, space, self.preprocessing, limits, training.augmentation, seed)
             yield lambda images, repeats: self._inputs(
-                extractor.extract(images, self._digests, repeats, self._report), repeats + 1
+                extractor.extract(images, self.digests, repeats, self._report), repeats + 1
             )
 
     def skip(self, errors: Sequence[str]) -> None:
@@ -171,6 +171,6 @@ class InputReader:
             return store.open_file(pin.name, pin.version, SERVING)
         with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
             path = Path(folder) / "graph.onnx"
-            frozen = build_frozen(self._network, freeze)
+            frozen = build_frozen(self.network, freeze)
             export_onnx(frozen, path)
             return path.read_bytes()
