@@ -64,7 +64,17 @@ class Awkward:
 
 def corpus() -> list[Awkward]:
     """Return all files; no two have one name."""
-    made = [*_jpegs(), *_pngs(), *_tiffs(), *_others(), *_heifs(), *_animations(), *_orientations(), *_wrong_suffixes()]
+    made = [
+        *_jpegs(),
+        *_pngs(),
+        *_tiffs(),
+        *_others(),
+        *_heifs(),
+        *_raws(),
+        *_animations(),
+        *_orientations(),
+        *_wrong_suffixes(),
+    ]
     return [*made, *_cut(), *_foreign(), *_bombs(), *_long_sides(), *_names(), *_no_plain_files()]
 
 
@@ -520,6 +530,73 @@ def _heifs() -> Iterator[Awkward]:
         glass = encoded(_glass(), "HEIF" if suffix == "heic" else "AVIF", quality=95)
         yield Awkward(f"heif/alpha.{suffix}", glass, corners=((255, 255, 255), *COLOURS[1:]), tolerance=40)
     yield Awkward("heif/text.heic", b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + b"no boxes" * 9, "truncated")
+
+
+def _raws() -> Iterator[Awkward]:
+    large = picture().resize((WIDTH * 4, HEIGHT * 4))
+    turns = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    for orientation, turn in turns.items():
+        preview = encoded(large if turn is None else large.transpose(turn), "JPEG")
+        data = dng(preview, orientation)
+        yield Awkward(f"raw/held-{orientation}.dng", data, size=large.size)
+    plain = dng(encoded(large, "JPEG"), 1)
+    yield Awkward("raw/raw.tif", plain, size=large.size)
+    yield Awkward("raw/no-preview.dng", dng(b"", 1), "unsupported_format")
+    yield Awkward("raw/damaged-preview.dng", dng(encoded(large, "JPEG")[:900] + b"\xff\xd9", 1), "corrupt")
+    for tenth in (1, 5, 9):
+        yield Awkward(f"raw/cut-{tenth}.dng", plain[: len(plain) * tenth // 10], "truncated")
+
+
+def dng(preview: bytes, orientation: int) -> bytes:
+    """Return a raw file with a picture of 256 x 128 values of a sensor, a small preview and a large JPEG."""
+    sensor = np.random.default_rng(1).integers(0, 4096, (HEIGHT * 4, WIDTH * 4)).astype("<u2").tobytes()
+    small = np.asarray(picture().convert("L").convert("RGB")).tobytes()
+    body = sensor + preview + b"\0" * (len(preview) % 2) + small
+    places = 8, 8 + len(sensor), 8 + len(body) - len(small)
+
+    def picture_fields(
+        width: int, height: int, bits: int, samples: int, compression: int, photometric: int, at: int, length: int
+    ) -> dict[int, tuple[str, list[int]]]:
+        values = {
+            256: width,
+            257: height,
+            259: compression,
+            262: photometric,
+            273: at,
+            277: samples,
+            278: height,
+            279: length,
+        }
+        return {258: ("H", [bits] * samples), **{tag: ("I", [value]) for tag, value in values.items()}}
+
+    large = WIDTH * 4, HEIGHT * 4
+    raw = picture_fields(*large, 16, 1, 1, 32803, places[0], len(sensor))
+    raw |= {254: ("I", [0]), 33421: ("H", [2, 2]), 33422: ("B", [0, 1, 1, 2]), 50717: ("I", [4095])}
+    beside = {254: ("I", [1]), **picture_fields(*large, 8, 3, 7, 6, places[1], len(preview))}
+    raw_at = 8 + len(body)
+    directories = _directory(raw, raw_at)
+    beside_at = raw_at + len(directories)
+    if preview:
+        directories += _directory(beside, beside_at)
+    first = {} if not preview else picture_fields(WIDTH, HEIGHT, 8, 3, 1, 2, places[2], len(small))
+    first |= {254: ("I", [1]), 271: ("B", list(b"Tester\0")), 272: ("B", list(b"Model\0")), 274: ("H", [orientation])}
+    first |= {330: ("I", [raw_at, beside_at][: 1 + bool(preview)]), 50706: ("B", [1, 4, 0, 0])}
+    first |= {50721: ("i", [1, 1, *[0, 1] * 3, 1, 1, *[0, 1] * 3, 1, 1])}
+    at = raw_at + len(directories)
+    return b"II*\0" + struct.pack("<I", at) + body + directories + _directory(first, at)
+
+
+def _directory(fields: dict[int, tuple[str, list[int]]], at: int) -> bytes:
+    """Return a TIFF directory that stands at ``at``, with what does not fit into it behind it."""
+    kinds = {"B": (1, 1), "H": (3, 1), "I": (4, 1), "i": (10, 2)}  # TIFF's number of each kind, and numbers to a value
+    entries, behind, end = b"", b"", at + 2 + 12 * len(fields) + 4
+    for tag, (kind, values) in sorted(fields.items()):
+        packed = struct.pack(f"<{len(values)}{kind}", *values)
+        if len(packed) > 4:
+            packed, behind = struct.pack("<I", end + len(behind)), behind + packed + b"\0" * (len(packed) % 2)
+        number, parts = kinds[kind]
+        entries += struct.pack("<HHI", tag, number, len(values) // parts) + packed.ljust(4, b"\0")
+    return struct.pack("<H", len(fields)) + entries + bytes(4) + behind
 
 
 def _animations() -> Iterator[Awkward]:

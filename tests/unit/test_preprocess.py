@@ -19,6 +19,7 @@ from PIL import Image
 
 from base.errors import ImageError
 from base.files import read_file
+from tests.unit.awkward_images import dng
 from vision.errors import VisionError
 from vision.images.preprocess import Fit, ImageLimits, Preprocessing, decode_image, load_image
 
@@ -186,7 +187,7 @@ def test_a_jpeg_or_png_that_ends_early_says_so(format_: str) -> None:
         (b"<!doctype html><title>404</title>", "not_an_image"),
         (b"\0" * 4096, "not_an_image"),
         (b"%PDF-1.7 ...", "unsupported_format"),
-        (b"\0\0\0\x1cftypcrx \0\0\0\0crx isom", "unsupported_format"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "unsupported_format"),
         (b"\xff\xd8\xff\xd9", "corrupt"),
     ],
 )
@@ -335,3 +336,22 @@ def test_a_preprocessing_record_that_is_not_exactly_right_is_refused(change: dic
 def test_a_preprocessing_record_without_a_size_is_refused() -> None:
     with pytest.raises(VisionError, match="width_px"):
         Preprocessing.from_json({"height_px": 32, "fit": "pad"})
+
+
+@pytest.mark.parametrize(
+    ("package", "data"),
+    [
+        ("pillow_heif", b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"),
+        ("pillow_heif", b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic"),
+        ("rawpy", b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom"),
+        ("rawpy", b"FUJIFILMCCD-RAW 0201"),
+        ("rawpy", dng(b"", 1)),
+    ],
+)
+def test_a_host_without_the_package_for_a_format_says_which_to_install(
+    monkeypatch: pytest.MonkeyPatch, package: str, data: bytes
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+
+    with pytest.raises(ImageError, match=f"unsupported_format: it is .*`pip install {package.replace('_', '-')}`"):
+        load_image(data, SMALL)

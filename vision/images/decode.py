@@ -25,6 +25,7 @@ from vision.images.jpeg_pixels import decode_jpeg, whole_jpeg
 from vision.images.modes import to_rgb
 from vision.images.pixels import Pixels
 from vision.images.png import PNG, lean_png
+from vision.images.raw import is_raw, raw_preview
 from vision.images.signatures import ends_early, foreign_format, read_format
 from vision.images.tiff import TIFF, kind_of, tile_of
 
@@ -88,6 +89,8 @@ def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> Decode
         shrink = _shrink(header.width_px, header.height_px, header.orientation, room)
         if (pixels := decode_jpeg(data, header, shrink)) is not None:
             return _oriented(pixels, header.width_px, header.height_px, header.orientation, header.profile)
+    if is_raw(data) and (preview := raw_preview(data)) is not None:
+        return decode_within(preview, limits, room)
     return _decode_with_pillow(data, limits, room)
 
 

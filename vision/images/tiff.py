@@ -15,6 +15,9 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
 _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT = 322, 323, 339
 _STRIPS, _TILES = 273, 324
+_SUBFILE_TYPE, _CAMERA_MAKER, _SUBDIRECTORIES, _DNG_VERSION = 254, 271, 330, 50706
+_PREVIEW = 1
+_SENSOR_VALUES = (32803, 34892)
 _WHITE_IS_ZERO = 0
 _UNSIGNED, _SIGNED = 1, 2
 _SAMPLE_KINDS = {1: "whole numbers", 2: "signed whole numbers", 3: "floats", 5: "complex numbers", 6: "complex floats"}
@@ -53,13 +56,24 @@ def is_signed_8_bit(image: Image.Image) -> bool:
     return image.mode == "L" and _number(_tags(image).get(_SAMPLE_FORMAT), _UNSIGNED) == _SIGNED
 
 
+def is_raw_tiff(data: bytes) -> bool:
+    """Whether a TIFF is a camera's raw file: its first picture is a small preview, or unreadable."""
+    try:
+        tags = _first_directory(data)
+        return (
+            data[8:10] == b"CR"
+            or _DNG_VERSION in tags
+            or tags.get(_PHOTOMETRIC) in _SENSOR_VALUES
+            or (tags.get(_SUBFILE_TYPE) == _PREVIEW and _CAMERA_MAKER in tags and _SUBDIRECTORIES in tags)
+        )
+    except Exception:  # whatever a damaged directory provokes
+        return False
+
+
 def kind_of(data: bytes) -> str | None:
     """Return what kind of TIFF a file is, such as "3 x 32-bit floats (RGB)"; None where its directory is damaged."""
     try:
-        stream = io.BytesIO(data)
-        tags = ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
-        stream.seek(tags.next)
-        tags.load(stream)
+        tags = _first_directory(data)
         width, height, places = tags[_WIDTH], tags[_HEIGHT], tags.get(_STRIPS) or tags[_TILES]
         bits = tags.get(_BITS, (1,))
         samples = _number(tags.get(_SAMPLES), len(bits))
@@ -75,6 +89,14 @@ def kind_of(data: bytes) -> str | None:
     if compression in _COMPRESSION_NAMES:
         packing = f", compressed as {_COMPRESSION_NAMES[compression]}"
     return f"{samples} x {bits[0]}-bit {kind} ({colours}){packing}"
+
+
+def _first_directory(data: bytes) -> ImageFileDirectory_v2:
+    stream = io.BytesIO(data)
+    tags = ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
+    stream.seek(tags.next)
+    tags.load(stream)
+    return tags
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
