@@ -18,9 +18,9 @@ MAY_IMPORT = {
     "worker": {"jobs", "vision", "model_store", "storage", "pages", "configs", "base"},
     "pages": {"base"},
     "jobs": {"configs", "base"},
-    "vision": {"configs", "base"},
-    "model_store": {"configs", "base"},
-    "storage": {"configs", "base"},
+    "vision": {"base"},
+    "model_store": {"base"},
+    "storage": {"base"},
     "configs": {"base"},
     "base": set(),
 }
