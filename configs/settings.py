@@ -25,7 +25,7 @@ from configs.recipe import Recipe
 from configs.tables import find_config, merge, nest, read_toml
 
 ENV_PREFIX = "SORTLINE_"
-
+MAX_CHUNK_IMAGES = 4096  # in one message
 
 # What load_settings has read, the strongest first; empty outside it.
 _LAYERS: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("layers", default=())
@@ -58,7 +58,9 @@ class Settings(BaseSettings):
     store: Path | None = Field(None, description="model store; none is HOME/store")
     key_prefix: str = Field("sortline:", pattern=r"^[A-Za-z0-9:_-]{1,64}$", description="prefix of every key in Redis")
 
-    chunk_images: int = Field(0, ge=0, le=4096, description="images in one chunk; 0 aims at 2 s of a worker's time")
+    chunk_images: int = Field(
+        0, ge=0, le=MAX_CHUNK_IMAGES, description="images in one chunk; 0 aims at 2 s of a worker's time"
+    )
     window_chunks: int = Field(16, ge=1, le=100_000, description="chunks of a run that may wait in Redis at once")
     stale_s: float = Field(90.0, gt=0, description="seconds without rows after which a lost chunk is sent again")
     visibility_timeout_s: int = Field(

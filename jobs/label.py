@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from configs import MAX_CHUNK_IMAGES
 from jobs.messages import Index, JobMessage, Message, ModelPin, PathText, RunId
 
-MAX_CHUNK_IMAGES = 4096
 LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one task
 
 Probability = Annotated[float, Field(ge=0, le=1)]

@@ -8,11 +8,13 @@ from typing import Any
 from celery import Celery, Task
 from celery.signals import setup_logging
 
+from base.process import die_with
 from configs import Settings
 from jobs import QUEUED_AT, make_app
 from worker.handler import Delivery, Handler
 from worker.intake import guard
 from worker.kinds import KINDS
+from worker.logs import set_up_logging
 from worker.monitoring import show
 from worker.runner import TRIES, TryLater, run_job
 from worker.runtime import Runtime
@@ -36,9 +38,8 @@ def worker_app(settings: Settings, parent_pid: int | None = None) -> WorkerApp:
     register(app, runtime)
     show(app, runtime)
     if parent_pid is not None:
-        from worker.child import prepare_child
-
-        prepare_child(settings, parent_pid)
+        set_up_logging(settings)
+        die_with(parent_pid)  # without it nobody would take this process's result
     return app
 
 

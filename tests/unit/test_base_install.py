@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 LABELLING = (
     "producer.__main__, producer.run.gather, producer.run.opening, producer.local.stack, producer.run.detached, "
     "producer.training.jobs, producer.local.doctor, producer.reports.request, producer.reports.page, jinja2, "
-    "worker.__main__, worker.tasks, worker.child, vision.serving.engines.openvino, "
+    "worker.__main__, worker.tasks, vision.serving.engines.openvino, "
     "kombu.transport.redis, celery.apps.worker, celery.concurrency.thread, celery.worker.consumer, celery.worker.loops"
 )
 # Imported by a library where it happens to be there, and not needed.
