@@ -107,6 +107,14 @@ def test_paths_in_running_text_exist(name: str) -> None:
         assert (ROOT / path).exists(), f"{name} names {path}"
 
 
+@pytest.mark.parametrize("name", ["docs/development/testing.md", "docs/development/verification.md"])
+def test_tests_that_a_page_names_below_tests_exist(name: str) -> None:
+    found = re.findall(r"`((?:broker|browser|chaos|compose|e2e|unit)/[\w./-]+)`", text_of(name))
+
+    assert len(found) > 20
+    assert [path for path in found if not (ROOT / "tests" / path).exists()] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_internal_links_resolve(name: str) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text_of(name))):
