@@ -36,15 +36,6 @@ Broker = Annotated[
         rich_help_panel="Where",
     ),
 ]
-DataRoot = Annotated[
-    str | None,
-    typer.Option(
-        "--data-root",
-        metavar="DIR_OR_URL",
-        help="Folder shared with the workers, or URL, that all images are below. Also SORTLINE_DATA_ROOT.",
-        rich_help_panel="Where",
-    ),
-]
 Store = Annotated[
     Path | None,
     typer.Option(
@@ -54,10 +45,6 @@ Store = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file with settings, or the name of one that ships."),
-]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -70,34 +57,6 @@ Formats = Annotated[
         rich_help_panel="Reports",
     ),
 ]
-ProbColumns = Annotated[
-    bool,
-    typer.Option("--prob-columns", help="A column with the probability of every class.", rich_help_panel="Reports"),
-]
-ClassMapFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--class-map",
-        metavar="FILE",
-        help="Other names and groups for labels in the reports: a TOML file, or a CSV of label, name, group.",
-        rich_help_panel="Reports",
-    ),
-]
-EmbedMb = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        max=1000,
-        help="Size of the thumbnails inside report.html, MB; more are linked.",
-        rich_help_panel="Reports",
-    ),
-]
-SortInto = Annotated[
-    Path | None,
-    typer.Option(
-        "--sort-into", metavar="DIR", help="Put each labelled image into DIR/LABEL/ too.", rich_help_panel="Reports"
-    ),
-]
 
 
 class By(str, Enum):
@@ -108,12 +67,6 @@ class By(str, Enum):
     move = "move"
 
 
-SortBy = Annotated[
-    By,
-    typer.Option("--by", help="How: a link to the image, a copy, or the image itself.", rich_help_panel="Reports"),
-]
-
-
 class OnExisting(str, Enum):
     """What to do when the same command has run before."""
 
@@ -122,17 +75,17 @@ class OnExisting(str, Enum):
     error = "error"
 
 
-Existing = Annotated[
-    OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
-]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How images are labelled."""
 
-    model: Model = None
-    on_existing: Existing = OnExisting.resume
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
+    ] = None
+    on_existing: Annotated[
+        OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
+    ] = OnExisting.resume
     quiet: Quiet = False
     config: Config = None
 
@@ -142,8 +95,24 @@ class PageOptions:
     """Which reports, and what a page shows."""
 
     formats: Formats = None
-    class_map: ClassMapFile = None
-    embed_mb: EmbedMb = EMBED_MB
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-map",
+            metavar="FILE",
+            help="Other names and groups for labels in the reports: a TOML file, or a CSV of label, name, group.",
+            rich_help_panel="Reports",
+        ),
+    ] = None
+    embed_mb: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1000,
+            help="Size of the thumbnails inside report.html, MB; more are linked.",
+            rich_help_panel="Reports",
+        ),
+    ] = EMBED_MB
 
     def request(self, output: Path, **more: Any) -> Request:
         """Return the reports that are asked for; ``more`` as `producer/reports/request.py: request_of` takes it."""
@@ -156,9 +125,20 @@ class PageOptions:
 class ReportOptions(PageOptions):
     """Which reports, with which columns, and where the images go."""
 
-    prob_columns: ProbColumns = False
-    sort_into: SortInto = None
-    by: SortBy = By.link
+    prob_columns: Annotated[
+        bool,
+        typer.Option("--prob-columns", help="A column with the probability of every class.", rich_help_panel="Reports"),
+    ] = False
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(
+            "--sort-into", metavar="DIR", help="Put each labelled image into DIR/LABEL/ too.", rich_help_panel="Reports"
+        ),
+    ] = None
+    by: Annotated[
+        By,
+        typer.Option("--by", help="How: a link to the image, a copy, or the image itself.", rich_help_panel="Reports"),
+    ] = By.link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +146,15 @@ class PlaceOptions:
     """Where a command finds its broker, images and models."""
 
     broker: Broker = None
-    data_root: DataRoot = None
+    data_root: Annotated[
+        str | None,
+        typer.Option(
+            "--data-root",
+            metavar="DIR_OR_URL",
+            help="Folder shared with the workers, or URL, that all images are below. Also SORTLINE_DATA_ROOT.",
+            rich_help_panel="Where",
+        ),
+    ] = None
     store: Store = None
     home: Home = None
 
@@ -201,29 +189,14 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return expanded
 
 
-def settings_of(
-    config: Path | None = None,
-    *,
-    home: Path | None = None,
-    broker: str | None = None,
-    data_root: str | None = None,
-    store: Path | None = None,
-    training: dict[str, Any] | None = None,
-) -> Settings:
-    """Return the settings of a command."""
+def settings_of(config: Path | None = None, **flags: Any) -> Settings:
+    """Return the settings of a command; ``flags`` are its options, None where one was not given."""
     from configs import load_settings
 
-    if broker is not None and (urlsplit(broker).password or "password=" in urlsplit(broker).query):
+    if (broker := flags.get("broker")) and (urlsplit(broker).password or "password=" in urlsplit(broker).query):
         # Every user of this machine can read command lines.
         raise UsageError(
             "a password on the command line can be read by everybody here; put the URL into SORTLINE_BROKER, or as "
             "`broker` into the file of --config"
         )
-    flags: dict[str, Any] = {
-        "home": home,
-        "broker": broker,
-        "data_root": data_root,
-        "store": store,
-        "training": training,
-    }
     return load_settings(config, {key: value for key, value in flags.items() if value is not None})
