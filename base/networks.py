@@ -10,4 +10,5 @@ from typing import Final
 NETWORKS: Final[Mapping[str, str]] = {
     "lenet5": "vision.networks.lenet5:LeNet5Spec",
     "mobilenet_v2": "vision.networks.mobilenet_v2:MobileNetV2Spec",
+    "resnet18": "vision.networks.resnet18:ResNet18Spec",
 }

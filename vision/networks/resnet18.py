@@ -1,0 +1,116 @@
+"""ResNet-18: He et al. 2015 (arXiv:1512.03385), table 1, with projections where shapes change (option B)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import mindspore
+from mindspore import nn
+from mindspore.common.initializer import HeNormal
+
+from vision.networks.layered import LayeredSpec
+from vision.networks.weight_names import TF_BN, TORCH_BN, Naming, Translation, batch_norm, dense_layer
+
+STEM_CHANNELS: Final = 64
+STAGES: Final = (64, 128, 256, 512)  # output channels; each stage has two blocks, and all but the first halve the map
+LAST_CHANNELS: Final = STAGES[-1]
+
+
+def blocks() -> list[tuple[str, int, int, int]]:
+    """Return (torchvision's name, input channels, output channels, stride) of blocks 1 to 8."""
+    found, channels_in = [], STEM_CHANNELS
+    for stage, channels in enumerate(STAGES, start=1):
+        for repeat in range(2):
+            found.append((f"layer{stage}.{repeat}", channels_in, channels, 2 if stage > 1 and repeat == 0 else 1))
+            channels_in = channels
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNet18Spec(LayeredSpec):
+    """ResNet-18 of 9 layers: stem with its pooling, 8 blocks. An intermediate map is the one that goes into a block."""
+
+    name: ClassVar[str] = "resnet18"
+    head_name: ClassVar[str] = "fc"
+    checkpoint_naming: ClassVar[str] = "MindSpore model zoo"
+    conventions: ClassVar[tuple[str, ...]] = ("torch",)
+    maps: ClassVar[tuple[tuple[int, int], ...]] = (
+        (STEM_CHANNELS, 4),
+        *((channels, stride) for _, _, channels, stride in blocks()),
+    )
+    intermediate: ClassVar[range] = range(1, 9)
+
+    def build_layers(self) -> list[nn.Cell]:
+        # Behind the ReLU 0 is the least value, so it may pad. MindSpore has no ONNX of a pooling that pads by itself.
+        pooling = [nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1))), nn.MaxPool2d(kernel_size=3, stride=2)]
+        stem = [*_conv_bn(self, 3, STEM_CHANNELS, kernel=7, stride=2), nn.ReLU(), *pooling]
+        return [nn.SequentialCell(stem), *(BasicBlock(self, *shape) for _, *shape in blocks())]
+
+    @classmethod
+    def our_name(cls, cell: str) -> str:
+        """Return torchvision's name of a cell such as "features.3.conv1": "layer2.0.conv1"."""
+        _, layer, part = cell.split(".", 2)
+        return {"0": "conv1", "1": "bn1"}[part] if layer == "0" else f"{blocks()[int(layer) - 1][0]}.{part}"
+
+    @classmethod
+    def namings(cls) -> dict[str, Naming]:
+        zoo = list(_arrays(TF_BN, "down_sample")) + dense_layer("classifier", cls.head_name, LAST_CHANNELS)
+        return {
+            "torchvision and timm": Naming(
+                list(_arrays(TORCH_BN, "downsample")) + dense_layer(cls.head_name, cls.head_name, LAST_CHANNELS)
+            ),
+            "MindSpore model zoo": Naming(zoo),
+        }
+
+
+class BasicBlock(nn.Cell):
+    """Two 3x3 convolutions and a shortcut around them (figure 2 of the paper)."""
+
+    def __init__(self, spec: LayeredSpec, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _conv_bn(spec, channels_in, channels_out, kernel=3, stride=stride)
+        self.conv2, self.bn2 = _conv_bn(spec, channels_out, channels_out, kernel=3)
+        self.projects = stride != 1 or channels_in != channels_out
+        if self.projects:
+            self.downsample = nn.SequentialCell(_conv_bn(spec, channels_in, channels_out, kernel=1, stride=stride))
+        self.relu = nn.ReLU()
+
+    def construct(self, maps: mindspore.Tensor) -> mindspore.Tensor:
+        shortcut = self.downsample(maps) if self.projects else maps
+        maps = self.relu(self.bn1(self.conv1(maps)))
+        return self.relu(self.bn2(self.conv2(maps)) + shortcut)
+
+    def intermediate(self, maps: mindspore.Tensor) -> mindspore.Tensor:
+        """Return the map (N, C, H, W) that goes into the block."""
+        return maps
+
+
+def _conv_bn(spec: LayeredSpec, channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> list[nn.Cell]:
+    convolution = nn.Conv2d(
+        channels_in,
+        channels_out,
+        kernel,
+        stride,
+        pad_mode="pad",
+        padding=kernel // 2,
+        has_bias=False,
+        weight_init=HeNormal(mode="fan_out"),
+    )
+    return [convolution, nn.BatchNorm2d(channels_out, eps=spec.batch_norm_epsilon)]
+
+
+def _arrays(ends: tuple[str, ...], downsample: str) -> Iterator[Translation]:
+    """Yield all arrays but the head's, by the names of a project that ends batch norm and calls projections so."""
+    yield Translation("conv1.weight", "conv1.weight", (STEM_CHANNELS, 3, 7, 7))
+    yield from batch_norm("bn1", "bn1", STEM_CHANNELS, ends)
+    for block, channels_in, channels, stride in blocks():
+        for number, size_in in (("1", channels_in), ("2", channels)):
+            name = f"{block}.conv{number}.weight"
+            yield Translation(name, name, (channels, size_in, 3, 3))
+            yield from batch_norm(f"{block}.bn{number}", f"{block}.bn{number}", channels, ends)
+        if stride != 1 or channels_in != channels:
+            theirs, ours = f"{block}.{downsample}", f"{block}.downsample"
+            yield Translation(f"{theirs}.0.weight", f"{ours}.0.weight", (channels, channels_in, 1, 1))
+            yield from batch_norm(f"{theirs}.1", f"{ours}.1", channels, ends)
