@@ -7,8 +7,6 @@ TOO_MANY_FAILURES = 4
 UNREACHABLE = 69  # EX_UNAVAILABLE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT
 
-REDIS_AWAY_LIMIT_S = 120.0  # of Redis; away for longer, it can't be reached
-
 
 class ProducerError(Exception):
     """Base of this package's errors: the message is for a person, the code for a script."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from producer.local.stack import LocalStack, is_answering, shared_stack_socket
 
 if TYPE_CHECKING:
     from jobs import App
+
+OUTAGE_LIMIT_S = 120.0
 
 
 @dataclass
@@ -60,6 +63,24 @@ class Session:
         except UNREACHED:
             return []
         return sorted(name for name, found in queues.items() if any(queue["name"] == kind for queue in found))
+
+
+class Outage:
+    """How long Redis has been away."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def go_on(self, error: Exception) -> None:
+        """Note that it is away; raise BrokerUnreachable once that has lasted for two minutes."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since > OUTAGE_LIMIT_S:
+            raise BrokerUnreachable(f"Redis has been away for {OUTAGE_LIMIT_S:.0f} s: {error}") from error
+
+    def end(self) -> None:
+        """Note that it is there."""
+        self._since = None
 
 
 def is_alone(settings: Settings) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Generator, Iterator
 from base.errors import UnavailableError
 from base.fault import fault
 from jobs import AWAY, BrokerFull
-from producer.errors import REDIS_AWAY_LIMIT_S, BrokerUnreachable, RunCancelled
-from producer.local.session import Session
+from producer.errors import RunCancelled
+from producer.local.session import Outage, Session
 from producer.run.backlog import Backlog
 from producer.run.enqueue import ChunkSender
 from producer.run.journal import Journal
@@ -19,7 +19,7 @@ from producer.runfile import Progress, RunFile
 
 READ_S = 0.25  # longest wait for rows before the screen and the lost chunks are looked at again
 CANCEL_CHECK_S = 2.0
-LONGEST_PAUSE_S = 5.0  # between two tries while Redis is away
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between two tries while Redis is away
 
 Chunks = Iterator[tuple[int, list[str]]]  # index of the first image, paths
 
@@ -47,18 +47,17 @@ class Gatherer:
             RunCancelled: somebody cancelled it.
             BrokerUnreachable: Redis was away for two minutes.
         """
-        away_since, pause_s, is_done = 0.0, 0.1, False
+        outage, pause_s, is_done = Outage(), FIRST_PAUSE_S, False
         yield self._progress()
         while not is_done:
             try:
                 is_done = self._step()
-                away_since, pause_s = 0.0, 0.1
+                outage.end()
+                pause_s = FIRST_PAUSE_S
                 if not is_done:
                     yield self._progress()
             except (*AWAY, UnavailableError) as error:
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > REDIS_AWAY_LIMIT_S:
-                    raise BrokerUnreachable(f"Redis has been away for {REDIS_AWAY_LIMIT_S:.0f} s: {error}") from error
+                outage.go_on(error)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 yield self._progress(f"Redis is away or full, trying again ({error})")
                 time.sleep(pause_s)

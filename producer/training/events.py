@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from jobs import AWAY, ENDED, JobEvent, JobState, TrainModel, from_json
-from producer.errors import REDIS_AWAY_LIMIT_S, BrokerUnreachable, ProducerError
-from producer.local.session import Session
+from producer.errors import ProducerError
+from producer.local.session import Outage, Session
 from producer.training.jobs import enqueue_training
 
 BOARD_EVERY_S = 5.0
@@ -33,7 +33,7 @@ def follow(
     message_of = {message.job: message for message in messages}
     read = {session.keys.results(job): "0" for job in jobs}
     names = {session.keys.results(job): job for job in jobs}
-    away_since, checked = 0.0, float("-inf")
+    outage, checked = Outage(), float("-inf")
     while read:
         lost: dict[str, JobState] = {}
         try:
@@ -46,11 +46,9 @@ def follow(
                     if not (state and state.ended) and heartbeats.are_over(names[at], state):
                         yield _queued_again(session, names[at], message_of)
             found = session.client.xread(read, count=100, block=1000)
-            away_since = 0.0
+            outage.end()
         except AWAY as error:
-            away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > REDIS_AWAY_LIMIT_S:
-                raise BrokerUnreachable(f"Redis has been away for {REDIS_AWAY_LIMIT_S:.0f} s: {error}") from error
+            outage.go_on(error)
             time.sleep(1.0)
             heartbeats.forget()
             lost, found = {}, None
