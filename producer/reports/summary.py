@@ -83,6 +83,7 @@ def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
         "ok": tally.ok,
         "failed": tally.failed,
         "missing": tally.missing,
+        "skipped": dict(ranked(plan.skipped)),
         "mean_confidence": round(tally.confidence_sum / tally.ok, 4) if tally.ok else None,
         "labels": _counts(tally.labels),
         "groups": _counts(tally.groups),

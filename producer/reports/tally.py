@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,7 +48,7 @@ class Tally:
         return self.images - self.ok - self.failed
 
 
-def ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     """Return counts, the largest first and equal ones by name."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 

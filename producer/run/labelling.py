@@ -20,7 +20,7 @@ from producer.reports.request import Request
 from producer.reports.sorting import By, check_folder
 from producer.run.conclusion import Limits, conclude, sort_run
 from producer.run.detached import chunk_images, upload
-from producer.run.opening import OnExisting, RunRequest, open_run
+from producer.run.opening import OnExisting, RunRequest, open_run, skipped_files
 from producer.runfile import RunFile
 from producer.sources.argument import of_lines, open_source, rooted
 from producer.terminal.progress import RunView
@@ -155,8 +155,8 @@ def _opened(
         for line in [opened.note, *request.source.unreadable]:
             if line:
                 view.say(line)
-        if request.source.skipped:
-            view.say(f"skipped, without an image suffix: {request.source.skipped}")
+        if run.plan.skipped:
+            view.say(f"skipped, without an image suffix: {skipped_files(run.plan.skipped)}")
         yield run
     except KeyboardInterrupt:
         view.say(f"interrupted after {run.done} of {run.total} images; {go_on}")

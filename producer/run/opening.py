@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from model_store import ModelVersion
 from producer.errors import UsageError
 from producer.models import pin_of
 from producer.reports.request import Request, requests_of
+from producer.reports.tally import ranked
 from producer.runfile import Plan, RunFile
 from producer.runfile.inputs import digest_of
 from producer.sources.images import Source
@@ -141,7 +142,7 @@ def _finished(path: Path, request: RunRequest, input_filter: InputFilter) -> Ope
         if digest_of(request.inputs(), input_filter) == (found.total, found.plan.inputs_digest):
             note = f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
             return OpenedRun(found, note)
-        request.source.skipped = 0  # the walk to come counts anew
+        request.source.skipped.clear()  # the walk to come counts anew
         request.source.unreadable.clear()
     found.close()
     return None
@@ -163,6 +164,11 @@ def _since(settings: Settings, request: RunRequest, since: str) -> tuple[InputFi
         return InputFilter(base, EarlierFiles(run.labelled_files())), ""
     finally:
         run.close()
+
+
+def skipped_files(skipped: Mapping[str, int]) -> str:
+    """Return how many files were passed over, and of which suffixes."""
+    return f"{sum(skipped.values()):,} ({', '.join(f'{suffix} {n:,}' for suffix, n in ranked(skipped))})"
 
 
 def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: InputFilter) -> RunFile:
@@ -187,12 +193,13 @@ def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: 
         top_k=min(request.top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
         duplicates=request.duplicates,
+        skipped=source.skipped,  # which the walk below fills
     )
     run = RunFile.create(path, plan, request.inputs(), input_filter)
     if run.total == 0 and not input_filter.unchanged:
         run.close()
         path.unlink()
         raise UsageError(
-            f"no images in {source.base}" + (f" ({source.skipped} other files skipped)" if source.skipped else "")
+            f"no images in {source.base}" + (f" (skipped: {skipped_files(source.skipped)})" if source.skipped else "")
         )
     return run

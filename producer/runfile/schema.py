@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 1  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+VERSION = 2  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
 
 # ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute
 # path. A later run compares with both.

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import TextIO
 
 from base.image_files import has_image_suffix
+from base.paths import path_to_text
+
+MOST_SUFFIXES, MAX_SUFFIX = 100, 20  # counted apart; and as long
+NO_SUFFIX, OTHER_SUFFIXES = "none", "other"
 
 
 @dataclass(slots=True)
@@ -20,14 +24,14 @@ class Source:
     Attributes:
         name: short name for people: the folder's or the list's.
         base: absolute folder that relative paths start from.
-        skipped: how many files of a folder have no image suffix; counted while ``paths`` runs.
+        skipped: how many files of a folder have which suffix that is no image's; counted while ``paths`` runs.
     """
 
     name: str
     base: str
     _origin: Path | None
     _kind: str
-    skipped: int = field(default=0)
+    skipped: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
     @property
@@ -73,7 +77,14 @@ class Source:
             elif has_image_suffix(entry.name):
                 yield path
             else:
-                self.skipped += 1
+                self.skip(entry.name)
+
+    def skip(self, name: str) -> None:
+        """Count a file that is passed over, by its suffix; by no more of them than a person would read."""
+        suffix = path_to_text(os.path.splitext(name)[1].lower()) or NO_SUFFIX  # noqa: PTH122
+        if len(suffix) > MAX_SUFFIX or (suffix not in self.skipped and len(self.skipped) >= MOST_SUFFIXES):
+            suffix = OTHER_SUFFIXES
+        self.skipped[suffix] = self.skipped.get(suffix, 0) + 1
 
 
 def _lines(lines: TextIO) -> Iterator[str]:

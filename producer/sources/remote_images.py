@@ -48,7 +48,7 @@ class RemoteSource(Source):
             elif has_image_suffix(name):
                 yield path
             else:
-                self.skipped += 1
+                self.skip(name)
 
 
 class UrlList(Source):

@@ -14,6 +14,7 @@ from base.image_files import IMAGE_SUFFIXES
 from base.paths import path_to_text
 from producer.errors import UsageError
 from producer.sources.argument import open_source
+from producer.sources.images import MOST_SUFFIXES
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -51,7 +52,17 @@ def test_other_files_are_counted_and_hidden_ones_are_not(tmp_path: Path) -> None
     source = open_source(str(tmp_path))
 
     assert list(source.paths()) == ["a.jpg"]
-    assert source.skipped == 4
+    assert source.skipped == {".md": 1, "none": 2, ".mp4": 1}
+
+
+def test_suffixes_are_counted_apart_up_to_a_limit(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"a.{number}" for number in range(MOST_SUFFIXES + 5)), "b.0", f"c.{'x' * 99}", "D.7", "e.7\u202e")
+    source = open_source(str(tmp_path))
+
+    assert list(source.paths()) == []
+    assert len(source.skipped) == MOST_SUFFIXES + 1
+    assert sum(source.skipped.values()) == MOST_SUFFIXES + 9
+    assert (source.skipped[".0"], source.skipped["other"]) == (2, 7)
 
 
 def test_links_to_files_are_images_and_links_to_folders_are_not_entered(tmp_path: Path) -> None:
@@ -66,7 +77,7 @@ def test_links_to_files_are_images_and_links_to_folders_are_not_entered(tmp_path
     source = open_source(str(tmp_path / "in"))
 
     assert list(source.paths()) == ["a.jpg", "dangling.jpg", "folder.png", "link.jpg"]
-    assert source.skipped == 2
+    assert source.skipped == {"none": 2}
 
 
 def test_a_folder_named_like_an_image_is_entered(tmp_path: Path) -> None:
