@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 BIN := .venv/bin
 # Files of tests are spread over the cores; the tests of one file stay together, for what they share. In the order of
 # their names: files of few long tests (e2e) come before those of many short ones (unit), which fill the cores at the end.
-PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo quick unit test not-long test-long lint soak pictures clean lock wheel
 

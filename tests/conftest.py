@@ -34,6 +34,12 @@ NOTHING: Mapping[str, str] = {}
 LABELS = ("red", "green", "blue", "grey")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One test process more than cores, at most eight: these tests wait for processes as often as they compute."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_secret_in_any_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the session when a file below pytest's folder holds a secret of the tests."""
