@@ -191,6 +191,7 @@ def test_exported_safetensors_become_the_same_version_again(
     assert_same_weights(first, again)
     assert again.manifest.network == first.manifest.network
     assert [entry.label for entry in again.manifest.classes] == [entry.label for entry in first.manifest.classes]
+    assert again.manifest.preprocessing["fit"] == ("stretch" if name == "lenet" else "crop")  # says the network's file
 
 
 @pytest.mark.slow

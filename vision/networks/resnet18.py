@@ -11,7 +11,7 @@ from mindspore import nn
 from mindspore.common.initializer import HeNormal
 
 from vision.networks.layered import LayeredSpec
-from vision.networks.weight_names import TF_BN, TORCH_BN, Naming, Translation, batch_norm, dense_layer
+from vision.networks.weight_names import TORCH_BN, Naming, Translation, batch_norm, dense_layer
 
 STEM_CHANNELS: Final = 64
 STAGES: Final = (64, 128, 256, 512)  # output channels; each stage has two blocks, and all but the first halve the map
@@ -34,7 +34,7 @@ class ResNet18Spec(LayeredSpec):
 
     name: ClassVar[str] = "resnet18"
     head_name: ClassVar[str] = "fc"
-    checkpoint_naming: ClassVar[str] = "MindSpore model zoo"
+    checkpoint_naming: ClassVar[str] = "torchvision and timm"
     conventions: ClassVar[tuple[str, ...]] = ("torch",)
     maps: ClassVar[tuple[tuple[int, int], ...]] = (
         (STEM_CHANNELS, 4),
@@ -56,13 +56,9 @@ class ResNet18Spec(LayeredSpec):
 
     @classmethod
     def namings(cls) -> dict[str, Naming]:
-        zoo = list(_arrays(TF_BN, "down_sample")) + dense_layer("classifier", cls.head_name, LAST_CHANNELS)
-        return {
-            "torchvision and timm": Naming(
-                list(_arrays(TORCH_BN, "downsample")) + dense_layer(cls.head_name, cls.head_name, LAST_CHANNELS)
-            ),
-            "MindSpore model zoo": Naming(zoo),
-        }
+        # MindSpore's model zoo has other names, and pools with other padding: its files are refused by their names.
+        head = dense_layer(cls.head_name, cls.head_name, LAST_CHANNELS)
+        return {"torchvision and timm": Naming([*_arrays(), *head])}
 
 
 class BasicBlock(nn.Cell):
@@ -101,16 +97,16 @@ def _conv_bn(spec: LayeredSpec, channels_in: int, channels_out: int, *, kernel: 
     return [convolution, nn.BatchNorm2d(channels_out, eps=spec.batch_norm_epsilon)]
 
 
-def _arrays(ends: tuple[str, ...], downsample: str) -> Iterator[Translation]:
-    """Yield all arrays but the head's, by the names of a project that ends batch norm and calls projections so."""
-    yield Translation("conv1.weight", "conv1.weight", (STEM_CHANNELS, 3, 7, 7))
-    yield from batch_norm("bn1", "bn1", STEM_CHANNELS, ends)
+def _arrays() -> Iterator[Translation]:
+    """Yield all arrays but the head's; the names of torchvision and timm are ours."""
+    yield from _layer("conv1", "bn1", (STEM_CHANNELS, 3, 7, 7))
     for block, channels_in, channels, stride in blocks():
-        for number, size_in in (("1", channels_in), ("2", channels)):
-            name = f"{block}.conv{number}.weight"
-            yield Translation(name, name, (channels, size_in, 3, 3))
-            yield from batch_norm(f"{block}.bn{number}", f"{block}.bn{number}", channels, ends)
+        yield from _layer(f"{block}.conv1", f"{block}.bn1", (channels, channels_in, 3, 3))
+        yield from _layer(f"{block}.conv2", f"{block}.bn2", (channels, channels, 3, 3))
         if stride != 1 or channels_in != channels:
-            theirs, ours = f"{block}.{downsample}", f"{block}.downsample"
-            yield Translation(f"{theirs}.0.weight", f"{ours}.0.weight", (channels, channels_in, 1, 1))
-            yield from batch_norm(f"{theirs}.1", f"{ours}.1", channels, ends)
+            yield from _layer(f"{block}.downsample.0", f"{block}.downsample.1", (channels, channels_in, 1, 1))
+
+
+def _layer(convolution: str, norm: str, shape: tuple[int, int, int, int]) -> Iterator[Translation]:
+    yield Translation(f"{convolution}.weight", f"{convolution}.weight", shape)
+    yield from batch_norm(norm, norm, shape[0], TORCH_BN)

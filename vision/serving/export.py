@@ -80,8 +80,9 @@ def export_mindir(cell: nn.Cell, path: Path) -> None:
 def export_checkpoint(network: nn.Cell, path: Path) -> None:
     """Write the network's weights to ``path`` as a MindSpore checkpoint.
 
-    Names are those of MindSpore's model zoo ("features.0.features.0.weight", "conv1.weight"), which ``read_foreign``
-    knows; arrays that its networks lack keep our names. A checkpoint has no place for the spec.
+    Names are those that the network's file says, of MobileNetV2 those of MindSpore's model zoo
+    ("features.0.features.0.weight"); ``read_foreign`` knows them. Other arrays keep our names. A checkpoint has no
+    place for the spec.
 
     Raises:
         OSError: ``path`` can't be written.
