@@ -5,4 +5,4 @@ What reads URLs needs the extra ``remote``, which is imported when the first suc
 
 from storage.local import LocalFolder
 from storage.opening import open_folder
-from storage.protocol import Entry, ExtraMissing, Folder, TooManyBytes, TransientError, with_retries
+from storage.protocol import ExtraMissing, Folder, TooManyBytes, TransientError, with_retries

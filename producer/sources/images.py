@@ -47,7 +47,7 @@ class Source:
     def paths(self, standard_input: TextIO | None = None) -> Iterator[str]:
         """Yield each path: below ``base`` for a folder, as written for a list. Folders are walked in sorted order."""
         if self._kind == "folder":
-            yield from self._walk(self.base, "")
+            yield from self._walk("")
         elif self._kind == "file":
             assert self._origin is not None  # noqa: S101 - set with the kind
             yield self._origin.name
@@ -61,30 +61,34 @@ class Source:
                 given.reconfigure(encoding="utf-8", errors="surrogateescape")
             yield from _lines(given)
 
-    def _walk(self, folder: str, below: str) -> Iterator[str]:
+    def _walk(self, below: str) -> Iterator[str]:
         # Own walk: os.walk lists files before folders of a level; one sorted order is easier to follow in a report.
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            self.unreadable.append(f"{folder}: {error.strerror}")
-            return
-        for entry in entries:
-            if entry.name.startswith("."):
+        for name, is_folder in sorted(self._listed(below)):
+            if name.startswith("."):
                 continue
-            path = f"{below}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(entry.path, f"{path}/")
-            elif has_image_suffix(entry.name):
-                yield path
+            if is_folder:
+                yield from self._walk(f"{below}{name}/")
+            elif has_image_suffix(name):
+                yield below + name
             else:
-                self.skip(entry.name)
+                self._skip(name)
 
-    def skip(self, name: str) -> None:
+    def _skip(self, name: str) -> None:
         """Count a file that is passed over, by its suffix; by no more of them than a person would read."""
         suffix = path_to_text(os.path.splitext(name)[1].lower()) or NO_SUFFIX  # noqa: PTH122
         if len(suffix) > MAX_SUFFIX or (suffix not in self.skipped and len(self.skipped) >= MOST_SUFFIXES):
             suffix = OTHER_SUFFIXES
         self.skipped[suffix] = self.skipped.get(suffix, 0) + 1
+
+    def _listed(self, below: str) -> list[tuple[str, bool]]:
+        """Return the names in a folder below ``base``, and which are folders; nothing of one that can't be listed."""
+        folder = os.path.join(self.base, below).rstrip("/") or "/"  # noqa: PTH118
+        try:
+            with os.scandir(folder) as entries:
+                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except OSError as error:
+            self.unreadable.append(f"{folder}: {error.strerror}")
+            return []
 
 
 def _lines(lines: TextIO) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import takewhile
 from typing import TextIO
 
@@ -13,7 +14,7 @@ from base.paths import path_to_text
 from base.urls import checked_url, decoded
 from producer.errors import UsageError
 from producer.sources.images import Source
-from storage import Entry, ExtraMissing, Folder, TransientError, open_folder, with_retries
+from storage import ExtraMissing, Folder, TransientError, open_folder, with_retries
 
 
 class RemoteSource(Source):
@@ -24,31 +25,19 @@ class RemoteSource(Source):
         """The URL that a worker of this machine alone gets as its data root."""
         return self.base
 
-    def paths(self, standard_input: TextIO | None = None) -> Iterator[str]:
-        """Yield each path below ``base``, decoded, in sorted order."""
-        folder = _opened(self.base)
-        try:
-            entries = with_retries(lambda: folder.list(""))
-        except (ImageError, TransientError, UnavailableError) as error:
-            raise UsageError(f"{self.base} can't be listed: {_reason(error)}") from error
-        yield from self._below(folder, entries, "")
+    @cached_property
+    def _folder(self) -> Folder:
+        return _opened(self.base)
 
-    def _below(self, folder: Folder, entries: list[Entry], below: str) -> Iterator[str]:
-        for name, is_folder in sorted(entries):
-            path = below + name
-            if name.startswith("."):
-                continue
-            if is_folder:
-                try:
-                    inside = with_retries(lambda path=path: folder.list(path))  # type: ignore[misc]
-                except (ImageError, TransientError, UnavailableError) as error:
-                    self.unreadable.append(_reason(error))
-                    continue
-                yield from self._below(folder, inside, f"{path}/")
-            elif has_image_suffix(name):
-                yield path
-            else:
-                self.skip(name)
+    def _listed(self, below: str) -> list[tuple[str, bool]]:
+        try:
+            return [*with_retries(lambda: self._folder.list(below.rstrip("/")))]
+        except (ImageError, TransientError, UnavailableError) as error:
+            reason = error.detail if isinstance(error, ImageError) else str(error)  # not the code of a row
+            if not below:
+                raise UsageError(f"{self.base} can't be listed: {reason}") from error
+            self.unreadable.append(reason)
+            return []
 
 
 class UrlList(Source):
@@ -106,7 +95,3 @@ def _opened(url: str) -> Folder:
         return open_folder(url)
     except ExtraMissing as error:
         raise UsageError(str(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    return error.detail if isinstance(error, ImageError) else str(error)  # not the code of a row
