@@ -57,13 +57,13 @@ def thumbnail(path: str, max_pixels: int, folder: Folder | None = None) -> bytes
 
 
 def _shrunk(data: bytes, max_pixels: int) -> bytes | None:
-    image_module, image_ops = _pillow()
-    with image_module.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
+    image_module, image_ops, formats = _pillow()
+    with image_module.open(io.BytesIO(data), formats=formats) as image:
         width, height = image.size
         drafted = image.format in ("JPEG", "MPO")
         if width * height > (max_pixels if drafted else min(max_pixels, MOST_PIXELS_UNDRAFTED)):
             return None
-        if drafted:
+        if drafted or image.format == "HEIF":  # which may hold a small picture of its own
             image.draft("RGB", (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
         upright = image_ops.exif_transpose(image)
         small = max(upright.size) <= SMALL_PX
@@ -83,10 +83,15 @@ def _shrunk(data: bytes, max_pixels: int) -> bytes | None:
 
 
 @cache
-def _pillow() -> tuple[Any, Any]:
+def _pillow() -> tuple[Any, Any, tuple[str, ...]]:
     from PIL import Image, ImageOps
 
     # Ours is checked for each image. Pillow's own limit warns by a global, which would be too late and of all threads.
     Image.MAX_IMAGE_PIXELS = None
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and palettes change nothing here
-    return Image, ImageOps
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return Image, ImageOps, PILLOW_FORMATS
+    register_heif_opener(decode_threads=1)
+    return Image, ImageOps, (*PILLOW_FORMATS, "HEIF")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from producer.reports import thumbnails as module
 from producer.reports.thumbnails import SMALL_PX, THUMBNAIL_PX, thumbnail, thumbnails
@@ -45,14 +46,16 @@ def test_a_tiny_image_keeps_every_pixel(tmp_path: Path) -> None:
     assert opened(thumbnail(str(tmp_path / "a.png"), LIMIT)).convert("L").tobytes() == image.tobytes()
 
 
-def test_the_camera_s_orientation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.jpg", "a.heic", "a.avif"])
+def test_the_camera_s_orientation_is_applied(name: str, tmp_path: Path) -> None:
+    register_heif_opener()  # to write one
     image = Image.new("RGB", (800, 400), "black")
     image.paste("white", (0, 0, 400, 400))  # the left half
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: the first column is the upper edge
-    image.save(tmp_path / "a.jpg", exif=exif)
+    image.save(tmp_path / name, exif=exif.tobytes())
 
-    upright = opened(thumbnail(str(tmp_path / "a.jpg"), LIMIT))
+    upright = opened(thumbnail(str(tmp_path / name), LIMIT))
     assert upright.size == (THUMBNAIL_PX // 2, THUMBNAIL_PX)
     assert min(upright.getpixel((30, 10))) > 240  # type: ignore[arg-type]
     assert max(upright.getpixel((30, 130))) < 15  # type: ignore[arg-type]
