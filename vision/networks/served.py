@@ -17,7 +17,7 @@ def build_served(network: nn.Cell) -> nn.Cell:
 
 
 def run_once(cell: nn.Cell, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what ``build_served``'s cell says of ``images``, computed kernel by kernel.
+    """Return the outputs of ``build_served``'s cell for ``images``, computed kernel by kernel.
 
     The numbers are those of a graph, whose compilation takes two seconds: too long for one call.
     """

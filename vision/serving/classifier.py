@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What the engine said of a list of images.
+    """The engine's outputs for a list of images.
 
     Attributes:
         outputs: float32 (R, outputs), a row for each image that could be read.
@@ -108,7 +108,7 @@ class Classifier:
         return outcomes, inference.seconds
 
     def infer(self, sources: Sequence[Source]) -> Inference:
-        """Return what the engine says of each image; labels and training features both come from here.
+        """Return the engine's outputs for each image; labels and training features both come from here.
 
         Decoding runs on all cores ahead of inference. Micro-batches are cut in input order from the images that could
         be read, so the same chunk always makes the same batches, and the same bytes in a report.

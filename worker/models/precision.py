@@ -21,7 +21,7 @@ from vision.training import LabelledImage
 ENGINE = "openvino"  # the one that computes in more than f32 on a CPU
 GPU_F16 = "onnxruntime/f16"
 LEAST_EQUAL = 0.97  # part of the images that must get f32's answer
-MOST_LOST = 0.005  # accuracy that may be lost, whatever a test says of it
+MOST_LOST = 0.005  # accuracy that may be lost, whatever a test makes of it
 SIGNIFICANCE = 0.05
 READ_AT_ONCE = 64
 
@@ -55,11 +55,11 @@ def judge_precisions(
                     left.pop(name, None)
     if not targets:
         return {}
-    said = {name: np.concatenate(parts) for name, parts in answers.items()}
+    given = {name: np.concatenate(parts) for name, parts in answers.items()}
     truth = np.array(targets)
     proofs = {
-        name: judge(own, said[full][: len(own)], truth[: len(own)])
-        for name, own in ((name, said[name]) for name in reduced)
+        name: judge(own, given[full][: len(own)], truth[: len(own)])
+        for name, own in ((name, given[name]) for name in reduced)
     }
     for name, proof in proofs.items():
         log.info("precision judged name=%s %s", name, proof)

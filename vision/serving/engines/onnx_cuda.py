@@ -180,5 +180,5 @@ def _page_locked(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 def _is_out_of_memory(error: Exception) -> bool:
     # ONNX Runtime has no exception of its own for it; its arena says the first, CUDA the second, cuDNN the third.
-    said = str(error)
-    return any(text in said for text in ("Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED"))
+    text = str(error)
+    return any(part in text for part in ("Failed to allocate memory", "out of memory", "CUDNN_STATUS_ALLOC_FAILED"))
