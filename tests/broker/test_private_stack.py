@@ -57,12 +57,13 @@ class Stack:
 
 
 @pytest.fixture
-def stack(home: Path, tmp_path: Path) -> Iterator[Stack]:
+def stack(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     with LocalStack(Settings(home=home)) as opened:
         opened.start("worker", [sys.executable, "-c", WORKER, str(tmp_path)])
         wait_until(lambda: (tmp_path / "started").exists(), 20)
         with redis.Redis(unix_socket_path=str(opened.socket)) as client:
             yield Stack(tmp_path, opened, client)
+            monkeypatch.setattr("redis.retry.sleep", lambda _: None)  # it is ended again, when its Redis has gone
 
 
 def test_a_worker_with_nothing_at_hand_is_not_waited_for(stack: Stack) -> None:
@@ -90,7 +91,8 @@ def test_a_worker_that_holds_a_message_finishes_it_and_ends(stack: Stack) -> Non
     assert stack.could_finish
 
 
-def test_a_worker_whose_redis_has_died_is_stopped_all_the_same(stack: Stack) -> None:
+def test_a_worker_whose_redis_has_died_is_stopped_all_the_same(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redis.retry.sleep", lambda _: None)  # as often as ever, without waiting between
     stack.client.shutdown(nosave=True)
 
     stack.stack.__exit__()
