@@ -120,9 +120,9 @@ def gather(
       sortline jobs gather inbox-4d5e6f70-20260301-1a2b3c -o monday.csv
     """
     from producer.reports.request import request_of, requests_of
-    from producer.run.conclusion import Limits
+    from producer.run.conclusion import Limits, conclude
     from producer.run.detached import find_detached
-    from producer.run.labelling import execute_and_conclude
+    from producer.run.execution import execute
     from producer.terminal.progress import RunView
 
     with (
@@ -135,9 +135,8 @@ def gather(
             request = request_of(output or Path("report.csv"), formats)
         else:
             request = kept[-1]
-        code = execute_and_conclude(
-            session, run, view, request, Limits(max_failures, session.settings.max_image_pixels)
-        )
+        limits = Limits(max_failures, session.settings.max_image_pixels)
+        code = conclude(run, view, request, limits, execute(session, run, view), session)
     raise typer.Exit(code)
 
 

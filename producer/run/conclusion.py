@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from producer.errors import OK, TOO_MANY_FAILURES
+from producer.local.session import Session
 from producer.reports.request import Request, write_reports
 from producer.reports.sorting import By, sort_images, undo_file
 from producer.reports.tally import Tally
@@ -31,12 +32,16 @@ class Limits(NamedTuple):
 NO_WORK = Work()
 
 
-def conclude(run: RunFile, view: RunView, reports: Request, limits: Limits, work: Work = NO_WORK) -> int:
+def conclude(
+    run: RunFile, view: RunView, reports: Request, limits: Limits, work: Work, session: Session | None = None
+) -> int:
     """Write the reports of a run whose rows are all there, say what became of it; return the exit code."""
     counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say)
     view.stop()
     view.say(_summary(run, counts, work, limits.max_failures))
     view.conclude(counts, reports)
+    if session is not None:
+        session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")
     allowed = run.total if limits.max_failures is None else limits.max_failures
     return TOO_MANY_FAILURES if run.failed > allowed else OK
 

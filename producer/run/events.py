@@ -40,6 +40,7 @@ def reported(session: Session, run: RunFile, gathering: Iterator[Progress]) -> I
         raise
     except RunCancelled as error:
         events.end("task-revoked", str(error), terminated=False)
+        session.board.update(run.plan.run, state="cancelled")
         raise
     except Exception as error:
         if isinstance(error, RunRefused):

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from configs import Settings
 from model_store import ModelStore
-from producer.errors import OK, RunCancelled, UsageError
+from producer.errors import OK, UsageError
 from producer.local.session import Session, is_alone, open_session
 from producer.local.stack import private_root
 from producer.models import find_model
 from producer.reports.request import Request
 from producer.reports.sorting import By, check_folder
-from producer.run.conclusion import Limits, conclude, sort_run
+from producer.run.conclusion import NO_WORK, Limits, Work, conclude, sort_run
 from producer.run.detached import chunk_images, upload
 from producer.run.opening import OnExisting, RunRequest, open_run, skipped_files
 from producer.runfile import RunFile
@@ -60,12 +60,10 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
             if session is not None and run.done < run.total:
                 title = f"{run.plan.source}, {run.total} images"
                 session.board.add(run.plan.run, kind="label", title=title, model=str(run.plan.model))
-            if session is None:
-                code = conclude(run, view, labelling.reports, limits)
-            elif labelling.detach:
+            if session is not None and labelling.detach:
                 return _detach(session, run, view, labelling.reports)
-            else:
-                code = execute_and_conclude(session, run, view, labelling.reports, limits)
+            work = _execute(session, run, view) if session is not None else NO_WORK
+            code = conclude(run, view, labelling.reports, limits, work, session)
             if labelling.sort_into is not None:
                 sort_run(run, labelling.reports, labelling.sort_into, labelling.by, view.say)
             return code
@@ -99,18 +97,10 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     )
 
 
-def execute_and_conclude(session: Session, run: RunFile, view: RunView, reports: Request, limits: Limits) -> int:
-    """Bring a run to its end, write the reports, say what became of it; return the exit code."""
-    from producer.run.execution import execute  # Celery loads while the private stack starts
+def _execute(session: Session, run: RunFile, view: RunView) -> Work:
+    from producer.run.execution import execute  # loads Celery, while a private stack starts
 
-    try:
-        work = execute(session, run, view)
-    except RunCancelled:
-        session.board.update(run.plan.run, state="cancelled")
-        raise
-    code = conclude(run, view, reports, limits, work)
-    session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")
-    return code
+    return execute(session, run, view)
 
 
 def _refuse_if_remote(settings: Settings, labelling: Labelling) -> None:
