@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 # Files of tests are spread over the cores; the tests of one file stay together, for what they share. In the order of
-# their names: files of few long tests (e2e) come before those of many short ones (unit), which fill the cores at the end.
-PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+# tests/conftest.py: files with slow tests first.
+JOBS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo quick unit test not-long test-long lint soak pictures clean lock wheel
 

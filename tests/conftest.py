@@ -40,6 +40,12 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(len(os.sched_getaffinity(0)) + 1, 8)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: those without fill the cores at the end."""
+    slow = {item.path for item in items for mark in ("slow", "long") if item.get_closest_marker(mark)}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_secret_in_any_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the session when a file below pytest's folder holds a secret of the tests."""
