@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ log = logging.getLogger("sortline.publishing")
 
 GOLDEN_TOLERANCE = 1e-3  # largest difference of a probability that another float32 engine may show
 FEATURE_TOLERANCE = 1e-2  # of a backbone's features, which reach about 6
-COMPARED_ENGINES = tuple(name for name in ENGINES if name != "mindspore")  # which networks are held to
+COMPARED_ENGINES = tuple(name for name in ENGINES if name != "mindspore")  # MindSpore is the reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +94,10 @@ class Publication:
     limits: ImageLimits = DEFAULT_LIMITS
     details: Callable[[Mapping[str, PrecisionProof]], Details] = lambda proofs: Details()
 
+    @property
+    def is_classifier(self) -> bool:
+        return self.graph.files.graph.kind == PROBABILITIES
+
 
 def graph_of(network: Any) -> Graph:
     """Return the graph of a MindSpore network, held to MindSpore itself."""
@@ -125,48 +129,61 @@ def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
         store.sweep()
     except StoreUnavailable as error:  # such as a folder of another user
         log.warning("what a killed publisher left stays: %s", error)
-    model, spec = what.graph.files, what.graph.files.graph
-    is_classifier = spec.kind == PROBABILITIES
+    return store.publish(name, partial(_write, what))
 
-    def write(folder: Path) -> ManifestDraft:
-        expected = what.graph.reference(what.golden_images)
-        tolerance = GOLDEN_TOLERANCE if is_classifier else FEATURE_TOLERANCE
-        tried = model
-        if what.calibration is not None and is_classifier and what.graph.float_ends is not None:
-            tried = _with_int8(model, what.calibration, what.graph.float_ends)
-        with compared_engines(tried, f16=what.f16) as engines:
-            agreement = _agreement(engines, what.golden_images, expected, tolerance, what.graph.reference_name)
-            proofs = (
-                judge_precisions(engines, what.validation, what.preprocessing, what.limits) if is_classifier else {}
-            )
-        details = what.details(proofs)
-        files = {SERVING: model.onnx, **details.files}
-        if tried.int8 is not None and any(proofs[name].passed for name in proofs if "int8" in name):
-            files |= dict(zip(INT8, tried.int8, strict=True))
-        trained = model.mindspore() if model.mindspore is not None else None
-        if trained is not None:
-            files[WEIGHTS] = trained.weights
-        for file_name, data in files.items():
-            (folder / file_name).write_bytes(data)
-        np.savez_compressed(folder / GOLDEN, images=what.golden_images, outputs=expected)
-        return ManifestDraft(
-            kind="classifier" if is_classifier else "backbone",
-            graph=spec.to_json(),
-            network=trained.spec if trained is not None else None,
-            preprocessing=dict(what.preprocessing.to_json()),
-            classes=what.classes,
-            training=dict(details.training),
-            scores={key: float(value) for key, value in what.scores.items()},
-            golden=Golden(
-                inputs_sha256=hashlib.sha256(what.golden_images.tobytes()).hexdigest(),
-                tolerance=tolerance,
-                agreement=agreement,
-            ),
-            precisions=proofs,
-            parent=str(what.parent) if what.parent else None,
-        )
 
-    return store.publish(name, write)
+class _Proof(NamedTuple):
+    """The reference's outputs for the golden images, how far engines are from them, and what the precisions came to."""
+
+    expected: Outputs
+    golden: Golden
+    precisions: dict[str, PrecisionProof]
+    int8: tuple[bytes, bytes] | None  # an 8-bit graph that passed
+
+
+def _write(what: Publication, folder: Path) -> ManifestDraft:
+    proof = _prove(what)
+    details = what.details(proof.precisions)
+    model = what.graph.files
+    trained = model.mindspore() if model.mindspore is not None else None
+    files = {SERVING: model.onnx, **details.files}
+    if trained is not None:
+        files[WEIGHTS] = trained.weights
+    if proof.int8 is not None:
+        files |= dict(zip(INT8, proof.int8, strict=True))
+    for file_name, data in files.items():
+        (folder / file_name).write_bytes(data)
+    np.savez_compressed(folder / GOLDEN, images=what.golden_images, outputs=proof.expected)
+    return ManifestDraft(
+        kind="classifier" if what.is_classifier else "backbone",
+        graph=model.graph.to_json(),
+        network=trained.spec if trained is not None else None,
+        preprocessing=dict(what.preprocessing.to_json()),
+        classes=what.classes,
+        training=dict(details.training),
+        scores={key: float(value) for key, value in what.scores.items()},
+        golden=proof.golden,
+        precisions=proof.precisions,
+        parent=str(what.parent) if what.parent else None,
+    )
+
+
+def _prove(what: Publication) -> _Proof:
+    """Run every engine and precision of this host on the golden images, and a classifier on the validation images."""
+    model, images = what.graph.files, what.golden_images
+    expected = what.graph.reference(images)
+    tolerance = GOLDEN_TOLERANCE if what.is_classifier else FEATURE_TOLERANCE
+    if what.calibration is not None and what.is_classifier and what.graph.float_ends is not None:
+        model = _with_int8(model, what.calibration, what.graph.float_ends)
+    proofs: dict[str, PrecisionProof] = {}
+    with compared_engines(model, f16=what.f16) as engines:
+        agreement = _agreement(engines, images, expected, tolerance, what.graph.reference_name)
+        if what.is_classifier:
+            proofs = judge_precisions(engines, what.validation, what.preprocessing, what.limits)
+    passed = any(proofs[name].passed for name in proofs if "int8" in name)
+    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    golden = Golden(inputs_sha256=digest, tolerance=tolerance, agreement=agreement)
+    return _Proof(expected, golden, proofs, model.int8 if passed else None)
 
 
 def _with_int8(model: ModelFiles, images: Images, ends: FloatEnds) -> ModelFiles:
