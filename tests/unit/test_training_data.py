@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from jobs.train import TrainModel
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
 from vision.images.preprocess import Preprocessing
+from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, set_weights
@@ -97,19 +99,42 @@ def test_near_duplicates_on_both_sides_are_reported_with_examples_and_refused_on
         split_images(forbidding, reader, dataset)
 
 
+@pytest.mark.parametrize("tells", [False, True])
+def test_features_join_near_duplicates_only_of_networks_whose_features_tell_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    monkeypatch.setattr(LeNet5Spec, "tells_near_duplicates", tells)
+    random = np.random.default_rng(0)
+    for label in ("dog", "cat"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(8):  # noise: to LeNet-5 one is like the other
+            cv2.imwrite(
+                str(tmp_path / "photos" / label / f"{number}.png"), random.integers(0, 256, (16, 16, 3), np.uint8)
+            )
+    dataset = read_dataset(tmp_path / "photos")
+    network = seeded_network(LeNet5Spec(classes=2, height_px=16, width_px=16))
+    pin = published(seeded_network(replace(network.spec, classes=0)), tmp_path)
+    recipe = Recipe(network="lenet5", backbone="seeded", height_px=16, width_px=16, fit="stretch")
+    reader = InputReader(
+        training_of(tmp_path, recipe, pin), network, file_digests(image.path for image in dataset.train)
+    )
+
+    with closing(reader):
+        if tells:  # each class is one family, so nothing is left to validate with
+            with pytest.raises(JobRefused, match="no readable image to validate with"):
+                split_images(training_of(tmp_path, recipe, pin), reader, dataset)
+        else:
+            split = split_images(training_of(tmp_path, recipe, pin), reader, dataset)
+            assert split.note == "16 families, none on both sides"
+
+
 @pytest.mark.slow
 def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = MobileNetV2Spec(classes=0, height_px=32, width_px=32, convention="tf")
     backbone = seeded_network(plain)
-    publication = Publication(
-        graph=graph_of(backbone),
-        preprocessing=Preprocessing(height_px=32, width_px=32),
-        golden_images=np.zeros((1, 32, 32, 3), np.uint8),
-    )
-    version = publish(ModelStore(tmp_path / "home" / "store"), "seeded", publication)
-    pin = ModelPin(name="seeded", version=1, digest=version.manifest.digest)
+    pin = published(backbone, tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
     def features(spec: NetworkSpec, pin: ModelPin | None) -> NDArray[np.float32]:
@@ -127,3 +152,15 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
     monkeypatch.setattr("worker.train.reading.export_onnx", None)
     assert_array_equal(features(replace(plain, classes=3), pin), exported)
     assert tapped.shape[1] > exported.shape[1]
+
+
+def published(backbone: Any, folder: Path) -> ModelPin:
+    """Publish a backbone as ``seeded:1`` into the store below ``folder``."""
+    spec = backbone.spec
+    publication = Publication(
+        graph=graph_of(backbone),
+        preprocessing=Preprocessing(height_px=spec.height_px, width_px=spec.width_px),
+        golden_images=np.zeros((1, spec.height_px, spec.width_px, 3), np.uint8),
+    )
+    version = publish(ModelStore(folder / "home" / "store"), "seeded", publication)
+    return ModelPin(name="seeded", version=1, digest=version.manifest.digest)

@@ -64,6 +64,7 @@ class MobileNetV2Spec(LayeredSpec):
     name: ClassVar[str] = "mobilenet_v2"
     head_name: ClassVar[str] = "classifier.1"
     checkpoint_naming: ClassVar[str] = "MindSpore model zoo"
+    tells_near_duplicates: ClassVar[bool] = True
     # The stem and the first block, and the last three blocks: with them in 8 bits, too, the answers to 5 % of the waste
     # photos changed, so it takes 2 to 3 %.
     float_ends: ClassVar[FloatEnds | None] = FloatEnds(first=3, last=9)

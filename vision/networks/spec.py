@@ -47,6 +47,8 @@ class NetworkSpec(ABC):
         head_name: our name of the head's dense layer in weights files.
         checkpoint_naming: which of ``namings`` a MindSpore checkpoint that we export has.
         conventions: those that its weights may have; none where they don't differ.
+        tells_near_duplicates: whether near-duplicates are found by ``last_map_features``, too, for which their cosine
+            was measured (`vision.training.families`); else by perceptual hashes alone.
         float_ends: what stays in float in 8 bits; None where no 8-bit graph is made.
         classes: length of the probability vector; 0 = backbone only, the network has no head.
         height_px, width_px: input size, each from ``min_size_px`` to 1024.
@@ -67,6 +69,7 @@ class NetworkSpec(ABC):
     head_name: ClassVar[str]
     checkpoint_naming: ClassVar[str]
     conventions: ClassVar[tuple[str, ...]] = ()
+    tells_near_duplicates: ClassVar[bool] = False
     float_ends: ClassVar[FloatEnds | None] = None
 
     classes: int

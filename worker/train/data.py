@@ -105,7 +105,7 @@ def _refuse_empty(
 
 
 def _readable(training: Training, reader: InputReader, dataset: Dataset) -> tuple[list[LabelledImage], _LastMap | None]:
-    """Return the readable images and the backbone's plain features of them, by which near-duplicates are found."""
+    """Return the readable images and the backbone's plain features of them, if they tell near-duplicates."""
     images = [*dataset.train, *(dataset.validation or ())]
     if training.job.backbone is None:
         missing = [image.path for image in images if image.path not in reader.digests]
@@ -114,7 +114,8 @@ def _readable(training: Training, reader: InputReader, dataset: Dataset) -> tupl
     # A cut or whole network is split by the pooled features, too, which cost one pass and stay in the cache.
     with reader.opened("backbone") as read:
         inputs = read(images, 0)
-    return inputs.images, _LastMap(inputs.rows, reader.network.spec)
+    spec = reader.network.spec
+    return inputs.images, _LastMap(inputs.rows, spec) if spec.tells_near_duplicates else None
 
 
 @dataclass(frozen=True, slots=True)
