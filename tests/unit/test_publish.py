@@ -105,6 +105,16 @@ def train_on(pin: ModelPin, folder: Path) -> None:
     train_model(job, recipe, runtime, report=lambda event: None, cancelled=lambda: False)
 
 
+def test_weights_are_read_for_the_engine_that_needs_them_alone(tmp_path: Path) -> None:
+    version = publish(ModelStore(tmp_path / "store"), "own", publication(graph_of(seeded_network(SPEC))))
+    pin = ModelPin(name="own", version=1, digest=version.manifest.digest)
+    (version.folder / "weights.safetensors").unlink()
+
+    Runtime(Settings(store=tmp_path / "store", device="cpu")).classifier(pin).close()
+    with pytest.raises(JobRefused, match=r"weights.safetensors is missing; restore it"):
+        Runtime(Settings(store=tmp_path / "store", device="cpu", engine="mindspore")).classifier(pin)
+
+
 def test_an_engine_that_answers_otherwise_than_the_reference_publishes_nothing(graph: Graph, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
     other = replace(graph, reference=lambda images: np.roll(answers_of(graph.files, images), 1, axis=1))
