@@ -187,6 +187,7 @@ def _jpegs_with_pixels_missing() -> Iterator[Awkward]:
         yield Awkward(f"jpeg/other-bytes-{kind}.jpg", middle, "corrupt")
     restarts = encoded(Image.fromarray(noise), "JPEG", restart_marker_blocks=4)
     start, end = (restarts.index(bytes((0xFF, mark))) for mark in (0xD1, 0xD3))
+    yield Awkward("jpeg/scans-of-zeros.jpg", many_scans(20, 800, 800), "corrupt")
     yield Awkward("jpeg/restart-missing.jpg", restarts[:start] + restarts[end:], "corrupt")
 
 

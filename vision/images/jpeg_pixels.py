@@ -25,6 +25,7 @@ _HARMLESS = re.compile(r"unknown JFIF revision|Unknown Adobe|Invalid SOS paramet
 _SPARE = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 # Cameras leave a byte or two before the end marker. Of photos with other bytes in their middle, 1 % end so too.
 _MOST_SPARE_BYTES = 2
+_MOST_SCANS_MENDED = 50  # photos have about ten; mending decodes a file up to five times
 _END = b"\xff\xd9"
 
 
@@ -57,24 +58,31 @@ def whole_jpeg(data: bytes) -> bytes:
         ImageError: truncated or corrupt, pixels are missing.
     """
     bare, start = bare_jpeg(data)
-    if (complaint := _complaint(bare)) is None:
+    complaint = _complaint(bare)
+    if complaint is None or not _MISSING.search(complaint):
         return data
     found = bare.find(_END, start)
-    for body in _bodies(bare[start:found] if found >= 0 else bare[start:], has_end=found >= 0):
-        if (complaint := _complaint(bare[:start] + body + _END)) is None:
-            return data[: len(data) - len(bare) + start] + body + _END
+    if data.count(b"\xff\xda") <= _MOST_SCANS_MENDED and (found < 0 or _SPARE.search(complaint)):
+        for body in _bodies(bare[start:found] if found >= 0 else bare[start:], has_end=found >= 0):
+            if (complaint := _complaint(bare[:start] + body + _END)) is None:
+                return data[: len(data) - len(bare) + start] + body + _END
+            if _MISSING.search(complaint) and not _SPARE.search(complaint):
+                break  # pixels are missing, and less of the file won't have them
     if found < 0:
         raise ImageError("truncated", f"the file ends early, after {len(data):,} bytes: {complaint}")
     raise ImageError("corrupt", f"part of the picture is missing: {complaint}")
 
 
 def _complaint(data: bytes) -> str | None:
-    """Return libjpeg's first warning, if pixels are missing by it. Decodes to an eighth: the warnings are the same."""
+    """Return why libjpeg refuses a file, or its first warning if pixels are missing by it.
+
+    Decodes to an eighth: the warnings are the same.
+    """
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
     except ValueError as error:
         spare = _SPARE.search(str(error))
-        if _MISSING.search(str(error)) and not (spare and int(spare[1]) <= _MOST_SPARE_BYTES):
+        if not _HARMLESS.search(str(error)) and not (spare and int(spare[1]) <= _MOST_SPARE_BYTES):
             return str(error)
     return None
 
@@ -83,8 +91,9 @@ def _bodies(body: bytes, *, has_end: bool) -> Iterator[bytes]:
     """Yield the scans as they may have been before something else came into the place of the end marker."""
     if not has_end:
         yield body
-        yield body[:-2]
     filled = body.rstrip(b"\0")
     if filled != body:
-        yield filled
         yield filled + b"\0"  # the last coded byte may be a zero itself
+        yield filled
+    if not has_end:
+        yield body[:-2]
