@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -164,3 +166,41 @@ def test_a_profile_in_several_segments_is_joined_and_a_missing_one_ignored() -> 
 def test_the_picture_of_the_corpus_is_the_same_in_every_space() -> None:
     for profile in PROFILES.values():  # full red, green and blue of sRGB lie inside all three
         assert difference(encoded(in_space(picture(), profile), "PNG", icc_profile=profile), picture()) < 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_camera_s_exif_may_name_adobe_rgb(order: str) -> None:
+    stored = in_space(photo(), PROFILES["Adobe RGB"])
+
+    def exif(index: bytes, colour_space: int = 0xFFFF) -> bytes:
+        def entry(tag: int, kind: int, count: int, value: bytes) -> bytes:
+            return struct.pack(order + "HHI", tag, kind, count) + value.ljust(4, b"\0")
+
+        def directory(*entries: bytes) -> bytes:
+            return struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
+
+        long = order + "I"
+        head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(long, 8)
+        first = directory(entry(0x8769, 4, 1, struct.pack(long, 26)))
+        colours = entry(0xA001, 3, 1, struct.pack(order + "H", colour_space))
+        second = directory(colours, entry(0xA005, 4, 1, struct.pack(long, 56)))
+        return b"Exif\0\0" + head + first + second + directory(entry(1, 2, 4, index))
+
+    assert difference(encoded(stored, "JPEG", exif=exif(b"R03\0")), photo()) < 1.5
+    assert difference(encoded(stored, "JPEG", exif=exif(b"R98\0")), photo()) > 3
+    assert difference(encoded(stored, "JPEG", exif=exif(b"R03\0", 1)), photo()) > 3
+
+
+def test_code_points_may_name_display_p3() -> None:
+    stored = in_space(photo(), PROFILES["Display P3"])
+    png = encoded(stored, "PNG")
+
+    def coded(primaries: int, transfer: int) -> bytes:
+        chunk = b"cICP" + bytes((primaries, transfer, 0, 1))
+        return png[:33] + struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]
+
+    assert difference(coded(12, 13), photo()) < 1.5
+    assert difference(coded(1, 13), photo()) > 3
+    codes = {"quality": 100, "chroma": 444, "color_primaries": 12, "transfer_characteristics": 13}
+    assert difference(encoded(stored, "HEIF", **codes), photo()) < 1.5
+    assert difference(encoded(stored, "HEIF", **{**codes, "color_primaries": 1}), photo()) > 3

@@ -11,6 +11,7 @@ import io
 from PIL import AvifImagePlugin, Image
 
 from base.errors import ImageError
+from vision.images.named_profiles import coded_profile
 
 _MAX_BRANDS_BYTES = 1024
 # Images are decoded in parallel already.
@@ -45,7 +46,11 @@ def open_heif(data: bytes, kind: str) -> Image.Image:
             "unsupported_format", f"it is {kind}: run `pip install pillow-heif` on the hosts that label, or convert it"
         ) from None
     pillow_heif.options.DECODE_THREADS = 1
-    return pillow_heif.HeifImageFile(io.BytesIO(data))
+    image = pillow_heif.HeifImageFile(io.BytesIO(data))
+    codes = image.info.get("nclx_profile")
+    if codes and (profile := coded_profile(codes["color_primaries"], codes["transfer_characteristics"])):
+        image.info.setdefault("icc_profile", profile)
+    return image
 
 
 def boxes_end_early(data: bytes) -> bool:

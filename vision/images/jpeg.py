@@ -10,6 +10,8 @@ import re
 import struct
 from dataclasses import dataclass
 
+from vision.images.named_profiles import exif_profile
+
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4, C8 and CC are tables, not frames
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive
 _PROGRESSIVE_FRAMES = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
@@ -50,10 +52,12 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     orientation: int | None = 1
     exif_segments = 0
     profile: list[bytes] = []
+    named: bytes | None = None
     for marker, segment in _segments(data):
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             exif_segments += 1
             orientation = _orientation(segment[6:])
+            named = exif_profile(segment)
         elif marker == 0xE2 and segment.startswith(_PROFILE):
             profile.append(segment)
         elif marker == _ADOBE and segment.startswith(b"Adobe"):
@@ -68,7 +72,10 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
             if precision != 8 or components not in (1, 3) or not height or not width:
                 return None
             return JpegHeader(
-                width_px=width, height_px=height, orientation=orientation, profile=_joined(profile) if profile else None
+                width_px=width,
+                height_px=height,
+                orientation=orientation,
+                profile=_joined(profile) if profile else named,
             )
     return None
 

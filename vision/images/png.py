@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from vision.images.colour import MAX_PROFILE_BYTES
+from vision.images.named_profiles import coded_profile
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_TEXT_BYTES = 1_000_000  # unpacked; the few texts that are kept hold an orientation
@@ -21,7 +22,9 @@ def lean_png(data: bytes) -> tuple[bytes, bytes | None]:
         if not kind[0] & 0x20 or kind in _OF_PIXELS:  # a capital first: without it there is no picture
             continue
         if kind == b"iCCP" and is_sound:
-            profile = _unpacked(content.partition(b"\0")[2][1:], MAX_PROFILE_BYTES)
+            profile = profile or _unpacked(content.partition(b"\0")[2][1:], MAX_PROFILE_BYTES)
+        if kind == b"cICP" and is_sound and len(content) == 4:
+            profile = coded_profile(*content[:2]) or profile
         keeps_text = content.startswith(_KEPT_TEXTS) and _is_short(kind, content) and texts < _MAX_KEPT_TEXTS
         texts += keeps_text
         if not is_sound or kind == b"iCCP" or (kind in (b"tEXt", b"zTXt", b"iTXt") and not keeps_text):
