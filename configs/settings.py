@@ -19,6 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from base.broker_url import parse_broker_url
 from base.urls import checked_url, is_url
 from configs.errors import explained
 from configs.recipe import Recipe
@@ -108,8 +109,8 @@ class Settings(BaseSettings):
     @field_validator("broker")
     @classmethod
     def _check_broker(cls, url: str | None) -> str | None:
-        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("a broker is a redis://, rediss:// or unix:// URL")
+        if url is not None:
+            parse_broker_url(url)
         return url
 
     @field_validator("data_root", mode="before")

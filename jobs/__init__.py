@@ -7,7 +7,7 @@ from base.doors import lazy
 if TYPE_CHECKING:
     from jobs.app import UNREACHED, App, make_app
     from jobs.board import ENDED, JobBoard, JobState
-    from jobs.broker import AWAY, Keys, check_broker, connect, masked_url, passwords, redis_now
+    from jobs.broker import AWAY, Keys, check_broker, connect, passwords, redis_now
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
     from jobs.label import LABEL_RUN, ChunkResult, LabelChunk, Row
     from jobs.messages import QUEUED_AT, JobMessage, ModelPin, from_json, to_json
@@ -18,7 +18,7 @@ else:
         {
             "app": "UNREACHED App make_app",
             "board": "ENDED JobBoard JobState",
-            "broker": "AWAY Keys check_broker connect masked_url passwords redis_now",
+            "broker": "AWAY Keys check_broker connect passwords redis_now",
             "errors": "BrokerAway BrokerError BrokerFull MessageError SchemaMismatch",
             "label": "LABEL_RUN ChunkResult LabelChunk Row",
             "messages": "QUEUED_AT JobMessage ModelPin from_json to_json",

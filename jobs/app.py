@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from configs import Settings
-from jobs.broker import AWAY, CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, celery_broker_url, tls_options
+from jobs.broker import AWAY, celery_options, connection_options
 from jobs.label import LabelChunk
 from jobs.transport import COMPRESSION
 
@@ -24,8 +24,7 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
     """Return an app bound to the settings' broker. Nothing is connected yet."""
     app = kind("sortline", set_as_current=False)
     app.conf.update(
-        broker_url=celery_broker_url(settings),
-        broker_use_ssl=tls_options(settings),
+        **celery_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker waits for Redis as long as it takes
         broker_transport_options={
@@ -37,10 +36,8 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
             "unacked_restore_throttle": 1,
             # A worker killed within the sweep leaves its lock behind: by default nobody would sweep for 300 s.
             "unacked_mutex_expire": settings.visibility_timeout_s,
-            "socket_timeout": SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            "socket_keepalive": True,
             "health_check_interval": 10,
+            **connection_options(settings),
         },
         task_serializer="json",
         accept_content=["json"],

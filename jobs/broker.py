@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from base.broker_url import BrokerUrl, masked_url, parse_broker_url
 from configs import Settings
 from jobs.errors import BrokerAway, BrokerError
 
@@ -72,54 +74,76 @@ class Keys:
         return f"{self.prefix}unacked_index"
 
 
-def broker_url(settings: Settings) -> str:
-    """Return the configured URL; BrokerError when there is none or its TLS could not be verified."""
+def broker_url(settings: Settings) -> BrokerUrl:
+    """Return the configured broker; BrokerError when there is none or its TLS could not be verified."""
     if settings.broker is None:
         raise BrokerError("no broker: pass --broker redis://HOST:6379/0 or set SORTLINE_BROKER")
-    if settings.broker.startswith("rediss://") and settings.broker_ca is None:
+    url = parse_broker_url(settings.broker)
+    if url.is_tls and settings.broker_ca is None and "ssl_ca_certs" not in url.tls_files:
         # Without a CA kombu would connect with CERT_NONE and only log it.
         raise BrokerError("a rediss:// broker needs SORTLINE_BROKER_CA=/path/to/ca.pem, so that the server is verified")
-    return settings.broker
-
-
-def celery_broker_url(settings: Settings) -> str:
-    """Return the URL in kombu's spelling: ``unix:///path`` is ``redis+socket:///path`` there."""
-    url = broker_url(settings)
-    if url.startswith("unix://"):
-        return f"redis+socket://{urlsplit(url).path}?virtual_host=0"
     return url
+
+
+def celery_options(settings: Settings) -> dict[str, Any]:
+    """Return Celery's settings of the connection. User and password are not in the URL, which logs and Flower show."""
+    url = broker_url(settings)
+    if url.path:
+        place = f"redis+socket://{quote(os.fsencode(url.path))}?virtual_host={url.db}"
+    else:
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        place = f"{'rediss' if url.is_tls else 'redis'}://{host}:{url.port}/{url.db}"
+    return {
+        "broker_url": place,
+        "broker_user": url.username,
+        "broker_password": url.password,
+        "broker_use_ssl": tls_options(settings),
+    }
+
+
+def connection_options(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of a connection that redis-py and kombu have in common, but for where and who."""
+    times = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    return times | broker_url(settings).options
 
 
 def tls_options(settings: Settings) -> dict[str, Any] | None:
     """Return redis-py's TLS arguments that force verification, or None for a plain connection."""
-    if not broker_url(settings).startswith("rediss://"):
+    url = broker_url(settings)
+    if not url.is_tls:
         return None
-    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(settings.broker_ca), "ssl_check_hostname": True}
+    verified = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    return {**verified, "ssl_ca_certs": str(settings.broker_ca), **url.tls_files}
 
 
 def connect(settings: Settings) -> redis.Redis:
     """Return a client; nothing is sent yet. Commands give up after 10 s and are retried three times."""
-    options: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT_S,
-        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
-        "decode_responses": True,
-    }
     url = broker_url(settings)
-    if not url.startswith("unix://"):
-        options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
-    client: redis.Redis = redis.Redis.from_url(url, **options, **(tls_options(settings) or {}))
-    return client
+    return redis.Redis(
+        host=url.host,
+        port=url.port,
+        unix_socket_path=url.path or None,
+        db=url.db,
+        username=url.username,
+        password=url.password,
+        ssl=url.is_tls,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+        decode_responses=True,
+        **connection_options(settings),
+        **(tls_options(settings) or {}),
+    )
 
 
 def check_broker(client: redis.Redis, settings: Settings) -> str:
     """Return the server's version after one round trip; BrokerError says what keeps it from being used."""
-    where = masked_url(broker_url(settings))
+    where = masked_url(settings.broker or "")
     try:
-        version = str(client.info("server")["redis_version"])
+        server = client.info("server")
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise BrokerError(f"{where} refuses the user or password: {error}. Check SORTLINE_BROKER") from error
     except redis.RedisError as error:
         raise BrokerAway(f"can't reach Redis at {where}: {error}; start it, or correct the address") from error
+    version = str(server["redis_version"])
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < MINIMUM_REDIS:
         raise BrokerError(f"{where} runs Redis {version}; Sortline needs 6.2 or later")
@@ -137,9 +161,3 @@ def passwords(settings: Settings) -> frozenset[str]:
     url = settings.broker or ""
     spelled = [match.group(1) for match in (_IN_USER.search(url), _IN_QUERY.search(url)) if match]
     return frozenset(form for text in spelled for form in (text, unquote(text)) if len(form) >= SHORTEST_HIDDEN)
-
-
-def masked_url(url: str) -> str:
-    """Return ``url`` without its password, wherever redis-py would take one from."""
-    url = re.sub(r"([?&]password=)[^&]*", r"\1***", url)  # first: it may hold an @ as well
-    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)  # to the last @: a password may hold one

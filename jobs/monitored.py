@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis.asyncio
 from celery import states
 from celery.events.state import TASK_EVENT_TO_STATE, Task
 from flower.options import options
 from flower.urls import handlers
+from flower.utils import broker
 from flower.views.tasks import TasksView
 from kombu import Queue
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from tornado.web import url
 
 from configs import load_settings
 from jobs.app import App, make_app
+from jobs.broker import broker_url as broker_of
 from jobs.kinds import KINDS
 
 # Without the name: the arguments say what it is. The newest are first, since `received` is there.
@@ -80,6 +85,26 @@ options.format_task = shown
 options.tasks_columns = COLUMNS
 options.natural_time = True
 
-app: App = make_app(load_settings())
+settings = load_settings()
+app: App = make_app(settings)
+
+
+class Socket(broker.RedisBase):
+    """A Redis on a unix socket: Flower's own class knows neither databases, users nor quoted paths."""
+
+    def __init__(self, broker_url: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(broker_url, *arguments, **options)
+        url = broker_of(settings)
+        self.redis = redis.asyncio.Redis(
+            unix_socket_path=url.path,
+            db=url.db,
+            username=url.username,
+            password=url.password,
+            socket_timeout=self.socket_timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+
+broker.RedisSocket = Socket
 # What the page of the broker shows while no worker is there to name its queues.
 app.conf.task_queues = [Queue(kind.queue) for kind in KINDS]

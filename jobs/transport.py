@@ -17,6 +17,7 @@ from binascii import Error as Base64Error
 from itertools import count
 from queue import Empty
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
 import redis
 from kombu import compression
@@ -26,6 +27,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from base.broker_url import socket_path
 from jobs.broker import redis_now
 from jobs.messages import MAX_MESSAGE_BYTES
 
@@ -117,6 +119,14 @@ class Channel(kombu_redis.Channel):
         if self._blocking is None or self._blocking.connection_pool is not self.pool:
             self._blocking = super()._create_client()
         return self._blocking
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        if "path" in parameters:  # kombu reads all of a unix socket from its URL, where the password must not be
+            info = self.connection.client
+            path = socket_path(urlsplit(info.hostname).path)
+            parameters |= {"path": path, "username": info.userid, "password": info.password}
+        return parameters
 
     QoS = QoS
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from base.broker_url import unix_url
 from producer.commands.options import Broker, Home, settings_of
 from producer.errors import ProducerError, UsageError
 
@@ -52,7 +53,7 @@ def monitor(
             raise UsageError(
                 "no broker to look at: pass --broker or set SORTLINE_BROKER; `sortline up` has a Flower of its own"
             )
-        settings = settings.model_copy(update={"broker": f"unix://{socket}"})
+        settings = settings.model_copy(update={"broker": unix_url(socket)})
     os.umask(0o077)  # the database holds arguments and results, and Flower trusts what it reads from it
     settings.home.mkdir(parents=True, exist_ok=True)
     flower = plan_flower(

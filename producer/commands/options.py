@@ -9,10 +9,10 @@ from enum import Enum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
-from urllib.parse import urlsplit
 
 import typer
 
+from base.broker_url import masked_url
 from producer.errors import UsageError
 from producer.reports import EMBED_MB
 
@@ -193,7 +193,7 @@ def settings_of(config: Path | None = None, **flags: Any) -> Settings:
     """Return the settings of a command; ``flags`` are its options, None where one was not given."""
     from configs import load_settings
 
-    if (broker := flags.get("broker")) and (urlsplit(broker).password or "password=" in urlsplit(broker).query):
+    if (broker := flags.get("broker")) and masked_url(broker) != broker:
         # Every user of this machine can read command lines.
         raise UsageError(
             "a password on the command line can be read by everybody here; put the URL into SORTLINE_BROKER, or as "

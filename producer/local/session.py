@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import redis
 
+from base.broker_url import unix_url
 from configs import Settings
-from jobs import BrokerError, JobBoard, Keys, check_broker, connect, masked_url
+from jobs import BrokerError, JobBoard, Keys, check_broker, connect
 from producer.errors import BrokerUnreachable, UsageError
 from producer.local.stack import LocalStack, is_answering, shared_stack_socket
 
@@ -101,7 +102,7 @@ def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool
         settings = settings.model_copy(update={"data_root": None})  # nothing but labelling reads URLs
     if settings.broker is None and not is_alone(settings):
         socket = shared_stack_socket(settings)
-        settings = settings.model_copy(update={"broker": f"unix://{socket}", "data_root": Path("/")})
+        settings = settings.model_copy(update={"broker": unix_url(socket), "data_root": Path("/")})
     if settings.broker is not None:
         with _connected(settings) as client:
             yield Session(settings, client)
@@ -123,11 +124,6 @@ def _connected(settings: Settings) -> Iterator[redis.Redis]:
         _warn_of_eviction(client)
     except BrokerError as error:
         raise BrokerUnreachable(str(error)) from error
-    except ValueError as error:  # redis-py on a malformed URL; its words may quote the password
-        raise UsageError(
-            f"the broker {masked_url(settings.broker or '')} is not a Redis URL; "
-            "a password's / # ? @ are %2F %23 %3F %40"
-        ) from error
     try:
         yield client
     finally:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import redis
 
+from base.broker_url import unix_url
 from configs import Settings, environment_of
 from jobs import Keys
 from producer.local.supervisor import StackError, Supervisor
@@ -55,10 +56,10 @@ class LocalStack:
         if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
             self._short_folder = Path(tempfile.mkdtemp(prefix="sortline-"))  # 0700 as well
             self.socket = self._short_folder / "redis.sock"
-        (self.folder / SOCKET_NOTE).write_text(str(self.socket), encoding="utf-8")
+        (self.folder / SOCKET_NOTE).write_bytes(os.fsencode(self.socket))
         # Workers that stay read the folders of all commands to come.
         root = Path("/") if self._persistent else private_root(self.settings)
-        self.settings = self.settings.model_copy(update={"broker": f"unix://{self.socket}", "data_root": root})
+        self.settings = self.settings.model_copy(update={"broker": unix_url(self.socket), "data_root": root})
         try:
             self._start_redis()
             for kind in self._workers:  # they import for longer than Redis starts
@@ -147,7 +148,7 @@ def shared_stack_socket(settings: Settings) -> Path:
     """Where `sortline up` has its Redis."""
     folder = settings.home / "run" / "up"
     try:
-        return Path((folder / SOCKET_NOTE).read_text(encoding="utf-8"))
+        return Path(os.fsdecode((folder / SOCKET_NOTE).read_bytes()))
     except OSError:
         return folder / "redis.sock"
 

@@ -42,6 +42,7 @@ ENTRIES = (
     "with a broker of your own, say where",
     "is the share mounted?",
     "unknown setting",
+    "setting broker",
     "no label worker answers",
     "it starts again",
     "The end of its log",

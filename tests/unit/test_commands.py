@@ -207,7 +207,7 @@ def test_a_broker_that_does_not_answer_has_a_code_of_its_own(capsys: pytest.Capt
         (
             f"redis://user:{HIDDEN}/x@127.0.0.1:1/0",
             USAGE,
-            "the broker redis://user:***@127.0.0.1:1/0 is not a Redis URL",
+            "setting broker: this is not a Redis URL with one host; a password's / # ? @ are %2F %23 %3F %40",
         ),
         (f"rediss://user:{HIDDEN}@127.0.0.1:1/0", UNREACHABLE, "a rediss:// broker needs SORTLINE_BROKER_CA"),
     ],

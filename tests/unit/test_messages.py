@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from base.broker_url import masked_url
 from base.paths import path_to_text, text_to_path
 from configs import MAX_CHUNK_IMAGES
-from jobs.broker import masked_url
 from jobs.errors import MessageError, SchemaMismatch
 from jobs.label import ChunkResult, LabelChunk, Row
 from jobs.messages import MAX_MESSAGE_BYTES, SCHEMA_VERSION, Message, ModelPin, from_json, to_json
