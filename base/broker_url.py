@@ -54,14 +54,14 @@ def parse_broker_url(url: str) -> BrokerUrl:
     if scheme not in ("redis", "rediss", "unix") or not marks:
         raise ValueError(f"a broker is a redis://, rediss:// or unix:// URL: {KINDS}")
     if "#" in rest:
-        raise ValueError(f"this is not a Redis URL: a # in it is written %23; {QUOTING}")
+        raise ValueError(f"a # in it is written %23; {QUOTING}")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 6379
     except ValueError:  # its words quote the URL
         host = ";"
     if re.search(r"[;,\s\\]", host):
-        raise ValueError(f"this is not a Redis URL with one host; {QUOTING}")
+        raise ValueError(f"it has no single host and port; {QUOTING}")
     if re.search(r"(^|&)[^=&]*%", parts.query):  # passw%6Frd: what looks for passwords would not find it
         raise ValueError(f"the URL of a broker has an option with % in its name; {QUOTING}")
     query: dict[str, str] = dict(

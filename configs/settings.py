@@ -109,9 +109,12 @@ class Settings(BaseSettings):
     @field_validator("broker")
     @classmethod
     def _check_broker(cls, url: str | None) -> str | None:
-        if url is not None:
-            parse_broker_url(url)
-        return url
+        try:
+            if url is not None:
+                parse_broker_url(url)
+            return url
+        except ValueError as error:
+            raise ValueError(f"not a URL that Sortline can connect by: {error}") from None
 
     @field_validator("data_root", mode="before")
     @classmethod

@@ -124,7 +124,10 @@ def test_a_wrong_command_line_is_a_usage_error_in_words(
             "unknown setting training.epocs; did you mean training.epochs?",
         ),
         (["train", "photos", "--config", "digits", "--name", "Big Name"], "--name 'Big Name': a model's name is"),
-        (["label", "photos", "--broker", "amqp://host"], "setting broker: a broker is a redis://"),
+        (
+            ["label", "photos", "--broker", "amqp://host"],
+            "not a URL that Sortline can connect by: a broker is a redis://",
+        ),
         (["jobs", "list"], "no broker: pass --broker, set SORTLINE_BROKER, or keep a local stack running"),
         (["worker", "--queues", "label"], "a worker needs a broker: --broker or SORTLINE_BROKER"),
     ],
@@ -207,7 +210,7 @@ def test_a_broker_that_does_not_answer_has_a_code_of_its_own(capsys: pytest.Capt
         (
             f"redis://user:{HIDDEN}/x@127.0.0.1:1/0",
             USAGE,
-            "setting broker: this is not a Redis URL with one host; a password's / # ? @ are %2F %23 %3F %40",
+            "setting broker: not a URL that Sortline can connect by: it has no single host and port; a password's",
         ),
         (f"rediss://user:{HIDDEN}@127.0.0.1:1/0", UNREACHABLE, "a rediss:// broker needs SORTLINE_BROKER_CA"),
     ],
