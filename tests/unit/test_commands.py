@@ -126,7 +126,7 @@ def test_a_wrong_command_line_is_a_usage_error_in_words(
         (["train", "photos", "--config", "digits", "--name", "Big Name"], "--name 'Big Name': a model's name is"),
         (
             ["label", "photos", "--broker", "amqp://host"],
-            "not a URL that Sortline can connect by: a broker is a redis://",
+            "setting broker: not a URL that Sortline can connect by",
         ),
         (["jobs", "list"], "no broker: pass --broker, set SORTLINE_BROKER, or keep a local stack running"),
         (["worker", "--queues", "label"], "a worker needs a broker: --broker or SORTLINE_BROKER"),
