@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import NOTHING, SHARED, SORTLINE, RedisServer, environment
+from tests.conftest import NOTHING, SHARED, SORTLINE, RedisServer, environment, free_port
 from tests.e2e.test_label import rows_of
 
 pytestmark = [pytest.mark.long, pytest.mark.shared]
@@ -38,7 +38,9 @@ def run_block(block: str, folder: Path, replaced: Mapping[str, str], more: Mappi
         block = block.replace(name, value)
     ending = "trap 'for job in $(jobs -p); do kill $job || true; done; wait' EXIT"
     script = f"set -euo pipefail\n{ending}\n{STAYING.sub(BACKGROUND, block)}"
-    env = environment(folder / "home", {"SORTLINE_TRAINING__EPOCHS": "3", **more})  # of a recipe's thirty
+    # Epochs: of a recipe's thirty. The port: another test's Flower may take the first free one at the same moment.
+    own = {"SORTLINE_TRAINING__EPOCHS": "3", "FLOWER_PORT": str(free_port())}
+    env = environment(folder / "home", {**own, **more})
     env["PATH"] = f"{Path(SORTLINE).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
+from tests.conftest import SORTLINE, RedisServer, environment, free_port, sortline, wait_until
 from tests.e2e.test_label import processes_below, rows_of
 from vision.serving.engines import precisions
 
@@ -294,7 +294,7 @@ def test_a_stack_that_is_up_serves_commands_shows_flower_behind_a_password_and_g
     from tests.conftest import write_images
 
     write_images(tmp_path / "photos", 20)
-    env = {"SORTLINE_STORE": str(model_store)}
+    env = {"SORTLINE_STORE": str(model_store), "FLOWER_PORT": str(free_port())}
     log = home / "up.log"
     with log.open("w") as output:
         up = subprocess.Popen([SORTLINE, "up"], env=environment(home, env), stdout=output, stderr=subprocess.STDOUT)
