@@ -154,7 +154,8 @@ def row_on(page: Page, arguments: str) -> dict[str, str]:
 def test_a_run_shows_its_workers_online_its_moving_text_and_its_chunks(
     site: Site, open_browser: OpenBrowser, tmp_path: Path
 ) -> None:
-    write_images(tmp_path / "waste-photos", 3000, size=64)
+    write_images(tmp_path / "waste-photos", 300, size=64)
+    site.env["TEST_FAULT"] = "before publish=nap"  # so that there is time to look
     site.start_worker("label")
     site.start_worker("train")
     url = site.start_flower()
@@ -162,14 +163,14 @@ def test_a_run_shows_its_workers_online_its_moving_text_and_its_chunks(
     page.get_by_text("label-").first.wait_for()
     page.get_by_text("train-").first.wait_for()
     site.start_producer("label", str(tmp_path / "waste-photos"), "-o", "report.csv")
-    run, seen = "label waste-photos, 3000 images", set[str]()
+    run, seen = "label waste-photos, 300 images", set[str]()
     page.goto(f"{url}/tasks?state=STARTED")  # once: the page itself asks for what is new
 
     def moves() -> bool:
         row = row_on(page, run)
         if moving := MOVING.fullmatch(row.get("result", "")):
             seen.add(moving.group(1))
-            assert (row["state"], moving.group(2)) == ("STARTED", "3000")
+            assert (row["state"], moving.group(2)) == ("STARTED", "300")
             assert row["worker"].startswith("label-")
         return len(seen) >= 2
 
@@ -177,11 +178,11 @@ def test_a_run_shows_its_workers_online_its_moving_text_and_its_chunks(
     assert statuses(page, url) == {"label": "Online", "train": "Online"}
     assert len(rows_of(page)) == 2  # the run's own events are no third worker
 
-    done = re.compile(r"3000 images, 0 failed, \d+ img/s, colours:1")
+    done = re.compile(r"300 images, 0 failed, \d+ img/s, colours:1")
     wait_until(lambda: done.fullmatch(row_with(page, f"{url}/tasks?name=sortline.label_run", run)["result"]), 120)
     page.goto(f"{url}/tasks?name=sortline.label_chunk")
     chunk = rows_of(page)[0]
-    assert re.fullmatch(r"waste-photos chunk \d+/1500, 2 images", chunk["args"])
+    assert re.fullmatch(r"waste-photos chunk \d+/150, 2 images", chunk["args"])
     assert re.fullmatch(r"2 images, 0 failed, \d+ img/s, colours:1", chunk["result"])
     page.locator("tbody tr td a", has_text=chunk["uuid"][:8]).first.click()
     page.wait_for_url("**/task/**")
