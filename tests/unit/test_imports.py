@@ -32,7 +32,6 @@ CELERY_DOORS = {
     "jobs/monitored.py",  # loaded by Flower, which is Celery's
     "jobs/transport.py",
     "producer/run/enqueue.py",
-    "worker/__main__.py",
     "worker/intake.py",
     "worker/monitoring.py",  # a step of Celery's worker tells Flower what the worker is
     "worker/tasks.py",
