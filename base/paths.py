@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 
 from base.urls import decoded, is_url
 
 _SPECIAL = re.compile("[%\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 
 
@@ -28,6 +30,31 @@ def text_to_path(text: str) -> str:
     if "%" not in text:
         return text
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match.group(1), 16)]), text.encode()))
+
+
+def as_on_disk(path: str, base: str) -> str:
+    """Return ``path`` as the names on disk below ``base`` are written; unchanged where there is no such file.
+
+    A name that is not there as written is looked for in its composed and decomposed form (NFC, NFD: a Mac writes the
+    other one than most editors), and one that is not UTF-8 as Windows-1252 too.
+    """
+    if path.isascii() or os.path.lexists(os.path.join(base, path)):  # noqa: PTH118
+        return path
+    found = ""
+    for part in path.split("/"):
+        text = part if is_utf8(part) else os.fsencode(part).decode("cp1252", "replace")
+        names = (part, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+        there = (name for name in names if os.path.lexists(os.path.join(base, found + name)))  # noqa: PTH118
+        name = next(there, None)
+        if name is None:
+            return path
+        found += name + "/"
+    return found[:-1]
+
+
+def is_utf8(path: str) -> bool:
+    """Return whether the bytes of ``path`` (as ``os.fsdecode`` gives it) are UTF-8."""
+    return _NOT_UTF8.search(path) is None
 
 
 def below_root(path: str, base: str, root: str) -> str:

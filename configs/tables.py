@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from base.text_files import TextError, read_text
 from configs.errors import SettingsError
 
 if sys.version_info >= (3, 11):
@@ -43,8 +44,10 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the table in a TOML file; SettingsError says why it can't be read."""
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, no TOML, too long a number, too deep
+        table: dict[str, Any] = tomllib.loads(read_text(path))
+    except TextError as error:
+        raise SettingsError(str(error)) from error
+    except (OSError, ValueError, RecursionError) as error:  # no TOML, too long a number, too deep
         raise SettingsError(f"{path}: {error}") from error
     return table
 

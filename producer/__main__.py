@@ -97,11 +97,12 @@ def _code_of(error: Exception) -> int | None:
     """Return the exit code of an error that is ours to explain, else None."""
     if isinstance(error, ProducerError):
         return error.exit_code
+    from base.text_files import TextError
     from configs import SettingsError
     from jobs import BrokerError, MessageError
     from model_store import StoreError
 
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError | TextError):
         return USAGE
     if isinstance(error, BrokerError):
         return UNREACHABLE

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from base.text_files import read_table
 from producer.errors import UsageError
 from producer.runfile import Plan, StoredRow
 
@@ -71,6 +72,8 @@ class Layout:
                 f"run {plan.run} kept {kept} of {classes} labels an image, so not every class's probability is known; "
                 "label again with --prob-columns"
             )
+        forms = {unicodedata.normalize("NFC", label): label for label in plan.labels}
+        class_map = {forms.get(unicodedata.normalize("NFC", label), label): new for label, new in class_map.items()}
         for label in class_map.keys() - set(plan.labels):
             near = difflib.get_close_matches(label, plan.labels, 1)
             meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(plan.labels[:30])}"
@@ -119,13 +122,10 @@ def read_class_map(path: Path) -> dict[str, tuple[str, str | None]]:
 
         found = {label: _entry(path, label, value) for label, value in read_toml(path).items()}
     else:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if not {"label", "name"} <= set(reader.fieldnames or ()):
-                raise UsageError(
-                    f"{path} has no columns label and name; a class map is a CSV with them, or a .toml file"
-                )
-            found = {row["label"]: _entry(path, row["label"], dict(row)) for row in reader}
+        header, rows = read_table(path)
+        if not {"label", "name"} <= set(header):
+            raise UsageError(f"{path} has no columns label and name; a class map is a CSV with them, or a .toml file")
+        found = {(label := row.get("label", "")): _entry(path, label, row) for _, row in rows}
     if not found:
         raise UsageError(f"{path} maps no label")
     return found

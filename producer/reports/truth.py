@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ class FolderTruth:
         self._base = plan.base
         self._names: dict[str, str] = {}
         for known in (layout.names, plan.folders, plan.labels):  # the label wins
-            self._names.update(zip(known, layout.names, strict=False))
+            self._names.update(zip(map(_composed, known), layout.names, strict=False))
 
     def folder(self, path: str) -> str:
         """Return the name of the folder that an input lies in, as printable text."""
@@ -28,7 +29,11 @@ class FolderTruth:
 
     def name(self, path: str) -> str | None:
         """Return the name of the class in reports, or None when the folder is none."""
-        return self._names.get(text_to_path(self.folder(path)))
+        return self._names.get(_composed(text_to_path(self.folder(path))))
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TextIO
 
 from base.image_files import has_image_suffix
-from base.paths import path_to_text
+from base.paths import as_on_disk, is_utf8, path_to_text
+from base.text_files import TextError, text_lines
 
 MOST_SUFFIXES, MAX_SUFFIX = 100, 20  # counted apart; and as long
 NO_SUFFIX, OTHER_SUFFIXES = "none", "other"
@@ -45,7 +45,11 @@ class Source:
         return self._kind == "stdin"
 
     def paths(self, standard_input: TextIO | None = None) -> Iterator[str]:
-        """Yield each path: below ``base`` for a folder, as written for a list. Folders are walked in sorted order."""
+        """Yield each path: below ``base`` for a folder, as written for a list. Folders are walked in sorted order.
+
+        Raises:
+            TextError: a list is no text, or in another encoding than UTF-8 and UTF-16 with a mark.
+        """
         if self._kind == "folder":
             yield from self._walk("")
         elif self._kind == "file":
@@ -53,13 +57,25 @@ class Source:
             yield self._origin.name
         elif self._kind == "list":
             assert self._origin is not None  # noqa: S101
-            with self._origin.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-                yield from _lines(lines)
+            with self._origin.open(encoding="utf-8") as lines:
+                yield from self._from_list(lines, path_to_text(str(self._origin)))
         else:
-            given = standard_input or sys.stdin
-            if isinstance(given, io.TextIOWrapper):  # most locales would refuse names that are not UTF-8
-                given.reconfigure(encoding="utf-8", errors="surrogateescape")
-            yield from _lines(given)
+            yield from self._from_list(standard_input or sys.stdin, "the list from standard input")
+
+    def _from_list(self, lines: TextIO, name: str) -> Iterator[str]:
+        lost, is_found = "", False
+        for line in text_lines(lines, name):
+            path = as_on_disk(line, self.base)
+            if not is_utf8(line):
+                whole = os.path.join(self.base, path)  # noqa: PTH118
+                if os.path.lexists(whole):
+                    is_found = True
+                elif os.path.isdir(os.path.dirname(whole)):  # noqa: PTH112, PTH120 - no word about a share that is not here
+                    lost = lost or path
+            yield path
+        # Names on disk need not be UTF-8. If none of those in the list is there, it is the list that must be another.
+        if lost and not is_found:
+            raise TextError(f"{name} is not UTF-8, and no file is called {path_to_text(lost)}; save the list as UTF-8")
 
     def _walk(self, below: str) -> Iterator[str]:
         # Own walk: os.walk lists files before folders of a level; one sorted order is easier to follow in a report.
@@ -89,10 +105,3 @@ class Source:
         except OSError as error:
             self.unreadable.append(f"{folder}: {error.strerror}")
             return []
-
-
-def _lines(lines: TextIO) -> Iterator[str]:
-    for line in lines:
-        path = line.rstrip("\r\n")
-        if path:
-            yield path

@@ -235,7 +235,7 @@ def test_a_manifest_of_something_else_names_no_families(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("file,family\ncat/00.png,film\n")
     assert read_dataset(tmp_path).families == {tmp_path / "cat" / "00.png": "film"}
     (tmp_path / "families.csv").write_bytes(b"file,family\ncat/\xff.png,1\n")
-    with pytest.raises(DatasetError, match=r"families\.csv can't be read as a UTF-8 CSV file"):
+    with pytest.raises(DatasetError, match=r"families\.csv is not valid UTF-8; save it as UTF-8"):
         read_dataset(tmp_path)
 
 

@@ -173,13 +173,16 @@ def test_a_name_that_is_not_utf8_is_found_in_a_folder(tmp_path: Path) -> None:
     assert paths_of(tmp_path) == ["cafe.jpg", "cafz.jpg", NOT_UTF8]
 
 
-def test_a_name_that_is_not_utf8_is_read_from_a_list(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_read_from_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, NOT_UTF8)
     (tmp_path / "list.txt").write_bytes(b"a.jpg\ncaf\xe9.jpg\n")
 
     assert paths_of(tmp_path / "list.txt") == ["a.jpg", NOT_UTF8]
 
 
-def test_a_name_that_is_not_utf8_is_read_from_standard_input_in_every_locale() -> None:
+def test_a_name_that_is_not_utf8_is_read_from_standard_input_in_every_locale(tmp_path: Path) -> None:
+    touch(tmp_path, NOT_UTF8)
     program = (
         "from producer.sources.argument import open_source; print([ascii(path) for path in open_source('-').paths()])"
     )
@@ -188,7 +191,8 @@ def test_a_name_that_is_not_utf8_is_read_from_standard_input_in_every_locale() -
             [sys.executable, "-c", program],
             input="Müll.jpg\n".encode() + b"caf\xe9.jpg\n",
             capture_output=True,
-            env={**os.environ, "PYTHONIOENCODING": encoding},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": encoding},
+            cwd=tmp_path,
             timeout=60,
             check=False,
         )

@@ -27,6 +27,7 @@ from producer.reports.parquet import schema_of, write_parquet
 from producer.reports.report import table
 from producer.reports.request import Request, formats_of, outputs_of, request_of, write_reports
 from producer.reports.summary import Timing, summary
+from producer.reports.truth import FolderTruth
 from producer.runfile import RunFile, StoredRow
 from tests.unit.reported import ok, run_of, tally
 
@@ -205,6 +206,16 @@ def test_a_class_map_renames_labels_and_leaves_others(name: str, text: str, tmp_
 
     assert layout.names == ["jar", "paper", "metal"]
     assert layout.groups == ["recyclable", "recyclable", "yellow bag"]
+
+
+@pytest.mark.parametrize(("written", "label"), [("K\u00e4se", "Ka\u0308se"), ("Ka\u0308se", "K\u00e4se")])
+def test_class_maps_and_folders_match_labels_of_the_other_normal_form(written: str, label: str, tmp_path: Path) -> None:
+    with run_of(tmp_path, [f"{written}/a.jpg"], [ok(0)], labels=[label, "paper", "tin"]) as run:
+        layout = Layout.of(run.plan, class_map={written: ("Cheese", None)})
+        truth = FolderTruth(run.plan, layout)
+
+    assert layout.names == ["Cheese", "paper", "tin"]
+    assert truth.name(f"{written}/a.jpg") == "Cheese"
 
 
 @pytest.mark.parametrize(

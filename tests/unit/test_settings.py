@@ -165,7 +165,7 @@ def test_settings_can_not_be_changed_after_they_were_built() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"epochs = = 5", r"mine\.toml: Invalid value"), (b'home = "\xff"', r"mine\.toml: 'utf-8' codec can't decode")],
+    [(b"epochs = = 5", r"mine\.toml: Invalid value"), (b'home = "\xff"', r"mine\.toml is not valid UTF-8; save it")],
 )
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "mine.toml").write_bytes(content)

@@ -10,16 +10,18 @@ images of a class belong together, such as the frames of one film: a split never
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from base.image_files import has_image_suffix
+from base.paths import as_on_disk
 from base.process import available_cpus
+from base.text_files import TextError, read_table
 from vision.errors import VisionError
 
 LABELS_FILE = "classes.csv"
@@ -162,6 +164,8 @@ def _classes(folders: list[str], labels: Path, *, required: bool) -> tuple[Class
     if not required and not labels.is_file():
         return tuple(ClassInfo(folder=folder, label=folder, names={}) for folder in folders)
     rows = _read_labels(labels)
+    forms = {unicodedata.normalize("NFC", name): row for name, row in rows.items()}  # a Mac's folders are in NFD
+    rows = {name: row for name in folders if (row := rows.get(name) or forms.get(unicodedata.normalize("NFC", name)))}
     missing = [folder for folder in folders if folder not in rows]
     if missing:
         raise DatasetError(f"{labels} has no row for {', '.join(missing)}; add it, or remove the folder")
@@ -182,7 +186,7 @@ def _classes(folders: list[str], labels: Path, *, required: bool) -> tuple[Class
 def _read_labels(path: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a labels file by folder, without empty cells."""
     found: dict[str, dict[str, str]] = {}
-    for number, cells in enumerate(_read_rows(path), start=2):
+    for number, cells in _read_rows(path):
         folder = cells.get("class")
         if folder is None:
             raise DatasetError(f'{path}, line {number}: the column "class" must name the folder')
@@ -192,26 +196,23 @@ def _read_labels(path: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, without empty cells."""
+def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return line number and cells of the rows of a CSV file with a header, without empty cells."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets put a byte order mark there
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} can't be read as a UTF-8 CSV file: {error}") from error
-    return [
-        {str(key): value.strip() for key, value in row.items() if isinstance(value, str) and value.strip()}
-        for row in rows
-    ]
+        return read_table(path)[1]
+    except TextError as error:
+        raise DatasetError(str(error)) from error
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error}") from error
 
 
 def _read_families(root: Path) -> dict[Path, str]:
     """Return the family of each file that a list of families names; a file without the two columns is no such list."""
     for path in (root / name for name in FAMILY_FILES):
         if path.is_file():
-            rows = [row for row in _read_rows(path) if {"file", "family"} <= row.keys()]
+            rows = [row for _, row in _read_rows(path) if {"file", "family"} <= row.keys()]
             if rows:
-                return {root / row["file"]: row["family"] for row in rows}
+                return {root / as_on_disk(row["file"], str(root)): row["family"] for row in rows}
     return {}
 
 

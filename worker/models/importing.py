@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from base.install import pip_install
+from base.text_files import TextError, read_text
 from configs import SettingsError, load_settings
 from model_store import ClassEntry, ModelStore, StoreError
 from vision import VisionError, WeightsError
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (VisionError, StoreError, SettingsError, OSError) as error:
         print(f"sortline: {error}", file=sys.stderr)
         return 1
+    except TextError as error:
+        print(f"sortline: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -79,7 +83,7 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
 def _classes(labels: Path | None, outputs: int) -> list[ClassEntry]:
     if labels is None:
         return []
-    lines = [line.strip() for line in labels.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(labels).splitlines() if line.strip()]
     if len(lines) != outputs:
         raise WeightsError(f"{labels} has {len(lines)} labels, the classifier {outputs} outputs")
     # ImageNet calls two kinds of crane "crane"; a label must mean one class.
