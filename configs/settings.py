@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from base.broker_url import parse_broker_url
 from base.urls import checked_url, is_url
-from configs.errors import explained
+from configs.errors import SettingsError, explained
 from configs.recipe import Recipe
 from configs.tables import find_config, merge, nest, read_toml
 
@@ -35,7 +35,10 @@ _LAYERS: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("layers
 def default_home() -> Path:
     """Where Sortline keeps its state when nothing says otherwise: the XDG data folder."""
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "sortline"
+    try:
+        return Path(data).expanduser() / "sortline"
+    except RuntimeError as error:
+        raise SettingsError("this user has no home folder: set SORTLINE_HOME to a folder that it may write") from error
 
 
 class Settings(BaseSettings):
@@ -130,7 +133,10 @@ class Settings(BaseSettings):
     def _make_absolute(cls, path: Path | str | None) -> Path | str | None:
         if not isinstance(path, Path):  # none, or a URL
             return path
-        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps links
+        try:
+            return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - keeps links
+        except RuntimeError as error:
+            raise ValueError("~ stands for no folder: that user is not known here, or has no home") from error
 
     @classmethod
     def settings_customise_sources(

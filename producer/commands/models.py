@@ -204,4 +204,8 @@ def _store(store: Path | None, home: Path | None) -> ModelStore:
 
 
 def _who() -> str:
-    return f"{getpass.getuser()}@{os.uname().nodename}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a number that the system has no name for
+        user = str(os.getuid())
+    return f"{user}@{os.uname().nodename}"

@@ -267,3 +267,18 @@ def test_default_toml_states_every_default_and_names_every_setting() -> None:
 
     assert load_settings(Path("default"), environment={}) == Settings()
     assert [name for name in names if not re.search(rf"^(# )?{name} =|^\[.*{name}\]$", text, re.MULTILINE)] == []
+
+
+def test_a_user_without_a_home_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(SettingsError, match="no home folder: set SORTLINE_HOME"):
+        load_settings(environment={})
+    with pytest.raises(SettingsError, match="setting store: ~ stands for no folder"):
+        load_settings(environment={"SORTLINE_HOME": str(tmp_path), "SORTLINE_STORE": "~/store"})
+    assert load_settings(environment={"SORTLINE_HOME": str(tmp_path)}).home == tmp_path
