@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.connection import DefaultParser
 from redis.retry import Retry
 
 from base.broker_url import BrokerUrl, masked_url, parse_broker_url
@@ -20,6 +21,32 @@ from jobs.errors import BrokerAway, BrokerError
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 SOCKET_TIMEOUT_S = 10.0  # a half-open connection costs it, one after the other
 CONNECT_TIMEOUT_S = 5.0
+# Answers of a server that takes no work now, or by which this connection has come to the wrong one.
+_CLUSTER = "belongs to a Redis Cluster, which Sortline can't use; give the URL of a single primary"
+REFUSALS = {
+    "READONLY": "is a read-only replica; give the URL of the primary",
+    "UNBLOCKED": "has become a replica",
+    "MASTERDOWN": "is a replica whose primary is away; give the URL of the primary",
+    "MISCONF": "can't save to its disk and so refuses writes; look at its log and its disk",
+    "NOREPLICAS": "has fewer replicas than min-replicas-to-write asks for, and so refuses writes",
+    "BUSY": "is busy with somebody's script",
+    **dict.fromkeys(("MOVED", "ASK", "TRYAGAIN", "CROSSSLOT", "CLUSTERDOWN"), _CLUSTER),
+}
+
+
+class RefusesWrites(redis.ConnectionError):
+    """Redis answers with one of ``REFUSALS``.
+
+    For redis-py, kombu and Celery it is away, so that they leave this connection and make a new one: the same name may
+    lead to the new primary by then.
+    """
+
+    def __init__(self, text: str, status_code: str | None = None) -> None:
+        why = REFUSALS.get(status_code or "")
+        super().__init__(f"{why} ({status_code} {text})" if why else text, status_code=status_code)
+
+
+DefaultParser.EXCEPTION_CLASSES.update(dict.fromkeys(REFUSALS, RefusesWrites))
 # What passes: a server that is away, still reads its data from disk, or is full until workers have taken some.
 AWAY = (
     redis.ConnectionError,
@@ -45,6 +72,11 @@ class Keys:
     def job(self, job: str) -> str:
         """Hash with the state of one job."""
         return f"{self.prefix}job:{job}"
+
+    @property
+    def nothing(self) -> str:
+        """A key that never is: whether it may be deleted shows whether Redis takes writes."""
+        return f"{self.prefix}nothing"
 
     @property
     def jobs(self) -> str:
@@ -135,12 +167,17 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def check_broker(client: redis.Redis, settings: Settings) -> str:
-    """Return the server's version after one round trip; BrokerError says what keeps it from being used."""
+    """Return the server's version after two round trips; BrokerError says what keeps it from being used."""
     where = masked_url(settings.broker or "")
     try:
         server = client.info("server")
+        if (mode := server.get("redis_mode") or server.get("server_mode", "standalone")) != "standalone":  # Valkey's
+            raise BrokerError(f"{where} is a Redis in {mode} mode, which Sortline can't use; give one primary's URL")
+        client.delete(Keys(settings.key_prefix).nothing)
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise BrokerError(f"{where} refuses the user or password: {error}. Check SORTLINE_BROKER") from error
+    except RefusesWrites as error:
+        raise BrokerAway(f"Redis at {where} {error}") from error
     except redis.RedisError as error:
         raise BrokerAway(f"can't reach Redis at {where}: {error}; start it, or correct the address") from error
     version = str(server["redis_version"])

@@ -28,7 +28,7 @@ from kombu.utils.json import dumps
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from base.broker_url import socket_path
-from jobs.broker import redis_now
+from jobs.broker import RefusesWrites, redis_now
 from jobs.messages import MAX_MESSAGE_BYTES
 
 if sys.version_info >= (3, 14):
@@ -98,6 +98,15 @@ class QoS(kombu_redis.QoS):
             pipeline.hset(self.unacked_key, delivery_tag, dumps(unacknowledged))
             pipeline.execute()
         virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except RefusesWrites as error:
+            # A broken connection is noticed by all; this one lives on. The message comes again, to one that finds it
+            # done, but until its place is free this worker would fetch nothing, and so never notice.
+            virtual.QoS.ack(self, delivery_tag)
+            log.warning("not acknowledged, comes again: %s", error)
 
     @property
     def visibility_timeout(self) -> float:
