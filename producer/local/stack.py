@@ -56,6 +56,11 @@ class LocalStack:
         if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
             self._short_folder = Path(tempfile.mkdtemp(prefix="sortline-"))  # 0700 as well
             self.socket = self._short_folder / "redis.sock"
+            if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
+                self._short_folder.rmdir()
+                raise StackError(
+                    f"{self.socket} is too long for a socket: set SORTLINE_HOME or TMPDIR to a shorter path"
+                )
         (self.folder / SOCKET_NOTE).write_bytes(os.fsencode(self.socket))
         # Workers that stay read the folders of all commands to come.
         root = Path("/") if self._persistent else private_root(self.settings)

@@ -11,8 +11,9 @@ import pytest
 import redis
 
 from configs.settings import Settings
-from jobs.broker import Keys
+from jobs.broker import Keys, check_broker, connect
 from producer.local.stack import LocalStack
+from producer.local.supervisor import StackError
 from tests.conftest import wait_until
 
 # Says when it was asked to end, and ends a little later: a worker that finishes what it has at hand. Its sleeps are the
@@ -106,3 +107,27 @@ def test_the_stack_of_sortline_up_lets_its_workers_finish(home: Path, tmp_path: 
         wait_until(lambda: (tmp_path / "started").exists(), 20)
 
     assert (tmp_path / "finished").exists()
+
+
+@pytest.mark.parametrize("name", ["C#", "q?db=3", "50%41", "a 'b' \"c\"", "ä日", "x" * 120])
+def test_a_home_of_any_name_holds_a_stack(name: str, home: Path) -> None:
+    (home / name).mkdir()
+
+    with LocalStack(Settings(home=home / name)) as opened, connect(opened.settings) as client:
+        assert check_broker(client, opened.settings)
+
+
+def test_a_home_and_a_temporary_folder_that_are_both_too_long_are_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = home / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+
+    with (
+        pytest.raises(StackError, match="too long for a socket: set SORTLINE_HOME or TMPDIR"),
+        LocalStack(Settings(home=long)),
+    ):
+        pass
+
+    assert list(long.glob("sortline-*")) == []
