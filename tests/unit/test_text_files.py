@@ -229,3 +229,15 @@ def test_classes_and_families_match_folders_of_the_other_normal_form(
     assert {info.folder: info.label for info in dataset.classes} == {on_disk: "Cheese", "b": "B"}
     assert dataset.families == {tmp_path / on_disk / "1.png": "film"}
     assert as_on_disk(f"{written}/1.png", str(tmp_path)) == f"{on_disk}/1.png"
+
+
+def test_labels_in_another_encoding_end_the_import_with_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "labels.txt").write_bytes(f"{COMPOSED}\nb\n".encode("cp1252"))
+    # Labels are read once the network is known; the network itself is no part of this rule.
+    monkeypatch.setattr(importing, "import_file", lambda *given: importing._classes(given[-1], 2))
+    monkeypatch.setenv("SORTLINE_HOME", str(tmp_path / "home"))
+
+    assert importing.main(["w.safetensors", "--name", "x", "--labels", str(tmp_path / "labels.txt")]) == 2
+    assert "labels.txt is not valid UTF-8; save it as UTF-8" in capsys.readouterr().err
