@@ -181,10 +181,10 @@ def train(home: Path, dataset: Path, name: str, recipe: list[str]) -> Job:
     home.mkdir(exist_ok=True)
     started, cpu_before_s = time.perf_counter(), children_cpu_s()
     with begun(home, "train", str(dataset), "--name", name, *recipe) as command, peak_memory(command, max) as peak:
-        said = told(command)
+        printed = output_of(command)
     seconds = time.perf_counter() - started
     manifest = ModelStore(home / "store").resolve(name).manifest
-    rates = re.findall(r"reading images \d+/\d+, (\d+) img/s", said)
+    rates = re.findall(r"reading images \d+/\d+, (\d+) img/s", printed)
     phases = cast("dict[str, Any]", manifest.training["seconds"])
     rate = float(rates[-1]) if rates else 0.0
     return Job(seconds, phases, rate, peak[0], children_cpu_s() - cpu_before_s, manifest)
@@ -199,7 +199,7 @@ def children_cpu_s() -> float:
 def sortline(home: Path, *arguments: str) -> None:
     """Run a command in a home of its own, to its end."""
     with begun(home, *arguments) as command:
-        told(command)
+        output_of(command)
 
 
 def begun(home: Path, *arguments: str) -> psutil.Popen:
@@ -213,12 +213,12 @@ def begun(home: Path, *arguments: str) -> psutil.Popen:
     )
 
 
-def told(command: psutil.Popen) -> str:
-    """Return what a command told until its end; end the benchmark when it failed."""
-    said = str(command.communicate()[1])
+def output_of(command: psutil.Popen) -> str:
+    """Return what a command printed until its end; end the benchmark when it failed."""
+    printed = str(command.communicate()[1])
     if command.returncode:
-        raise SystemExit(f"{command.args}: exit {command.returncode}\n{said}")
-    return said
+        raise SystemExit(f"{command.args}: exit {command.returncode}\n{printed}")
+    return printed
 
 
 def backbone(home: Path) -> Any:
