@@ -14,6 +14,16 @@ IMAGE_SUFFIXES = frozenset(
     )
     for suffix in suffixes.split()
 )
+# What network storage and systems keep beside images, in lower case: thumbnails, bins, snapshots. No more than names
+# that nobody gives a class.
+SYSTEM_FOLDERS = frozenset(
+    name
+    for names in (
+        "@eadir|@recycle|@recently-snapshot|@tmp|#recycle|#snapshot|~snapshot",
+        "$recycle.bin|system volume information|found.000|lost+found|__macosx",
+    )
+    for name in names.split("|")
+)
 # What people's image folders hold. Pillow knows forty more formats, each of them C code that strangers' files reach.
 PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 
@@ -21,3 +31,8 @@ PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 def has_image_suffix(path: str) -> bool:
     """Whether the name that ``path`` ends in has the suffix of an image, in either case."""
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - a million times
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder of this name, in either case, holds thumbnails, deleted files or the like: it is passed over."""
+    return name.lower() in SYSTEM_FOLDERS

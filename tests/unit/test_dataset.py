@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,80 @@ def test_train_and_val_folders_are_a_split(tmp_path: Path) -> None:
 
     assert len(dataset.train) == 6
     assert dataset.validation == (LabelledImage(tmp_path / "val" / "dog" / "00.png", 1),)
+
+
+@pytest.mark.parametrize(("train", "val"), [("Train", "Val"), ("train", "valid"), ("training", "VALIDATION")])
+def test_sides_of_a_split_are_known_by_their_usual_names_and_the_test_side_is_left_alone(
+    tmp_path: Path, train: str, val: str
+) -> None:
+    class_folders(tmp_path / train, "cat", "dog")
+    class_folders(tmp_path / val, "dog", images=1)
+    class_folders(tmp_path / "Test", "cat", "dog")
+
+    dataset = read_dataset(tmp_path)
+
+    assert (folders_of(dataset), len(dataset.train)) == (["cat", "dog"], 6)
+    assert dataset.validation == (LabelledImage(tmp_path / val / "dog" / "00.png", 1),)
+    assert dataset.notes == ("not trained on: Test/",)
+
+
+def test_folders_that_may_be_a_split_or_classes_are_refused_with_both_readings(tmp_path: Path) -> None:
+    class_folders(tmp_path / "vehicles" / "train", "steam", "diesel")
+    class_folders(tmp_path / "vehicles", "car")
+    with pytest.raises(DatasetError, match=r"train/ with folders in it, and images in car/\. If train is a class"):
+        read_dataset(tmp_path / "vehicles")
+    (tmp_path / "vehicles" / "test").mkdir()
+    assert read_dataset(tmp_path / "vehicles").notes == ("not trained on: car/, test/",)
+    with pytest.raises(DatasetError, match=r"holds Train/, val/, and no train/ with a folder for each class"):
+        read_dataset(class_folders(tmp_path / "flat", "Train", "val"))
+    class_folders(tmp_path / "both" / "train", "cat", "dog")
+    class_folders(tmp_path / "both" / "val", "cat")
+    class_folders(tmp_path / "both" / "valid", "cat")
+    with pytest.raises(DatasetError, match=r"holds train/, val/, valid/; keep one"):
+        read_dataset(tmp_path / "both")
+    assert folders_of(read_dataset(class_folders(tmp_path / "tickets", "invalid", "valid"))) == ["invalid", "valid"]
+
+
+def test_what_systems_leave_in_folders_is_passed_over_and_counted(tmp_path: Path) -> None:
+    class_folders(tmp_path, "cat", "dog", "@eaDir", "lost+found", images=1)
+    write(tmp_path / "cat" / "@eaDir" / "00.png" / "thumbnail.jpg", picture(1))
+    (tmp_path / "dog" / "notes.TXT").touch()
+
+    dataset = read_dataset(tmp_path)
+
+    assert (folders_of(dataset), len(dataset.train)) == (["cat", "dog"], 2)
+    assert dataset.notes == ("passed over in class folders: @eadir/ 1, .txt 1",)
+
+
+def test_a_folder_that_can_not_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, "cat", "dog")
+    class_folders(tmp_path / "cat", "locked")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert read_dataset(tmp_path).unlisted == (
+        f"{tmp_path}/cat/locked: the folder can't be entered: Permission denied",
+    )
+    class_folders(tmp_path, "locked")
+    with pytest.raises(DatasetError, match=r"no images in .*locked \(.*can't be entered: Permission denied\); add"):
+        read_dataset(tmp_path)
+
+
+def test_links_that_lead_back_are_refused_and_depth_does_not_matter(tmp_path: Path) -> None:
+    class_folders(tmp_path, "cat", "dog", images=1)
+    deepest = tmp_path / "cat" / "/".join(["d"] * 1200)
+    subprocess.run(["mkdir", "-p", deepest], check=True)
+    write(deepest / "x.png", picture(9))
+    assert len(read_dataset(tmp_path).train) == 3
+    subprocess.run(["rm", "-r", tmp_path / "cat" / "d"], check=True)  # deeper than pytest can remove
+    (tmp_path / "emu").symlink_to(tmp_path)
+    with pytest.raises(DatasetError, match="emu is a link that leads back"):
+        read_dataset(tmp_path)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:

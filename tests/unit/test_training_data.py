@@ -121,7 +121,7 @@ def test_features_join_near_duplicates_only_of_networks_whose_features_tell_them
 
     with closing(reader):
         if tells:  # each class is one family, so nothing is left to validate with
-            with pytest.raises(JobRefused, match="no readable image to validate with"):
+            with pytest.raises(JobRefused, match="the images of each class are one family"):
                 split_images(training_of(tmp_path, recipe, pin), reader, dataset)
         else:
             split = split_images(training_of(tmp_path, recipe, pin), reader, dataset)

@@ -1,8 +1,9 @@
 """A folder of labelled images: its classes, its files, its fingerprint.
 
-The folder holds one folder a class, or ``train/`` and maybe ``val/`` that do. A ``classes.csv`` beside them names the
-classes: ``class`` (the folder) is required, ``index`` gives the order, ``name_en``, ``name_zh`` and so on the names,
-``group`` or ``group_en`` the group. Without it a class is called like its folder, and folders count in sorted order.
+The folder holds one folder a class, or ``train/`` and maybe ``val/`` (``valid/``, ``validation/``) that do, in either
+case; ``test/`` beside them is left alone. A ``classes.csv`` beside them names the classes: ``class`` (the folder) is
+required, ``index`` gives the order, ``name_en``, ``name_zh`` and so on the names, ``group`` or ``group_en`` the group.
+Without it a class is called like its folder, and folders count in sorted order.
 
 A ``families.csv`` (or ``manifest.csv``) with the columns ``file``, a path below the folder, and ``family`` says which
 images of a class belong together, such as the frames of one film: a split never parts them.
@@ -13,12 +14,13 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from base.image_files import has_image_suffix
+from base.image_files import has_image_suffix, is_system_folder
 from base.paths import as_on_disk
 from base.process import available_cpus
 from base.text_files import TextError, read_table
@@ -26,7 +28,9 @@ from vision.errors import VisionError
 
 LABELS_FILE = "classes.csv"
 FAMILY_FILES = ("families.csv", "manifest.csv")
-TRAIN_FOLDER, VALIDATION_FOLDER = "train", "val"
+TRAIN_FOLDERS = frozenset({"train", "training"})
+VALIDATION_FOLDERS = frozenset({"val", "valid", "validation"})
+SPLIT_FOLDERS = TRAIN_FOLDERS | VALIDATION_FOLDERS | {"test", "testing"}  # in either case
 
 
 class DatasetError(VisionError):
@@ -55,7 +59,8 @@ class LabelledImage:
 class Dataset:
     """Images in the order of class, then path. ``validation`` is None where the folder holds no split of its own.
 
-    ``families`` are those that people named themselves, by path; empty without a ``families.csv``.
+    ``families`` are those that people named themselves, by path; empty without a ``families.csv``. ``unlisted`` has a
+    line for each folder that can't be entered, ``notes`` sentences about what else was passed over.
     """
 
     root: Path
@@ -63,47 +68,95 @@ class Dataset:
     train: tuple[LabelledImage, ...]
     validation: tuple[LabelledImage, ...] | None = None
     families: Mapping[Path, str] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_dataset(root: Path, *, labels: Path | None = None) -> Dataset:
     """Return the classes and files of a folder; ``labels`` replaces its own ``classes.csv``. No image is opened.
 
-    Hidden files and what has no image suffix are passed over; folders below a class folder belong to the class.
+    Hidden files, folders of a system and what has no image suffix are passed over; folders below a class folder belong
+    to the class.
 
     Raises:
-        DatasetError: fewer than two class folders, a class without images, validation of an unknown class, or a
-            labels file that does not fit.
+        DatasetError: fewer than two class folders, a class without images, validation of an unknown class, folders
+            that may be classes or a split, or a labels file that does not fit.
     """
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder; pass the folder that holds one folder of images a class")
-    # Only folders in "train" make it a split: next to "car" and "plane" it is a class.
-    split = root / TRAIN_FOLDER if _folders(root / TRAIN_FOLDER) else root
+    walk = _Walk()
+    split, validation_root, unused = _sides(root)
     folders = _folders(split)
     if len(folders) < 2:
         found = f"only the class folder {folders[0]!r}" if folders else "no class folders"
         raise DatasetError(f"{split} has {found}; put the images of each class into a folder named after the class")
     classes = _classes(folders, labels or root / LABELS_FILE, required=labels is not None)
 
-    train = _images(split, classes)
+    train = walk.images(split, classes)
     filled = {image.class_index for image in train}
     empty = [info.folder for index, info in enumerate(classes) if index not in filled]
     if empty:
+        why = f" ({'; '.join(walk.unlisted)})" if walk.unlisted else ""
         raise DatasetError(
-            f"no images in {', '.join(str(split / name) for name in empty)}; add some or remove the folder"
+            f"no images in {', '.join(str(split / name) for name in empty)}{why}; add some or remove the folder"
         )
     families = _read_families(root)
-    validation_root = root / VALIDATION_FOLDER
-    if split == root or not validation_root.is_dir():
-        return Dataset(root=root, classes=classes, train=train, families=families)
-    unknown = sorted(set(_folders(validation_root)) - set(folders))
+    validation = _validation(validation_root, split, classes, walk) if validation_root is not None else None
+    return Dataset(
+        root=root,
+        classes=classes,
+        train=train,
+        validation=validation,
+        families=families,
+        unlisted=tuple(walk.unlisted),
+        notes=tuple([f"not trained on: {_listing(unused)}"] * bool(unused) + walk.notes()),
+    )
+
+
+def _sides(root: Path) -> tuple[Path, Path | None, list[str]]:
+    """Return the folder of training classes, that of validation, and what beside them is left alone."""
+    found = _folders(root)
+    known = [name for name in found if name.lower() in SPLIT_FOLDERS]
+    others = [name for name in found if name not in known]
+    train = [name for name in known if name.lower() in TRAIN_FOLDERS and _folders(root / name)]
+    validation = [name for name in known if name.lower() in VALIDATION_FOLDERS]
+    if not train:
+        if len(known) > 1 and not others:
+            raise DatasetError(
+                f"{root} holds {_listing(known)}, and no train/ with a folder for each class: put the images of each "
+                "class into one there, or rename the folders if they are classes"
+            )
+        return root, None, []
+    if len(train) > 1 or len(validation) > 1:
+        raise DatasetError(
+            f"{root} holds {_listing(train + validation)}; keep one to train on and one to validate with"
+        )
+    if len(known) == 1 and any(_Walk().paths(root / name) for name in others):
+        raise DatasetError(
+            f"{root} holds {train[0]}/ with folders in it, and images in {_listing(others)}. If {train[0]} is a class, "
+            "move its images out of those folders or rename it; if it holds the classes, move the others away"
+        )
+    sides = train + validation
+    unused = [name for name in found if name not in sides]
+    return root / train[0], root / validation[0] if validation else None, unused
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(f"{name}/" for name in names)
+
+
+def _validation(
+    validation_root: Path, split: Path, classes: tuple[ClassInfo, ...], walk: _Walk
+) -> tuple[LabelledImage, ...]:
+    unknown = sorted(set(_folders(validation_root)) - {info.folder for info in classes})
     if unknown:
         raise DatasetError(
             f"{validation_root} has the classes {', '.join(unknown)}, which {split} has not; add them there"
         )
-    validation = _images(validation_root, classes)
+    validation = walk.images(validation_root, classes)
     if not validation:
         raise DatasetError(f"{validation_root} has no images in its class folders; add some or remove it")
-    return Dataset(root=root, classes=classes, train=train, validation=validation, families=families)
+    return validation
 
 
 def fingerprint(dataset: Dataset, digests: Mapping[Path, str] | None = None) -> str:
@@ -143,20 +196,61 @@ def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def _folders(root: Path) -> list[str]:
-    if not root.is_dir():
-        return []
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the names of the folders in ``root`` that may be classes or sides of a split."""
+    try:
+        found = [entry for entry in root.iterdir() if entry.is_dir()] if root.is_dir() else []
+        found = [entry for entry in found if not entry.name.startswith(".") and not is_system_folder(entry.name)]
+        round_about = [
+            entry for entry in found if entry.is_symlink() and root.resolve().is_relative_to(entry.resolve())
+        ]
+    except OSError as error:
+        raise DatasetError(f"{root} can't be listed: {error.strerror}") from error
+    if round_about:
+        raise DatasetError(f"{round_about[0]} is a link that leads back into a folder that it lies in; remove it")
+    return sorted(entry.name for entry in found)
 
 
-def _images(root: Path, classes: tuple[ClassInfo, ...]) -> tuple[LabelledImage, ...]:
-    found: list[LabelledImage] = []
-    for index, info in enumerate(classes):
-        paths: list[Path] = []
-        for folder, below, names in os.walk(root / info.folder):
-            below[:] = [name for name in below if not name.startswith(".")]
-            paths += [Path(folder, name) for name in names if not name.startswith(".") and has_image_suffix(name)]
-        found += [LabelledImage(path, index) for path in sorted(paths)]
-    return tuple(found)
+class _Walk:
+    """Finds the images of class folders, and keeps what was passed over."""
+
+    def __init__(self) -> None:
+        self.unlisted: list[str] = []
+        self._skipped: Counter[str] = Counter()
+
+    def images(self, root: Path, classes: tuple[ClassInfo, ...]) -> tuple[LabelledImage, ...]:
+        """Return the images of ``classes``, whose folders lie in ``root``."""
+        folders = [(index, root / info.folder) for index, info in enumerate(classes)]
+        return tuple(LabelledImage(path, index) for index, at in folders if at.is_dir() for path in self.paths(at))
+
+    def paths(self, folder: Path) -> list[Path]:
+        """Return the images below ``folder``, sorted. Linked folders are not entered; the depth does not matter."""
+        found: list[Path] = []
+        folders = [str(folder)]
+        while folders:
+            above = folders.pop()
+            try:
+                with os.scandir(above) as entries:
+                    for entry in entries:
+                        if not entry.name.startswith("."):
+                            self._sort(entry, folders, found)
+            except OSError as error:
+                self.unlisted.append(f"{above}: the folder can't be entered: {error.strerror}")
+        return sorted(found)
+
+    def notes(self) -> list[str]:
+        """Return a sentence on what was passed over, if anything was."""
+        counts = ", ".join(f"{what} {count:,}" for what, count in self._skipped.most_common(20))
+        return [f"passed over in class folders: {counts}"] if counts else []
+
+    def _sort(self, entry: os.DirEntry[str], folders: list[str], images: list[Path]) -> None:
+        name = entry.name.lower()
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if is_folder and not is_system_folder(name):
+            folders.append(entry.path)
+        elif not is_folder and has_image_suffix(name) and not (entry.is_symlink() and os.path.isdir(entry.path)):  # noqa: PTH112
+            images.append(Path(entry.path))
+        else:
+            self._skipped[f"{name}/" if is_folder else os.path.splitext(name)[1] or "none"] += 1  # noqa: PTH122
 
 
 def _classes(folders: list[str], labels: Path, *, required: bool) -> tuple[ClassInfo, ...]:

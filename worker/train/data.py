@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,12 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
         note = f"{dealt.families} families, none on both sides"
     _refuse_empty(reader, dataset, train, validation)
     with reader.opened(training.freeze) as read:
-        return Split(read(train, reader.repeats), read(validation, 0), note, leaks)
+        split = Split(read(train, reader.repeats), read(validation, 0), "", leaks)
+    # Without a backbone, images are decoded only now.
+    _refuse_empty(reader, dataset, split.training.images, split.validation.images)
+    absent = _absent(dataset, split.validation.images)
+    notes = [note, f"no image validates {', '.join(absent)}" if absent else "", *dataset.notes]
+    return replace(split, note="; ".join(filter(None, notes)))
 
 
 def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> list[tuple[Inputs, Inputs]]:
@@ -73,6 +78,9 @@ def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> li
     )
     with reader.opened(training.freeze) as read:
         inputs = read(found, reader.repeats)
+    _refuse_empty(reader, dataset, inputs.images, inputs.images)
+    of_image = dict(zip(found, fold, strict=True))
+    fold = np.array([of_image[image] for image in inputs.images], np.int64)  # some can't be decoded
     return [
         (inputs.only(np.flatnonzero(fold != number), inputs.views), inputs.only(np.flatnonzero(fold == number), 1))
         for number in range(count)
@@ -87,7 +95,8 @@ def _leak_note(
         f"{duplicate.relative_to(dataset.root)} is like {original.relative_to(dataset.root)}"
         for duplicate, original in list(duplicates.items())[:3]
     )
-    note = f"val/ as given; {len(duplicates)} of its {len(validation)} images have a near-duplicate in train/"
+    val, train = (side[0].path.relative_to(dataset.root).parts[0] for side in (dataset.validation or (), dataset.train))
+    note = f"{val}/ as given; {len(duplicates)} of its {len(validation)} images have a near-duplicate in {train}/"
     if duplicates and refused:
         raise JobRefused(f"{note}: {examples}; take them out of one side, or leave --fail-on-leak away")
     return f"{note}, such as {examples}" if duplicates else note
@@ -96,17 +105,28 @@ def _leak_note(
 def _refuse_empty(
     reader: InputReader, dataset: Dataset, train: Sequence[LabelledImage], validation: Sequence[LabelledImage]
 ) -> None:
-    present = {image.class_index for image in train}
-    absent = [info.label for index, info in enumerate(dataset.classes) if index not in present]
+    absent = _absent(dataset, train)
+    if train and not absent and not validation and dataset.validation is None and not reader.skipped:
+        raise JobRefused(
+            "the images of each class are one family of near-duplicates, or a single image, so that none can be held "
+            "out to validate with: add other images, or put some into val/ and the rest into train/"
+        )
     if absent or not validation:
         first = f"; the first that can't be read: {reader.skipped[0]}" if reader.skipped else ""
         what = f"train on in {', '.join(absent)}" if absent else "validate with"
         raise JobRefused(f"no readable image to {what}{first}")
 
 
+def _absent(dataset: Dataset, images: Sequence[LabelledImage]) -> list[str]:
+    """Return the labels of the classes that have none of ``images``."""
+    present = {image.class_index for image in images}
+    return [info.label for index, info in enumerate(dataset.classes) if index not in present]
+
+
 def _readable(training: Training, reader: InputReader, dataset: Dataset) -> tuple[list[LabelledImage], _LastMap | None]:
     """Return the readable images and the backbone's plain features of them, if they tell near-duplicates."""
     images = [*dataset.train, *(dataset.validation or ())]
+    reader.skip(dataset.unlisted)
     if training.job.backbone is None:
         missing = [image.path for image in images if image.path not in reader.digests]
         reader.skip([f"{path}: it can't be opened" for path in missing])

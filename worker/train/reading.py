@@ -83,7 +83,8 @@ def find_images(training: Training) -> tuple[Dataset, Digests]:
         raise JobRefused(f"the dataset {training.job.dataset} is not below the worker's data root")
     dataset = read_dataset(folder)
     images = [*dataset.train, *(dataset.validation or ())]
-    training.progress.report(f"{len(images)} images in {len(dataset.classes)} classes: {folder}")
+    notes = "".join(f"; {note}" for note in dataset.notes)
+    training.progress.report(f"{len(images)} images in {len(dataset.classes)} classes: {folder}{notes}")
     return dataset, file_digests(image.path for image in images)
 
 
@@ -91,7 +92,7 @@ class InputReader:
     """Reads images for the trained part of ``network``; without a backbone, that is all of it.
 
     Attributes:
-        skipped: a line for each image that can't be read.
+        skipped: a line for each image that can't be read, and each folder that can't be entered.
     """
 
     def __init__(self, training: Training, network: Any, digests: Digests) -> None:
