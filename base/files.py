@@ -70,7 +70,10 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 def read_regular(path: str, max_bytes: int, what: str, *, folder: int | None = None, flags: int = 0) -> bytes:
     """Return what `read_file` does, of a ``path`` from the open ``folder`` on; OSError is left to `naming_failures`."""
     # Not opened at all where it is no file: opening a pipe wakes its writer, opening a device may do anything.
-    _check_regular(os.stat(path, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW), what)
+    status = os.stat(path, dir_fd=folder, follow_symlinks=not flags & os.O_NOFOLLOW)
+    if stat.S_ISDIR(status.st_mode) and not os.access(path, os.R_OK | os.X_OK, dir_fd=folder):
+        raise ImageError("unreadable", f"{what} is a folder that may not be entered, so nobody knows what it holds")
+    _check_regular(status, what)
     # Without O_NONBLOCK, a pipe put there since would have us wait for a writer who may never come.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=folder)
     with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  (a descriptor, not a path)

@@ -146,7 +146,8 @@ def _opened(
             if line:
                 view.say(line)
         if run.plan.skipped:
-            view.say(f"skipped, without an image suffix: {skipped_files(run.plan.skipped)}")
+            folders = ", or a folder of the system" if any(what.endswith("/") for what in run.plan.skipped) else ""
+            view.say(f"skipped, without an image suffix{folders}: {skipped_files(run.plan.skipped)}")
         yield run
     except KeyboardInterrupt:
         view.say(f"interrupted after {run.done} of {run.total} images; {go_on}")

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from base.image_files import has_image_suffix
+from base.image_files import has_image_suffix, is_system_folder
 from base.paths import as_on_disk, is_utf8, path_to_text
 from base.text_files import TextError, text_lines
+from producer.errors import UsageError
 
 MOST_SUFFIXES, MAX_SUFFIX = 100, 20  # counted apart; and as long
 NO_SUFFIX, OTHER_SUFFIXES = "none", "other"
@@ -24,7 +25,9 @@ class Source:
     Attributes:
         name: short name for people: the folder's or the list's.
         base: absolute folder that relative paths start from.
-        skipped: how many files of a folder have which suffix that is no image's; counted while ``paths`` runs.
+        skipped: how many files of a folder have which suffix that is no image's, and how many folders of which name
+            belong to a system; counted while ``paths`` runs.
+        unreadable: a sentence for each folder that can't be listed; it is a path, which ends in a slash.
     """
 
     name: str
@@ -51,7 +54,7 @@ class Source:
             TextError: a list is no text, or in another encoding than UTF-8 and UTF-16 with a mark.
         """
         if self._kind == "folder":
-            yield from self._walk("")
+            yield from self._walk()
         elif self._kind == "file":
             assert self._origin is not None  # noqa: S101 - set with the kind
             yield self._origin.name
@@ -77,31 +80,49 @@ class Source:
         if lost and not is_found:
             raise TextError(f"{name} is not UTF-8, and no file is called {path_to_text(lost)}; save the list as UTF-8")
 
-    def _walk(self, below: str) -> Iterator[str]:
+    def _walk(self) -> Iterator[str]:
         # Own walk: os.walk lists files before folders of a level; one sorted order is easier to follow in a report.
-        for name, is_folder in sorted(self._listed(below)):
-            if name.startswith("."):
-                continue
-            if is_folder:
-                yield from self._walk(f"{below}{name}/")
-            elif has_image_suffix(name):
-                yield below + name
+        # Without recursion, as folders may lie thousands of levels deep.
+        found = self._listed("")
+        if found is None:
+            raise UsageError(f"{self.base} can't be listed: {self.unreadable[-1]}")
+        levels = [("", iter(sorted(found)))]
+        while levels:
+            below, entries = levels[-1]
+            for name, is_folder in entries:
+                if name.startswith("."):
+                    continue
+                if is_folder and not is_system_folder(name):
+                    folder = f"{below}{name}/"
+                    if (found := self._listed(folder)) is not None:
+                        levels.append((folder, iter(sorted(found))))
+                        break
+                    yield folder  # a worker can't read it either: its row says so
+                elif not is_folder and has_image_suffix(name):
+                    yield below + name
+                else:
+                    self._skip(f"{name.lower()}/" if is_folder else skipped_suffix(name))
             else:
-                self._skip(name)
+                levels.pop()
 
-    def _skip(self, name: str) -> None:
-        """Count a file that is passed over, by its suffix; by no more of them than a person would read."""
-        suffix = path_to_text(os.path.splitext(name)[1].lower()) or NO_SUFFIX  # noqa: PTH122
-        if len(suffix) > MAX_SUFFIX or (suffix not in self.skipped and len(self.skipped) >= MOST_SUFFIXES):
-            suffix = OTHER_SUFFIXES
-        self.skipped[suffix] = self.skipped.get(suffix, 0) + 1
+    def _skip(self, what: str) -> None:
+        """Count what is passed over; by no more kinds than a person would read."""
+        if what not in self.skipped and len(self.skipped) >= MOST_SUFFIXES:
+            what = OTHER_SUFFIXES
+        self.skipped[what] = self.skipped.get(what, 0) + 1
 
-    def _listed(self, below: str) -> list[tuple[str, bool]]:
-        """Return the names in a folder below ``base``, and which are folders; nothing of one that can't be listed."""
+    def _listed(self, below: str) -> list[tuple[str, bool]] | None:
+        """Return the names in a folder below ``base``, and which are folders; None of one that can't be listed."""
         folder = os.path.join(self.base, below).rstrip("/") or "/"  # noqa: PTH118
         try:
             with os.scandir(folder) as entries:
                 return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         except OSError as error:
-            self.unreadable.append(f"{folder}: {error.strerror}")
-            return []
+            self.unreadable.append(f"{path_to_text(folder)}: {error.strerror}")
+            return None
+
+
+def skipped_suffix(name: str) -> str:
+    """Return what a file that is passed over counts as: its suffix, unless that is none or too long for one."""
+    suffix = path_to_text(os.path.splitext(name)[1].lower()) or NO_SUFFIX  # noqa: PTH122
+    return suffix if len(suffix) <= MAX_SUFFIX else OTHER_SUFFIXES

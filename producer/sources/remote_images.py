@@ -29,15 +29,26 @@ class RemoteSource(Source):
     def _folder(self) -> Folder:
         return _opened(self.base)
 
-    def _listed(self, below: str) -> list[tuple[str, bool]]:
+    @cached_property
+    def _above(self) -> dict[str, list[tuple[str, bool]]]:
+        """What was listed in the folders that lead to the last one."""
+        return {}
+
+    def _listed(self, below: str) -> list[tuple[str, bool]] | None:
         try:
-            return [*with_retries(lambda: self._folder.list(below.rstrip("/")))]
+            found: list[tuple[str, bool]] = [*with_retries(lambda: self._folder.list(below.rstrip("/")))]
         except (ImageError, TransientError, UnavailableError) as error:
             reason = error.detail if isinstance(error, ImageError) else str(error)  # not the code of a row
-            if not below:
-                raise UsageError(f"{self.base} can't be listed: {reason}") from error
             self.unreadable.append(reason)
-            return []
+            return None
+        for path in [path for path in self._above if path == below or not below.startswith(path)]:
+            del self._above[path]
+        # A web server follows links: one that leads back gives the same files again, forty times over.
+        if self.base.startswith("http") and found in self._above.values() and not all(is_dir for _, is_dir in found):
+            self.unreadable.append(f"{self.base}/{path_to_text(below)} leads back into a folder that it lies in")
+            return None
+        self._above[below] = found
+        return found
 
 
 class UrlList(Source):

@@ -110,8 +110,18 @@ def test_a_folder_that_cannot_be_listed_is_told(folder: Path, web: Web) -> None:
     web.faults["/"] = [BUSY, None]
     web.faults["/sub/"] = [status(403)]
     source = open_source(web.url)
-    assert len(list(source.paths())) == 6
+    assert list(source.paths())[-1] == "sub/"
     assert source.unreadable == [f"{web.url}/sub/: status 403"]
+
+
+def test_a_link_of_a_web_server_that_leads_back_is_a_row_and_gives_no_image_again(folder: Path, web: Web) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "back").symlink_to(folder)
+    source = open_source(web.url)
+
+    assert [path for path in source.paths() if path.startswith("sub/")] == ["sub/back/"]
+    assert len(list(source.paths())) == 7
+    assert source.unreadable[0] == f"{web.url}/sub/back/ leads back into a folder that it lies in"
 
 
 def test_rows_are_those_of_the_same_files_on_this_machine(folder: Path, web: Web, opened: Opener) -> None:
