@@ -6,7 +6,9 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+import redis
 
 from tests.chaos.fleet import cluster, fleet
 from tests.conftest import RedisServer, sortline, wait_until, write_images
@@ -33,7 +35,9 @@ def test_a_message_that_a_dying_worker_popped_is_sent_again(
         doomed.workers[0].suspend()
         with producer("label", str(tmp_path / "photos"), "-o", str(home / "report.csv"), home=home, env=env) as running:
             # Redis hands the message to the worker's waiting BRPOP, and knows nothing of it any more.
-            wait_until(lambda: _is_popped(redis_server), 30, "a message in nobody's hands")
+            wait_until(lambda: _is_sent(redis_server), 30, "a message")
+            with redis_server.client() as client:
+                wait_until(lambda: _is_popped_by(doomed.workers[0], client), 30, "a message in nobody's hands")
             doomed.workers[0].kill()
             with fleet(1, home, env):
                 assert running.wait(60) == 0
@@ -41,10 +45,20 @@ def test_a_message_that_a_dying_worker_popped_is_sent_again(
     assert is_whole(home / "report.csv", 8)
 
 
-def _is_popped(server: RedisServer) -> bool:
+def _is_sent(server: RedisServer) -> bool:
     with server.client() as client:
-        sent = int(client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0))
-        return sent > 0 and client.llen(QUEUE) == 0 and client.hlen(HELD) == 0
+        return "cmdstat_lpush" in client.info("commandstats")
+
+
+def _is_popped_by(worker: psutil.Popen, client: redis.Redis) -> bool:
+    """Whether the suspended ``worker`` was handed the message; if its BRPOP had run out before, it gets another one."""
+    message = client.rpop(QUEUE)
+    if message is not None:
+        worker.resume()
+        wait_until(lambda: any("b" in one["flags"] for one in client.client_list() if one["cmd"] == "brpop"), 30)
+        worker.suspend()
+        client.lpush(QUEUE, message)
+    return client.llen(QUEUE) == 0 and client.hlen(HELD) == 0
 
 
 @pytest.mark.long
