@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         mindspore.set_context(mode=mindspore.GRAPH_MODE)
-        mindspore.set_device("CPU")
+        if mindspore.get_context("device_target") != "CPU":  # refused once a cell has run in this process
+            mindspore.set_device("CPU")
         store = ModelStore(load_settings().store_root)
         convention = None if options.convention == "auto" else options.convention
         print(import_file(store, options.file, options.name, convention, options.labels))
