@@ -114,10 +114,10 @@ def test_images_are_pinned_and_only_the_trainers_has_mindspore() -> None:
     assert targets == {
         "worker": "label", "producer": "label", "worker-gpu": "gpu", "trainer": "train", "flower": "monitor",
     }  # fmt: skip
-    for target in ("label", "train", "gpu", "monitor"):
+    extras = {"label": "heif,raw", "train": "train,heif,raw", "gpu": "gpu,heif,raw", "monitor": "monitor"}
+    for target, extra in extras.items():
         install = [rest for word, rest in stages[f"build-{target}"] if word == "RUN"][-1]
-        extra = "" if target == "label" else f"[{target}]"
-        assert install == f'/opt/sortline/bin/pip install --constraint constraints.txt ".{extra}"'
+        assert install == f'/opt/sortline/bin/pip install --constraint constraints.txt ".[{extra}]"'
         assert ("COPY", f"--from=build-{target} /opt/sortline /opt/sortline") in stages[target]
         assert ("USER", "sortline") in stages[target]
 
