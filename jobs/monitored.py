@@ -5,8 +5,10 @@ Settings come from the environment; no task is registered. What ``FLOWER_*`` say
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import flower.command
 import redis.asyncio
 from celery import states
 from celery.events.state import TASK_EVENT_TO_STATE, Task
@@ -17,6 +19,7 @@ from flower.views.tasks import TasksView
 from kombu import Queue
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from tornado.ioloop import IOLoop
 from tornado.web import url
 
 from configs import load_settings
@@ -106,5 +109,13 @@ class Socket(broker.RedisBase):
 
 
 broker.RedisSocket = Socket
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    """End Flower from its loop: raised in the midst of its start, SystemExit leaves a thread that nobody ends."""
+    IOLoop.current().add_callback_from_signal(sys.exit, 0)
+
+
+flower.command.sigterm_handler = _stop
 # What the page of the broker shows while no worker is there to name its queues.
 app.conf.task_queues = [Queue(kind.queue) for kind in KINDS]
