@@ -10,12 +10,4 @@ if TYPE_CHECKING:
     from configs.settings import MAX_CHUNK_IMAGES, Settings, environment_of, load_settings
     from configs.tables import parse_assignments, read_toml
 else:
-    __getattr__ = lazy(
-        __name__,
-        {
-            "errors": "SettingsError",
-            "recipe": "Recipe read_recipe",
-            "settings": "MAX_CHUNK_IMAGES Settings environment_of load_settings",
-            "tables": "parse_assignments read_toml",
-        },
-    )
+    __getattr__ = lazy(__name__)

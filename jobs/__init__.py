@@ -13,15 +13,4 @@ if TYPE_CHECKING:
     from jobs.messages import QUEUED_AT, JobMessage, ModelPin, from_json, to_json
     from jobs.train import EventState, JobEvent, TrainModel
 else:
-    __getattr__ = lazy(
-        __name__,
-        {
-            "app": "UNREACHED App make_app",
-            "board": "ENDED JobBoard JobState",
-            "broker": "AWAY Keys check_broker connect passwords redis_now",
-            "errors": "BrokerAway BrokerError BrokerFull MessageError SchemaMismatch",
-            "label": "LABEL_RUN ChunkResult LabelChunk Row",
-            "messages": "QUEUED_AT JobMessage ModelPin from_json to_json",
-            "train": "EventState JobEvent TrainModel",
-        },
-    )
+    __getattr__ = lazy(__name__)

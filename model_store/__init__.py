@@ -9,11 +9,4 @@ if TYPE_CHECKING:
     from model_store.manifest import ClassEntry, Golden, Manifest, ManifestDraft, PrecisionProof
     from model_store.store import ModelStore, ModelVersion
 else:
-    __getattr__ = lazy(
-        __name__,
-        {
-            "errors": "ChecksumError ManifestError ModelNotFound StoreError StoreUnavailable",
-            "manifest": "ClassEntry Golden Manifest ManifestDraft PrecisionProof",
-            "store": "ModelStore ModelVersion",
-        },
-    )
+    __getattr__ = lazy(__name__)

@@ -7,4 +7,4 @@ from base.doors import lazy
 if TYPE_CHECKING:
     from producer.__main__ import main
 else:
-    __getattr__ = lazy(__name__, {"__main__": "main"})
+    __getattr__ = lazy(__name__)

@@ -23,17 +23,4 @@ if TYPE_CHECKING:
         to_safetensors,
     )
 else:
-    __getattr__ = lazy(
-        __name__,
-        {
-            "conventions": "CONVENTIONS",
-            "foreign_spec": "SPEC_KEY spec_metadata",
-            "heads": "build_dense",
-            "layered": "LayeredSpec",
-            "network": "build_network",
-            "registry": "network_kind own_options spec_from_json",
-            "served": "FeatureExtractor Scaling build_served run_once",
-            "spec": "FloatEnds NetworkSpec",
-            "weights": "Arrays backbone_only get_weights read_foreign read_safetensors set_weights to_safetensors",
-        },
-    )
+    __getattr__ = lazy(__name__)

@@ -32,15 +32,4 @@ if TYPE_CHECKING:
     from vision.serving.graph_spec import PROBABILITIES, GraphSpec
     from vision.serving.quantisation import CALIBRATION_IMAGES, can_quantise, quantise
 else:
-    __getattr__ = lazy(
-        __name__,
-        {
-            "classifier": "Classifier Outcome Source forward",
-            "engines": "ENGINES Engine Images MindSporeNetwork ModelFiles Outputs open_engine precisions",
-            "engines.half": "can_halve",
-            "export": "export_checkpoint export_mindir export_onnx export_openvino graph_spec_of"
-            " run_checkpoint run_mindir run_onnx run_openvino run_safetensors",
-            "graph_spec": "PROBABILITIES GraphSpec",
-            "quantisation": "CALIBRATION_IMAGES can_quantise quantise",
-        },
-    )
+    __getattr__ = lazy(__name__)

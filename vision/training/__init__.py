@@ -28,22 +28,4 @@ if TYPE_CHECKING:
     from vision.training.rows import StoredRows
     from vision.training.samples import Samples
 else:
-    __getattr__ = lazy(
-        __name__,
-        {
-            "augment": "Augmentation",
-            "calibration": "cross_entropy expected_calibration_error fit_temperature softmax",
-            "dataset": "ClassInfo Dataset LabelledImage file_digests fingerprint read_dataset",
-            "families": "find_leaks fold_by_family split_by_family",
-            "feature_cache": "FeatureCache",
-            "features": "Digests Extracted Extractor load_pixels",
-            "fitting": "TrainingStopped fit predict_logits",
-            "metrics": "ClassScores Reliability class_scores confused_pairs"
-            " confusion_matrix group_accuracy reliability top_k_accuracy",
-            "options": "Epoch FitOptions",
-            "parts": "build_frozen build_trained cut_of frozen_spec",
-            "rbf": "RbfCenters choose_rbf_centers set_rbf_head",
-            "rows": "StoredRows",
-            "samples": "Samples",
-        },
-    )
+    __getattr__ = lazy(__name__)
