@@ -86,10 +86,10 @@ def run(arguments: list[str]) -> int:
         code = _code_of(error)
         if code is None:
             raise
-        from producer.terminal.troubleshooting import entry_for
+        from producer.terminal.troubleshooting import advice_on
 
-        entry = entry_for(str(error))
-        print(f"sortline: {error}" + (f"\nmore: {entry}" if entry else ""), file=sys.stderr)
+        advice = advice_on(str(error))
+        print(f"sortline: {error}" + (f"\nmore: {advice}" if advice else ""), file=sys.stderr)
         return code
 
 

@@ -82,11 +82,11 @@ def label(
         model=how.model,
         reports=reports.request(output, ranks=top_k, probabilities=reports.prob_columns),
         max_failures=max_failures,
-        on_existing=how.on_existing.value,
+        on_existing=how.on_existing,
         detach=detach,
         quiet=how.quiet,
         sort_into=reports.sort_into,
-        by=reports.by.value,
+        by=reports.by,
         since=since,
         duplicates=duplicates,
     )

@@ -6,9 +6,8 @@ import getpass
 import os
 import subprocess
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,17 +22,9 @@ app = typer.Typer(no_args_is_help=True, help="List, show, import, export, promot
 Reference = Annotated[
     str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]", help="A version; a name alone means the one in production.")
 ]
+# worker/models/exporting.py has the same names.
+ExportFormat = Literal["onnx", "mindir", "ckpt", "safetensors", "openvino"]
 Why = Annotated[str, typer.Option("--why", help="A reason, kept in the history.")]
-
-
-class ExportFormat(str, Enum):
-    """What a version can be written as; worker/models/exporting.py has the same names."""
-
-    onnx = "onnx"
-    mindir = "mindir"
-    ckpt = "ckpt"
-    safetensors = "safetensors"
-    openvino = "openvino"
 
 
 @app.command("list")
@@ -177,7 +168,7 @@ def export(
 
       sortline models export waste26 --format mindir -o new.mindir
     """
-    arguments = [reference, "--format", file_format.value, "--output", str(output.absolute())]
+    arguments = [reference, "--format", file_format, "--output", str(output.absolute())]
     if force:
         arguments.append("--force")
     raise typer.Exit(_run_worker("worker.models.exporting", arguments, settings_of(home=home, store=store)))

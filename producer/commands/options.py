@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from enum import Enum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -14,7 +13,8 @@ import typer
 
 from base.broker_url import masked_url
 from producer.errors import UsageError
-from producer.reports import EMBED_MB
+from producer.reports import EMBED_MB, By
+from producer.run import OnExisting
 
 if TYPE_CHECKING:  # pydantic is slow to import, and --help needs none of it
     from configs import Settings
@@ -59,22 +59,6 @@ Formats = Annotated[
 ]
 
 
-class By(str, Enum):
-    """How ``--sort-into`` places an image."""
-
-    link = "link"
-    copy = "copy"
-    move = "move"
-
-
-class OnExisting(str, Enum):
-    """What to do when the same command has run before."""
-
-    resume = "resume"
-    overwrite = "overwrite"
-    error = "error"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How images are labelled."""
@@ -85,7 +69,7 @@ class RunOptions:
     ] = None
     on_existing: Annotated[
         OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
-    ] = OnExisting.resume
+    ] = "resume"
     quiet: Quiet = False
     config: Config = None
 
@@ -138,7 +122,7 @@ class ReportOptions(PageOptions):
     by: Annotated[
         By,
         typer.Option("--by", help="How: a link to the image, a copy, or the image itself.", rich_help_panel="Reports"),
-    ] = By.link
+    ] = "link"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def report(
                 view.say(f"{counts.missing} of {counts.images} images have no row yet; `sortline label` goes on")
             view.conclude(counts, request)
         if reports.sort_into is not None:
-            sort_run(found, requests[-1], reports.sort_into, reports.by.value, view.say)
+            sort_run(found, requests[-1], reports.sort_into, reports.by, view.say)
 
 
 def _requests(

@@ -7,9 +7,8 @@ import signal
 import socket
 import sys
 import time
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,26 +21,15 @@ if TYPE_CHECKING:
 CHECK_LIMIT_S = 5.0
 
 
-class LogFormat(str, Enum):
-    """How a worker writes its log."""
-
-    text = "text"
-    json = "json"
-
-
-class Queue(str, Enum):
-    """What a worker does."""
-
-    label = "label"
-    train = "train"
-
-
 @with_options
 def worker(
-    queues: Annotated[Queue, typer.Option("--queues", help="label: consume images; train: consume training jobs.")],
+    queues: Annotated[
+        Literal["label", "train"], typer.Option("--queues", help="label: consume images; train: consume training jobs.")
+    ],
     name: Annotated[str | None, typer.Option(help="Shown in Flower before @host.")] = None,
     log_format: Annotated[
-        LogFormat | None, typer.Option(help="Lines for people, or JSON for a collector. Also SORTLINE_LOG_FORMAT.")
+        Literal["text", "json"] | None,
+        typer.Option(help="Lines for people, or JSON for a collector. Also SORTLINE_LOG_FORMAT."),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Start none: exit with 0 if the worker of this name here answers.")
@@ -66,11 +54,11 @@ def worker(
             "a worker needs a broker: --broker or SORTLINE_BROKER; `sortline up` runs everything on one machine"
         )
     if check:
-        _check_worker(settings, name or queues.value)
+        _check_worker(settings, name or queues)
         return
     if log_format is not None:
-        settings = settings.model_copy(update={"log_format": log_format.value})
-    command = [sys.executable, "-m", "worker", "--queues", queues.value]
+        settings = settings.model_copy(update={"log_format": log_format})
+    command = [sys.executable, "-m", "worker", "--queues", queues]
     if name is not None:
         command += ["--name", name]
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from producer.commands.options import PlaceOptions, with_options
+from producer.training import Promote
 
 SEARCH = "Search and cross-validation"
-
-
-class Promote(str, Enum):
-    """What becomes of the new version."""
-
-    gate = "gate"
-    always = "always"
-    never = "never"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +75,7 @@ def train(
     ] = None,
     promote: Annotated[
         Promote, typer.Option(help="gate: into production if no worse than what is there; or always, or never.")
-    ] = Promote.gate,
+    ] = "gate",
     fail_on_leak: Annotated[
         bool,
         typer.Option("--fail-on-leak", help="Refuse a val/ that holds near-duplicates of training images."),
@@ -123,7 +115,7 @@ def train(
         request=TrainingRequest(
             dataset=dataset,
             name=name or config.stem,
-            promote=promote.value,
+            promote=promote,
             folds=search.folds or 0,
             fail_on_leak=fail_on_leak,
         ),

@@ -17,15 +17,15 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from base.paths import path_to_text, text_to_path
 from base.urls import is_url
 from producer.errors import UsageError
+from producer.reports import By
 from producer.reports.layout import Layout
 from producer.runfile import RunFile
 
-By = Literal["link", "copy", "move"]
 STEPS_AT_ONCE = 256  # written to the disk together
 LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
 LISTED = 20  # problems that are named one by one

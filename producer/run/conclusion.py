@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from producer.errors import OK, TOO_MANY_FAILURES
 from producer.local.session import Session
+from producer.reports import By
 from producer.reports.request import Request, write_reports
-from producer.reports.sorting import By, sort_images, undo_file
+from producer.reports.sorting import sort_images, undo_file
 from producer.reports.tally import Tally
 from producer.runfile import RunFile
 from producer.terminal.progress import RunView

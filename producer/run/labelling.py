@@ -16,11 +16,13 @@ from producer.errors import OK, UsageError
 from producer.local.session import Session, is_alone, open_session
 from producer.local.stack import private_root
 from producer.models import find_model
+from producer.reports import By
 from producer.reports.request import Request
-from producer.reports.sorting import By, check_folder
+from producer.reports.sorting import check_folder
+from producer.run import OnExisting
 from producer.run.conclusion import NO_WORK, Limits, Work, conclude, sort_run
 from producer.run.detached import chunk_images, upload
-from producer.run.opening import OnExisting, RunRequest, open_run, skipped_files
+from producer.run.opening import RunRequest, open_run, skipped_files
 from producer.runfile import RunFile
 from producer.sources.argument import of_lines, open_source, rooted
 from producer.terminal.progress import RunView

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 from configs import Settings
 from model_store import ModelVersion
@@ -18,12 +17,11 @@ from producer.errors import UsageError
 from producer.models import pin_of
 from producer.reports.request import Request, requests_of
 from producer.reports.tally import ranked
+from producer.run import OnExisting
 from producer.runfile import Plan, RunFile
 from producer.runfile.inputs import digest_of
 from producer.sources.images import Source
 from producer.sources.since import EarlierFiles, InputFilter
-
-OnExisting = Literal["resume", "overwrite", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from model_store import ModelNotFound, ModelStore, StoreUnavailable
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.models import pin_of
+from producer.training import Promote
 
-Promote = Literal["gate", "always", "never"]
 Purpose = Literal["publish", "score", "folds"]
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mindspore
 import numpy as np
@@ -423,7 +423,7 @@ def test_an_unknown_version_is_named_with_those_there_are(store: ModelStore, tmp
 
 
 def test_the_command_and_the_worker_know_the_same_formats() -> None:
-    assert {file_format.value for file_format in ExportFormat} == FORMATS.keys() == READERS.keys()
+    assert set(get_args(ExportFormat)) == FORMATS.keys() == READERS.keys()
 
 
 def test_an_unknown_format_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

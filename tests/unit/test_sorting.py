@@ -12,9 +12,9 @@ import pytest
 
 from jobs.label import Row
 from producer.errors import UsageError
-from producer.reports import sorting
+from producer.reports import By, sorting
 from producer.reports.layout import Layout
-from producer.reports.sorting import By, folder_names, free_name, sort_images, undo, undo_file
+from producer.reports.sorting import folder_names, free_name, sort_images, undo, undo_file
 from producer.runfile import RunFile
 from tests.unit.reported import ok, run_of
 

@@ -33,6 +33,7 @@ def test_a_wheel_has_every_file_of_our_packages_below_one_folder(wheel: Path) ->
 
     assert {f"sortline/{name}" for name in listed.splitlines()} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"sortline"}
+    assert "sortline/docs/guide/troubleshooting.md" in names  # from which a command says what to do
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "License-Expression: Apache-2.0" in about
 
