@@ -12,8 +12,7 @@ from tests.browser.test_report_page import CONTRAST
 from tests.unit.test_training_report import EVIL, classes, small_report
 from vision.images import ImageLimits
 from worker.train.plots import draw
-from worker.train.report import plotted
-from worker.train.report_files import report_files
+from worker.train.report import report_files
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         skipped=["x" * 300, EVIL],
         recipe={"long": [0.5] * 100},
     )
-    files = report_files(report, draw(plotted(report)), ImageLimits())
+    files = report_files(report, draw(report.plotted()), ImageLimits())
     path = folder / "report.html"
     path.write_bytes(files["report.html"])
     return path

@@ -24,7 +24,7 @@ from worker.models.importing import import_file
 from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
 from worker.train.job import train_model
-from worker.train.progress import STEPS_EVERY_S, Pace, Progress
+from worker.train.training import STEPS_EVERY_S, Pace, Progress
 
 
 def test_an_8_bit_graph_that_this_worker_can_not_make_is_refused_before_anything_is_read(
@@ -73,7 +73,7 @@ def test_a_short_training_says_nothing_beforehand() -> None:
 def test_a_long_epoch_says_now_and_then_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     now = 100.0
-    monkeypatch.setattr("worker.train.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("worker.train.training.time.monotonic", lambda: now)
     pace = Pace(progress_into(said), 3, "fold 2/5, ")
     for step in range(1, 9):
         now += STEPS_EVERY_S / 2

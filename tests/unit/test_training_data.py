@@ -31,10 +31,8 @@ from vision.training.parts import frozen_spec
 from worker.errors import JobRefused
 from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
-from worker.train.data import split_images
-from worker.train.progress import Progress
-from worker.train.reading import InputReader
-from worker.train.training import Training
+from worker.train.images import InputReader, split_images
+from worker.train.training import Progress, Training
 
 
 def training_of(folder: Path, recipe: Recipe, backbone: ModelPin | None = None) -> Training:
@@ -149,7 +147,7 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
 
     exported = features(replace(plain, classes=3), None)
     tapped = features(replace(plain, classes=3, intermediate_layers=(15,)), pin)
-    monkeypatch.setattr("worker.train.reading.export_onnx", None)
+    monkeypatch.setattr("worker.train.images.export_onnx", None)
     assert_array_equal(features(replace(plain, classes=3), pin), exported)
     assert tapped.shape[1] > exported.shape[1]
 

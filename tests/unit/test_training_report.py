@@ -20,13 +20,13 @@ import pytest
 
 from model_store.manifest import SUFFIXES
 from vision.images.decode import ImageLimits
-from vision.training.calibration import expected_calibration_error
+from vision.training.calibration import softmax
 from vision.training.dataset import ClassInfo, LabelledImage
+from vision.training.metrics import reliability
 from vision.training.options import Epoch
 from worker.train import plots as training_plots
 from worker.train.drawing import PLOTS
-from worker.train.report import TrainingReport, plotted
-from worker.train.report_files import history_csv, report_files
+from worker.train.report import TrainingReport, history_csv, report_files
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIL = '<script>alert("1")</script>\'&amp;'
@@ -152,7 +152,7 @@ def waste(tmp_path_factory: pytest.TempPathFactory) -> TrainingReport:
 
 @pytest.fixture(scope="module")
 def files(waste: TrainingReport) -> dict[str, bytes]:
-    return report_files(waste, training_plots.draw(plotted(waste)), ImageLimits())
+    return report_files(waste, training_plots.draw(waste.plotted()), ImageLimits())
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_the_page_needs_nothing_but_itself(read: Reader) -> None:
 
 def test_headline_figures_are_those_counted_by_hand(waste: TrainingReport, read: Reader) -> None:
     targets = np.array([image.class_index for image in waste.images])
-    before, after = (expected_calibration_error(waste.logits, targets, t) for t in (1.0, 2.0))
+    before, after = (reliability(softmax(waste.logits, t), targets).expected_error for t in (1.0, 2.0))
 
     assert "Top-1 accuracy 60.0 % 3 of 5; 95 % interval 23.1 to 88.2 %" in read.text
     assert "Right group 80.0 % 4 of 5" in read.text
@@ -417,13 +417,13 @@ def test_only_so_many_mistakes_pairs_and_skipped_images_are_shown(tmp_path: Path
 
 
 def test_the_same_report_makes_the_same_bytes(waste: TrainingReport, files: dict[str, bytes]) -> None:
-    assert report_files(waste, training_plots.draw(plotted(waste)), ImageLimits()) == files
+    assert report_files(waste, training_plots.draw(waste.plotted()), ImageLimits()) == files
     assert b"Software" not in files["results.png"] + files["reliability.png"] + files["confusion_matrix.png"]
 
 
 def test_logits_that_are_not_one_row_an_image_are_refused(waste: TrainingReport) -> None:
     with pytest.raises(ValueError, match=r"logits of shape \(1, 3\) for 5 images of 3 classes"):
-        plotted(replace(waste, logits=waste.logits[:1]))
+        replace(waste, logits=waste.logits[:1])
 
 
 def test_the_plots_load_neither_mindspore_nor_pyplot() -> None:

@@ -6,7 +6,7 @@ from base.doors import lazy
 
 if TYPE_CHECKING:
     from vision.training.augment import Augmentation
-    from vision.training.calibration import cross_entropy, expected_calibration_error, fit_temperature, softmax
+    from vision.training.calibration import cross_entropy, fit_temperature, softmax
     from vision.training.dataset import ClassInfo, Dataset, LabelledImage, file_digests, fingerprint, read_dataset
     from vision.training.families import find_leaks, fold_by_family, split_by_family
     from vision.training.feature_cache import FeatureCache

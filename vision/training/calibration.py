@@ -7,8 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.training.metrics import reliability
-
 LOWEST, HIGHEST = 0.05, 20.0
 ROUNDS = 60  # of golden-section search: far below float32
 
@@ -21,10 +19,7 @@ def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> 
         targets: (N,) class indices.
     """
     ratio = (math.sqrt(5) - 1) / 2
-    low, high = (
-        math.log(LOWEST),
-        math.log(HIGHEST),
-    )  # the cross-entropy is convex in 1 / T, so it has one valley in log T
+    low, high = math.log(LOWEST), math.log(HIGHEST)  # the loss is convex in 1 / T, so it has one valley in log T
     for _ in range(ROUNDS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         if cross_entropy(logits, targets, math.exp(left)) < cross_entropy(logits, targets, math.exp(right)):
@@ -32,11 +27,6 @@ def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> 
         else:
             low = left
     return round(math.exp((low + high) / 2), 6)
-
-
-def expected_calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64], temperature: float) -> float:
-    """Return the gap between confidence and accuracy, averaged over images in 15 equal bins of confidence."""
-    return reliability(softmax(logits, temperature), targets).expected_error
 
 
 def softmax(logits: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.float64]:

@@ -17,18 +17,14 @@ from jobs import ModelPin, TrainModel
 from vision import VisionError
 from vision.networks import network_kind
 from vision.serving import can_halve, can_quantise
-from vision.training import TrainingStopped
+from vision.training import Dataset, TrainingStopped
 from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
-from worker.train.cross_validation import cross_validate
-from worker.train.data import split_images
-from worker.train.fitting import fit_network
-from worker.train.network import build, with_new_head
-from worker.train.progress import Progress, Report
+from worker.train.images import InputReader, Inputs, find_images, fold_images, split_images
+from worker.train.network import build, fit_network, with_new_head
 from worker.train.promotion import promote
 from worker.train.publication import already_published, pin_of, publish_trained
-from worker.train.reading import InputReader, Inputs, find_images
-from worker.train.training import Training
+from worker.train.training import Progress, Report, Training
 
 REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # and a quota, and a limit of the file system
@@ -82,7 +78,7 @@ def _train(training: Training) -> Trained:
         network = build(training, len(dataset.classes))
     reader = InputReader(training, network, digests)
     if job.purpose == "folds":
-        text, scores = cross_validate(training, reader, dataset)
+        text, scores = _cross_validate(training, reader, dataset)
         return Trained(text, scores=scores)
     with closing(reader), progress.phase("features"):
         split = split_images(training, reader, dataset)
@@ -102,6 +98,30 @@ def _train(training: Training) -> Trained:
     training.remove_checkpoints()
     promoted = promote(training, version, dataset, split)
     return Trained(f"published {version.manifest.reference}; {promoted}", pin_of(version))
+
+
+def _cross_validate(training: Training, reader: InputReader, dataset: Dataset) -> tuple[str, dict[str, float]]:
+    """Train on all folds but one, in turn, and measure on that one; return a sentence and the scores.
+
+    Families stay whole, and the last epoch counts, so nothing is chosen by what is measured.
+    """
+    progress = training.progress
+    with closing(reader), progress.phase("features"):
+        folds = fold_images(training, reader, dataset)
+    right = images = 0.0
+    for number, (inputs, held_out) in enumerate(folds, start=1):
+        fold = f"fold {number}/{len(folds)}"
+        mindspore.set_seed(training.recipe.seed)
+        fresh = with_new_head(training, reader.network, len(inputs.images))
+        last = fit_network(training, fresh, inputs, held_out, f"{fold}, ").history[-1]
+        training.remove_checkpoints()
+        right += last.val_top1 * len(held_out.images)
+        images += len(held_out.images)
+        progress.report(f"{fold}: {last.val_top1:.2%} of {len(held_out.images)} images, last epoch")
+    accuracy = right / images
+    error = (accuracy * (1 - accuracy) / images) ** 0.5
+    text = f"{accuracy:.2%} of {images:.0f} images in {len(folds)} folds by family, standard error {error:.2%}"
+    return text, {"top1": accuracy, "standard_error": error, "images": images}
 
 
 @contextmanager

@@ -51,7 +51,7 @@ MORE_FONTS = (
 
 
 def draw(plotted: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the plots by the name of their file; ``plotted`` is that of `worker.train.report.plotted`."""
+    """Return the plots by the name of their file; ``plotted`` is that of `TrainingReport.plotted`."""
     classes = [ClassInfo(**info, names={}) for info in plotted["classes"]]
     before, after = (
         Reliability(**{name: np.array(values) for name, values in plotted[when].items()})

@@ -15,7 +15,7 @@ from jobs import ModelPin
 from model_store import ModelVersion
 from vision.training import Dataset
 from worker.runtime import Runtime
-from worker.train.data import Split
+from worker.train.images import Split
 from worker.train.training import Training
 
 READ_AT_ONCE = 256

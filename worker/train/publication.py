@@ -14,14 +14,12 @@ from jobs import ModelPin, TrainModel
 from model_store import ClassEntry, ModelStore, ModelVersion, PrecisionProof, StoreError
 from vision.images import ImageLimits, load_image
 from vision.serving import CALIBRATION_IMAGES
-from vision.training import Dataset, LabelledImage, expected_calibration_error, fingerprint, fit_temperature
+from vision.training import Dataset, LabelledImage, fingerprint, fit_temperature
 from worker.models.publish import Details, Publication, graph_of, publish
-from worker.train.data import Split
 from worker.train.drawing import Drawing
-from worker.train.fitting import Fitted
-from worker.train.reading import InputReader
-from worker.train.report import TrainingReport, plotted
-from worker.train.report_files import report_files
+from worker.train.images import InputReader, Split
+from worker.train.network import Fitted
+from worker.train.report import TrainingReport, report_files
 from worker.train.training import Training
 
 GOLDEN_IMAGES = 16
@@ -55,7 +53,7 @@ def publish_trained(
     started = time.perf_counter()
     report = _report(training, reader, dataset, split, fitted)
     network.spec = replace(network.spec, temperature=report.temperature)
-    with Drawing(plotted(report), training.scratch) as drawing:
+    with Drawing(report.plotted(), training.scratch) as drawing:
 
         def details(proofs: Mapping[str, PrecisionProof]) -> Details:
             """Return the report with all that is known at the end, and what the manifest says."""
@@ -123,14 +121,13 @@ def _described(training: Training, report: TrainingReport) -> dict[str, Any]:
 
 
 def _scores(report: TrainingReport) -> dict[str, float]:
-    targets = np.array([image.class_index for image in report.images], np.int64)
     return {
         "val_top1": report.best.val_top1,
         "val_top5": report.best.val_top5,
         "val_loss": report.best.val_loss,
         "temperature": report.temperature,
-        "ece_uncalibrated": expected_calibration_error(report.logits, targets, 1.0),
-        "ece": expected_calibration_error(report.logits, targets, report.temperature),
+        "ece_uncalibrated": report.before.expected_error,
+        "ece": report.after.expected_error,
     }
 
 

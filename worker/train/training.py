@@ -1,17 +1,54 @@
-"""What all steps of one training job need."""
+"""What all steps of one training job need: the job itself, where its files lie, and what is reported of it."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs import Recipe
-from jobs import TrainModel
-from vision.training import Augmentation
+from jobs import JobEvent, TrainModel
+from vision.training import Augmentation, Epoch
+from worker.errors import JobCancelled
 from worker.runtime import Runtime
-from worker.train.progress import Progress
+
+STEPS_EVERY_S = 5.0  # within an epoch
+LONG_S = 20.0  # a training that takes longer says so after the first step that could be timed
+
+Report = Callable[[JobEvent], None]
+
+
+class Progress:
+    """The events of one job. Each is also a moment at which a cancelled job ends.
+
+    Attributes:
+        cancelled: whether somebody asked to stop the job.
+        seconds: of each phase that is done, by name.
+    """
+
+    def __init__(self, job: str, send: Report, cancelled: Callable[[], bool]) -> None:
+        self._job, self._send, self.cancelled = job, send, cancelled
+        self.seconds: dict[str, float] = {}
+
+    def report(self, text: str, epoch: Epoch | None = None) -> None:
+        """Send an event; JobCancelled when the job was cancelled."""
+        if self.cancelled():
+            raise JobCancelled(text)
+        figures = {name: float(value) for name, value in asdict(epoch).items()} if epoch else None
+        self._send(JobEvent(job=self._job, state="progress", text=text, epoch=figures))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Note the seconds of the block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - started, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,3 +89,39 @@ class Training:
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints: the job, or a fold of it, is done."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+class Pace:
+    """Reports epochs, and steps while an epoch is long; and as soon as a step was timed, how long all will take."""
+
+    def __init__(self, progress: Progress, epochs: int, prefix: str = "") -> None:
+        self._progress, self._epochs, self._prefix = progress, epochs, prefix
+        self._steps: list[float] = []
+        self._started = self._reported = time.monotonic()
+        self._first: int | None = None  # epoch of this process: a checkpoint may have spared the ones before
+        self._is_estimated = False
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Report an epoch that is done."""
+        self._first = epoch.epoch if self._first is None else self._first
+        self._reported = time.monotonic()
+        epoch_s = (self._reported - self._started) / (epoch.epoch - self._first + 1)
+        self._progress.report(
+            f"{self._prefix}epoch {epoch.epoch}/{self._epochs}, loss {epoch.train_loss:.3f}, val {epoch.val_top1:.1%}, "
+            f"eta {epoch_s * (self._epochs - epoch.epoch):.0f} s",
+            epoch,
+        )
+
+    def step(self, step: int, steps: int, step_s: float) -> None:
+        """Note that ``step`` of ``steps`` is done and took ``step_s``; report it if it is time."""
+        self._steps.append(step_s)
+        is_long = not self._is_estimated and (steps - step) * step_s > LONG_S
+        self._is_estimated = True
+        if not is_long and time.monotonic() - self._reported < STEPS_EVERY_S:
+            return
+        self._reported = time.monotonic()
+        recent = sorted(self._steps)[len(self._steps) // 2]
+        self._steps.clear()
+        self._progress.report(
+            f"{self._prefix}step {step}/{steps}, {recent * 1000:.0f} ms each, eta {(steps - step) * recent:.0f} s"
+        )
