@@ -41,3 +41,9 @@ def number(what: str, key: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise VisionError(f"{what}: {key} is {value!r}; it must be a finite number")
     return float(value)
+
+
+def positive(what: str, key: str, value: object, most: float) -> float:
+    if not 0 < (found := number(what, key, value)) <= most:
+        raise VisionError(f"{what}: {key} is {value!r}; it must be above 0 and at most {most:g}")
+    return found

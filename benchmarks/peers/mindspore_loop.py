@@ -22,8 +22,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.network import build_network
-from vision.networks.served import build_served
+from vision.networks.network import build_network, build_served
 
 
 def main(folder: str, images: str, batch: str, mode: str) -> None:

@@ -12,13 +12,16 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 from pillow_heif import register_heif_opener
+
+from vision.images.colour import to_srgb
+from vision.images.decode import DEFAULT_LIMITS, DecodedImage, decode_within
 
 Colour = tuple[int, int, int]
 Corners = tuple[Colour, Colour, Colour, Colour]  # upper left, upper right, lower left, lower right
@@ -27,6 +30,12 @@ WIDTH, HEIGHT = 64, 32
 COLOURS: Corners = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
 GREYS: Corners = ((76, 76, 76), (150, 150, 150), (29, 29, 29), (255, 255, 255))
 INKS: Corners = ((0, 0, 0), (255, 255, 255), (0, 0, 0), (255, 255, 255))  # of one bit
+
+
+def decode_image(data: bytes) -> DecodedImage:
+    """Return an image in its own size, in sRGB."""
+    image = decode_within(data, DEFAULT_LIMITS, None)
+    return replace(image, pixels=to_srgb(image.pixels, image.profile), profile=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.unit.awkward_images import encoded, picture
+from tests.unit.awkward_images import decode_image, encoded, picture
 from tests.unit.icc import (
     ADOBE_COLUMNS,
     P3_COLUMNS,
@@ -22,7 +22,6 @@ from tests.unit.icc import (
     rgb_profile,
 )  # fmt: skip
 from vision.images.colour import MAX_PROFILE_BYTES, _transform
-from vision.images.decode import decode_image
 from vision.images.preprocess import Fit, Preprocessing, load_image
 
 SRGB = ImageCms.createProfile("sRGB")

@@ -25,8 +25,7 @@ from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, ShapeError
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.network import build_network
-from vision.networks.served import build_served
+from vision.networks.network import build_network, build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, to_safetensors
 from vision.serving.engines import ENGINES, Engine, MindSporeNetwork, ModelFiles, open_engine, precisions

@@ -31,9 +31,8 @@ from vision.errors import EngineError, WeightsError
 from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.network import build_network
+from vision.networks.network import build_network, build_served
 from vision.networks.registry import spec_from_json
-from vision.networks.served import build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights
 from vision.serving.engines.openvino import import_openvino

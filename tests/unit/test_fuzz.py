@@ -35,7 +35,8 @@ from model_store.manifest import ClassEntry, FileEntry, Manifest
 from producer.reports.request import request_of, write_reports
 from producer.runfile import Plan, RunFile, RunFileError
 from tests.unit.awkward_images import corpus
-from vision.images.preprocess import ImageLimits, Preprocessing, load_image
+from vision.images.decode import ImageLimits
+from vision.images.preprocess import Preprocessing, load_image
 
 # As in production, where vision.images.decode sets this filter; pytest resets it for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")

@@ -16,7 +16,7 @@ from tests.unit.seeded import seeded_network
 from vision.errors import EngineError
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.served import build_served
+from vision.networks.network import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import ModelFiles, open_engine, precisions
 from vision.serving.engines.half import (

@@ -10,7 +10,7 @@ import pytest
 
 from base.errors import ImageError
 from producer.sources.argument import open_source
-from vision.images.decode import decode_image
+from tests.unit.awkward_images import decode_image
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 

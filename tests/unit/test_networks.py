@@ -17,13 +17,19 @@ from PIL import Image
 from base.networks import NETWORKS
 from tests.unit.seeded import seeded_network
 from vision.errors import VisionError
-from vision.networks.heads import Head, RbfUnits
 from vision.networks.layered import resampling
 from vision.networks.lenet5 import LUMA_RGB, LeNet5Spec
 from vision.networks.mobilenet_v2 import LAST_CHANNELS, MobileNetV2Spec
-from vision.networks.network import build_network
+from vision.networks.network import (
+    FeatureExtractor,
+    Head,
+    RbfUnits,
+    Scaling,
+    ServedNetwork,
+    build_network,
+    build_served,
+)
 from vision.networks.registry import network_kinds, own_options, spec_from_json
-from vision.networks.served import FeatureExtractor, Scaling, ServedNetwork, build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import get_weights
 from vision.serving.engines import ModelFiles, open_engine
@@ -108,8 +114,8 @@ def test_scaling_follows_the_convention_unless_it_is_given() -> None:
         ({"intermediate_layers": [3.0]}, r"intermediate_layers is 3.0; it must be an integer"),
         ({"intermediate_layers": 3}, r"intermediate_layers is 3; it must be a list"),
         ({"intermediate_layers": None}, r"intermediate_layers is None; it must be a list"),
-        ({"scales": [1, 0]}, r"scales has 0; a scale is above 0 and at most 4"),
-        ({"scales": [4.5]}, r"scales has 4.5; a scale is above 0 and at most 4"),
+        ({"scales": [1, 0]}, r"scales is 0; it must be above 0 and at most 4"),
+        ({"scales": [4.5]}, r"scales is 4.5; it must be above 0 and at most 4"),
         ({"scales": [True]}, r"scales is True; it must be a finite number"),
         ({"scales": [float("nan")]}, r"scales is nan; it must be a finite number"),
         ({"scales": []}, r"scales is empty; \[1.0\] is the picture as it comes"),

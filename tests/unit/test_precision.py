@@ -23,7 +23,7 @@ from tests.unit.seeded import seeded_network
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
-from vision.networks.served import build_served
+from vision.networks.network import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, open_engine, precisions
 from vision.serving.export import export_onnx, graph_spec_of

@@ -19,9 +19,10 @@ from PIL import Image
 
 from base.errors import ImageError
 from base.files import read_file
-from tests.unit.awkward_images import dng
+from tests.unit.awkward_images import decode_image, dng
 from vision.errors import VisionError
-from vision.images.preprocess import Fit, ImageLimits, Preprocessing, decode_image, load_image
+from vision.images.decode import ImageLimits
+from vision.images.preprocess import Fit, Preprocessing, load_image
 
 SMALL = Preprocessing(height_px=32, width_px=32)
 RED = (255, 0, 0)
@@ -253,12 +254,12 @@ def test_odd_exif_neither_warns_nor_changes_the_picture_even_where_warnings_are_
     script = """
 import io, numpy as np
 from PIL import Image
-from vision.images.preprocess import decode_image
+from vision.images.decode import ImageLimits, decode_within
 odd = b"Exif\\0\\0II*\\0\\x08\\0\\0\\0\\xff\\0\\x12"
 for mode in ("RGB", "CMYK"):
     out = io.BytesIO()
     Image.new("RGB", (16, 16), (255, 0, 0)).convert(mode).save(out, "JPEG", exif=odd)
-    assert decode_image(out.getvalue()).pixels[8, 8].tolist() in ([254, 0, 0], [255, 0, 0])
+    assert decode_within(out.getvalue(), ImageLimits(), None).pixels[8, 8].tolist() in ([254, 0, 0], [255, 0, 0])
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -23,7 +23,7 @@ from vision.errors import EngineError
 from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.served import build_served
+from vision.networks.network import build_served
 from vision.serving.engines import ModelFiles, open_engine, precisions
 from vision.serving.engines.openvino import import_openvino
 from vision.serving.export import export_onnx, graph_spec_of

@@ -14,8 +14,8 @@ from mindspore.common.initializer import Normal
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.networks.heads import Head, build_dense
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
+from vision.networks.network import Head, build_dense
 from vision.networks.spec import NetworkSpec
 from vision.training.rbf import ROWS, RbfCenters, choose_rbf_centers, set_rbf_head
 from vision.training.rows import StoredRows

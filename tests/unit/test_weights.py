@@ -15,8 +15,7 @@ from vision.errors import WeightsError
 from vision.networks.foreign_spec import spec_metadata
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.network import build_network
-from vision.networks.served import build_served
+from vision.networks.network import build_network, build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import (
     Arrays,

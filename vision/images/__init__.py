@@ -1,6 +1,5 @@
 """Image files -> uint8 RGB pixels of shape (height, width, 3), for training and serving alike."""
 
-from vision.images.colour import to_srgb
+from vision.images.colour import Pixels, to_srgb
 from vision.images.decode import DEFAULT_LIMITS, ImageLimits, decode_within
-from vision.images.pixels import Pixels
 from vision.images.preprocess import Fit, Preprocessing, load_image

@@ -10,24 +10,23 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from base.errors import ImageError
 from base.files import check_size
 from base.image_files import PILLOW_FORMATS
-from vision.images.colour import to_srgb
+from vision.images.colour import Pixels, cmyk_to_srgb
 from vision.images.heif import heif_kind, open_heif
 from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
 from vision.images.jpeg_pixels import decode_jpeg, whole_jpeg
-from vision.images.modes import to_rgb
-from vision.images.pixels import Pixels
 from vision.images.png import PNG, lean_png
 from vision.images.raw import is_raw, raw_preview
 from vision.images.signatures import ends_early, foreign_format, read_format
-from vision.images.tiff import TIFF, kind_of, tile_of
+from vision.images.tiff import TIFF, grey_values, is_signed_8_bit, kind_of, tile_of
 
 # From width and height of the upright image: by what a JPEG decoder may shrink both sides.
 Room = Callable[[int, int], float]
@@ -49,9 +48,8 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedImage:
-    """uint8 RGB pixels of shape (h, w, 3), and the image's own size after orientation.
+    """uint8 RGB pixels, and the size of the image that they show, after orientation; they may be fewer.
 
-    `load_image` decodes large JPEGs at a half, a quarter or an eighth, so only `decode_image` promises equal sizes.
     Pixels with a ``profile`` are still to be brought `to_srgb`: cheaper once they are fewer.
     """
 
@@ -64,20 +62,13 @@ class DecodedImage:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> DecodedImage:
-    """Return the pixels of an image file's bytes in the image's own size, in sRGB.
+def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
+    """Return the image of a file's bytes, a large JPEG at 1/2, 1/4 or 1/8 where ``room`` allows it.
+
+    That is 3 to 5 times faster. Without ``room`` pixels are in the image's own size.
 
     Raises:
         ImageError: the content can't be used; see the module for the reasons.
-    """
-    image = decode_within(data, limits, None)
-    return replace(image, pixels=to_srgb(image.pixels, image.profile), profile=None)
-
-
-def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
-    """Return what `decode_image` does before colours, a large JPEG at 1/2, 1/4 or 1/8 where ``room`` allows it.
-
-    That is 3 to 5 times faster.
     """
     check_size(len(data), limits.max_bytes, "the image")
     if has_too_many_scans(data):
@@ -110,7 +101,7 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
             image.draft(None, (max(1, width // shrink), max(1, height // shrink)))
         image.load()
         profile = profile or image.info.get("icc_profile")
-        pixels = to_rgb(image, profile)
+        pixels = _to_rgb(image, profile)
         if image.format not in ("JPEG", "MPO"):
             height, width = pixels.shape[:2]  # a HEIF file may claim another size than it has
         # Only now: PNG keeps EXIF behind the pixels, and Pillow has turned a TIFF upright by itself and says so.
@@ -121,9 +112,7 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
         raise ImageError("too_many_pixels", "the memory does not suffice to decode it") from None
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
-    except (
-        Exception
-    ) as error:  # Pillow's plugins let through whatever a damaged file provokes: struct, zlib, index errors
+    except Exception as error:  # whatever a damaged file provokes in Pillow's plugins: struct, zlib, index errors
         raise _damaged(data, error) from error
 
 
@@ -185,3 +174,30 @@ def _damaged(data: bytes, cause: object) -> ImageError:
     if "truncated" in str(cause).lower() or isinstance(cause, EOFError) or ends_early(data):
         return ImageError("truncated", f"the file ends early, after {len(data):,} bytes: {cause}")
     return ImageError("corrupt", f"{type(cause).__name__ if isinstance(cause, Exception) else 'header'}: {cause}")
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Pixels:
+    """Return the pixels of a loaded image, transparent ones on white; of a CMYK one in sRGB by its profile."""
+    file_format = image.format
+    if image.mode == "CMYK":
+        image = cmyk_to_srgb(image, profile)
+    tiff = file_format == "TIFF"
+    if image.mode.startswith("I;16") or image.mode in ("I", "F") or (tiff and is_signed_8_bit(image)):
+        values, white = grey_values(image) if tiff else (np.asarray(image), 65535)
+        return np.repeat(_to_8_bits(values, white)[:, :, None], 3, axis=2)
+    if file_format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        image = image.convert("RGB")  # programs that know no transparency leave its bytes at 0, and viewers know that
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
+        image = canvas
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+
+
+def _to_8_bits(grey: NDArray[np.generic], white: int | None) -> Pixels:
+    """Scale 0 to ``white`` to 0..255; floats and wider integers have no fixed range, so theirs is stretched to it."""
+    values = np.nan_to_num(np.asarray(grey, dtype=np.float32), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if grey.dtype.kind != "f" and low >= 0 and high <= 65535:
+        low, high = 0.0, float(white or 65535)
+    return np.rint((values - low) * (255 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ import io
 from PIL import AvifImagePlugin, Image
 
 from base.errors import ImageError
-from vision.images.named_profiles import coded_profile
+from vision.images.colour import coded_profile
 
 _MAX_BRANDS_BYTES = 1024
 # Images are decoded in parallel already.

@@ -10,7 +10,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from vision.images.named_profiles import exif_profile
+from vision.images.colour import exif_profile
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # C4, C8 and CC are tables, not frames
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended, progressive

@@ -14,8 +14,8 @@ from typing import cast
 import simplejpeg
 
 from base.errors import ImageError
+from vision.images.colour import Pixels
 from vision.images.jpeg import JpegHeader, bare_jpeg
-from vision.images.pixels import Pixels
 
 _MISSING = re.compile(
     r"premature end|bad (Huffman|arithmetic) code|instead of RST|extraneous bytes|Inconsistent progression",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from vision.images.colour import MAX_PROFILE_BYTES
-from vision.images.named_profiles import coded_profile
+from vision.images.colour import MAX_PROFILE_BYTES, coded_profile
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_TEXT_BYTES = 1_000_000  # unpacked; the few texts that are kept hold an orientation

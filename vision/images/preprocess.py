@@ -6,41 +6,25 @@ Pixels are uint8, RGB, C-contiguous, shape (height, width, 3). Scaling to floats
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import cv2
 import numpy as np
 
 from base.files import read_file
+from vision.checks import checked_keys, integer, one_of, positive
 from vision.errors import VisionError
-from vision.images.colour import to_srgb
-from vision.images.decode import (
-    DEFAULT_LIMITS,
-    DecodedImage,
-    ImageLimits,
-    decode_image,
-    decode_within,
-)
-from vision.images.pixels import Pixels
-
-__all__ = [
-    "DecodedImage",
-    "Fit",
-    "ImageLimits",
-    "LoadedImage",
-    "Preprocessing",
-    "decode_image",
-    "load_image",
-]
+from vision.images.colour import Pixels, to_srgb
+from vision.images.decode import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode_within
 
 # The chunk is what we work on in parallel. Two thread pools in one process ruin each other, so OpenCV's stays off.
 cv2.setNumThreads(0)
 
 Fit = Literal["stretch", "crop", "pad"]
 
+WHAT = "preprocessing"
 MAX_SIDE_PX = 4096  # of a network's input
 
 
@@ -58,60 +42,38 @@ class Preprocessing:
     crop_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("height_px", "width_px"):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= MAX_SIDE_PX:
-                raise VisionError(
-                    f"preprocessing: {name} is {value!r}; it must be a whole number from 1 to {MAX_SIDE_PX}"
-                )
-        if self.fit not in get_args(Fit):
-            raise VisionError(f"preprocessing: fit is {self.fit!r}; it must be one of {', '.join(get_args(Fit))}")
-        if type(self.crop_fraction) not in (int, float) or not 0 < self.crop_fraction <= 1:
-            raise VisionError(
-                f"preprocessing: crop_fraction is {self.crop_fraction!r}; it must be above 0 and at most 1"
-            )
+        integer(WHAT, "height_px", self.height_px, 1, MAX_SIDE_PX)
+        integer(WHAT, "width_px", self.width_px, 1, MAX_SIDE_PX)
+        one_of(WHAT, "fit", self.fit, get_args(Fit))
+        positive(WHAT, "crop_fraction", self.crop_fraction, 1)
         if self.crop_fraction != 1 and self.fit != "crop":
-            raise VisionError(f'preprocessing: crop_fraction needs fit "crop", not "{self.fit}"')
+            raise VisionError(f'{WHAT}: crop_fraction needs fit "crop", not "{self.fit}"')
 
     def to_json(self) -> dict[str, int | float | str]:
         """Return the record as plain JSON values."""
         return {**asdict(self), "crop_fraction": float(self.crop_fraction)}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, object]) -> Preprocessing:
-        """Return the record that `to_json` wrote; only ``crop_fraction`` may be missing.
+    def from_json(cls, record: object) -> Preprocessing:
+        """Return the record that `to_json` wrote.
 
         Raises:
             VisionError: a key is unknown or missing, or a value has the wrong type or is out of range.
         """
-        known = {"height_px", "width_px", "fit", "crop_fraction"}
-        wrong = sorted((set(record) - known) | (known - {"crop_fraction"} - set(record)))
-        if wrong:
-            raise VisionError(
-                f"preprocessing: unknown or missing keys {', '.join(wrong)}; it has {', '.join(sorted(known))}"
-            )
-        return cls(**cast("dict[str, Any]", dict(record)))  # __post_init__ checks types and ranges
+        return cls(**checked_keys(WHAT, record, [field.name for field in fields(cls)]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedImage:
-    """uint8 RGB pixels in the size the preprocessing asks for, and the size of the original after orientation."""
-
-    pixels: Pixels
-    width_px: int
-    height_px: int
-
-
-def load_image(source: Path | bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS) -> LoadedImage:
-    """Return the image of a file, or of a file's bytes, in the size the network takes.
+def load_image(
+    source: Path | bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS
+) -> DecodedImage:
+    """Return the image of a file, or of a file's bytes, in the size the network takes and in sRGB.
 
     Raises:
         ImageError: the file or its content can't be used; see `vision.images.decode` for the reasons.
     """
     data = read_file(source, limits.max_bytes) if isinstance(source, Path) else source
     image = decode_within(data, limits, lambda width, height: _room(width, height, preprocessing))
-    pixels = to_srgb(_fit(image.pixels, preprocessing), image.profile)
-    return LoadedImage(pixels=pixels, width_px=image.width_px, height_px=image.height_px)
+    return replace(image, pixels=to_srgb(_fit(image.pixels, preprocessing), image.profile), profile=None)
 
 
 def _source_box(width: int, height: int, target: Preprocessing) -> tuple[float, float]:

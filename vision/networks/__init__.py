@@ -5,14 +5,11 @@ from typing import TYPE_CHECKING
 from base.doors import lazy
 
 if TYPE_CHECKING:
-    from vision.networks.conventions import CONVENTIONS
     from vision.networks.foreign_spec import SPEC_KEY, spec_metadata
-    from vision.networks.heads import build_dense
     from vision.networks.layered import LayeredSpec
-    from vision.networks.network import build_network
+    from vision.networks.network import FeatureExtractor, Scaling, build_dense, build_network, build_served, run_once
     from vision.networks.registry import network_kind, own_options, spec_from_json
-    from vision.networks.served import FeatureExtractor, Scaling, build_served, run_once
-    from vision.networks.spec import FloatEnds, NetworkSpec
+    from vision.networks.spec import CONVENTIONS, FloatEnds, NetworkSpec
     from vision.networks.weights import (
         Arrays,
         backbone_only,

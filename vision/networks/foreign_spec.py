@@ -9,9 +9,8 @@ from typing import Any, Final, NamedTuple
 from numpy.typing import NDArray
 
 from vision.errors import VisionError, WeightsError
-from vision.networks.conventions import Channels
 from vision.networks.registry import spec_from_json
-from vision.networks.spec import NetworkSpec
+from vision.networks.spec import Channels, NetworkSpec
 from vision.networks.weight_names import OUT_LAST, RBF_CENTERS
 
 SPEC_KEY: Final = "network_spec"  # header entry of files we write: the spec as JSON text

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Final
 import mindspore
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore.common.initializer import HeNormal
 from numpy.typing import NDArray
 
-from vision.checks import boolean, integer, number, one_of
+from vision.checks import boolean, integer, one_of, positive
 from vision.errors import VisionError
-from vision.networks.conventions import CONVENTIONS, Channels
-from vision.networks.spec import WHAT, NetworkSpec
+from vision.networks.spec import CONVENTIONS, WHAT, Channels, NetworkSpec
 
 POOLINGS: Final = ("mean", "max")
 MAX_SCALE: Final = 4.0
@@ -111,8 +111,7 @@ class LayeredSpec(NetworkSpec):
         for layer in self._listed("intermediate_layers"):
             integer(WHAT, "intermediate_layers", layer, self.intermediate[0], self.intermediate[-1])
         for scale in self._listed("scales"):
-            if not 0 < number(WHAT, "scales", scale) <= MAX_SCALE:
-                raise VisionError(f"{WHAT}: scales has {scale!r}; a scale is above 0 and at most {MAX_SCALE:g}")
+            positive(WHAT, "scales", scale, MAX_SCALE)
         if not self.scales:
             raise VisionError(f"{WHAT}: scales is empty; [1.0] is the picture as it comes")
         # In one order and each once, so that equal networks have equal specs.
@@ -187,6 +186,19 @@ class LayeredBackbone(nn.Cell):
             return features
         # Behind a ReLU nothing is negative. Of the roots the squared length is the sum of the plain ones.
         return ops.sqrt(features / (ops.sum(features, 1, True) + TINY))
+
+
+def conv_bn(
+    spec: LayeredSpec, channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1, *, groups: int = 1,
+    fan: str = "fan_in",
+) -> list[nn.Cell]:  # fmt: skip
+    """Return a convolution that pads by the spec's convention, with He's weights by ``fan``, and its batch norm."""
+    # The two agree at stride 1; at stride 2 and even sizes they sample grids one pixel apart.
+    padding = {"pad_mode": "same"} if spec.same_padding else {"pad_mode": "pad", "padding": kernel // 2}
+    convolution = nn.Conv2d(
+        channels_in, channels_out, kernel, stride, group=groups, weight_init=HeNormal(mode=fan), **padding
+    )
+    return [convolution, nn.BatchNorm2d(channels_out, eps=spec.batch_norm_epsilon)]
 
 
 class PictureScale(nn.Cell):

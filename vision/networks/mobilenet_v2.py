@@ -13,9 +13,8 @@ from typing import ClassVar, Final
 
 import mindspore
 from mindspore import nn
-from mindspore.common.initializer import HeNormal
 
-from vision.networks.layered import LayeredSpec
+from vision.networks.layered import LayeredSpec, conv_bn
 from vision.networks.spec import FloatEnds
 from vision.networks.weight_names import (
     AS_IS,
@@ -76,9 +75,9 @@ class MobileNetV2Spec(LayeredSpec):
     intermediate: ClassVar[range] = range(2, 18)  # block 1 expands nothing
 
     def build_layers(self) -> list[nn.Cell]:
-        layers: list[nn.Cell] = [nn.SequentialCell(_conv_bn(self, 3, STEM_CHANNELS, kernel=3, stride=2))]
+        layers: list[nn.Cell] = [conv_bn_relu6(self, 3, STEM_CHANNELS, 3, 2)]
         layers += [InvertedResidual(self, *block) for block in blocks()]
-        layers.append(nn.SequentialCell(_conv_bn(self, BOTTLENECKS[-1][1], LAST_CHANNELS)))
+        layers.append(conv_bn_relu6(self, BOTTLENECKS[-1][1], LAST_CHANNELS))
         return layers
 
     def intermediate_channels(self, layer: int) -> int:
@@ -122,9 +121,9 @@ class InvertedResidual(nn.Cell):
         hidden = channels_in * expansion
         layers: list[nn.Cell] = []
         if expansion != 1:
-            layers.append(nn.SequentialCell(_conv_bn(spec, channels_in, hidden)))
-        layers.append(nn.SequentialCell(_conv_bn(spec, hidden, hidden, kernel=3, stride=stride, groups=hidden)))
-        layers.extend(_conv_bn(spec, hidden, channels_out, activation=False))  # linear bottleneck: no ReLU6
+            layers.append(conv_bn_relu6(spec, channels_in, hidden))
+        layers.append(conv_bn_relu6(spec, hidden, hidden, 3, stride, groups=hidden))
+        layers.extend(conv_bn(spec, hidden, channels_out))  # linear bottleneck: no ReLU6
         self.conv = nn.SequentialCell(layers)
 
     def construct(self, maps: mindspore.Tensor) -> mindspore.Tensor:
@@ -136,32 +135,11 @@ class InvertedResidual(nn.Cell):
         return self.conv[0](maps)
 
 
-def _conv_bn(
-    spec: LayeredSpec,
-    channels_in: int,
-    channels_out: int,
-    *,
-    kernel: int = 1,
-    stride: int = 1,
-    groups: int = 1,
-    activation: bool = True,
-) -> list[nn.Cell]:
-    """Return convolution, batch norm and, unless linear, ReLU6."""
-    # The two agree at stride 1; at stride 2 and even sizes they sample grids one pixel apart.
-    padding = {"pad_mode": "same"} if spec.same_padding else {"pad_mode": "pad", "padding": kernel // 2}
-    convolution = nn.Conv2d(
-        channels_in,
-        channels_out,
-        kernel,
-        stride,
-        group=groups,
-        has_bias=False,
-        # By fan-in, which is 9 for a depthwise filter: by fan-out an untrained network's features vanish (1e-9).
-        weight_init=HeNormal(mode="fan_in"),
-        **padding,
-    )
-    layers = [convolution, nn.BatchNorm2d(channels_out, eps=spec.batch_norm_epsilon)]
-    return [*layers, nn.ReLU6()] if activation else layers
+def conv_bn_relu6(
+    spec: LayeredSpec, channels_in: int, channels_out: int, kernel: int = 1, stride: int = 1, groups: int = 1
+) -> nn.Cell:
+    # By fan-in, which is 9 for a depthwise filter: by fan-out an untrained network's features vanish (1e-9).
+    return nn.SequentialCell([*conv_bn(spec, channels_in, channels_out, kernel, stride, groups=groups), nn.ReLU6()])
 
 
 @dataclass(frozen=True, slots=True)

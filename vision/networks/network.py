@@ -1,12 +1,17 @@
-"""A network as it is trained: a backbone, and a head on its features."""
+"""A network as it is trained, a backbone and a head on its features; and as it is served.
+
+Served networks take uint8 pictures, so no worker can scale or order channels in a way of its own.
+"""
 
 from __future__ import annotations
 
 import mindspore
-from mindspore import nn
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Normal
+from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.networks.heads import Head
 from vision.networks.layered import LayeredSpec
 from vision.networks.spec import NetworkSpec
 
@@ -43,3 +48,106 @@ def build_network(spec: NetworkSpec) -> Network:
     if isinstance(spec, LayeredSpec) and spec.cut:
         raise VisionError(f"a network that ends before layer {spec.cut} can't be built alone; cut a whole one")
     return Network(spec)
+
+
+class Head(nn.Cell):
+    """Features (N, F) -> logits (N, classes): a dense layer, on RBF units where the spec has centers."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.has_rbf = spec.rbf_centers > 0
+        if self.has_rbf:
+            self.rbf = RbfUnits(spec)
+        self.dense = build_dense(spec)
+
+    def construct(self, features: mindspore.Tensor) -> mindspore.Tensor:
+        return self.dense(self.rbf(features) if self.has_rbf else features)
+
+
+def build_dense(spec: NetworkSpec) -> nn.Dense:
+    """Return the head's trained layer, with new weights by ``mindspore.set_seed``."""
+    # 0.01: as the published networks start their classifier, so that first probabilities are near uniform.
+    return nn.Dense(spec.head_inputs, spec.classes, Normal(0.01), "zeros", has_bias=spec.head_bias)
+
+
+class RbfUnits(nn.Cell):
+    """Features (N, F) -> likeness to each center (N, C): exp(-width |features - center|^2).
+
+    With a dense layer on it a radial-basis-function network (Broomhead & Lowe 1988). Centers and width are set once,
+    from training images (`vision.training.rbf`), and not trained.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        centers = np.zeros((spec.rbf_centers, spec.features), np.float32)
+        self.centers = Parameter(Tensor(centers), name="centers", requires_grad=False)
+        self.width = Parameter(Tensor(np.ones(1, np.float32)), name="width", requires_grad=False)
+
+    def construct(self, features: mindspore.Tensor) -> mindspore.Tensor:
+        own = ops.sum(features * features, 1, True)
+        theirs = ops.sum(self.centers * self.centers, 1, True)
+        products = ops.matmul(features, ops.transpose(self.centers, (1, 0)))
+        # Rounding makes the distance of equal vectors a little negative.
+        distances = ops.relu(own + ops.transpose(theirs, (1, 0)) - 2.0 * products)
+        return ops.exp(-self.width * distances)
+
+
+def build_served(network: nn.Cell) -> nn.Cell:
+    """Return the cell to export or run: ``ServedNetwork``, or ``FeatureExtractor`` for a network without a head."""
+    return ServedNetwork(network) if network.spec.classes else FeatureExtractor(network)
+
+
+def run_once(cell: nn.Cell, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the outputs of ``build_served``'s cell for ``images``, computed kernel by kernel.
+
+    The numbers are those of a graph, whose compilation takes two seconds: too long for one call.
+    """
+    mode = mindspore.get_context("mode")
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    try:
+        outputs: NDArray[np.float32] = cell(Tensor(images)).asnumpy().astype(np.float32)
+    finally:
+        mindspore.set_context(mode=mode)
+    return outputs
+
+
+class Scaling(nn.Cell):
+    """uint8 (N, H, W, 3) RGB -> normalised float32 (N, 3, H, W), by the spec's scale and offset."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.scale, self.offset = (
+            Tensor(np.array(values, np.float32).reshape(1, 3, 1, 1)) for values in (spec.scale, spec.offset)
+        )
+
+    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
+        planes = ops.transpose(ops.cast(images, mindspore.float32), (0, 3, 1, 2))
+        return planes * self.scale + self.offset
+
+
+class FeatureExtractor(nn.Cell):
+    """uint8 (N, H, W, 3) RGB -> features float32 (N, F); the frozen part of a network."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__()
+        self.spec = network.spec
+        self.scaling = Scaling(network.spec)
+        self.backbone = network.backbone
+        self.set_train(False)  # batch norm by its stored mean and variance
+
+    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
+        return self.backbone(self.scaling(images))
+
+
+class ServedNetwork(FeatureExtractor):
+    """uint8 (N, H, W, 3) RGB -> probabilities float32 (N, classes): softmax(logits / temperature)."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__(network)
+        self.head = network.head
+        self.temperature = network.spec.temperature
+        self.head.set_train(False)
+
+    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
+        logits = self.head(self.backbone(self.scaling(images)))
+        return ops.softmax(logits / self.temperature, -1)

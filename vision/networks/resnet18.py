@@ -8,9 +8,8 @@ from typing import ClassVar, Final
 
 import mindspore
 from mindspore import nn
-from mindspore.common.initializer import HeNormal
 
-from vision.networks.layered import LayeredSpec
+from vision.networks.layered import LayeredSpec, conv_bn
 from vision.networks.weight_names import TORCH_BN, Naming, Translation, batch_norm, dense_layer
 
 STEM_CHANNELS: Final = 64
@@ -45,7 +44,7 @@ class ResNet18Spec(LayeredSpec):
     def build_layers(self) -> list[nn.Cell]:
         # Behind the ReLU 0 is the least value, so it may pad. MindSpore has no ONNX of a pooling that pads by itself.
         pooling = [nn.Pad(((0, 0), (0, 0), (1, 1), (1, 1))), nn.MaxPool2d(kernel_size=3, stride=2)]
-        stem = [*_conv_bn(self, 3, STEM_CHANNELS, kernel=7, stride=2), nn.ReLU(), *pooling]
+        stem = [*conv_bn(self, 3, STEM_CHANNELS, 7, 2, fan="fan_out"), nn.ReLU(), *pooling]
         return [nn.SequentialCell(stem), *(BasicBlock(self, *shape) for _, *shape in blocks())]
 
     @classmethod
@@ -66,11 +65,11 @@ class BasicBlock(nn.Cell):
 
     def __init__(self, spec: LayeredSpec, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = _conv_bn(spec, channels_in, channels_out, kernel=3, stride=stride)
-        self.conv2, self.bn2 = _conv_bn(spec, channels_out, channels_out, kernel=3)
+        self.conv1, self.bn1 = conv_bn(spec, channels_in, channels_out, 3, stride, fan="fan_out")
+        self.conv2, self.bn2 = conv_bn(spec, channels_out, channels_out, 3, fan="fan_out")
         self.projects = stride != 1 or channels_in != channels_out
         if self.projects:
-            self.downsample = nn.SequentialCell(_conv_bn(spec, channels_in, channels_out, kernel=1, stride=stride))
+            self.downsample = nn.SequentialCell(conv_bn(spec, channels_in, channels_out, 1, stride, fan="fan_out"))
         self.relu = nn.ReLU()
 
     def construct(self, maps: mindspore.Tensor) -> mindspore.Tensor:
@@ -81,20 +80,6 @@ class BasicBlock(nn.Cell):
     def intermediate(self, maps: mindspore.Tensor) -> mindspore.Tensor:
         """Return the map (N, C, H, W) that goes into the block."""
         return maps
-
-
-def _conv_bn(spec: LayeredSpec, channels_in: int, channels_out: int, *, kernel: int, stride: int = 1) -> list[nn.Cell]:
-    convolution = nn.Conv2d(
-        channels_in,
-        channels_out,
-        kernel,
-        stride,
-        pad_mode="pad",
-        padding=kernel // 2,
-        has_bias=False,
-        weight_init=HeNormal(mode="fan_out"),
-    )
-    return [convolution, nn.BatchNorm2d(channels_out, eps=spec.batch_norm_epsilon)]
 
 
 def _arrays() -> Iterator[Translation]:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from numpy.typing import NDArray
 
-from vision.checks import boolean, integer, number
+from vision.checks import boolean, integer, number, positive
 from vision.errors import VisionError
 from vision.images import Fit
-from vision.networks.conventions import Channels
 from vision.networks.weight_names import Naming, plain_name
 
 if TYPE_CHECKING:
     from mindspore import nn
+
+Channels = tuple[float, float, float]  # red, green, blue
 
 WHAT: Final = "network spec"
 MAX_SIZE_PX: Final = 1024
@@ -25,6 +26,39 @@ MAX_CLASSES: Final = 100_000
 MAX_RBF_CENTERS: Final = 4096
 
 USUAL: Final[Channels] = (math.nan, math.nan, math.nan)  # a default that no caller can mean
+# Mean and standard deviation of ImageNet's training images in [0, 1], as torchvision and timm use them.
+_MEAN: Final[Channels] = (0.485, 0.456, 0.406)
+_STD: Final[Channels] = (0.229, 0.224, 0.225)
+
+
+class Convention(NamedTuple):
+    """What weights of one origin were trained with.
+
+    Attributes:
+        batch_norm_epsilon: added to the variance before its root.
+        same_padding: whether convolutions of stride 2 pad as TensorFlow's SAME, bottom and right first, and not by half
+            the kernel on every side.
+        padding: the same for people.
+        scale, offset: of pixels from 0 to 255.
+    """
+
+    batch_norm_epsilon: float
+    same_padding: bool
+    padding: str
+    scale: Channels
+    offset: Channels
+
+
+CONVENTIONS: Final[Mapping[str, Convention]] = {
+    "tf": Convention(1e-3, True, "SAME as TensorFlow's", (1 / 127.5, 1 / 127.5, 1 / 127.5), (-1.0, -1.0, -1.0)),
+    "torch": Convention(
+        1e-5,
+        False,
+        "1 on every side of a 3x3 convolution",
+        (1 / 255 / _STD[0], 1 / 255 / _STD[1], 1 / 255 / _STD[2]),
+        (-_MEAN[0] / _STD[0], -_MEAN[1] / _STD[1], -_MEAN[2] / _STD[2]),
+    ),
+}
 
 
 class FloatEnds(NamedTuple):
@@ -87,8 +121,7 @@ class NetworkSpec(ABC):
         integer(WHAT, "width_px", self.width_px, self.min_size_px, MAX_SIZE_PX)
         integer(WHAT, "rbf_centers", self.rbf_centers, 0, MAX_RBF_CENTERS)
         boolean(WHAT, "head_bias", self.head_bias)
-        if not 0 < number(WHAT, "temperature", self.temperature) <= 1000:
-            raise VisionError(f"{WHAT}: temperature is {self.temperature!r}; it must be above 0 and at most 1000")
+        positive(WHAT, "temperature", self.temperature, 1000)
         if (self.scale is USUAL) != (self.offset is USUAL):
             raise VisionError(f"{WHAT}: scale and offset belong together; give both or neither")
         scale, offset = self._usual_scaling() if self.scale is USUAL else (self.scale, self.offset)
