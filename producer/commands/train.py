@@ -107,24 +107,21 @@ def train(
       sortline train photos/ --config waste26 --sweep dropout=0..0.5 --trials 20
     """
     from configs import parse_assignments
-    from producer.training.jobs import TrainingRequest
-    from producer.training.training import Training
+    from producer.training.jobs import Training
     from producer.training.training import train as train_model
 
     training = Training(
-        request=TrainingRequest(
-            dataset=dataset,
-            name=name or config.stem,
-            promote=promote,
-            folds=search.folds or 0,
-            fail_on_leak=fail_on_leak,
-        ),
+        dataset=dataset,
         config=config,
+        name=name or config.stem,
         assignments=assignments or [],
+        promote=promote,
+        folds=search.folds or 0,
+        fail_on_leak=fail_on_leak,
         sweep=search.sweep or [],
         trials=search.trials,
         sweep_report=search.sweep_report,
         detach=detach,
         quiet=quiet,
     )
-    train_model(place.settings(config, parse_assignments(assignments or [])), training)
+    train_model(place.settings(config, parse_assignments(training.assignments)), training)

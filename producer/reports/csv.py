@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from base.text import safe_cell
-from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
-from producer.reports.report import table
+from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
 _SPECIAL = re.compile('^[=+\\-@\t]|[",\r\n]')  # few cells hold one: a single look at the others
@@ -17,23 +16,22 @@ _QUOTED = re.compile('[",\r\n]')
 ERROR_COLUMNS = ["path", "error", "error_detail", "width", "height"]
 
 
-def write_csv(run: RunFile, path: Path, layout: Layout | None = None, rows: Iterable[StoredRow] | None = None) -> int:
-    """Write the report beside ``path`` and rename it there; return its rows. UTF-8, RFC 4180, ``\\n`` line ends."""
+def write_csv(run: RunFile, path: Path, layout: Layout | None = None, rows: Iterable[StoredRow] | None = None) -> None:
+    """Write the report beside ``path`` and rename it there: UTF-8, RFC 4180, ``\\n`` line ends."""
     shown = layout or Layout.of(run.plan)
-    return _write(run, path, header(shown), _lines(shown, shown.answers(run.rows() if rows is None else rows)))
+    _write(run, path, header(shown), _lines(shown, shown.answers(run.rows() if rows is None else rows)))
 
 
 CSV = table("csv", write_csv)
 
 
-def write_errors(run: RunFile, path: Path, layout: Layout) -> int:
-    """Write the images that have an error row alone, and return how many there are."""
+def write_errors(run: RunFile, path: Path, layout: Layout) -> None:
+    """Write the images that have an error row alone."""
     failed = layout.answers(run.rows(failed=True))
-    return _write(run, path, ERROR_COLUMNS, (f"{_cell(answer.path)},{_picture(answer)}\n" for answer in failed))
+    _write(run, path, ERROR_COLUMNS, (f"{_cell(answer.path)},{_picture(answer)}\n" for answer in failed))
 
 
 def header(layout: Layout) -> list[str]:
-    """Return the column names."""
     more = [name for rank in range(2, layout.ranks + 1) for name in (f"label_{rank}", f"confidence_{rank}")]
     return [
         "path",
@@ -91,10 +89,7 @@ def _cell(text: str) -> str:
     return '"' + safe.replace('"', '""') + '"' if _QUOTED.search(safe) else safe
 
 
-def _write(run: RunFile, path: Path, head: list[str], lines: Iterable[str]) -> int:
-    count = 0
+def _write(run: RunFile, path: Path, head: list[str], lines: Iterable[str]) -> None:
     with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         file.write(",".join(map(_cell, head)) + "\n")
-        for count, line in enumerate(lines, start=1):  # noqa: B007 - the last is the number of rows
-            file.write(line)
-    return count
+        file.writelines(lines)

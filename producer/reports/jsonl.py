@@ -7,21 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from producer.reports.files import replacing
 from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
-from producer.reports.report import table
+from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
 
-def write_jsonl(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> int:
-    """Write the report beside ``path`` and rename it there; return its rows."""
-    count = 0
+def write_jsonl(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> None:
     with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         for answer in layout.answers(run.rows() if rows is None else rows):
             # One line whatever a label holds: JSON escapes line ends; U+2028 is none for readers of JSON lines.
             file.write(json.dumps(record(layout, answer), ensure_ascii=False) + "\n")
-            count += 1
-    return count
 
 
 JSONL = table("jsonl", write_jsonl)

@@ -93,26 +93,23 @@ class Layout:
         """Yield what reports show of each row."""
         places = {name: place for place, name in enumerate(self.probability_names)}
         for row in rows:
-            yield self._answer(row, places)
-
-    def _answer(self, row: StoredRow, places: Mapping[str, int]) -> Answer:
-        probabilities = [0.0] * len(places)
-        if places:
-            for index, value in row.top:  # classes of one name share a column
-                probabilities[places[self.names[index]]] += value
-        return Answer(
-            row.path,
-            "ok" if row.top else "error" if row.error else "missing",
-            [(self.names[index], value) for index, value in row.top[: self.ranks]],
-            self.groups[row.top[0][0]] if row.top else None,
-            probabilities,
-            row.error,
-            row.detail,
-            row.width,
-            row.height,
-            self.model if row.top or row.error else "",
-            row.duplicate_of if row.top else "",
-        )
+            probabilities = [0.0] * len(places)
+            if places:
+                for index, value in row.top:  # classes of one name share a column
+                    probabilities[places[self.names[index]]] += value
+            yield Answer(
+                row.path,
+                "ok" if row.top else "error" if row.error else "missing",
+                [(self.names[index], value) for index, value in row.top[: self.ranks]],
+                self.groups[row.top[0][0]] if row.top else None,
+                probabilities,
+                row.error,
+                row.detail,
+                row.width,
+                row.height,
+                self.model if row.top or row.error else "",
+                row.duplicate_of if row.top else "",
+            )
 
 
 def read_class_map(path: Path) -> dict[str, tuple[str, str | None]]:

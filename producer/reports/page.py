@@ -13,9 +13,8 @@ from typing import Any
 from base.durations import duration
 from base.paths import path_to_text
 from pages import accuracy_card, card, template
-from producer.reports.files import replacing
 from producer.reports.gallery import Gallery
-from producer.reports.report import Format, Report
+from producer.reports.report import Format, Report, replacing
 from producer.reports.summary import Timing
 from producer.reports.tally import Tally, ranked
 from producer.reports.truth import ClassScore, Evaluation, Score
@@ -28,7 +27,6 @@ WIDTH, HEIGHT, LEFT, BELOW = 420, 200, 44, 20  # of the histogram, in its own un
 
 
 def write_page(report: Report, path: Path) -> None:
-    """Write the page beside ``path`` and rename it there."""
     from importlib.metadata import version
 
     from markupsafe import Markup

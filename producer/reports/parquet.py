@@ -10,9 +10,8 @@ from typing import Any
 from base.install import pip_install
 from producer.errors import UsageError
 from producer.reports.csv import header
-from producer.reports.files import replacing
 from producer.reports.layout import Answer, Layout
-from producer.reports.report import table
+from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
 ROWS_A_GROUP = 10_000  # what is in memory at once
@@ -28,23 +27,20 @@ def check_pyarrow() -> None:
         ) from error
 
 
-def write_parquet(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> int:
-    """Write the report beside ``path`` and rename it there; return its rows."""
+def write_parquet(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRow] | None = None) -> None:
     check_pyarrow()
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     # Nothing of this one run: the same answers give the same bytes.
     schema = schema_of(layout).with_metadata({"model": layout.model, "digest": run.plan.model.digest})
-    answers, count = layout.answers(run.rows() if rows is None else rows), 0
+    answers = layout.answers(run.rows() if rows is None else rows)
     with replacing(path, run.path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
         while group := [_values(layout, answer) for answer in islice(answers, ROWS_A_GROUP)]:
             columns = [
                 pa.array(column, field.type) for column, field in zip(zip(*group, strict=True), schema, strict=True)
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-            count += len(group)
-    return count
 
 
 PARQUET = table("parquet", write_parquet, check_pyarrow)

@@ -1,11 +1,16 @@
-"""What every format of a report is written from, and what a format is."""
+"""What every format of a report is written from, what a format is, and how its file appears: whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
+from base import files
+from base.fault import fault
 from producer.reports import EMBED_MB
 from producer.reports.layout import Layout
 from producer.reports.tally import Tally
@@ -49,8 +54,19 @@ class Format:
 
 def table(
     name: str,
-    write: Callable[[RunFile, Path, Layout, Iterable[StoredRow]], int],
+    write: Callable[[RunFile, Path, Layout, Iterable[StoredRow]], object],
     check: Callable[[], None] = lambda: None,
 ) -> Format:
     """Return the format whose rows ``write`` writes."""
     return Format(name, lambda report, path, rows: write(report.run, path, report.layout, rows), check=check)
+
+
+@contextmanager
+def replacing(path: Path, run_file: Path) -> Iterator[Path]:
+    """Yield what `base.files.replacing` does; the draft is the run file's, which one process at a time holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = sha256(f"{os.uname().nodename}:{run_file.absolute()}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    with files.replacing(path, mark) as draft:
+        yield draft
+        fault("report written")
+    fault("report renamed")

@@ -7,17 +7,23 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+
+from pydantic import TypeAdapter
 
 from producer.errors import UsageError
 from producer.reports import EMBED_MB
-from producer.reports.csv import write_errors
-from producer.reports.formats import FORMATS
+from producer.reports.csv import CSV, write_errors
+from producer.reports.jsonl import JSONL
 from producer.reports.layout import Layout, read_class_map
+from producer.reports.page import HTML
+from producer.reports.parquet import PARQUET
 from producer.reports.report import Report
 from producer.reports.summary import write_summary
 from producer.reports.tally import Tally, Truth, counted
 from producer.runfile import RunFile
+
+# In the order in which they are listed and written. A new one is a file and a word here.
+FORMATS = {format_.name: format_ for format_ in (CSV, PARQUET, JSONL, HTML)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +60,13 @@ class Request:
 
     def keep(self, run: RunFile) -> None:
         """Keep the request in the run file."""
-        run.keep_request(str(self.main), self.to_json())
-
-    def to_json(self) -> str:
-        """Return the request as JSON text."""
-        return json.dumps(asdict(self))
+        run.keep_request(str(self.main), json.dumps(asdict(self)))
 
     @classmethod
     def from_json(cls, text: str) -> Request:
-        """Return the request in ``text``."""
-        values: dict[str, Any] = json.loads(text)
-        class_map = {label: (name, group) for label, (name, group) in values.pop("class_map").items()}
-        if values["truth"] not in get_args(Truth):
-            raise ValueError(f"no truth {values['truth']!r}")
-        return cls(class_map=class_map, **values)
+        """Return the request in ``text``; ValueError when it is none."""
+        found: Request = TypeAdapter(cls).validate_json(text)
+        return found
 
 
 def requests_of(run: RunFile) -> list[Request]:

@@ -11,13 +11,13 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import NamedTuple, TextIO, cast, get_args
 
 from base.paths import path_to_text, text_to_path
 from base.urls import is_url
@@ -82,21 +82,10 @@ def sort_images(run: RunFile, layout: Layout, into: Path, by: By) -> Sorted:
     journal = undo_file(into, run)
     done = Sorted()
     last = _resume(journal, run, by, done)
-    folders = folder_names(layout.names)
     with journal.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(json.dumps({"run": run.plan.run, "by": by}) + "\n")
-        wanted = _wanted(run, layout, folders, into, last)
-        while batch := list(islice(wanted, STEPS_AT_ONCE)):
-            taken: set[str] = set()
-            steps = []
-            for index, source, folder in batch:
-                if not os.path.isfile(source) or os.path.islink(source):  # noqa: PTH113, PTH114
-                    kind = "a link" if os.path.islink(source) else "no file here"  # noqa: PTH114
-                    done.leave(f"{path_to_text(source)} is {kind}; left as it is")
-                    continue
-                os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-                steps.append(Step(index, source, free_name(folder, os.path.basename(source), taken)))  # noqa: PTH119
+        for steps in _batches(run, layout, into, last, done):
             _write(file, steps)
             for step in steps:
                 _take(step, by, done)
@@ -112,8 +101,7 @@ def undo(journal: Path) -> Sorted:
         folders.add(os.path.dirname(step.target))  # noqa: PTH120
         if not os.path.lexists(step.target):
             continue  # never taken, or played back by an earlier call
-        sentence = _untake(step, by)
-        if sentence:
+        if sentence := _untake(step, by):
             done.leave(sentence)
         else:
             done.placed += 1
@@ -161,24 +149,33 @@ def free_name(folder: str, name: str, taken: set[str]) -> str:
     return at(high)
 
 
-def _wanted(
-    run: RunFile, layout: Layout, folders: dict[str, str], into: Path, after: int
-) -> Iterator[tuple[int, str, str]]:
-    for row in run.rows():
-        if row.top and row.input_index > after:
+def _batches(run: RunFile, layout: Layout, into: Path, after: int, done: Sorted) -> Iterator[list[Step]]:
+    """Yield the steps of the images behind index ``after``, as many as are written down together."""
+    folders = folder_names(layout.names)
+    rows = (row for row in run.rows() if row.top and row.input_index > after)
+    while batch := list(islice(rows, STEPS_AT_ONCE)):
+        taken: set[str] = set()
+        steps = []
+        for row in batch:
             source = os.path.join(run.plan.base, text_to_path(row.path))  # noqa: PTH118
-            yield row.input_index, source, os.path.join(into, folders[layout.names[row.top[0][0]]])  # noqa: PTH118
+            if not os.path.isfile(source) or os.path.islink(source):  # noqa: PTH113, PTH114
+                kind = "a link" if os.path.islink(source) else "no file here"  # noqa: PTH114
+                done.leave(f"{path_to_text(source)} is {kind}; left as it is")
+                continue
+            folder = into / folders[layout.names[row.top[0][0]]]
+            folder.mkdir(parents=True, exist_ok=True)
+            target = free_name(str(folder), os.path.basename(source), taken)  # noqa: PTH119
+            steps.append(Step(row.input_index, source, target))
+        yield steps
 
 
 def _resume(journal: Path, run: RunFile, by: By, done: Sorted) -> int:
     """Finish what an interrupted sort had written down; return the index of its last image, or -1."""
-    if not journal.exists():
+    if journal.exists():
+        _cut_half_line(journal)
+    if not journal.exists() or not journal.stat().st_size:
         return -1
-    _cut_half_line(journal)
-    if not journal.stat().st_size:
-        return -1
-    earlier = _by(journal)
-    if earlier != by:
+    if (earlier := _by(journal)) != by:
         raise UsageError(
             f"these images were sorted by {earlier} before; undo that first: sortline report --undo-sort {journal}"
         )
@@ -191,7 +188,7 @@ def _resume(journal: Path, run: RunFile, by: By, done: Sorted) -> int:
     return newest[-1].place if newest else -1
 
 
-def _write(file: Any, steps: Iterable[Step]) -> None:
+def _write(file: TextIO, steps: Iterable[Step]) -> None:
     for step in steps:
         line = {"index": step.place, "from": path_to_text(step.source), "to": path_to_text(step.target)}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -227,57 +224,40 @@ def _steps(journal: Path) -> Iterator[Step]:
 def _cut_half_line(journal: Path) -> None:
     """Remove what a failing machine left of a last line, so that the next one stands alone."""
     with journal.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        while size:
-            file.seek(size - 1)
-            if file.read(1) == b"\n":
-                break
-            size -= 1
-        file.truncate(size)
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
-def _is_taken(step: Step, by: str) -> bool:
+def _is_taken(step: Step, by: By) -> bool:
     if by == "link":
-        return _links_to(step)
+        return os.path.islink(step.target) and os.readlink(step.target) == step.source  # noqa: PTH114, PTH115
     if by == "copy":
         return os.path.exists(step.target) and filecmp.cmp(step.source, step.target, shallow=False)  # noqa: PTH110
     return os.path.lexists(step.target) and not os.path.lexists(step.source)
 
 
-def _links_to(step: Step) -> bool:
-    return os.path.islink(step.target) and os.readlink(step.target) == step.source  # noqa: PTH114, PTH115
-
-
 def _take(step: Step, by: By, done: Sorted) -> None:
     try:
-        if by == "link":
-            os.symlink(step.source, step.target)  # noqa: PTH211
-        elif by == "copy":
-            _copy(step.source, step.target)
-        else:
-            _move(step.source, step.target)
+        ways: dict[By, Callable[[str, str], None]] = {"link": os.symlink, "copy": _copy, "move": _move}
+        ways[by](step.source, step.target)
         done.placed += 1
     except OSError as error:
         done.leave(f"{path_to_text(step.source)} stays: {error.strerror or error}")
 
 
-def _untake(step: Step, by: str) -> str:
+def _untake(step: Step, by: By) -> str:
     """Take a step back; return why not, or an empty text."""
     source, target = path_to_text(step.source), path_to_text(step.target)
     try:
-        if by == "link":
-            if not _links_to(step):
-                return f"{target} is not the link that was made; left as it is"
-            os.unlink(step.target)  # noqa: PTH108
-        elif by == "copy":
-            if not os.path.exists(step.source):  # noqa: PTH110
-                return f"{source} is gone, so its copy {target} stays"
-            if not filecmp.cmp(step.source, step.target, shallow=False):
-                return f"{target} differs from {source} by now; left as it is"
-            os.unlink(step.target)  # noqa: PTH108
-        else:
+        if by == "move":
             os.makedirs(os.path.dirname(step.source), exist_ok=True)  # noqa: PTH103, PTH120
             _move(step.target, step.source)
+            return ""
+        if by == "copy" and not os.path.exists(step.source):  # noqa: PTH110
+            return f"{source} is gone, so its copy {target} stays"
+        if not _is_taken(step, by):
+            changed = "is not the link that was made" if by == "link" else f"differs from {source} by now"
+            return f"{target} {changed}; left as it is"
+        os.unlink(step.target)  # noqa: PTH108
     except OSError as error:
         return f"{target} stays: {error.strerror or error}"
     return ""

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from producer.reports.files import replacing
+from producer.reports.report import replacing
 from producer.reports.tally import Tally, ranked
 from producer.reports.truth import ClassScore, Evaluation, Score
 from producer.runfile import RunFile
@@ -66,7 +66,6 @@ class Timing:
 
 
 def write_summary(run: RunFile, path: Path, tally: Tally) -> None:
-    """Write the summary beside ``path`` and rename it there."""
     with replacing(path, run.path) as beside:
         beside.write_text(json.dumps(summary(run, tally), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

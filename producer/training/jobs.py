@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -24,19 +24,41 @@ Purpose = Literal["publish", "score", "folds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingRequest:
-    """What a command asks to be trained.
+class Training:
+    """What one command trains, and how it is followed.
 
     Attributes:
+        config, assignments: the recipe as it was typed.
         name: of the model in the store.
         folds: parts of a cross-validation; 0 for none.
+        sweep: what to try for keys of the recipe; ``trials`` random draws of it when given, else all combinations.
+        sweep_report: where the table of the trials goes.
     """
 
     dataset: Path
+    config: Path
     name: str
+    assignments: list[str] = field(default_factory=list)
     promote: Promote = "gate"
     folds: int = 0
     fail_on_leak: bool = False
+    sweep: list[str] = field(default_factory=list)
+    trials: int | None = None
+    sweep_report: Path | None = None
+    detach: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        if self.sweep and self.folds:
+            raise UsageError(
+                "--folds measures one recipe and --sweep looks for one: first --sweep, then --folds on its best"
+            )
+        if self.sweep and self.detach:
+            raise UsageError("--sweep can't be detached: this command compares the trials and then publishes the best")
+        if not self.sweep and (self.trials is not None or self.sweep_report is not None):
+            flag = "--trials" if self.trials is not None else "--sweep-report"
+            raise UsageError(f"{flag} needs a search: say what to try, as in --sweep lr_max=0.001,0.003")
 
 
 def new_job(name: str) -> str:
@@ -44,11 +66,9 @@ def new_job(name: str) -> str:
     return f"train-{name}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
 
 
-def plan_training(
-    settings: Settings, request: TrainingRequest, *, purpose: Purpose = "publish", job: str = ""
-) -> TrainModel:
+def plan_training(settings: Settings, training: Training, *, purpose: Purpose = "publish", job: str = "") -> TrainModel:
     """Return the message of a training job; what can be seen to be wrong is refused here, before anything is queued."""
-    dataset, name = request.dataset, request.name
+    dataset, name = training.dataset, training.name
     folder = Path(os.path.abspath(dataset))  # noqa: PTH100 - links stay links
     if not folder.is_dir():
         raise UsageError(
@@ -69,10 +89,10 @@ def plan_training(
         name=name,
         recipe=settings.training.model_dump(),
         backbone=_backbone(settings),
-        promote="never" if purpose == "score" else request.promote,
+        promote="never" if purpose == "score" else training.promote,
         purpose=purpose,
-        folds=request.folds if purpose == "folds" else 0,
-        fail_on_leak=request.fail_on_leak,
+        folds=training.folds if purpose == "folds" else 0,
+        fail_on_leak=training.fail_on_leak,
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from configs import Settings
 from jobs import TrainModel
-from producer.errors import ProducerError, UsageError
+from producer.errors import ProducerError
 from producer.local.session import Session, open_session
-from producer.training.jobs import TrainingRequest, enqueue_training, new_job, plan_training
+from producer.training.events import follow
+from producer.training.jobs import Training, enqueue_training, new_job, plan_training
 from producer.training.sweep import (
     Trial,
     cancel_trials,
@@ -34,56 +34,23 @@ class TrainingFailed(ProducerError):
     """The job ended without a new version."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """What one command trains, and how it is followed.
-
-    Attributes:
-        config, assignments: the recipe as it was typed.
-        sweep: what to try for keys of the recipe; ``trials`` random draws of it when given, else all combinations.
-        sweep_report: where the table of the trials goes.
-    """
-
-    request: TrainingRequest
-    config: Path
-    assignments: list[str] = field(default_factory=list)
-    sweep: list[str] = field(default_factory=list)
-    trials: int | None = None
-    sweep_report: Path | None = None
-    detach: bool = False
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse options that contradict each other."""
-        if self.sweep and self.request.folds:
-            raise UsageError(
-                "--folds measures one recipe and --sweep looks for one: first --sweep, then --folds on its best"
-            )
-        if self.sweep and self.detach:
-            raise UsageError("--sweep can't be detached: this command compares the trials and then publishes the best")
-        if not self.sweep and (self.trials is not None or self.sweep_report is not None):
-            flag = "--trials" if self.trials is not None else "--sweep-report"
-            raise UsageError(f"{flag} needs a search: say what to try, as in --sweep lr_max=0.001,0.003")
-
-
 def train(settings: Settings, training: Training) -> None:
     """Queue a training job and follow it; print what came of it.
 
     Raises:
         ProducerError: the job failed or was cancelled.
     """
-    request = training.request
     console = Console(stderr=True, quiet=training.quiet, highlight=False, soft_wrap=True)
     trials = _trials(settings, training)
     if settings.broker is None:
-        plan_training(settings.model_copy(update={"data_root": Path("/")}), request)  # fail early
+        plan_training(settings.model_copy(update={"data_root": Path("/")}), training)  # fail early
     with open_session(settings, ["train"], start=not training.detach) as session:
-        settings, name = session.settings, new_job(request.name)
+        settings, name = session.settings, new_job(training.name)
         if trials:
             best = _search(session, training, trials, name, console)
             settings = settings.model_copy(update={"training": best.recipe})
             _say_how_to_confirm(console, best, training, len(trials))
-        job = plan_training(settings, request, purpose="folds" if request.folds else "publish", job=name)
+        job = plan_training(settings, training, purpose="folds" if training.folds else "publish", job=name)
         enqueue_training(session, job)
         if training.detach:
             print(job.job)
@@ -104,8 +71,6 @@ def watch(session: Session, job: str, console: Console, messages: Sequence[Train
     Raises:
         ProducerError: the job failed or was cancelled.
     """
-    from producer.training.events import follow
-
     waiting = _Waiting(session, console)
     for event in follow(session, [job], messages):
         if event is None:
@@ -126,7 +91,7 @@ def _trials(settings: Settings, training: Training) -> list[Trial]:
     if not training.sweep:
         return []
     axes = parse_axes(training.sweep, settings.training)
-    refuse_other_splits(axes, training.request.dataset)
+    refuse_other_splits(axes, training.dataset)
     return plan_trials(axes, settings.training, training.trials)
 
 
@@ -140,7 +105,7 @@ def _search(session: Session, training: Training, trials: list[Trial], name: str
     jobs = []
     for trial in trials:
         settings = session.settings.model_copy(update={"training": trial.recipe})
-        jobs.append(plan_training(settings, training.request, purpose="score", job=f"{name}-t{trial.number:02}"))
+        jobs.append(plan_training(settings, training, purpose="score", job=f"{name}-t{trial.number:02}"))
     write_sweep_csv(trials, report)  # a file that can't be written is no news for the end of a long search
     console.print(f"search {name}: {len(trials)} trials; table: {report}", markup=False)
     waiting = _Waiting(session, console)
@@ -166,7 +131,7 @@ def _search(session: Session, training: Training, trials: list[Trial], name: str
 
 def _say_how_to_confirm(console: Console, best: Trial, training: Training, count: int) -> None:
     assignments = [*training.assignments, *(f"{key}={shown(value)}" for key, value in best.values.items())]
-    words = ["sortline", "train", str(training.request.dataset), "--config", str(training.config)]
+    words = ["sortline", "train", str(training.dataset), "--config", str(training.config)]
     words += [word for assignment in assignments for word in ("--set", assignment)]
     console.print(
         f"The best of {count} trials on one validation split is an optimistic score: part of it is luck. To confirm it:"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_name_taken_between_the_plan_and_the_step_is_left_to_its_owner(
     inbox = photos(tmp_path / "inbox", "a.jpg")
     write = sorting._write
 
-    def and_somebody_else_is_faster(file: object, steps: list[sorting.Step]) -> None:
+    def and_somebody_else_is_faster(file: TextIO, steps: list[sorting.Step]) -> None:
         write(file, steps)
         Path(steps[0].target).write_bytes(b"somebody else's")
 
