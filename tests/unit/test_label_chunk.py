@@ -95,7 +95,7 @@ class LosingClassifier(Classifier):
 
     def infer(self, sources: Sequence[Source]) -> Inference:
         found = super().infer(sources)
-        return Inference(found.outputs[:-1], found.positions[:-1], found.images[:-1], found.seconds)
+        return Inference(found.images[:-1], found.outputs[:-1], found.seconds)
 
 
 Opener = Callable[..., Classifier]

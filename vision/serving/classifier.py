@@ -40,20 +40,17 @@ class Outcome:
     error: ImageError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """The engine's outputs for a list of images.
+class Inference(NamedTuple):
+    """What became of a list of images.
 
     Attributes:
-        outputs: float32 (R, outputs), a row for each image that could be read.
-        positions: the place in the list of each row.
-        images: for every place, the loaded image's (width, height) in pixels, or why there is none.
+        images: for each, its (width, height) in pixels, or why it could not be read.
+        outputs: float32 (R, outputs), a row for each image that could be read, in order.
         seconds: by stage; decode seconds are summed over threads.
     """
 
-    outputs: NDArray[np.float32]
-    positions: list[int]
     images: list[tuple[int, int] | ImageError]
+    outputs: NDArray[np.float32]
     seconds: dict[str, float]
 
 
@@ -96,47 +93,38 @@ class Classifier:
 
     def classify(self, sources: Sequence[Source], top_k: int) -> tuple[list[Outcome], dict[str, float]]:
         """Return one outcome a source, in order, and the seconds of each stage; ``top_k`` labels each at most."""
-        inference = self.infer(sources)
-        if not np.isfinite(inference.outputs).all():
+        images, outputs, seconds = self.infer(sources)
+        if not np.isfinite(outputs).all():
             raise EngineError(f"{self.engine.describe()} gave probabilities that are no numbers")
-        outcomes = [
-            Outcome(error=image) if isinstance(image, ImageError) else Outcome([], *image) for image in inference.images
-        ]
-        for position, top in zip(inference.positions, top_labels(inference.outputs, top_k), strict=True):
-            known = outcomes[position]
-            outcomes[position] = Outcome(top, known.width_px, known.height_px)
-        return outcomes, inference.seconds
+        read = [place for place, image in enumerate(images) if not isinstance(image, ImageError)]
+        top = dict(zip(read, top_labels(outputs, top_k), strict=True))
+        return [
+            Outcome(error=image) if isinstance(image, ImageError) else Outcome(top[place], *image)
+            for place, image in enumerate(images)
+        ], seconds
 
     def infer(self, sources: Sequence[Source]) -> Inference:
-        """Return the engine's outputs for each image; labels and training features both come from here.
+        """Return the engine's outputs for each image.
 
         Decoding runs on all cores ahead of inference. Micro-batches are cut in input order from the images that could
         be read, so the same chunk always makes the same batches, and the same bytes in a report.
         """
         started = time.perf_counter()
         images: list[tuple[int, int] | ImageError] = []
-        positions: list[int] = []
         decode_s = 0.0
 
         def take(loaded: _Loaded) -> Pixels:
             nonlocal decode_s
             decode_s += loaded.seconds
-            for image in loaded.images:
-                if not isinstance(image, ImageError):
-                    positions.append(len(images))
-                images.append(image)
+            images.extend(loaded.images)
             return loaded.pixels
 
         alone = max(0, len(sources) - LAST_ALONE) // TOGETHER * TOGETHER  # from this one on
         starts = [*range(0, alone, TOGETHER), *range(alone, len(sources) + 1)]
         loads = (partial(self._load, sources[start:end]) for start, end in pairwise(starts))
         outputs = list(forward(self.engine, self._pool, loads, take, self._loads_ahead))
-        return Inference(
-            np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32),
-            positions,
-            images,
-            {"decode_s": round(decode_s, 4), "chunk_s": round(time.perf_counter() - started, 4)},
-        )
+        seconds = {"decode_s": round(decode_s, 4), "chunk_s": round(time.perf_counter() - started, 4)}
+        return Inference(images, np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32), seconds)
 
     def replay(self, images: NDArray[np.uint8], expected: NDArray[np.float32], tolerance: float) -> float:
         """Run the golden images that the version was published with; return the largest difference.

@@ -4,6 +4,10 @@ Graphs (ONNX, OpenVINO, MindIR) take uint8 (any N, H, W, 3) RGB and return float
 inside. Every writer's file appears by one rename. MindSpore, where it is needed at all, is imported at the call: ONNX
 and OpenVINO files are copied, converted and run without it. It refuses to write to paths with spaces or letters beyond
 ASCII, so it writes to a folder of ours first; reading them it minds neither.
+
+Writers raise VisionError where MindSpore can't express the network in that format, and OSError where ``path`` can't be
+written; cells stay in inference mode. What runs a file raises EngineError where the engine is not installed or refuses
+the file, and WeightsError for weights that do not fit.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,45 +41,23 @@ def graph_spec_of(spec: NetworkSpec) -> GraphSpec:
 
 
 def export_onnx(cell: nn.Cell, path: Path) -> None:
-    """Write ``cell`` to ``path`` as an ONNX graph: uint8 (any N, H, W, 3) -> float32 (N, outputs).
-
-    The file appears by one rename, so a reader sees the old one, the new one or none. ``cell`` stays in inference mode.
-
-    Raises:
-        VisionError: MindSpore can't express the cell in ONNX.
-        OSError: ``path`` can't be written.
-    """
+    """Write ``cell`` to ``path`` as an ONNX graph."""
     import mindspore.onnx
 
     images, graph = _any_batch(cell), graph_spec_of(cell.spec)
-    with tempfile.TemporaryDirectory(prefix="onnx-") as folder:
-        draft = Path(folder) / "network.onnx"
-        try:
-            mindspore.onnx.export(
-                cell, images, file_name=str(draft), input_names=[graph.input_name], output_names=[graph.output_name]
-            )
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise VisionError(f"MindSpore could not export {type(cell).__name__} as ONNX: {error}") from error
-        _write_only_file(path, draft)
+    with _draft_of(path, "onnx") as draft:
+        mindspore.onnx.export(
+            cell, images, file_name=draft, input_names=[graph.input_name], output_names=[graph.output_name]
+        )
 
 
 def export_mindir(cell: nn.Cell, path: Path) -> None:
-    """Write ``cell`` to ``path`` as a MindIR graph of any batch size. ``cell`` stays in inference mode.
-
-    Raises:
-        VisionError: MindSpore can't export the cell, or splits its weights off (above 1 GB).
-        OSError: ``path`` can't be written.
-    """
+    """Write ``cell`` to ``path`` as a MindIR graph; above 1 GB MindSpore splits its weights off, which is refused."""
     import mindspore
 
     images = _any_batch(cell)
-    with tempfile.TemporaryDirectory(prefix="mindir-") as folder:
-        draft = Path(folder) / "network.mindir"
-        try:
-            mindspore.export(cell, images, file_name=str(draft), file_format="MINDIR")
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise VisionError(f"MindSpore could not export {type(cell).__name__} as MindIR: {error}") from error
-        _write_only_file(path, draft)
+    with _draft_of(path, "mindir") as draft:
+        mindspore.export(cell, images, file_name=draft, file_format="MINDIR")
 
 
 def export_checkpoint(network: nn.Cell, path: Path) -> None:
@@ -83,19 +66,14 @@ def export_checkpoint(network: nn.Cell, path: Path) -> None:
     Names are those that the network's file says, of MobileNetV2 those of MindSpore's model zoo
     ("features.0.features.0.weight"); ``read_foreign`` knows them. Other arrays keep our names. A checkpoint has no
     place for the spec.
-
-    Raises:
-        OSError: ``path`` can't be written.
     """
     import mindspore
 
-    arrays = get_weights(network)
-    names = _checkpoint_names(network.spec, arrays)
-    named = [{"name": names[name], "data": mindspore.Tensor(array)} for name, array in arrays.items()]
-    with tempfile.TemporaryDirectory(prefix="ckpt-") as folder:
-        draft = Path(folder) / "network.ckpt"
-        mindspore.save_checkpoint(named, str(draft))
-        _write_only_file(path, draft)
+    names = _checkpoint_names(network.spec)
+    arrays = get_weights(network).items()
+    named = [{"name": names.get(name, name), "data": mindspore.Tensor(array)} for name, array in arrays]
+    with _draft_of(path, "ckpt") as draft:
+        mindspore.save_checkpoint(named, draft)
 
 
 def export_openvino(onnx: bytes, path: Path) -> None:
@@ -117,11 +95,7 @@ def export_openvino(onnx: bytes, path: Path) -> None:
 
 
 def run_onnx(path: Path, graph: GraphSpec, images: Images) -> tuple[Outputs, str]:
-    """Return the outputs of an ONNX file in float32 and the engine: ONNX Runtime where installed, else OpenVINO.
-
-    Raises:
-        EngineError: no engine, or it refuses the file.
-    """
+    """Return the outputs of an ONNX file in float32 and the engine: ONNX Runtime where installed, else OpenVINO."""
     name = "onnxruntime" if importlib.util.find_spec("onnxruntime") else "openvino"
     files = ModelFiles(onnx=path.read_bytes(), graph=graph)
     engine = open_engine(files, engine=name, device="cpu", precision="f32")
@@ -132,11 +106,7 @@ def run_onnx(path: Path, graph: GraphSpec, images: Images) -> tuple[Outputs, str
 
 
 def run_openvino(path: Path, images: Images) -> Outputs:
-    """Return the outputs of an OpenVINO .xml, computed in float32 on the CPU.
-
-    Raises:
-        EngineError: OpenVINO is not installed or refuses the files.
-    """
+    """Return the outputs of an OpenVINO .xml, computed in float32 on the CPU."""
     core = import_openvino().Core()
     try:
         # bf16 where a CPU has it would be a difference of the computer, not of the file.
@@ -148,11 +118,7 @@ def run_openvino(path: Path, images: Images) -> Outputs:
 
 
 def run_mindir(path: Path, images: Images) -> Outputs:
-    """Return the outputs of a MindIR file.
-
-    Raises:
-        EngineError: MindSpore refuses the file.
-    """
+    """Return the outputs of a MindIR file."""
     import mindspore
 
     try:
@@ -166,45 +132,34 @@ def run_safetensors(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
     """Return the outputs of a new network with the weights of a .safetensors file of ours.
 
     Raises:
-        WeightsError: the weights do not fit, or the header states another spec.
+        WeightsError: they do not fit, or the header states another spec.
     """
     arrays, metadata = read_safetensors(path.read_bytes())
     if SPEC_KEY not in metadata or spec_from_json(json.loads(metadata[SPEC_KEY])) != spec:
         raise WeightsError(f"{path.name}: its header does not state this network, so it would be imported as another")
-    return _run_network(spec, lambda ours: arrays, images)
+    return _run_network(spec, arrays, images)
 
 
 def run_checkpoint(path: Path, spec: NetworkSpec, images: Images) -> Outputs:
-    """Return the outputs of a new network of ``spec`` with the weights that ``export_checkpoint`` wrote.
-
-    Raises:
-        WeightsError: the weights do not fit.
-    """
+    """Return the outputs of a new network of ``spec`` with the weights that ``export_checkpoint`` wrote."""
     import mindspore
 
     stored = {name: parameter.asnumpy() for name, parameter in mindspore.load_checkpoint(str(path)).items()}
-
-    def under_our_names(ours: Arrays) -> Arrays:
-        back = {theirs: name for name, theirs in _checkpoint_names(spec, ours).items()}
-        return {back.get(name, name): array for name, array in stored.items()}
-
-    return _run_network(spec, under_our_names, images)
+    ours = {theirs: name for name, theirs in _checkpoint_names(spec).items()}
+    return _run_network(spec, {ours.get(name, name): array for name, array in stored.items()}, images)
 
 
-def _run_network(spec: NetworkSpec, weights: Callable[[Arrays], Arrays], images: Images) -> Outputs:
-    """Run a new network with what ``weights`` makes of its first arrays."""
+def _run_network(spec: NetworkSpec, arrays: Arrays, images: Images) -> Outputs:
     from vision.networks import build_network, build_served, run_once
 
     network = build_network(spec)
-    set_weights(network, weights(get_weights(network)))
+    set_weights(network, arrays)
     return run_once(build_served(network), images)
 
 
-def _checkpoint_names(spec: NetworkSpec, ours: Iterable[str]) -> dict[str, str]:
-    """Return the name in a checkpoint of each array of ours."""
-    naming = spec.namings()[spec.checkpoint_naming]
-    theirs = {translation.ours: translation.foreign for translation in naming.arrays}
-    return {name: theirs.get(name, name) for name in ours}
+def _checkpoint_names(spec: NetworkSpec) -> dict[str, str]:
+    """Return the names in a checkpoint of those of our arrays that have others there."""
+    return {translation.ours: translation.foreign for translation in spec.namings()[spec.checkpoint_naming].arrays}
 
 
 def _any_batch(cell: nn.Cell) -> Any:
@@ -217,12 +172,19 @@ def _any_batch(cell: nn.Cell) -> Any:
     return images
 
 
-def _write_only_file(path: Path, draft: Path) -> None:
-    """Write what MindSpore drafted to ``path``; it must be alone in its folder."""
-    others = sorted(file.name for file in draft.parent.iterdir() if file != draft)
-    if others:
-        raise VisionError(
-            f"the export as {path.suffix} is split over several files ({', '.join(others)}); "
-            "a reader of one file, which holds at most 2 GB, would miss the others"
-        )
-    write_file(path, draft.read_bytes())
+@contextmanager
+def _draft_of(path: Path, kind: str) -> Iterator[str]:
+    """Yield the name of a file for MindSpore to write, then copy it to ``path``; it must be alone in its folder."""
+    with tempfile.TemporaryDirectory(prefix=f"{kind}-") as folder:
+        draft = Path(folder) / f"network.{kind}"
+        try:
+            yield str(draft)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise VisionError(f"MindSpore could not export the network as {kind}: {error}") from error
+        others = sorted(file.name for file in draft.parent.iterdir() if file != draft)
+        if others:
+            raise VisionError(
+                f"the export as {path.suffix} is split over several files ({', '.join(others)}); "
+                "a reader of one file, which holds at most 2 GB, would miss the others"
+            )
+        write_file(path, draft.read_bytes())

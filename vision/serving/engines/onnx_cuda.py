@@ -12,12 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from base.install import pip_install
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
-from vision.serving.engines.half import convolutions_in_f16
-from vision.serving.engines.onnx_file import check_onnx
-from vision.serving.engines.onnx_runtime import PRECISIONS, PROVIDERS, import_onnx_runtime, onnx_runtime_here
+from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine, known_precision, open_session
 from vision.serving.engines.protocol import Images, ModelFiles
 
 LARGEST_MICRO_BATCH: Final = 128
@@ -39,10 +36,7 @@ class OnnxCudaEngine(BatchingEngine):
         Raises:
             EngineError: ONNX Runtime, its provider or a driver is missing, or it refuses the graph.
         """
-        check_onnx(files.onnx)
-        if precision not in PRECISIONS:
-            raise EngineError(f"the onnxruntime engine computes in f32 or f16, not in {precision}")
-        chosen = "f32" if precision == "auto" else precision
+        chosen = known_precision(precision)
         self._session = _open_session(files.onnx, chosen)
         self._input = self._session.get_inputs()[0].name
         self._buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
@@ -60,12 +54,7 @@ class OnnxCudaEngine(BatchingEngine):
         for _ in range(LANES):
             self._buffers.put(page_locked((micro_batch, *shape)))
         super().__init__(
-            name="onnxruntime",
-            device=device,
-            precision=chosen,
-            micro_batch=micro_batch,
-            lanes=LANES,
-            graph=files.graph,
+            name="onnxruntime", device=device, precision=chosen, micro_batch=micro_batch, lanes=LANES, graph=files.graph
         )
 
     @classmethod
@@ -74,7 +63,7 @@ class OnnxCudaEngine(BatchingEngine):
 
     @classmethod
     def found_here(cls) -> str:
-        return onnx_runtime_here()
+        return OnnxRuntimeEngine.found_here()
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
         buffer = self._buffers.get()
@@ -112,30 +101,12 @@ class OnnxCudaEngine(BatchingEngine):
 
 
 def _open_session(onnx: bytes, precision: str) -> Any:
-    runtime = import_onnx_runtime("cuda")
-    runtime.preload_dlls()  # CUDA and cuDNN as pip installs them are where no loader looks
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # errors; it warns about every missing device library on stderr
     provider = {
         "arena_extend_strategy": "kSameAsRequested",  # doubling would take memory that a second worker could use
         "cudnn_conv_algo_search": "HEURISTIC",  # the default times them: two workers would choose and round differently
         "use_tf32": "1" if precision == "f16" else "0",
     }
-    try:
-        graph = convolutions_in_f16(onnx) if precision == "f16" else onnx
-        session = runtime.InferenceSession(graph, options, providers=[(PROVIDERS["cuda"], provider)])
-    except EngineError:
-        raise
-    except Exception as error:  # its exceptions share no base but this
-        raise EngineError(f"ONNX Runtime refuses the ONNX graph on cuda: {error}") from error
-    if session.get_providers()[0] != PROVIDERS["cuda"]:
-        # It falls back to the CPU without a word when the driver or cuDNN is missing.
-        raise EngineError(
-            "ONNX Runtime could not use cuda: the driver, CUDA or cuDNN is missing or too old for it; check nvidia-smi "
-            f"and run: {pip_install('sortline[gpu]')}"
-        )
-    return session
+    return open_session(onnx, "cuda", precision, 1, provider)
 
 
 def page_locked(shape: tuple[int, ...]) -> NDArray[np.uint8]:

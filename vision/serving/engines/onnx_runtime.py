@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,6 @@ from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.protocol import Images, ModelFiles
 
 MICRO_BATCH: Final = 4
-PRECISIONS: Final = ("auto", "f32", "f16")
 PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -34,24 +34,8 @@ class OnnxRuntimeEngine(BatchingEngine):
         Raises:
             EngineError: ONNX Runtime is missing or refuses the graph, or another precision is asked.
         """
-        check_onnx(files.onnx)
-        if precision not in PRECISIONS:
-            raise EngineError(f"the onnxruntime engine computes in f32 or f16, not in {precision}")
-        chosen = "f32" if precision == "auto" else precision
-        runtime = import_onnx_runtime("cpu")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors
-        # Its workers would spin between passes and take the cores from decoding.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            graph = convolutions_in_f16(files.onnx) if chosen == "f16" else files.onnx
-            self._session = runtime.InferenceSession(graph, options, providers=[PROVIDERS["cpu"]])
-        except EngineError:
-            raise
-        except Exception as error:  # its exceptions share no base but this
-            raise EngineError(f"ONNX Runtime refuses the ONNX graph on cpu: {error}") from error
+        chosen = known_precision(precision)
+        self._session = open_session(files.onnx, "cpu", chosen, threads or available_cpus(), {})
         self._input = self._session.get_inputs()[0].name
         super().__init__(
             name="onnxruntime", device=device, precision=chosen, micro_batch=MICRO_BATCH, lanes=1, graph=files.graph
@@ -59,34 +43,58 @@ class OnnxRuntimeEngine(BatchingEngine):
 
     @classmethod
     def found_here(cls) -> str:
-        return onnx_runtime_here()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            needed = pip_install("sortline[onnx]")
+            raise EngineError(f"not installed; {needed}, or [gpu] for NVIDIA GPUs") from error
+        providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+        return f"{onnxruntime.__version__} with {providers}"
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
         outputs: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
         return outputs
 
 
-def onnx_runtime_here() -> str:
-    """Return the version of ONNX Runtime and the devices that it was built for.
+def known_precision(asked: str) -> str:
+    """Return "f32" or "f16"; "auto" is f32."""
+    if asked not in ("auto", "f32", "f16"):
+        raise EngineError(f"the onnxruntime engine computes in f32 or f16, not in {asked}")
+    return "f32" if asked == "auto" else asked
+
+
+def open_session(onnx: bytes, device: str, precision: str, threads: int, provider: Mapping[str, str]) -> Any:
+    """Return a session on ``device`` with the options ``provider``; "f16" for `convolutions_in_f16` of the graph.
 
     Raises:
-        EngineError: it is not installed.
+        EngineError: ONNX Runtime, its provider or a driver is missing, or it refuses the graph.
     """
+    check_onnx(onnx)
+    runtime = _import_onnx_runtime(device)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; it warns about every missing device library on stderr
+    # Its workers would spin between passes and take the cores from decoding.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        import onnxruntime
-    except ImportError as error:
-        needed = pip_install("sortline[onnx]")
-        raise EngineError(f"not installed; {needed}, or [gpu] for NVIDIA GPUs") from error
-    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
-    return f"{onnxruntime.__version__} with {providers}"
+        graph = convolutions_in_f16(onnx) if precision == "f16" else onnx
+        session = runtime.InferenceSession(graph, options, providers=[(PROVIDERS[device], provider)])
+    except EngineError:
+        raise
+    except Exception as error:  # its exceptions share no base but this
+        raise EngineError(f"ONNX Runtime refuses the ONNX graph on {device}: {error}") from error
+    if session.get_providers()[0] != PROVIDERS[device]:
+        # It falls back to the CPU without a word when the driver or cuDNN is missing.
+        raise EngineError(
+            f"ONNX Runtime could not use {device}: the driver, CUDA or cuDNN is missing or too old for it; check "
+            f"nvidia-smi and run: {pip_install('sortline[gpu]')}"
+        )
+    return session
 
 
-def import_onnx_runtime(device: str) -> Any:
-    """Import ONNX Runtime and make sure that it was built for ``device``.
-
-    Raises:
-        EngineError: it is not installed, or lacks the device's provider.
-    """
+def _import_onnx_runtime(device: str) -> Any:
+    """Import ONNX Runtime and make sure that it was built for ``device``."""
     package = "onnxruntime-gpu" if device == "cuda" else "onnxruntime"
     try:
         import onnxruntime
@@ -96,4 +104,6 @@ def import_onnx_runtime(device: str) -> Any:
         raise EngineError(
             f"this ONNX Runtime has no {PROVIDERS[device]}; run: pip uninstall -y onnxruntime && pip install {package}"
         )
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are where no loader looks
     return onnxruntime

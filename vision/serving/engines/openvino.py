@@ -79,12 +79,7 @@ class OpenVinoEngine(BatchingEngine):
         except RuntimeError as error:
             raise EngineError(f"OpenVINO refuses the ONNX graph for input {shape}: {error}") from error
         super().__init__(
-            name="openvino",
-            device=device,
-            precision=chosen,
-            micro_batch=micro_batch,
-            lanes=lanes,
-            graph=files.graph,
+            name="openvino", device=device, precision=chosen, micro_batch=micro_batch, lanes=lanes, graph=files.graph
         )
 
     @classmethod
