@@ -24,7 +24,7 @@ from producer.run.conclusion import NO_WORK, Limits, Work, conclude, sort_run
 from producer.run.detached import chunk_images, upload
 from producer.run.opening import RunRequest, open_run, skipped_files
 from producer.runfile import RunFile
-from producer.sources.argument import of_lines, open_source, rooted
+from producer.sources.argument import open_source, rooted
 from producer.terminal.progress import RunView
 
 MOST_KEPT = 1000  # labels of an image in a message: jobs/messages.py: LabelChunk.top_k
@@ -78,9 +78,6 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         UsageError: what can't be done is refused here, before anything is started.
     """
     source = open_source(labelling.source)
-    listed = list(source.paths()) if source.is_read_once else None
-    if listed is not None:
-        source = of_lines(source, listed)
     settings = rooted(settings, source)
     _refuse_if_remote(settings, labelling)
     version = find_model(ModelStore(settings.store_root), labelling.model)
@@ -89,7 +86,6 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     return settings, RunRequest(
         source=source,
         origin=labelling.source,
-        listed=listed,
         reference=labelling.model,
         version=version,
         top_k=_kept(labelling.reports, len(version.manifest.classes)),

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +30,6 @@ class RunRequest:
 
     Attributes:
         origin: SOURCE as it was typed, of which ``source`` was made.
-        listed: the inputs, when they can be read only once (standard input); else None and ``source`` is walked.
         reference: the model as it was typed, if it was.
         version: the model that it means now.
         top_k: labels of an image that the run keeps.
@@ -44,7 +43,6 @@ class RunRequest:
     version: ModelVersion
     top_k: int
     report: Path
-    listed: list[str] | None = None
     reference: str | None = None
     since: str | None = None
     duplicates: bool = False
@@ -58,10 +56,6 @@ class RunRequest:
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-")[:40] or "run"
         return settings.home / "runs" / f"{slug}-{digest}.run"
-
-    def inputs(self) -> Iterable[str]:
-        """Return the paths of all images."""
-        return self.listed if self.listed is not None else self.source.paths()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +131,7 @@ def _finished(path: Path, request: RunRequest, input_filter: InputFilter) -> Ope
     """Return the finished run at ``path`` if the same model and images would make the same again."""
     found = RunFile(path)
     if found.plan.model.digest == request.version.manifest.digest:
-        if digest_of(request.inputs(), input_filter) == (found.total, found.plan.inputs_digest):
+        if digest_of(request.source.paths(), input_filter) == (found.total, found.plan.inputs_digest):
             note = f"nothing new: all {found.total} images have their row; --on-existing overwrite starts over"
             return OpenedRun(found, note)
         request.source.skipped.clear()  # the walk to come counts anew
@@ -193,7 +187,7 @@ def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: 
         duplicates=request.duplicates,
         skipped=source.skipped,  # which the walk below fills
     )
-    run = RunFile.create(path, plan, request.inputs(), input_filter)
+    run = RunFile.create(path, plan, request.source.paths(), input_filter)
     if run.total == 0 and not input_filter.unchanged:
         run.close()
         path.unlink()

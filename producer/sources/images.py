@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TextIO
 
 from base.image_files import has_image_suffix, is_system_folder
@@ -25,6 +23,7 @@ class Source:
     Attributes:
         name: short name for people: the folder's or the list's.
         base: absolute folder that relative paths start from.
+        lines: gives the paths as somebody wrote them, each time anew; None of a folder, which is walked.
         skipped: how many files of a folder have which suffix that is no image's, and how many folders of which name
             belong to a system; counted while ``paths`` runs.
         unreadable: a sentence for each folder that can't be listed; it is a path, which ends in a slash.
@@ -32,53 +31,18 @@ class Source:
 
     name: str
     base: str
-    _origin: Path | None
-    _kind: str
+    lines: Callable[[], Iterable[str]] | None = None
     skipped: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
     @property
     def is_folder(self) -> bool:
         """Whether inputs are found by walking, not written by somebody."""
-        return self._kind == "folder"
+        return self.lines is None
 
-    @property
-    def is_read_once(self) -> bool:
-        """Whether ``paths`` can't be asked twice."""
-        return self._kind == "stdin"
-
-    def paths(self, standard_input: TextIO | None = None) -> Iterator[str]:
-        """Yield each path: below ``base`` for a folder, as written for a list. Folders are walked in sorted order.
-
-        Raises:
-            TextError: a list is no text, or in another encoding than UTF-8 and UTF-16 with a mark.
-        """
-        if self._kind == "folder":
-            yield from self._walk()
-        elif self._kind == "file":
-            assert self._origin is not None  # noqa: S101 - set with the kind
-            yield self._origin.name
-        elif self._kind == "list":
-            assert self._origin is not None  # noqa: S101
-            with self._origin.open(encoding="utf-8") as lines:
-                yield from self._from_list(lines, path_to_text(str(self._origin)))
-        else:
-            yield from self._from_list(standard_input or sys.stdin, "the list from standard input")
-
-    def _from_list(self, lines: TextIO, name: str) -> Iterator[str]:
-        lost, is_found = "", False
-        for line in text_lines(lines, name):
-            path = as_on_disk(line, self.base)
-            if not is_utf8(line):
-                whole = os.path.join(self.base, path)  # noqa: PTH118
-                if os.path.lexists(whole):
-                    is_found = True
-                elif os.path.isdir(os.path.dirname(whole)):  # noqa: PTH112, PTH120 - no word about a share that is not here
-                    lost = lost or path
-            yield path
-        # Names on disk need not be UTF-8. If none of those in the list is there, it is the list that must be another.
-        if lost and not is_found:
-            raise TextError(f"{name} is not UTF-8, and no file is called {path_to_text(lost)}; save the list as UTF-8")
+    def paths(self) -> Iterator[str]:
+        """Yield each path: below ``base`` for a folder, in sorted order; as written for a list."""
+        yield from self._walk() if self.lines is None else self.lines()
 
     def _walk(self) -> Iterator[str]:
         # Own walk: os.walk lists files before folders of a level; one sorted order is easier to follow in a report.
@@ -120,6 +84,23 @@ class Source:
         except OSError as error:
             self.unreadable.append(f"{path_to_text(folder)}: {error.strerror}")
             return None
+
+
+def listed_paths(lines: TextIO, name: str, base: str) -> Iterator[str]:
+    """Yield the paths in a list that people know as ``name``; TextError if it is in another encoding than it seems."""
+    lost, is_found = "", False
+    for line in text_lines(lines, name):
+        path = as_on_disk(line, base)
+        if not is_utf8(line):
+            whole = os.path.join(base, path)  # noqa: PTH118
+            if os.path.lexists(whole):
+                is_found = True
+            elif os.path.isdir(os.path.dirname(whole)):  # noqa: PTH112, PTH120 - no word about a share that is not here
+                lost = lost or path
+        yield path
+    # Names on disk need not be UTF-8. If none of those in the list is there, it is the list that must be another.
+    if lost and not is_found:
+        raise TextError(f"{name} is not UTF-8, and no file is called {path_to_text(lost)}; save the list as UTF-8")
 
 
 def skipped_suffix(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import threading
 from base64 import b64encode
@@ -19,7 +20,7 @@ from base.errors import ImageError, UnavailableError
 from base.paths import path_to_text
 from configs.settings import Settings
 from producer.errors import UsageError
-from producer.sources.argument import of_lines, open_source, rooted
+from producer.sources.argument import open_source, rooted
 from storage import Folder, TransientError, open_folder, with_retries
 from tests.canaries import secret
 from tests.conftest import free_port, wait_until
@@ -349,7 +350,7 @@ def test_a_list_of_urls_is_a_source_below_what_they_share(web: Web, tmp_path: Pa
     listed = [f"{web.url}/a%20b/0.png", f"{web.url}/a%20b/c/1", f"{web.url}/a b/é.png"]
     (tmp_path / "list.txt").write_text("\n".join(listed) + "\n")
 
-    for source in (open_source(str(tmp_path / "list.txt")), of_lines(open_source("-"), listed)):
+    for source in (open_source(str(tmp_path / "list.txt")), open_source("-", io.StringIO("\n".join(listed)))):
         assert list(source.paths()) == [f"{web.url}/a b/{name}" for name in ("0.png", "c/1", "é.png")]
         assert rooted(Settings(), source).data_root == f"{web.url}/a%20b"
         assert not source.is_folder
@@ -369,7 +370,7 @@ def test_a_list_of_urls_is_a_source_below_what_they_share(web: Web, tmp_path: Pa
 )
 def test_a_list_that_has_no_one_root_is_refused(lines: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why) as refused:
-        rooted(Settings(), of_lines(open_source("-"), lines))
+        rooted(Settings(), open_source("-", io.StringIO("\n".join(lines))))
 
     assert "hunter2" not in str(refused.value)
 

@@ -131,7 +131,7 @@ def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes, 
         if not is_stdin:
             return list(open_source("list.txt").paths())
         with (tmp_path / "list.txt").open(encoding="ascii") as given:
-            return list(open_source("-").paths(given))
+            return list(open_source("-", given).paths())
 
     return read
 
