@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import signal
@@ -13,7 +12,6 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import redis
 
 from base.process import resident_bytes
@@ -27,7 +25,7 @@ from vision.serving import Classifier, open_engine
 from worker.errors import JobRefused
 from worker.logs import log_event
 from worker.metrics import Metrics
-from worker.models.files import GOLDEN, read_files
+from worker.models.files import read_files, read_golden
 from worker.models.precision import golden_tolerance
 
 log = logging.getLogger("sortline.worker")
@@ -121,7 +119,7 @@ class Runtime:
         started = time.perf_counter()
         version = self.store.resolve(str(pin))
         manifest = version.manifest
-        if version.manifest.digest != pin.digest:
+        if manifest.digest != pin.digest:
             raise ManifestError(
                 f"{self.settings.store_root} holds another {pin} than the producer saw; use one store for both"
             )
@@ -136,9 +134,8 @@ class Runtime:
         classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=self.settings.decode_threads)
         difference = 0.0
         if manifest.golden is not None:
-            with np.load(io.BytesIO(self.store.open_file(pin.name, pin.version, GOLDEN)), allow_pickle=False) as golden:
-                tolerance = golden_tolerance(manifest.golden, engine)
-                difference = classifier.replay(golden["images"], golden["outputs"], tolerance)
+            tolerance = golden_tolerance(manifest.golden, engine)
+            difference = classifier.replay(*read_golden(self.store, version), tolerance)
         log_event(
             log, "model loaded", model=pin, engine=engine.describe(), golden_difference=f"{difference:.1e}",
             seconds=round(time.perf_counter() - started, 2),

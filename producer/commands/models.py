@@ -137,10 +137,10 @@ def import_weights(
 
       sortline models import mobilenetv2_100_imagenet_bn.safetensors
     """
-    arguments = [str(file.absolute()), "--name", name, "--convention", convention]
+    arguments = ["import", str(file.absolute()), "--name", name, "--convention", convention]
     if labels is not None:
         arguments += ["--labels", str(labels.absolute())]
-    raise typer.Exit(_run_worker("worker.models.importing", arguments, settings_of(home=home, store=store)))
+    raise typer.Exit(_run_worker(arguments, settings_of(home=home, store=store)))
 
 
 @app.command()
@@ -168,14 +168,14 @@ def export(
 
       sortline models export waste26 --format mindir -o new.mindir
     """
-    arguments = [reference, "--format", file_format, "--output", str(output.absolute())]
+    arguments = ["export", reference, "--format", file_format, "--output", str(output.absolute())]
     if force:
         arguments.append("--force")
-    raise typer.Exit(_run_worker("worker.models.exporting", arguments, settings_of(home=home, store=store)))
+    raise typer.Exit(_run_worker(arguments, settings_of(home=home, store=store)))
 
 
-def _run_worker(module: str, arguments: list[str], settings: Settings) -> int:
-    """Run ``python -m module`` with these settings to its end; return its exit code.
+def _run_worker(arguments: list[str], settings: Settings) -> int:
+    """Run ``python -m worker.models`` with these settings to its end; return its exit code.
 
     A process of its own: this one imports no deep-learning library. It starts in our folder, since ``python -m`` would
     import from whatever folder the user stands in.
@@ -184,7 +184,7 @@ def _run_worker(module: str, arguments: list[str], settings: Settings) -> int:
 
     settings.home.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **environment_of(settings)}
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-m", "worker.models", *arguments]
     return subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode
 
 

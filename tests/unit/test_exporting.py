@@ -436,8 +436,8 @@ def test_an_unknown_format_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.slow
 def test_graphs_are_exported_where_only_openvino_is_installed(store: ModelStore, tmp_path: Path) -> None:
     program = (
-        "import sys\nsys.modules.update(mindspore=None, onnxruntime=None)\nfrom worker.models.exporting import main\n"
-        "print([main(['lenet', '--format', name, '--output', sys.argv[1]]) for name in sys.argv[2:]])"
+        "import sys\nsys.modules.update(mindspore=None, onnxruntime=None)\nfrom worker.models.__main__ import main\n"
+        "print([main(['export', 'lenet', '--format', name, '--output', sys.argv[1]]) for name in sys.argv[2:]])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), "onnx", "openvino", "mindir", "ckpt", "safetensors"],

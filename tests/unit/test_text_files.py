@@ -18,7 +18,8 @@ from producer.__main__ import run
 from producer.reports.layout import read_class_map
 from producer.sources.argument import open_source
 from vision.training.dataset import DatasetError, read_dataset
-from worker.models import importing
+from worker.models import __main__ as models
+from worker.models.importing import _classes as read_labels
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "K\u00e4se") for form in ("NFC", "NFD"))
 FORMS = [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)]
@@ -64,7 +65,7 @@ def families(path: Path) -> object:
 
 
 def labels(path: Path) -> object:
-    return {entry.label: "Cheese" if number == 0 else "B" for number, entry in enumerate(importing._classes(path, 2))}
+    return {entry.label: "Cheese" if number == 0 else "B" for number, entry in enumerate(read_labels(path, 2))}
 
 
 READERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
@@ -237,8 +238,8 @@ def test_labels_in_another_encoding_end_the_import_with_code_2(
 ) -> None:
     (tmp_path / "labels.txt").write_bytes(f"{COMPOSED}\nb\n".encode("cp1252"))
     # Labels are read once the network is known; the network itself is no part of this rule.
-    monkeypatch.setattr(importing, "import_file", lambda *given: importing._classes(given[-1], 2))
+    monkeypatch.setattr(models, "import_file", lambda *given: read_labels(given[-1], 2))
     monkeypatch.setenv("SORTLINE_HOME", str(tmp_path / "home"))
 
-    assert importing.main(["w.safetensors", "--name", "x", "--labels", str(tmp_path / "labels.txt")]) == 2
+    assert models.main(["import", "w.safetensors", "--name", "x", "--labels", str(tmp_path / "labels.txt")]) == 2
     assert "labels.txt is not valid UTF-8; save it as UTF-8" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``python -m worker.models.exporting REFERENCE``: a version of the store becomes a file for other programs.
+"""A version of the store becomes a file for other programs.
 
     NAME.SUFFIX     the network; for OpenVINO an .xml with its .bin beside it
     NAME.json       labels, preprocessing, input and output: what somebody needs to use the file right
@@ -8,11 +8,8 @@ The file is loaded again and must answer the version's golden images before it a
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,10 +20,8 @@ from typing import Any, Final
 import numpy as np
 
 from base.files import write_file
-from base.install import pip_install
-from configs import SettingsError, load_settings
-from model_store import Manifest, ModelStore, StoreError
-from vision import EngineError, VisionError
+from model_store import Manifest, ModelStore
+from vision import EngineError
 from vision.images import Preprocessing
 from vision.networks import CONVENTIONS, NetworkSpec, read_safetensors, set_weights, spec_from_json
 from vision.serving import (
@@ -44,9 +39,7 @@ from vision.serving import (
     run_safetensors,
 )
 from worker.errors import WorkerError
-from worker.models.files import GOLDEN, SERVING, WEIGHTS
-
-USAGE = 2  # exit code of a command line that asks for what can't be, as the producer's
+from worker.models.files import SERVING, WEIGHTS, prepare_mindspore, read_golden
 
 _RESIZE = "turn upright by the EXIF orientation; {}; average where a side shrinks, interpolate linearly where it grows"
 STEPS = {  # of vision/images/preprocess.py
@@ -98,26 +91,6 @@ class Format:
     needs_network: bool = False
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Export a version; print what was made; return the exit code."""
-    parser = argparse.ArgumentParser(prog="sortline models export")
-    parser.add_argument("reference")
-    parser.add_argument("--format", choices=list(FORMATS), required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--force", action="store_true")
-    options = parser.parse_args(arguments)
-    try:
-        store = ModelStore(load_settings().store_root)
-        print(export_version(store, options.reference, options.format, options.output, force=options.force))
-    except ExportRefused as error:
-        print(f"sortline: {error}", file=sys.stderr)
-        return USAGE
-    except (VisionError, StoreError, SettingsError, OSError) as error:
-        print(f"sortline: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def export_version(store: ModelStore, reference: str, file_format: str, output: Path, *, force: bool = False) -> str:
     """Write a version as ``output`` with its description beside it; return lines for a person.
 
@@ -140,12 +113,15 @@ def export_version(store: ModelStore, reference: str, file_format: str, output: 
     description = _description(manifest)
     _refuse_existing(target, description, force=force)
     if made.needs_network:
-        _prepare_mindspore(manifest, file_format)
+        if manifest.network is None:
+            able = " or ".join(name for name, other in FORMATS.items() if not other.needs_network)
+            raise ExportRefused(f"{reference} is a graph without a MindSpore network; pass --format {able}")
+        prepare_mindspore(f"the format {file_format}")
     # Beside the target, since a rename reaches no other disk.
     draft = Path(tempfile.mkdtemp(prefix=".sortline-export-", dir=target.parent)) / target.name
     try:
         made.write(files, draft)
-        proof = _prove(files, made, draft)
+        proof = _prove(files, made, draft, *read_golden(store, version))
         write_file(draft.with_suffix(".json"), description)
         _refuse_existing(target, description, force=force)  # the export took seconds: somebody else may have been here
         target.unlink(missing_ok=True)  # first: a crash must not leave a file beside another one's weights or labels
@@ -187,40 +163,19 @@ def _refuse_existing(target: Path, description: bytes, *, force: bool) -> None:
         raise ExportRefused(f"{', '.join(map(str, taken))} exists; pass --force to replace it, or another --output")
 
 
-def _prepare_mindspore(manifest: Manifest, file_format: str) -> None:
-    if manifest.network is None:
-        able = " or ".join(name for name, made in FORMATS.items() if not made.needs_network)
-        raise ExportRefused(f"{manifest.reference} is a graph without a MindSpore network; pass --format {able}")
-    try:
-        import mindspore
-    except ImportError as error:
-        raise EngineError(f"the format {file_format} needs MindSpore here: {pip_install('sortline[train]')}") from error
-    mindspore.set_context(mode=mindspore.GRAPH_MODE)
-    # Once a cell has run in this process, even setting the same device again is refused.
-    if mindspore.get_context("device_target") != "CPU":
-        mindspore.set_device("CPU")
-
-
-def _prove(files: VersionFiles, made: Format, draft: Path) -> str:
+def _prove(files: VersionFiles, made: Format, draft: Path, images: Images, expected: Outputs) -> str:
     """Run the file on the version's golden images; return the largest difference as a line for a person."""
     manifest = files.manifest
     if manifest.golden is None:
         raise EngineError(f"{manifest.reference} was published without golden images, so no export can be proven")
     tolerance = manifest.golden.tolerance
-    with np.load(io.BytesIO(files.read(GOLDEN)), allow_pickle=False) as golden:
-        images, expected = golden["images"], golden["outputs"]
     outputs, runner = made.run(files, draft, images)
+    whose = f"{manifest.reference} as {draft.suffix}: {runner} answers the golden images with"
     if outputs.shape != expected.shape:
-        raise EngineError(
-            f"{manifest.reference} as {draft.suffix}: {runner} answers the golden images with {outputs.shape}, "
-            f"published is {expected.shape}; nothing was written"
-        )
+        raise EngineError(f"{whose} {outputs.shape}, published is {expected.shape}; nothing was written")
     difference = float(np.abs(outputs - expected).max(initial=0.0))
     if not difference <= tolerance:  # also catches NaN
-        raise EngineError(
-            f"{manifest.reference} as {draft.suffix}: {runner} answers the golden images with a difference of "
-            f"{difference:.2g} (allowed: {tolerance:g}); nothing was written"
-        )
+        raise EngineError(f"{whose} a difference of {difference:.2g} (allowed: {tolerance:g}); nothing was written")
     return (
         f"  proven with {runner} on {len(images)} golden images: difference {difference:.1e} (allowed: {tolerance:g})"
     )
@@ -269,9 +224,7 @@ def _weights(network: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "formats": [name for name, made in FORMATS.items() if not made.is_graph],
         "input": "float32 (N, 3, height, width), RGB: pixel * network.scale + network.offset, a channel each",
-        "output": "logits; the probabilities are softmax(logits / network.temperature)"
-        if network["classes"]
-        else "features",
+        "output": "features",
     }
     if network["classes"]:
         found["output"] = "logits; the probabilities are softmax(logits / network.temperature)"
@@ -334,7 +287,3 @@ FORMATS: Final[Mapping[str, Format]] = {
         needs_network=True,
     ),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,17 @@
-"""The files of a model version, by name, and what engines need of them."""
+"""The files of a model version, by name, and what those need that open them."""
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from typing import Final
 
+import numpy as np
+
+from base.install import pip_install
 from model_store import ModelStore, ModelVersion
-from vision.serving import GraphSpec, MindSporeNetwork, ModelFiles
+from vision import EngineError
+from vision.serving import GraphSpec, Images, MindSporeNetwork, ModelFiles, Outputs
 
 SERVING: Final = "serving.onnx"
 WEIGHTS: Final = "weights.safetensors"
@@ -29,3 +34,26 @@ def read_files(store: ModelStore, version: ModelVersion) -> ModelFiles:
         int8=(read(INT8[0]), read(INT8[1])) if quantised else None,
         mindspore=None if network is None else lambda: MindSporeNetwork(spec=network, weights=read(WEIGHTS)),
     )
+
+
+def read_golden(store: ModelStore, version: ModelVersion) -> tuple[Images, Outputs]:
+    """Return the golden images and the reference's outputs for them, verified.
+
+    Raises:
+        ChecksumError: the file is missing or is not what was published.
+    """
+    data = store.open_file(version.name, version.version, GOLDEN)
+    with np.load(io.BytesIO(data), allow_pickle=False) as golden:
+        return golden["images"], golden["outputs"]
+
+
+def prepare_mindspore(what: str) -> None:
+    """Have MindSpore compile whole graphs for the CPU; EngineError where it is missing: ``what`` needs it."""
+    try:
+        import mindspore
+    except ImportError as error:
+        raise EngineError(f"{what} needs MindSpore here: {pip_install('sortline[train]')}") from error
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    # Once a cell has run in this process, even setting the same device again is refused.
+    if mindspore.get_context("device_target") != "CPU":
+        mindspore.set_device("CPU")

@@ -1,49 +1,17 @@
-"""``python -m worker.models.importing FILE``: pretrained weights become a version in the model store."""
+"""Pretrained weights become a version in the model store."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from base.install import pip_install
-from base.text_files import TextError, read_text
-from configs import SettingsError, load_settings
-from model_store import ClassEntry, ModelStore, StoreError
-from vision import VisionError, WeightsError
+from base.text_files import read_text
+from model_store import ClassEntry, ModelStore
+from vision import WeightsError
+from worker.models.files import prepare_mindspore
 
 GOLDEN_IMAGES = 4
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Import a file; print what was made; return the exit code."""
-    parser = argparse.ArgumentParser(prog="sortline models import")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--convention", choices=["auto", "tf", "torch"], default="auto")
-    parser.add_argument("--labels", type=Path)
-    options = parser.parse_args(arguments)
-    try:
-        import mindspore
-    except ImportError:
-        print(f"sortline: import needs MindSpore here: {pip_install('sortline[train]')}", file=sys.stderr)
-        return 1
-    try:
-        mindspore.set_context(mode=mindspore.GRAPH_MODE)
-        if mindspore.get_context("device_target") != "CPU":  # refused once a cell has run in this process
-            mindspore.set_device("CPU")
-        store = ModelStore(load_settings().store_root)
-        convention = None if options.convention == "auto" else options.convention
-        print(import_file(store, options.file, options.name, convention, options.labels))
-    except (VisionError, StoreError, SettingsError, OSError) as error:
-        print(f"sortline: {error}", file=sys.stderr)
-        return 1
-    except TextError as error:
-        print(f"sortline: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def import_file(store: ModelStore, file: Path, name: str, convention: str | None, labels: Path | None) -> str:
@@ -53,7 +21,10 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
 
     Raises:
         WeightsError: the file doesn't hold a network we know; the message lists missing and unexpected keys.
+        TextError: ``labels`` can't be read.
+        EngineError: MindSpore is not installed.
     """
+    prepare_mindspore("import")
     from dataclasses import replace
 
     from vision.images import Preprocessing
@@ -106,7 +77,3 @@ def _structured_images(height_px: int, width_px: int) -> np.ndarray[tuple[int, .
         ramps = np.stack([x ** (k + 1), 0.6 * y, 0.3 * (1 - x) * y], axis=-1)
         images.append(np.clip(ramps * 255 + random.normal(0, 12, ramps.shape), 0, 255))
     return np.stack(images).astype(np.uint8)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

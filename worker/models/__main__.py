@@ -1,0 +1,49 @@
+"""``python -m worker.models import|export``: what ``sortline models`` leaves to a process with deep-learning libraries.
+
+Exit codes: 0 done, 1 failed, 2 the command line asks for what can't be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from base.text_files import TextError
+from configs import SettingsError, load_settings
+from model_store import ModelStore, StoreError
+from vision import VisionError
+from worker.models.exporting import FORMATS, ExportRefused, export_version
+from worker.models.importing import import_file
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Import or export a version; print what was made; return the exit code."""
+    parser = argparse.ArgumentParser(prog="sortline models")
+    commands = parser.add_subparsers(dest="command", required=True)
+    importing = commands.add_parser("import")
+    importing.add_argument("file", type=Path)
+    importing.add_argument("--name", required=True)
+    importing.add_argument("--convention", choices=["auto", "tf", "torch"], default="auto")
+    importing.add_argument("--labels", type=Path)
+    exporting = commands.add_parser("export")
+    exporting.add_argument("reference")
+    exporting.add_argument("--format", choices=list(FORMATS), required=True)
+    exporting.add_argument("--output", type=Path, required=True)
+    exporting.add_argument("--force", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        store = ModelStore(load_settings().store_root)
+        if given.command == "import":
+            convention = None if given.convention == "auto" else given.convention
+            print(import_file(store, given.file, given.name, convention, given.labels))
+        else:
+            print(export_version(store, given.reference, given.format, given.output, force=given.force))
+    except (ExportRefused, TextError, VisionError, StoreError, SettingsError, OSError) as error:
+        print(f"sortline: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ExportRefused | TextError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
