@@ -28,31 +28,18 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _segv() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def _hang() -> None:
-    while True:
-        time.sleep(3600)
-
-
 def _memory() -> None:
     bomb = bytearray(MEMORY_BOMB_BYTES)
     bomb[:: os.sysconf("SC_PAGE_SIZE")] = b"x" * len(bomb[:: os.sysconf("SC_PAGE_SIZE")])
     _kill()  # as the kernel would
 
 
-def _nap() -> None:
-    time.sleep(0.1)
-
-
 ACTIONS: dict[str, Callable[[], None]] = {
     "kill": _kill,
-    "segv": _segv,
-    "hang": _hang,
+    "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "hang": lambda: time.sleep(10**6),
     "memory": _memory,
-    "nap": _nap,
+    "nap": lambda: time.sleep(0.1),
 }
 
 

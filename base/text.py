@@ -1,4 +1,4 @@
-"""Text of strangers (labels, file names, error messages) made fit for where it is shown."""
+"""Text made fit for where it is shown: that of strangers (labels, file names, error messages), and lengths of time."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ def printable(text: str) -> str:
 def safe_cell(text: str) -> str:
     """Return ``text`` so that no spreadsheet runs it as a formula: a ``'`` goes before = + - @ tab and return."""
     return "'" + text if text.startswith(FORMULA_STARTS) else text
+
+
+def duration(seconds: int) -> str:
+    """Return ``seconds`` as a person says them: 42 s, 3 min 10 s, 2 h 5 min, 3 days."""
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86_400} days"

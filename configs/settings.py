@@ -152,12 +152,10 @@ class Settings(BaseSettings):
 
     @property
     def store_root(self) -> Path:
-        """Root folder of the model store."""
         return self.store or self.home / "store"
 
     @property
     def feature_cache_root(self) -> Path:
-        """Root folder of the feature cache."""
         return self.feature_cache or self.home / "features"
 
 

@@ -30,7 +30,6 @@ class JobState:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
         return self.state in ENDED
 
 
@@ -84,7 +83,6 @@ class JobBoard:
         return JobState(**values)
 
     def jobs(self) -> list[JobState]:
-        """Return all jobs, the newest first."""
         names: list[str] = self._client.zrevrange(self._keys.jobs, 0, -1)
         return [state for name in names if (state := self.get(name)) is not None]
 
@@ -114,7 +112,6 @@ class JobBoard:
         return not any(left) and state not in ENDED
 
     def is_cancelled(self, job: str) -> bool:
-        """Whether somebody asked to stop ``job``."""
         return bool(self._client.hget(self._keys.job(job), "cancel"))
 
     def _leave(self, job: str, name: str) -> int:

@@ -59,7 +59,6 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def to_json(message: Message) -> str:
-    """Return ``message`` as JSON text."""
     return message.model_dump_json(exclude_defaults=False)
 
 

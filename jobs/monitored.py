@@ -59,7 +59,6 @@ class MovingTasks(TasksView):
     """Flower's page of tasks, asking for newer texts every two seconds unless ``FLOWER_AUTO_REFRESH`` is off."""
 
     def render_string(self, template_name: str, **named: Any) -> bytes:
-        """Return the page."""
         page: bytes = super().render_string(template_name, **named)
         if template_name != "tasks.html" or not self.application.options.auto_refresh:
             return page

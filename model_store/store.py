@@ -154,7 +154,6 @@ class ModelStore:
             shutil.rmtree(staging, ignore_errors=True)
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return the aliases of a model and the versions they mean."""
         self.versions(name)
         with available(self.root / name):
             return read_aliases(self.root / name)

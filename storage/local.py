@@ -85,7 +85,6 @@ class LocalFolder:
 
 
 def check_there(root: Path) -> None:
-    """Raise UnavailableError when ``root`` is no folder."""
     if not root.is_dir():
         raise UnavailableError(f"the data root {root} is not there; is the share mounted?")
 

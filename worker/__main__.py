@@ -25,7 +25,6 @@ CHILD_START_LIMIT_S = 60.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a worker; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="A Sortline worker.")
     parser.add_argument("--queues", choices=list(BY_QUEUE), required=True, help="what it works on")
     parser.add_argument("--config", type=Path, help="TOML file with settings")

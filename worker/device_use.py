@@ -38,7 +38,6 @@ class DeviceUse(Collector):
         yield _family()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Look at all devices."""
         family = _family()
         with self._lock:
             family.add_metric(["cpu"], self._cpu_share())

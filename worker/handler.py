@@ -97,9 +97,6 @@ class Handler(ABC, Generic[AnyJob, AnyResult]):
     def publish(self, result: AnyResult) -> None:
         """Answer with the result."""
 
-    def measure(self, result: AnyResult) -> None:
-        """Count what was done in the metrics."""
-
     @abstractmethod
     def conclude(self, result: AnyResult) -> str:
-        """Do what is left to do; return a sentence for Flower."""
+        """Count what was done, and do what is left to do; return a sentence for Flower."""

@@ -47,7 +47,6 @@ class _Lines(logging.Formatter):
         self._secrets = sorted(secrets, key=len, reverse=True)
 
     def hide(self, text: str) -> str:
-        """Return ``text`` with passwords starred out."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
@@ -57,7 +56,6 @@ class TextLines(_Lines):
     """``2026-03-01 12:00:00.000 INFO sortline.worker chunk labelled run=inbox-1 chunk=0``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record, and its traceback behind a margin."""
         at = datetime.fromtimestamp(record.created).astimezone()
         line = f"{at:%Y-%m-%d %H:%M:%S}.{int(record.msecs):03} {record.levelname} {record.name} {record.getMessage()}"
         for name, value in getattr(record, FIELDS, {}).items():
@@ -74,7 +72,6 @@ class JsonLines(_Lines):
     """One JSON object a line: at, level, logger, event, the event's fields, and traceback after an error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object of a record."""
         at = datetime.fromtimestamp(record.created, tz=timezone.utc)
         entry = {
             "at": at.isoformat(timespec="milliseconds"),

@@ -66,7 +66,6 @@ class Metrics:
 
     @property
     def held(self) -> list[tuple[ModelPin, Engine]]:
-        """The model versions that are held ready, the newest last."""
         return list(self._held.values())
 
     def note_wait(self, queued_at: object) -> None:
@@ -90,7 +89,6 @@ class Metrics:
         )  # fmt: skip
 
     def note_hit(self, pin: ModelPin) -> None:
-        """Count a chunk that needed no loading."""
         self._hits.labels(str(pin)).inc()
 
     def note_loaded(self, pin: ModelPin, engine: Engine, kept: Collection[str]) -> None:
@@ -105,7 +103,6 @@ class Metrics:
         self._loaded.labels(*_labels(pin, engine)).set(1)
 
     def note_worker(self, queue: str, version: str) -> None:
-        """Say what this process is."""
         self._worker.labels(queue, version).set(1)
 
     def serve(self, address: str, port: int) -> None:

@@ -62,7 +62,6 @@ def run_job(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery,
         if (why := handler.overtaken()) is not None:
             return why
         handler.publish(result)
-        handler.measure(result)
     fault("before ack")
     return handler.conclude(result)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from time import localtime, strftime
 from typing import Any
 
-from base.durations import duration
 from base.paths import path_to_text
+from base.text import duration
 from pages import accuracy_card, card, template
 from producer.reports.gallery import Gallery
 from producer.reports.report import Format, Report, replacing

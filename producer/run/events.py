@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import redis
 
-from base.durations import duration
+from base.text import duration
 from jobs import LABEL_RUN
 from producer.errors import RunCancelled, RunRefused
 from producer.local.session import Session

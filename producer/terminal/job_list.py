@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
-from base.durations import duration
-from base.text import printable
+from base.text import duration, printable
 from jobs import JobState
 from producer.terminal.report import shortened
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from base.durations import duration
+from base.text import duration
 from producer.reports.request import Request
 from producer.reports.tally import Tally
 from producer.runfile import Progress as RunProgress

@@ -13,9 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from base.durations import duration
 from base.files import replacing
-from base.text import safe_cell
+from base.text import duration, safe_cell
 from producer.terminal.progress import PLAIN_EVERY_S
 from producer.training.sweep import Trial, ranked, shown
 

@@ -80,10 +80,8 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
     def publish(self, result: ChunkResult) -> None:
         self.runtime.publish(self.job.run, result)
 
-    def measure(self, result: ChunkResult) -> None:
-        self.runtime.metrics.note_chunk(self.job, result)
-
     def conclude(self, result: ChunkResult) -> str:
+        self.runtime.metrics.note_chunk(self.job, result)
         self.runtime.end_if_large()
         failed = sum(row.error is not None for row in result.rows)
         rate = len(result.rows) / max(result.seconds.get("chunk_s", 0.0), 1e-9)

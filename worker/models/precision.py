@@ -97,7 +97,6 @@ def judge(answers: NDArray[np.int64], f32_answers: NDArray[np.int64], truth: NDA
 
 
 def least_equal(images: int) -> int:
-    """Return how many of ``images`` answers must be f32's."""
     return math.ceil(LEAST_EQUAL * images - 1e-9)  # 97 of 100 must not fail by a rounding of 0.97
 
 

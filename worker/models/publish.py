@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -132,44 +132,8 @@ def publish(store: ModelStore, name: str, what: Publication) -> ModelVersion:
     return store.publish(name, partial(_write, what))
 
 
-class _Proof(NamedTuple):
-    """The reference's outputs for the golden images, how far engines are from them, and what the precisions came to."""
-
-    expected: Outputs
-    golden: Golden
-    precisions: dict[str, PrecisionProof]
-    int8: tuple[bytes, bytes] | None  # an 8-bit graph that passed
-
-
 def _write(what: Publication, folder: Path) -> ManifestDraft:
-    proof = _prove(what)
-    details = what.details(proof.precisions)
-    model = what.graph.files
-    trained = model.mindspore() if model.mindspore is not None else None
-    files = {SERVING: model.onnx, **details.files}
-    if trained is not None:
-        files[WEIGHTS] = trained.weights
-    if proof.int8 is not None:
-        files |= dict(zip(INT8, proof.int8, strict=True))
-    for file_name, data in files.items():
-        (folder / file_name).write_bytes(data)
-    np.savez_compressed(folder / GOLDEN, images=what.golden_images, outputs=proof.expected)
-    return ManifestDraft(
-        kind="classifier" if what.is_classifier else "backbone",
-        graph=model.graph.to_json(),
-        network=trained.spec if trained is not None else None,
-        preprocessing=dict(what.preprocessing.to_json()),
-        classes=what.classes,
-        training=dict(details.training),
-        scores={key: float(value) for key, value in what.scores.items()},
-        golden=proof.golden,
-        precisions=proof.precisions,
-        parent=str(what.parent) if what.parent else None,
-    )
-
-
-def _prove(what: Publication) -> _Proof:
-    """Run every engine and precision of this host on the golden images, and a classifier on the validation images."""
+    """Run every engine and precision of this host on the golden images, a classifier on the validation images too."""
     model, images = what.graph.files, what.golden_images
     expected = what.graph.reference(images)
     tolerance = GOLDEN_TOLERANCE if what.is_classifier else FEATURE_TOLERANCE
@@ -180,10 +144,29 @@ def _prove(what: Publication) -> _Proof:
         agreement = _agreement(engines, images, expected, tolerance, what.graph.reference_name)
         if what.is_classifier:
             proofs = judge_precisions(engines, what.validation, what.preprocessing, what.limits)
-    passed = any(proofs[name].passed for name in proofs if "int8" in name)
+    details = what.details(proofs)
+    trained = model.mindspore() if model.mindspore is not None else None
+    files = {SERVING: model.onnx, **details.files}
+    if trained is not None:
+        files[WEIGHTS] = trained.weights
+    if model.int8 is not None and any(proof.passed for name, proof in proofs.items() if "int8" in name):
+        files |= dict(zip(INT8, model.int8, strict=True))
+    for file_name, data in files.items():
+        (folder / file_name).write_bytes(data)
+    np.savez_compressed(folder / GOLDEN, images=images, outputs=expected)
     digest = hashlib.sha256(images.tobytes()).hexdigest()
-    golden = Golden(inputs_sha256=digest, tolerance=tolerance, agreement=agreement)
-    return _Proof(expected, golden, proofs, model.int8 if passed else None)
+    return ManifestDraft(
+        kind="classifier" if what.is_classifier else "backbone",
+        graph=model.graph.to_json(),
+        network=trained.spec if trained is not None else None,
+        preprocessing=dict(what.preprocessing.to_json()),
+        classes=what.classes,
+        training=dict(details.training),
+        scores={key: float(value) for key, value in what.scores.items()},
+        golden=Golden(inputs_sha256=digest, tolerance=tolerance, agreement=agreement),
+        precisions=proofs,
+        parent=str(what.parent) if what.parent else None,
+    )
 
 
 def _with_int8(model: ModelFiles, images: Images, ends: FloatEnds) -> ModelFiles:

@@ -59,7 +59,6 @@ class Inputs:
     views: int = 1
 
     def samples(self) -> Samples:
-        """Return what the trained part is fitted to."""
         targets = np.array([image.class_index for image in self.images], np.int64)
         return Samples(inputs=self.rows, targets=np.tile(targets, self.views))
 

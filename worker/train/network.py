@@ -125,7 +125,6 @@ def fit_network(training: Training, network: Any, inputs: Inputs, held_out: Inpu
 
 
 def fit_options(recipe: Recipe) -> FitOptions:
-    """Return the part of a recipe that ``fit`` follows."""
     names = {field.name for field in fields(FitOptions)}
     return FitOptions(**{key: value for key, value in recipe.model_dump().items() if key in names})
 

@@ -83,7 +83,6 @@ class TrainingReport:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether any class is in a group."""
         return any(info.group is not None for info in self.classes)
 
     @cached_property

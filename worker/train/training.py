@@ -102,7 +102,6 @@ class Pace:
         self._is_estimated = False
 
     def epoch(self, epoch: Epoch) -> None:
-        """Report an epoch that is done."""
         self._first = epoch.epoch if self._first is None else self._first
         self._reported = time.monotonic()
         epoch_s = (self._reported - self._started) / (epoch.epoch - self._first + 1)
