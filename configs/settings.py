@@ -66,7 +66,9 @@ class Settings(BaseSettings):
         0, ge=0, le=MAX_CHUNK_IMAGES, description="images in one chunk; 0 aims at 2 s of a worker's time"
     )
     window_chunks: int = Field(16, ge=1, le=100_000, description="chunks of a run that may wait in Redis at once")
-    stale_s: float = Field(90.0, gt=0, description="seconds without rows after which a lost chunk is sent again")
+    stale_s: float = Field(
+        90.0, gt=0, description="seconds without news after which a training job that Redis lost is queued again"
+    )
     visibility_timeout_s: int = Field(
         10,
         ge=3,

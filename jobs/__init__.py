@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jobs.broker import AWAY, Keys, check_broker, connect, passwords, redis_now
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
     from jobs.label import LABEL_RUN, ChunkResult, LabelChunk, Row
-    from jobs.messages import QUEUED_AT, JobMessage, ModelPin, from_json, to_json
+    from jobs.messages import FIRST, QUEUED_AT, JobMessage, ModelPin, from_json, to_json
     from jobs.train import EventState, JobEvent, TrainModel
 else:
     __getattr__ = lazy(__name__)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import redis
+from redis.client import Pipeline
 
 from jobs.broker import AWAY, Keys
 
@@ -99,9 +100,19 @@ class JobBoard:
         """Leave word for whoever works on ``job`` to stop."""
         self._leave(job, "cancel")
 
-    def end_work(self, job: str) -> None:
-        """Leave word that no work on ``job`` is of use any more, also where Redis has forgotten the job."""
-        self._leave(job, "over")
+    def end_work(self, pipeline: Pipeline, job: str, by: str) -> None:
+        """Leave word that ``by`` ended ``job``: no work on it is of use any more, also where Redis has forgotten it."""
+        pipeline.hset(self._keys.job(job), "over", by)
+        pipeline.expire(self._keys.job(job), KEPT_S)
+
+    def ended_by(self, job: str) -> str:
+        """Return who ended ``job``; empty when nobody did, or Redis has forgotten it."""
+        return str(self._client.hget(self._keys.job(job), "over") or "")
+
+    def resume_work(self, job: str) -> None:
+        """Take back the end of ``job``: somebody works on it again."""
+        self._client.hdel(self._keys.job(job), "over")
+        self.update(job, state="running")
 
     def is_wanted(self, job: str) -> bool:
         """Whether work on ``job`` is of use: nobody cancelled it, and it has not ended, as far as Redis can tell."""

@@ -73,6 +73,10 @@ class Keys:
         """Hash with the state of one job."""
         return f"{self.prefix}job:{job}"
 
+    def holder(self, run: str) -> str:
+        """Who gathers a run; expires with its producer."""
+        return f"{self.prefix}holder:{run}"
+
     @property
     def nothing(self) -> str:
         """A key that never is: whether it may be deleted shows whether Redis takes writes."""

@@ -15,6 +15,7 @@ from base.names import MODEL_NAME
 from jobs.errors import MessageError, SchemaMismatch
 
 SCHEMA_VERSION = 2  # raised when a field comes or changes its meaning; ``Message.schema_version`` goes with it
+FIRST = "first"  # header of a queued chunk: index of its first image, for who may not unpack it
 QUEUED_AT = "queued_at"  # header of a queued message: seconds since 1970
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 

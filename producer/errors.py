@@ -32,6 +32,10 @@ class RunCancelled(ProducerError):
     """Somebody cancelled the run; what was labelled stays in the run file."""
 
 
+class RunHeld(ProducerError):
+    """Another producer is at this run."""
+
+
 class BrokerUnreachable(ProducerError):
     """Redis can't be reached or used."""
 

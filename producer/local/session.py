@@ -79,6 +79,11 @@ class Outage:
         if now - self._since > OUTAGE_LIMIT_S:
             raise BrokerUnreachable(f"Redis has been away for {OUTAGE_LIMIT_S:.0f} s: {error}") from error
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it is away now."""
+        return self._since is not None
+
     def end(self) -> None:
         """Note that it is there."""
         self._since = None

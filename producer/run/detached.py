@@ -47,6 +47,8 @@ def find_detached(session: Session, job: str) -> RunFile:
             if run.plan.run == job:
                 return run
             run.close()
+    if by := session.board.ended_by(job):
+        raise UsageError(f"run {job} was gathered by {by}; only there, and where it was sent, is its run file")
     return download(session.client, session.keys, job, runs / f"{job}.run")
 
 

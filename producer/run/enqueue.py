@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError
 from base.errors import UnavailableError
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import is_url
-from jobs import QUEUED_AT, BrokerFull, LabelChunk, to_json
+from jobs import FIRST, QUEUED_AT, BrokerFull, LabelChunk, to_json
 from producer.runfile import Plan
 
 FOLDERS_KNOWN = 1024
@@ -54,7 +54,7 @@ class ChunkSender:
                 kwargsrepr=plan.run,
                 parent_id=plan.run,  # Flower links to the run
                 root_id=plan.run,
-                headers={QUEUED_AT: time.time()},
+                headers={QUEUED_AT: time.time(), FIRST: first},
                 retry=False,  # the caller waits, and says why
             )
         except OperationalError as error:

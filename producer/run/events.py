@@ -16,7 +16,7 @@ import redis
 
 from base.text import duration
 from jobs import LABEL_RUN
-from producer.errors import RunCancelled, RunRefused
+from producer.errors import RunCancelled, RunHeld, RunRefused
 from producer.local.session import Session
 from producer.run.enqueue import NOT_SENT
 from producer.runfile import Progress, RunFile
@@ -38,6 +38,8 @@ def reported(session: Session, run: RunFile, gathering: Iterator[Progress]) -> I
     except (GeneratorExit, KeyboardInterrupt):  # Ctrl-C, or an error of whoever looks at the progress
         events.end("task-revoked", "interrupted", terminated=False)
         raise
+    except RunHeld:
+        raise  # the events are those of the producer that is at it
     except RunCancelled as error:
         events.end("task-revoked", str(error), terminated=False)
         session.board.update(run.plan.run, state="cancelled")

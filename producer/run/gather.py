@@ -6,13 +6,17 @@ import contextlib
 import time
 from collections.abc import Generator, Iterator
 
+import redis
+from redis.client import Pipeline
+
 from base.errors import UnavailableError
 from base.fault import fault
 from jobs import AWAY, BrokerFull
-from producer.errors import RunCancelled
+from producer.errors import RunCancelled, RunHeld
 from producer.local.session import Outage, Session
 from producer.run.backlog import Backlog
 from producer.run.enqueue import ChunkSender
+from producer.run.hold import HOLD_S, Hold
 from producer.run.journal import Journal
 from producer.run.window import Window
 from producer.runfile import Progress, RunFile
@@ -32,12 +36,14 @@ class Gatherer:
         self._session = session
         self._run = run
         self._sender = sender
-        self._window = Window(run.plan.chunk_images, settings.window_chunks, settings.stale_s)
-        self._backlog = Backlog(client, keys)
+        self._window = Window(run.plan.chunk_images, settings.window_chunks)
+        self._backlog = Backlog(client, keys, run.plan.run)
         self._journal = Journal(run, client, keys, self._window)
         self._todo: Chunks | None = None
         self._held: tuple[int, list[str]] | None = None  # a chunk that Redis would not take yet
         self._cancel_checked = 0.0
+        self._hold = Hold(client, keys, run)
+        self._behind = ""  # what else keeps the workers busy, for the screen
 
     def gather(self) -> Generator[Progress, None, None]:
         """Label what has no row yet; yield progress several times a second until every input has one.
@@ -45,29 +51,39 @@ class Gatherer:
         Raises:
             RunRefused: a worker says that this run can never be done, and why.
             RunCancelled: somebody cancelled it.
+            RunHeld: another producer is at it.
             BrokerUnreachable: Redis was away for two minutes.
         """
-        outage, pause_s, is_done = Outage(), FIRST_PAUSE_S, False
+        outage, pause_s = Outage(), FIRST_PAUSE_S
+        is_done = self._run.done == self._run.total
         yield self._progress()
-        while not is_done:
-            try:
-                is_done = self._step()
-                outage.end()
-                pause_s = FIRST_PAUSE_S
+        try:
+            while not is_done:
+                try:
+                    is_done = self._step()
+                    outage.end()
+                    pause_s = FIRST_PAUSE_S
+                    if not is_done:
+                        yield self._progress(self._behind)
+                except (*AWAY, UnavailableError) as error:
+                    outage.go_on(error)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                    yield self._progress(f"Redis is away or full, trying again ({error})")
+                    time.sleep(pause_s)
                 if not is_done:
-                    yield self._progress()
-            except (*AWAY, UnavailableError) as error:
-                outage.go_on(error)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-                yield self._progress(f"Redis is away or full, trying again ({error})")
-                time.sleep(pause_s)
-            if not is_done:
-                self._session.watch()
-        self._clean_up()
+                    self._session.watch()
+        finally:
+            if is_done or not outage.is_on:  # leaving must not wait for a Redis that is away
+                self._leave(is_done)
         yield self._progress()
 
     def _step(self) -> bool:
         """Send what fits, take in what comes; return whether every input has its row."""
+        if not self._hold.take():
+            self._behind = f"another producer was at this run; waiting {HOLD_S} s at most for a sign of it"
+            time.sleep(READ_S)
+            return False
+        self._check_cancel()
         if self._journal.catching_up:
             self._catch_up()
         if self._todo is None:
@@ -79,7 +95,10 @@ class Gatherer:
         came = self._journal.move(READ_S)
         for first, images in self._window.lost(self._backlog):
             self._send(first, self._run.paths(first, images))
-        self._check_cancel()
+        if came:
+            self._backlog.of_others = 0  # when it looked last; it looks when nothing comes
+        others = self._backlog.of_others
+        self._behind = f"{others} chunks of other runs are queued or at work too" if others else ""
         if full is not None and not came:
             raise full
         return False
@@ -89,12 +108,12 @@ class Gatherer:
 
     def _catch_up(self) -> None:
         """Take in what came while no producer was there, and wait for what an earlier one left on the queue."""
+        left = self._backlog.chunks()  # first: what is answered from now on is on the stream
         while self._journal.move(0):
             pass
-        if not self._backlog.is_idle():
-            for first, images in self._run.sent():
-                if first not in self._journal.refused_before:
-                    self._window.add(first, images)
+        for first, images in self._run.sent():
+            if first in left and first not in self._journal.refused_before:
+                self._window.add(first, images)
         self._journal.catching_up = False
 
     def _fill_window(self, todo: Chunks) -> BrokerFull | None:
@@ -118,19 +137,31 @@ class Gatherer:
         self._window.add(first, len(paths))
 
     def _check_cancel(self) -> None:
-        now, run = time.monotonic(), self._run
+        now, run, board = time.monotonic(), self._run, self._session.board
         if now - self._cancel_checked > CANCEL_CHECK_S:
             self._cancel_checked = now
-            if self._session.board.is_cancelled(run.plan.run):
+            if board.is_wanted(run.plan.run):
+                return
+            if board.is_cancelled(run.plan.run):
                 raise RunCancelled(f"run {run.plan.run} was cancelled after {run.done} of {run.total} images")
+            board.resume_work(run.plan.run)  # it was gathered elsewhere: workers would drop what is sent from here
 
-    def _clean_up(self) -> None:
-        """Delete what Redis has of the run. Every row is here: a Redis that is away must not spoil the end."""
-        run, client, keys = self._run.plan.run, self._session.client, self._session.keys
-        with contextlib.suppress(*AWAY):
+    def _leave(self, is_done: bool) -> None:
+        """Let another producer have the run. If it is done, delete what Redis has of it.
+
+        A Redis that is away must not spoil the end: every row is here.
+        """
+        run, keys = self._run.plan.run, self._session.keys
+
+        def clean_up(pipeline: Pipeline) -> None:
             if self._run.total:  # first: a chunk that comes twice must not begin anew what is deleted
-                self._session.board.end_work(run)
-            client.delete(keys.results(run), keys.inputs(run), keys.attempts(run))
+                self._session.board.end_work(pipeline, run, self._hold.name)
+            pipeline.delete(keys.results(run), keys.inputs(run), keys.attempts(run))
+
+        with contextlib.suppress(*AWAY, redis.WatchError, RunHeld):
+            if is_done:
+                self._hold.take()
+            self._hold.release(clean_up if is_done else lambda _: None)
 
     def _progress(self, waiting: str = "") -> Progress:
         return Progress(self._run.done, self._run.failed, self._run.total, waiting, self._journal.newest_worker)

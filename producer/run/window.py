@@ -10,15 +10,12 @@ from producer.run.backlog import Backlog
 from producer.run.chunk_size import ChunkSize
 
 SURE_LOST_S = 3.0  # a chunk that is neither queued nor unacknowledged is lost once it is this old
-# A chunk that others' chunks keep waiting is sent again at last: nothing tells it from one that was lost.
-STALE_BEHIND_OTHERS = 8
 
 
 @dataclass(slots=True)
 class _Chunk:
     images: int
     sent_at: float  # monotonic seconds
-    order: int  # of sending: answers that overtake an older chunk hint that it was lost
     resends: int = 0
 
 
@@ -28,16 +25,12 @@ class Window:
     Args:
         chunk_images: of each chunk; with 0 as the workers' rates ask for.
         most: chunks in flight at most.
-        stale_s: a chunk without an answer for so long may be lost.
     """
 
-    def __init__(self, chunk_images: int, most: int, stale_s: float) -> None:
+    def __init__(self, chunk_images: int, most: int) -> None:
         self._size = ChunkSize(chunk_images)
         self._most = most
-        self._stale_s = stale_s
         self._chunks: dict[int, _Chunk] = {}
-        self._order = 0
-        self._newest_answered = 0
 
     @property
     def is_empty(self) -> bool:
@@ -59,10 +52,9 @@ class Window:
 
     def add(self, first: int, images: int) -> None:
         """Note that a chunk was sent, or sent again."""
-        self._order += 1
         earlier = self._chunks.get(first)
         resends = earlier.resends + 1 if earlier else 0
-        self._chunks[first] = _Chunk(images, time.monotonic(), self._order, resends)
+        self._chunks[first] = _Chunk(images, time.monotonic(), resends)
 
     def is_answered_by(self, result: ChunkResult) -> bool:
         """Whether ``result`` has as many rows as the chunk has images, if that chunk is in flight."""
@@ -72,8 +64,7 @@ class Window:
     def remove(self, result: ChunkResult) -> None:
         """Take the answered chunk out, and learn the worker's rate."""
         self._size.note(result.worker, len(result.rows), result.seconds.get("chunk_s", 0.0))
-        if (chunk := self._chunks.pop(result.first, None)) is not None:
-            self._newest_answered = max(self._newest_answered, chunk.order)
+        self._chunks.pop(result.first, None)
 
     def lost(self, backlog: Backlog) -> list[tuple[int, int]]:
         """Return (index of the first image, images) of the chunks to send again.
@@ -87,14 +78,4 @@ class Window:
             for first, chunk in self._chunks.items()
             if now - chunk.sent_at > SURE_LOST_S * 2**chunk.resends
         }
-        if not old:
-            return []
-        queue_empty = backlog.is_queue_empty()
-        all_lost = queue_empty and backlog.is_idle()
-
-        def is_stale(chunk: _Chunk) -> bool:
-            waits: float = (now - chunk.sent_at) / (self._stale_s * 2**chunk.resends)
-            overtaken = chunk.order < self._newest_answered
-            return waits > (1 if queue_empty or overtaken else STALE_BEHIND_OTHERS)
-
-        return [(first, chunk.images) for first, chunk in old.items() if all_lost or is_stale(chunk)]
+        return [(first, old[first].images) for first in sorted(backlog.missing(old))] if old else []

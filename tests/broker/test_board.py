@@ -207,10 +207,16 @@ def test_a_job_is_wanted_until_it_is_cancelled_or_has_ended_also_when_redis_can_
         board.add(job, kind="label", title="inbox")
     board.ask_to_cancel("cancelled")
     board.update("done", state="done")
-    board.end_work("over")  # Redis has forgotten it, or lost all
+    with redis_server.client().pipeline() as pipeline:
+        board.end_work(pipeline, "over", "process 7 on a")  # Redis has forgotten it, or lost all
+        pipeline.execute()
 
     jobs = ("new", "unknown", "cancelled", "done", "over")
     assert [board.is_wanted(job) for job in jobs] == [True, True, False, False, False]
+    assert board.ended_by("over") == "process 7 on a"
+    board.resume_work("over")
+    board.resume_work("done")
+    assert [board.is_wanted(job) for job in jobs] == [True, True, False, True, True]
     redis_server.kill()
     assert board.is_wanted("done")
     board.add("later", kind="label", title="inbox")  # neither ends a run
