@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -20,28 +20,22 @@ if TYPE_CHECKING:  # pydantic is slow to import, and --help needs none of it
     from configs import Settings
     from producer.reports.request import Request
 
+_where = partial(typer.Option, rich_help_panel="Where")
+_reports = partial(typer.Option, rich_help_panel="Reports")
+
 Home = Annotated[
-    Path | None,
-    typer.Option(
-        "--home", help="Where Sortline keeps its state: store, runs, logs. Also SORTLINE_HOME.", rich_help_panel="Where"
-    ),
+    Path | None, _where("--home", help="Where Sortline keeps its state: store, runs, logs. Also SORTLINE_HOME.")
 ]
 Broker = Annotated[
     str | None,
-    typer.Option(
+    _where(
         "--broker",
         metavar="URL",
         help="Redis that the workers consume from; none uses `sortline up`, or a private Redis. "
         "A URL with a password belongs into SORTLINE_BROKER.",
-        rich_help_panel="Where",
     ),
 ]
-Store = Annotated[
-    Path | None,
-    typer.Option(
-        "--store", help="Model store; the default is HOME/store. Also SORTLINE_STORE.", rich_help_panel="Where"
-    ),
-]
+Store = Annotated[Path | None, _where("--store", help="Model store; the default is HOME/store. Also SORTLINE_STORE.")]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file with settings, or the name of one that ships."),
@@ -50,11 +44,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 Formats = Annotated[
     str | None,
-    typer.Option(
+    _reports(
         "--format",
         metavar="LIST",
         help="csv, parquet, jsonl, html; several with commas. The default is the suffix of -o.",
-        rich_help_panel="Reports",
     ),
 ]
 
@@ -81,21 +74,14 @@ class PageOptions:
     formats: Formats = None
     class_map: Annotated[
         Path | None,
-        typer.Option(
+        _reports(
             "--class-map",
             metavar="FILE",
             help="Other names and groups for labels in the reports: a TOML file, or a CSV of label, name, group.",
-            rich_help_panel="Reports",
         ),
     ] = None
     embed_mb: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1000,
-            help="Size of the thumbnails inside report.html, MB; more are linked.",
-            rich_help_panel="Reports",
-        ),
+        float, _reports(min=0, max=1000, help="Size of the thumbnails inside report.html, MB; more are linked.")
     ] = EMBED_MB
 
     def request(self, output: Path, **more: Any) -> Request:
@@ -109,20 +95,13 @@ class PageOptions:
 class ReportOptions(PageOptions):
     """Which reports, with which columns, and where the images go."""
 
-    prob_columns: Annotated[
-        bool,
-        typer.Option("--prob-columns", help="A column with the probability of every class.", rich_help_panel="Reports"),
-    ] = False
+    prob_columns: Annotated[bool, _reports("--prob-columns", help="A column with the probability of every class.")] = (
+        False
+    )
     sort_into: Annotated[
-        Path | None,
-        typer.Option(
-            "--sort-into", metavar="DIR", help="Put each labelled image into DIR/LABEL/ too.", rich_help_panel="Reports"
-        ),
+        Path | None, _reports("--sort-into", metavar="DIR", help="Put each labelled image into DIR/LABEL/ too.")
     ] = None
-    by: Annotated[
-        By,
-        typer.Option("--by", help="How: a link to the image, a copy, or the image itself.", rich_help_panel="Reports"),
-    ] = "link"
+    by: Annotated[By, _reports("--by", help="How: a link to the image, a copy, or the image itself.")] = "link"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +111,10 @@ class PlaceOptions:
     broker: Broker = None
     data_root: Annotated[
         str | None,
-        typer.Option(
+        _where(
             "--data-root",
             metavar="DIR_OR_URL",
             help="Folder shared with the workers, or URL, that all images are below. Also SORTLINE_DATA_ROOT.",
-            rich_help_panel="Where",
         ),
     ] = None
     store: Store = None

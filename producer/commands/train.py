@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from producer.commands.options import PlaceOptions, with_options
 from producer.training import Promote
 
-SEARCH = "Search and cross-validation"
+_search = partial(typer.Option, rich_help_panel="Search and cross-validation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,35 +21,29 @@ class SearchOptions:
 
     folds: Annotated[
         int | None,
-        typer.Option(
+        _search(
             "--folds",
             min=2,
             max=20,
             help="Cross-validate over so many parts of all images, print the rate and publish nothing.",
-            rich_help_panel=SEARCH,
         ),
     ] = None
     sweep: Annotated[
         list[str] | None,
-        typer.Option(
+        _search(
             "--sweep",
             metavar="KEY=V1,V2,...",
             help="Try these values of a key, one job a trial, and publish the best by validation top-1. Repeatable: "
             "all combinations. With --trials also KEY=LOW..HIGH.",
-            rich_help_panel=SEARCH,
         ),
     ] = None
-    trials: Annotated[
-        int | None,
-        typer.Option("--trials", min=1, help="Try so many random draws instead.", rich_help_panel=SEARCH),
-    ] = None
+    trials: Annotated[int | None, _search("--trials", min=1, help="Try so many random draws instead.")] = None
     sweep_report: Annotated[
         Path | None,
-        typer.Option(
+        _search(
             "--sweep-report",
             metavar="FILE",
             help="Where the table of the trials goes, as CSV; the default is JOB.csv, here.",
-            rich_help_panel=SEARCH,
         ),
     ] = None
 
@@ -77,8 +72,7 @@ def train(
         Promote, typer.Option(help="gate: into production if no worse than what is there; or always, or never.")
     ] = "gate",
     fail_on_leak: Annotated[
-        bool,
-        typer.Option("--fail-on-leak", help="Refuse a val/ that holds near-duplicates of training images."),
+        bool, typer.Option("--fail-on-leak", help="Refuse a val/ that holds near-duplicates of training images.")
     ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue and print the job; `sortline jobs watch JOB` follows it.")

@@ -10,6 +10,7 @@ import os
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from producer.reports.tally import Tally
 from producer.reports.thumbnails import SMALL_PX, thumbnails
 from producer.reports.truth import FolderTruth
 from producer.runfile import RunFile, StoredRow
-from storage import ExtraMissing, Folder, open_folder
+from storage import ExtraMissing, open_folder
 
 GALLERY_IMAGES = 20_000
 LISTED_ERRORS = 200
@@ -87,15 +88,14 @@ class Gallery:
     @property
     def images_from(self) -> str:
         """The web server that images are linked to, if they are on one."""
-        return _origin(self._plan.data_root)
+        root = self._plan.data_root
+        return "/".join(root.split("/", 3)[:3]) if root.startswith(("http://", "https://")) else ""
 
     def figures(self, indexes: list[int]) -> list[Figure]:
-        """Return the first of these inputs as figures."""
         by_index = {row.input_index: row for row in self.rows}
         return [self._figure(by_index[index]) for index in indexes[:SHOWN_FIRST]]
 
     def json(self) -> Iterator[str]:
-        """Yield the pieces of the page's data."""
         yield f'{{"names":{_json(self._names)},"images":[\n'
         for number, row in enumerate(self.rows):
             yield (",\n" if number else "") + _json(self._columns(row))
@@ -110,9 +110,12 @@ class Gallery:
         first = dict.fromkeys([*counts.least_sure[:SHOWN_FIRST], *counts.mistakes[:SHOWN_FIRST]])
         order = [*first, *(index for index in by_index if index not in first)]
         found: dict[int, str] = {}
+        folder = None
         try:
-            folder = self._source()
-        except UnavailableError as error:
+            if self._is_remote:
+                folder = open_folder(self._plan.data_root)
+                folder.check()
+        except (ExtraMissing, UnavailableError) as error:
             report.say(f"no thumbnails: {error}")
             return found
         made = thumbnails((self._file(by_index[index].path) for index in order), report.max_pixels, folder)
@@ -134,17 +137,6 @@ class Gallery:
             return below_root(text_to_path(path), self._plan.base, self._plan.data_root)
         return os.path.join(self._plan.base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
 
-    def _source(self) -> Folder | None:
-        """Return what reads the images where they are remote; UnavailableError when it can't from here."""
-        if not self._is_remote:
-            return None
-        try:
-            folder = open_folder(self._plan.data_root)
-        except ExtraMissing as error:
-            raise UnavailableError(str(error)) from error
-        folder.check()
-        return folder
-
     def _link(self, path: str) -> str:
         """Return the address of an image, relative to the page, so that both may be moved together.
 
@@ -153,8 +145,7 @@ class Gallery:
         if not has_image_suffix(path):
             return ""
         if self._is_remote:
-            root = self._plan.data_root
-            return f"{root}/{quote(os.fsencode(self._file(path)))}" if _origin(root) else ""
+            return f"{self._plan.data_root}/{quote(os.fsencode(self._file(path)))}" if self.images_from else ""
         try:
             relative = os.path.relpath(self._file(path), self._folder)
         except ValueError:  # a NUL byte: no file
@@ -181,10 +172,11 @@ class Gallery:
             for index, value in row.top[: self._layout.ranks]
         ]
         truth = self._truth.name(row.path) if self._truth else None
+        best, confidence = ranks[0] if ranks else (-1, -1)
         return [
             row.path,
-            ranks[0][0] if ranks else -1,
-            ranks[0][1] if ranks else -1,
+            best,
+            confidence,
             self._places[truth] if truth is not None else -1,
             ranks,
             row.error or "",
@@ -200,21 +192,10 @@ def _choose(run: RunFile, counts: Tally) -> list[StoredRow]:
     """Return the rows of the gallery: all, or those to look at first, some errors, and an even share of the rest."""
     if run.total <= GALLERY_IMAGES:
         return list(run.rows())
-    wanted = {*counts.least_sure, *counts.mistakes}
+    first_errors = islice((row.input_index for row in run.rows(failed=True)), LISTED_ERRORS)
+    wanted = {*counts.least_sure, *counts.mistakes, *first_errors}
     step = -(-run.total // GALLERY_IMAGES)
-    errors = 0
-    chosen = []
-    for row in run.rows():
-        errors += row.error is not None
-        first_errors = row.error is not None and errors <= LISTED_ERRORS
-        if row.input_index in wanted or first_errors or row.input_index % step == 0:
-            chosen.append(row)
-    return chosen
-
-
-def _origin(root: str) -> str:
-    """Return the web server that images are linked to, if ``root`` is on one."""
-    return "/".join(root.split("/", 3)[:3]) if root.startswith(("http://", "https://")) else ""
+    return [row for row in run.rows() if row.input_index in wanted or row.input_index % step == 0]
 
 
 def _json(value: object) -> str:

@@ -90,7 +90,6 @@ class Layout:
         )
 
     def answers(self, rows: Iterable[StoredRow]) -> Iterator[Answer]:
-        """Yield what reports show of each row."""
         places = {name: place for place, name in enumerate(self.probability_names)}
         for row in rows:
             probabilities = [0.0] * len(places)

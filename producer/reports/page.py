@@ -140,7 +140,6 @@ def histogram(counts: Tally) -> dict[str, Any]:
 
 
 def evaluated(evaluation: Evaluation) -> dict[str, Any]:
-    """Return what the template needs of an evaluation."""
     classes = evaluation.classes()
     names = [item.name for item in classes]
     folders = ranked(evaluation.other_folders)
@@ -169,17 +168,13 @@ def _words(evaluation: Evaluation) -> str:
 
 
 def _matrix(evaluation: Evaluation, classes: list[ClassScore]) -> list[dict[str, Any]]:
-    rows = []
-    for true in classes:
-        if not true.images:  # only ever answered
-            continue
-        cells = []
-        for answer in classes:
-            count = evaluation.pairs[true.name, answer.name]
-            shade = -(-SHADES * count // true.images)  # any image at all is seen
-            cells.append({"name": answer.name, "count": count, "shade": shade, "off": true.name != answer.name})
-        rows.append({"truth": true.name, "cells": cells})
-    return rows
+    def cell(true: ClassScore, answer: ClassScore) -> dict[str, Any]:
+        count = evaluation.pairs[true.name, answer.name]
+        shade = -(-SHADES * count // true.images)  # any image at all is seen
+        return {"name": answer.name, "count": count, "shade": shade, "off": true is not answer}
+
+    seen = (true for true in classes if true.images)  # others were only ever answered
+    return [{"truth": true.name, "cells": [cell(true, answer) for answer in classes]} for true in seen]
 
 
 def _class(item: ClassScore) -> tuple[str, ...]:

@@ -59,7 +59,6 @@ class Request:
         return Layout.of(run.plan, ranks=self.ranks, class_map=self.class_map, probabilities=self.probabilities)
 
     def keep(self, run: RunFile) -> None:
-        """Keep the request in the run file."""
         run.keep_request(str(self.main), json.dumps(asdict(self)))
 
     @classmethod

@@ -42,7 +42,6 @@ class Timing:
 
     @classmethod
     def of(cls, run: RunFile) -> Timing:
-        """Return what the run file knows."""
         stages: Counter[str] = Counter()
         engines: Counter[str] = Counter()
         workers: Counter[str] = Counter()
@@ -84,9 +83,9 @@ def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
         "missing": tally.missing,
         "skipped": dict(ranked(plan.skipped)),
         "mean_confidence": round(tally.confidence_sum / tally.ok, 4) if tally.ok else None,
-        "labels": _counts(tally.labels),
-        "groups": _counts(tally.groups),
-        "reasons": _counts(tally.reasons),
+        "labels": dict(ranked(tally.labels)),
+        "groups": dict(ranked(tally.groups)),
+        "reasons": dict(ranked(tally.reasons)),
         "started": _moment(timing.started),
         "ended": _moment(timing.ended),
         "seconds": round(timing.seconds, 3),
@@ -101,12 +100,11 @@ def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
 
 
 def evaluated(evaluation: Evaluation) -> dict[str, Any]:
-    """Return what the folders' names say about the answers."""
     groups = evaluation.groups
     return {
         "images": evaluation.images,
         "unreadable": evaluation.unreadable,
-        "other_folders": _counts(evaluation.other_folders),
+        "other_folders": dict(ranked(evaluation.other_folders)),
         "top1": _score(evaluation.top1),
         "top5": _score(evaluation.top5),
         "group": _score(groups) if groups else None,
@@ -114,10 +112,6 @@ def evaluated(evaluation: Evaluation) -> dict[str, Any]:
         "groups": _classes(evaluation.group_classes()),
         "confusions": [{"truth": truth, "label": name, "images": n} for truth, name, n in evaluation.confusions()],
     }
-
-
-def _counts(counts: Counter[str]) -> dict[str, int]:
-    return dict(ranked(counts))
 
 
 def _score(score: Score) -> dict[str, Any]:

@@ -62,15 +62,15 @@ def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -
     """
     folders = FolderTruth(run.plan, layout)
     evaluation = None if truth == "none" else Evaluation()
-    least_sure = _Extremes(REVIEWED)
-    mistakes = _Extremes(REVIEWED)
+    least_sure: list[tuple[float, int]] = []
+    mistakes: list[tuple[float, int]] = []
     for row in run.rows():
         yield row
         true_name = folders.name(row.path) if evaluation is not None else None
         if evaluation is not None and true_name is None:
             if truth == "auto":
                 evaluation = None
-                mistakes = _Extremes(REVIEWED)
+                mistakes = []
                 found.wrong_histogram = [0] * BINS
             else:
                 evaluation.other_folders[folders.folder(row.path)] += 1
@@ -90,13 +90,13 @@ def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -
             found.groups[group] += 1
         found.confidence_sum += confidence
         found.histogram[place] += 1
-        least_sure.offer(-confidence, row.input_index)
+        _offer(least_sure, -confidence, row.input_index)
         if evaluation is not None and true_name is not None:
             _evaluate(evaluation, layout, row, true_name)
             if name != true_name:
                 found.wrong_histogram[place] += 1
-                mistakes.offer(confidence, row.input_index)
-    found.least_sure, found.mistakes = least_sure.indexes(), mistakes.indexes()
+                _offer(mistakes, confidence, row.input_index)
+    found.least_sure, found.mistakes = _indexes(least_sure), _indexes(mistakes)
     found.evaluation = evaluation if evaluation is not None and (evaluation.images or truth == "folders") else None
 
 
@@ -109,19 +109,11 @@ def _evaluate(evaluation: Evaluation, layout: Layout, row: StoredRow, true_name:
         evaluation.group_pairs[true_group, layout.groups[row.top[0][0]] or ""] += 1
 
 
-class _Extremes:
-    """Keeps the indexes of the highest values; of equal ones the earlier."""
+def _offer(heap: list[tuple[float, int]], value: float, index: int) -> None:
+    """Keep the indexes of the highest values; of equal ones the earlier."""
+    keep = heapq.heappush if len(heap) < REVIEWED else heapq.heappushpop
+    keep(heap, (value, -index))
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._heap: list[tuple[float, int]] = []
 
-    def offer(self, value: float, index: int) -> None:
-        entry = (value, -index)
-        if len(self._heap) < self._size:
-            heapq.heappush(self._heap, entry)
-        elif entry > self._heap[0]:
-            heapq.heapreplace(self._heap, entry)
-
-    def indexes(self) -> list[int]:
-        return [-index for _, index in sorted(self._heap, reverse=True)]
+def _indexes(heap: list[tuple[float, int]]) -> list[int]:
+    return [-index for _, index in sorted(heap, reverse=True)]

@@ -91,7 +91,6 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """How many images count."""
         return sum(self.pairs.values())
 
     @property
@@ -124,7 +123,6 @@ class Evaluation:
         ]
 
     def group_classes(self) -> list[ClassScore]:
-        """Return the same of groups."""
         return Evaluation(pairs=self.group_pairs).classes()
 
     def confusions(self) -> list[tuple[str, str, int]]:

@@ -58,7 +58,6 @@ class EarlierFiles:
         self._db.executemany("INSERT OR REPLACE INTO files (path, size, modified_ns) VALUES (?, ?, ?)", files)
 
     def close(self) -> None:
-        """Delete the database."""
         self._db.close()
 
     def begin(self) -> None:
@@ -90,7 +89,6 @@ class InputFilter:
         self.unchanged = 0
 
     def inputs(self, paths: Iterable[str]) -> Iterator[Input]:
-        """Yield what is to be labelled."""
         self.unchanged = 0
         if self.earlier is not None:
             self.earlier.begin()

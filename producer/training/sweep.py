@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import random
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,7 +54,6 @@ class Axis:
     choices: Sequence[Any] | Range
 
     def draw(self, source: random.Random) -> Any:
-        """Return one value at random."""
         return self.choices.draw(source) if isinstance(self.choices, Range) else source.choice(self.choices)
 
 
@@ -78,11 +76,9 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
         return self.state in ("done", "failed", "cancelled")
 
     def update(self, event: JobEvent | JobState) -> None:
-        """Take in an event of its job."""
         self.state = "running" if event.state == "progress" else event.state
         self.text = event.text
         if self.state != "done":
@@ -278,10 +274,7 @@ def _range(text: str, key: str, parts: Sequence[str], recipe: Recipe) -> Range:
 
 def _number(text: str) -> float | None:
     """Return the int or float in ``text``; None when it is no finite number."""
-    if re.fullmatch(r"\s*[+-]?\d+\s*", text):
-        return int(text)
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    for kind in (int, float):
+        with suppress(ValueError):
+            return value if math.isfinite(value := kind(text)) else None
+    return None
