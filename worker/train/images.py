@@ -6,9 +6,8 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from vision.serving import Engine, ModelFiles, export_onnx, graph_spec_of, open_
 from vision.training import (
     Dataset,
     Digests,
-    Extracted,
     Extractor,
     FeatureCache,
     LabelledImage,
@@ -46,8 +44,6 @@ log = logging.getLogger("sortline.training")
 
 # Raised when decoding or augmentation changes, so that features of before are not met again.
 FEATURES_SCHEMA_VERSION = 1
-
-Read = Callable[[Sequence[LabelledImage], int], "Inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,43 +107,34 @@ class InputReader:
             engine.close()
         self._engines.clear()
 
-    @contextmanager
-    def opened(self, freeze: str) -> Iterator[Read]:
-        """Give the function from images and a number of repeats to what a network frozen like that takes of them."""
+    def read(self, images: Sequence[LabelledImage], freeze: str, repeats: int = 0) -> Inputs:
+        """Return what a network frozen like that takes of ``images``, plain and in ``repeats`` augmented views."""
+        training, settings, limits = self._training, self._training.runtime.settings, self._training.runtime.limits
         if freeze == "none":
-            yield lambda images, repeats: self._inputs(self._pixels(images), 1)
-            return
-        training, settings = self._training, self._training.runtime.settings
-        spec = frozen_spec(self.network.spec, freeze)
-        if freeze not in self._engines:
-            model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
-            # The precision that will serve: a head should meet the features that it will be given.
-            self._engines[freeze] = open_engine(model, precision=settings.precision)
-        engine = self._engines[freeze]
-        cache = FeatureCache(settings.feature_cache_root, settings.feature_cache_bytes)
-        space_name, dtype = self._space(spec, engine.precision), training.recipe.feature_dtype
-        views = len(self.digests) * (self.repeats + 1)
-        with cache.open(space_name, spec.feature_shape, dtype, views) as space:
-            limits, seed = training.runtime.limits, training.recipe.seed
-            extractor = Extractor(engine, space, self.preprocessing, limits, training.augmentation, seed)
-            yield lambda images, repeats: self._inputs(
-                extractor.extract(images, self.digests, repeats, self._report), repeats + 1
-            )
+            path = training.scratch_file("pixels")
+            found = load_pixels(images, self.preprocessing, limits, path, self._report)
+        else:
+            spec = frozen_spec(self.network.spec, freeze)
+            if freeze not in self._engines:
+                model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
+                # The precision that will serve: a head should meet the features that it will be given.
+                self._engines[freeze] = open_engine(model, precision=settings.precision)
+            engine = self._engines[freeze]
+            cache = FeatureCache(settings.feature_cache_root, settings.feature_cache_bytes)
+            space_name, dtype = self._space(spec, engine.precision), training.recipe.feature_dtype
+            with cache.open(space_name, spec.feature_shape, dtype, len(self.digests) * (self.repeats + 1)) as space:
+                seed = training.recipe.seed
+                extractor = Extractor(engine, space, self.preprocessing, limits, training.augmentation, seed)
+                found = extractor.extract(images, self.digests, repeats, self._report)
+        self.skip(found.errors)
+        return Inputs(found.images, found.rows, 1 if freeze == "none" else repeats + 1)
 
-    def skip(self, errors: Sequence[str]) -> None:
+    def skip(self, errors: Iterable[str]) -> None:
         """Note images that can't be read."""
         for error in errors:
             if error not in self.skipped:
                 log.warning("training image skipped: %s", error)
                 self.skipped.append(error)
-
-    def _pixels(self, images: Sequence[LabelledImage]) -> Extracted:
-        path = self._training.scratch_file("pixels")
-        return load_pixels(images, self.preprocessing, self._training.runtime.limits, path, self._report)
-
-    def _inputs(self, extracted: Extracted, views: int) -> Inputs:
-        self.skip(extracted.errors)
-        return Inputs(extracted.images, extracted.rows, views)
 
     def _report(self, done: int, total: int, rate: float) -> None:
         self._training.progress.report(
@@ -201,9 +188,12 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
     leaks: list[tuple[Path, Path]] = []
     if dataset.validation is not None:
         validation = [image for image in dataset.validation if image in places]
-        sides = [_rows_of(features, [places[image] for image in side]) for side in (train, validation)]
+        of_train, of_validation = (
+            None if features is None else features.only(np.array([places[image] for image in side], np.int64))
+            for side in (train, validation)
+        )
         leaks = find_leaks(
-            train, validation, train_features=sides[0], validation_features=sides[1], digests=reader.digests
+            train, validation, train_features=of_train, validation_features=of_validation, digests=reader.digests
         )
         note = _leak_note(dataset, validation, leaks, refused=training.job.fail_on_leak)
     else:
@@ -218,13 +208,12 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
         train, validation = list(dealt.train), list(dealt.validation)
         note = f"{dealt.families} families, none on both sides"
     _refuse_empty(reader, dataset, train, validation)
-    with reader.opened(training.freeze) as read:
-        split = Split(read(train, reader.repeats), read(validation, 0), "", leaks)
+    taken, held_out = reader.read(train, training.freeze, reader.repeats), reader.read(validation, training.freeze)
     # Without a backbone, images are decoded only now.
-    _refuse_empty(reader, dataset, split.training.images, split.validation.images)
-    absent = _absent(dataset, split.validation.images)
+    _refuse_empty(reader, dataset, taken.images, held_out.images)
+    absent = _absent(dataset, held_out.images)
     notes = [note, f"no image validates {', '.join(absent)}" if absent else "", *dataset.notes]
-    return replace(split, note="; ".join(filter(None, notes)))
+    return Split(taken, held_out, "; ".join(filter(None, notes)), leaks)
 
 
 def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> list[tuple[Inputs, Inputs]]:
@@ -239,8 +228,7 @@ def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> li
         known=dataset.families,
         digests=reader.digests,
     )
-    with reader.opened(training.freeze) as read:
-        inputs = read(found, reader.repeats)
+    inputs = reader.read(found, training.freeze, reader.repeats)
     _refuse_empty(reader, dataset, inputs.images, inputs.images)
     of_image = dict(zip(found, fold, strict=True))
     fold = np.array([of_image[image] for image in inputs.images], np.int64)  # some can't be decoded
@@ -291,12 +279,10 @@ def _readable(training: Training, reader: InputReader, dataset: Dataset) -> tupl
     images = [*dataset.train, *(dataset.validation or ())]
     reader.skip(dataset.unlisted)
     if training.job.backbone is None:
-        missing = [image.path for image in images if image.path not in reader.digests]
-        reader.skip([f"{path}: it can't be opened" for path in missing])
+        reader.skip(f"{image.path}: it can't be opened" for image in images if image.path not in reader.digests)
         return [image for image in images if image.path in reader.digests], None
     # A cut or whole network is split by the pooled features, too, which cost one pass and stay in the cache.
-    with reader.opened("backbone") as read:
-        inputs = read(images, 0)
+    inputs = reader.read(images, "backbone")
     spec = reader.network.spec
     return inputs.images, _LastMap(inputs.rows, spec) if spec.tells_near_duplicates else None
 
@@ -315,6 +301,5 @@ class _LastMap:
         found: NDArray[np.float32] = self.spec.last_map_features(self.rows[chosen])
         return found
 
-
-def _rows_of(features: _LastMap | None, places: list[int]) -> _LastMap | None:
-    return None if features is None else _LastMap(features.rows.only(np.array(places, np.int64)), features.spec)
+    def only(self, chosen: NDArray[np.int64]) -> _LastMap:
+        return _LastMap(self.rows.only(chosen), self.spec)
