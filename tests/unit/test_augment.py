@@ -30,7 +30,7 @@ def clouds(height: int, width: int) -> NDArray[np.uint8]:
 
 def view(augmentation: Augmentation, seed: int, image: NDArray[np.uint8], *shape: int) -> NDArray[np.uint8]:
     height, width = shape or image.shape[:2]
-    return augmentation.view(image, height, width, np.random.default_rng(seed))
+    return augmentation.views(image, height, width, [np.random.default_rng(seed)])[0]
 
 
 class Seen:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vision.training.calibration import fit_temperature, softmax
-from vision.training.metrics import reliability
+from vision.training.metrics import fit_temperature, reliability, softmax
 
 
 def calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64], temperature: float) -> float:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.training.feature_cache import CacheFull, FeatureCache, FeatureSpace
-from vision.training.rows import StoredRows
+from vision.training.samples import StoredRows
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME, OTHER, THIRD = "a" * 64, "b" * 64, "c" * 64

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
 from base.intervals import wilson_interval
-from vision.training.calibration import cross_entropy, softmax
 from vision.training.metrics import (
     class_scores,
     confused_pairs,
     confusion_matrix,
+    cross_entropy,
     group_accuracy,
     reliability,
+    softmax,
     top_k_accuracy,
 )
 

@@ -18,7 +18,7 @@ from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.network import Head, build_dense
 from vision.networks.spec import NetworkSpec
 from vision.training.rbf import ROWS, RbfCenters, choose_rbf_centers, set_rbf_head
-from vision.training.rows import StoredRows
+from vision.training.samples import StoredRows
 
 ROOT = Path(__file__).resolve().parents[2]
 Features = NDArray[np.float32]

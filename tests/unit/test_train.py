@@ -22,9 +22,8 @@ from vision.training.augment import Augmentation
 from vision.training.checkpoint import Checkpoint, load_newest, save
 from vision.training.fitting import TrainingStopped, evaluate, fit
 from vision.training.options import Epoch, FitOptions, learning_rates
-from vision.training.parts import WholeNetwork
-from vision.training.rows import StoredRows
-from vision.training.samples import Samples, class_weights, dropout_mask, soft_targets
+from vision.training.parts import build_trained
+from vision.training.samples import Samples, StoredRows, class_weights, dropout_mask, soft_targets
 
 pytestmark = pytest.mark.slow
 
@@ -212,8 +211,7 @@ def test_a_whole_network_learns_from_augmented_pixels() -> None:
     pixels = random.integers(0, 90, (48, 16, 16, 3), dtype=np.uint8) + (targets[:, None, None, None] * 150).astype(
         np.uint8
     )
-    mindspore.set_seed(5)
-    model = WholeNetwork(build_network(LeNet5Spec(classes=2, height_px=16, width_px=16)))
+    model = lenet()
     data = Samples(inputs=pixels, targets=targets)
 
     _, best = fit(
@@ -229,7 +227,8 @@ def flat(model: Any) -> NDArray[np.float32]:
 
 def lenet(classes: int = 2) -> Any:
     mindspore.set_seed(5)
-    return WholeNetwork(build_network(LeNet5Spec(classes=classes, height_px=16, width_px=16)))
+    network = build_network(LeNet5Spec(classes=classes, height_px=16, width_px=16))
+    return build_trained(network, "none", batch_norm_frozen=False)
 
 
 def pixels(count: int = 20) -> Samples:

@@ -20,9 +20,8 @@ import pytest
 
 from model_store.manifest import SUFFIXES
 from vision.images.decode import ImageLimits
-from vision.training.calibration import softmax
 from vision.training.dataset import ClassInfo, LabelledImage
-from vision.training.metrics import reliability
+from vision.training.metrics import reliability, softmax
 from vision.training.options import Epoch
 from worker.train import plots as training_plots
 from worker.train.drawing import PLOTS

@@ -6,7 +6,6 @@ from base.doors import lazy
 
 if TYPE_CHECKING:
     from vision.training.augment import Augmentation
-    from vision.training.calibration import cross_entropy, fit_temperature, softmax
     from vision.training.dataset import ClassInfo, Dataset, LabelledImage, file_digests, fingerprint, read_dataset
     from vision.training.families import find_leaks, fold_by_family, split_by_family
     from vision.training.feature_cache import FeatureCache
@@ -18,14 +17,16 @@ if TYPE_CHECKING:
         class_scores,
         confused_pairs,
         confusion_matrix,
+        cross_entropy,
+        fit_temperature,
         group_accuracy,
         reliability,
+        softmax,
         top_k_accuracy,
     )
     from vision.training.options import Epoch, FitOptions
     from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
     from vision.training.rbf import RbfCenters, choose_rbf_centers, set_rbf_head
-    from vision.training.rows import StoredRows
-    from vision.training.samples import Samples
+    from vision.training.samples import Samples, StoredRows
 else:
     __getattr__ = lazy(__name__)

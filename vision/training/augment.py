@@ -51,11 +51,7 @@ class Augmentation:
     def __call__(self, images: Pixels, random: np.random.Generator) -> Pixels:
         """Return changed copies of ``images`` uint8 (N, H, W, 3)."""
         height, width = images.shape[1:3]
-        return np.stack([self.view(image, height, width, random) for image in images])
-
-    def view(self, image: Pixels, height: int, width: int, random: np.random.Generator) -> Pixels:
-        """Return what `views` returns, one view as (height, width, 3)."""
-        return self.views(image, height, width, [random])[0]
+        return np.stack([self.views(image, height, width, [random])[0] for image in images])
 
     def views(self, image: Pixels, height: int, width: int, randoms: Sequence[np.random.Generator]) -> Pixels:
         """Return changed copies of ``image`` uint8 (h, w, 3) as uint8 (V, height, width, 3), one a generator.

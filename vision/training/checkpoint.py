@@ -54,12 +54,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, kept: int) -> None:
         OSError: the folder can't be written; what was there before is still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    head = {
-        "key": checkpoint.key,
-        "epoch": checkpoint.epoch,
-        "random": checkpoint.random,
-        "history": checkpoint.history,
-    }
+    head = {key: getattr(checkpoint, key) for key in ("key", "epoch", "random", "history")}
     arrays = {"head": np.frombuffer(json.dumps(head).encode(), np.uint8)}
     arrays |= {f"p:{name}": array for name, array in checkpoint.parameters.items()}
     arrays |= {f"b:{name}": array for name, array in checkpoint.best.items()}

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from base.files import locked
 from vision.errors import VisionError
-from vision.training.rows import StoredRows
+from vision.training.samples import StoredRows
 
 KEY_BYTES = 32  # a sha256
 _ENTRY = np.dtype([("key", f"V{KEY_BYTES}"), ("crc", "<u4")])

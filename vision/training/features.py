@@ -27,7 +27,7 @@ from vision.serving import Engine, forward
 from vision.training.augment import Augmentation
 from vision.training.dataset import LabelledImage
 from vision.training.feature_cache import FeatureSpace
-from vision.training.rows import StoredRows
+from vision.training.samples import StoredRows
 
 VIEWS_AT_ONCE = 512  # computed between two writes to the cache, looks at progress and at cancelling
 VIEWS_AHEAD = 64  # decoded before the engine wants them: 10 MB at 224 x 224

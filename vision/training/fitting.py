@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from vision.errors import VisionError
 from vision.training.checkpoint import Arrays, Checkpoint, load_newest, save
 from vision.training.options import Epoch, FitOptions, best_of, learning_rates
-from vision.training.rows import Rows
-from vision.training.samples import Samples, class_weights, dropout_mask, grouped_batches, soft_targets
+from vision.training.samples import Rows, Samples, class_weights, dropout_mask, grouped_batches, soft_targets
 from vision.training.steps import Steps, WeightedLoss, head_inputs, make_optimizer, steps_at_once
 
 log = logging.getLogger("sortline.train")
@@ -36,13 +35,6 @@ Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
 
 class TrainingStopped(VisionError):
     """Training can't go on: the loss is no number any more, or somebody cancelled."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Callbacks:
-    on_epoch: Callable[[Epoch], None]
-    on_step: Callable[[int, int, float], None]
-    cancelled: Callable[[], bool]
 
 
 def fit(
@@ -70,8 +62,7 @@ def fit(
         TrainingStopped: a loss is infinite or no number (the message names the step), or ``cancelled()`` was true.
         OSError: a checkpoint can't be written.
     """
-    callbacks = _Callbacks(on_epoch=on_epoch, on_step=on_step, cancelled=cancelled)
-    fitting = _Fitting(model, training, validation, classes, options, augment, callbacks)
+    fitting = _Fitting(model, training, validation, classes, options, augment, on_step, cancelled)
     if checkpoints is not None:
         fitting.resume(checkpoints)
     for number in range(len(fitting.history) + 1, options.epochs + 1):
@@ -84,55 +75,55 @@ def fit(
     return fitting.history, fitting.finish()
 
 
+@dataclass
 class _Fitting:
     """A training under way: what one epoch hands on to the next."""
 
-    def __init__(
-        self,
-        model: nn.Cell,
-        training: Samples,
-        validation: Samples,
-        classes: int,
-        options: FitOptions,
-        augment: Augment | None,
-        callbacks: _Callbacks,
-    ) -> None:
-        self._model, self._training, self._validation, self._classes = model, training, validation, classes
-        self._options, self._augment, self._callbacks = options, augment, callbacks
-        self.history: list[Epoch] = []
-        self._best_weights: Arrays = {}
-        self._random = np.random.default_rng(options.seed)
-        self._weights = class_weights(training.targets, classes, options.class_weights)
-        self._steps_an_epoch = -(-len(training) // options.batch_size)
-        self._rates = learning_rates(options, options.epochs * self._steps_an_epoch)
-        self._mask_width = head_inputs(model)
-        self._key = _key(model, training, validation, classes, options, augment)
-        self._most_steps = steps_at_once(model, training, options.batch_size)
+    model: nn.Cell
+    training: Samples
+    validation: Samples
+    classes: int
+    options: FitOptions
+    augment: Augment | None
+    on_step: Callable[[int, int, float], None]
+    cancelled: Callable[[], bool]
+    history: list[Epoch] = field(default_factory=list)
+    best_weights: Arrays = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        model, training, options = self.model, self.training, self.options
+        self.random = np.random.default_rng(options.seed)
+        self.weights = class_weights(training.targets, self.classes, options.class_weights)
+        self.steps_an_epoch = -(-len(training) // options.batch_size)
+        self.rates = learning_rates(options, options.epochs * self.steps_an_epoch)
+        self.mask_width = head_inputs(model)
+        self.key = self._digest()
+        self.most_steps = steps_at_once(model, training, options.batch_size)
         with_loss = WeightedLoss(model, options.loss, is_masked=options.dropout > 0)
-        optimizer = make_optimizer(model, options, self._rates)
-        self._steps = Steps(with_loss, optimizer, self._most_steps, options.batch_size)
+        optimizer = make_optimizer(model, options, self.rates)
+        self.steps = Steps(with_loss, optimizer, self.most_steps, options.batch_size)
 
     def resume(self, checkpoints: Path) -> None:
         """Go on from the newest checkpoint of this very training, if there is one."""
-        if (earlier := load_newest(checkpoints, self._key)) is None:
+        if (earlier := load_newest(checkpoints, self.key)) is None:
             return
         self.history = [Epoch(**figures) for figures in earlier.history]
-        self._best_weights = earlier.best
-        self._random.bit_generator.state = earlier.random
-        _set_parameters(self._steps, earlier.parameters)
-        log.info("training goes on from a checkpoint epoch=%d of=%d", earlier.epoch, self._options.epochs)
+        self.best_weights = earlier.best
+        self.random.bit_generator.state = earlier.random
+        _set_parameters(self.steps, earlier.parameters)
+        log.info("training goes on from a checkpoint epoch=%d of=%d", earlier.epoch, self.options.epochs)
 
     def has_lost_patience(self) -> bool:
         """Whether so many epochs were no better that training stops."""
-        patience = self._options.patience
+        patience = self.options.patience
         return bool(patience and self.history and len(self.history) - best_of(self.history).epoch >= patience)
 
     def run_epoch(self, number: int) -> Epoch:
         """Train for an epoch and measure it."""
         started = time.perf_counter()
         train_loss = self._train(number)
-        options = self._options
-        loss, top1, top5 = evaluate(self._model, self._validation, options.batch_size, options.loss)
+        options = self.options
+        loss, top1, top5 = evaluate(self.model, self.validation, options.batch_size, options.loss)
         if not math.isfinite(loss):  # the last step ruined the weights, and no later one would tell
             raise TrainingStopped(
                 f"the validation loss is {loss} after epoch {number}; try a lower lr_max than {options.lr_max:g}"
@@ -143,23 +134,23 @@ class _Fitting:
             val_loss=loss,
             val_top1=top1,
             val_top5=top5,
-            lr=float(self._rates[number * self._steps_an_epoch - 1]),
+            lr=float(self.rates[number * self.steps_an_epoch - 1]),
             seconds=time.perf_counter() - started,
         )
         self.history.append(epoch)
         if best_of(self.history) is epoch:
-            self._best_weights = _arrays_of(self._model, copied=True)
+            self.best_weights = _arrays_of(self.model, copied=True)
         return epoch
 
     def _train(self, number: int) -> float:
         """Take the steps of an epoch; return the mean loss."""
-        self._steps.set_train(True)
-        options, callbacks = self._options, self._callbacks
-        order: NDArray[np.int64] = self._random.permutation(len(self._training))
-        loss_sum, step = 0.0, (number - 1) * self._steps_an_epoch
+        self.steps.set_train(True)
+        options = self.options
+        order: NDArray[np.int64] = self.random.permutation(len(self.training))
+        loss_sum, step = 0.0, (number - 1) * self.steps_an_epoch
         stepped: float | None = None
-        for batches in grouped_batches(order, options.batch_size, self._most_steps):
-            if callbacks.cancelled():
+        for batches in grouped_batches(order, options.batch_size, self.most_steps):
+            if self.cancelled():
                 raise TrainingStopped(f"cancelled in epoch {number} of {options.epochs}")
             losses = self._take_steps(batches)
             if not np.isfinite(losses).all():
@@ -171,43 +162,58 @@ class _Fitting:
             step += len(batches)
             loss_sum += float(losses.sum(dtype=np.float64)) * batches.shape[1]
             if stepped is not None:
-                callbacks.on_step(step, len(self._rates), (time.perf_counter() - stepped) / len(batches))
+                self.on_step(step, len(self.rates), (time.perf_counter() - stepped) / len(batches))
             stepped = time.perf_counter()
-        return loss_sum / len(self._training)
+        return loss_sum / len(self.training)
 
     def _take_steps(self, batches: NDArray[np.int64]) -> NDArray[np.float32]:
         """Take a step for each of ``batches`` (steps, images), which are places in the samples; return their losses."""
-        options = self._options
-        inputs = self._training.inputs[batches.ravel()]
-        if self._augment is not None:
+        options = self.options
+        inputs = self.training.inputs[batches.ravel()]
+        if self.augment is not None:
             parts = np.split(inputs, len(batches))
-            inputs = np.concatenate([self._augment(part, self._random) for part in parts])
-        targets = self._training.targets[batches.ravel()]
-        return self._steps.run(
+            inputs = np.concatenate([self.augment(part, self.random) for part in parts])
+        targets = self.training.targets[batches.ravel()]
+        return self.steps.run(
             len(batches),
             inputs,
-            soft_targets(targets, self._classes, options.label_smoothing),
-            self._weights[targets] / np.float32(batches.shape[1]),
-            dropout_mask(len(targets), self._mask_width, options.dropout, self._random),
+            soft_targets(targets, self.classes, options.label_smoothing),
+            self.weights[targets] / np.float32(batches.shape[1]),
+            dropout_mask(len(targets), self.mask_width, options.dropout, self.random),
         )
 
     def save(self, checkpoints: Path) -> None:
         """Leave a checkpoint of the last epoch."""
         checkpoint = Checkpoint(
-            key=self._key,
+            key=self.key,
             epoch=self.history[-1].epoch,
-            random=dict(self._random.bit_generator.state),
+            random=dict(self.random.bit_generator.state),
             history=[asdict(past) for past in self.history],
-            parameters=_arrays_of(self._steps),
-            best=self._best_weights,
+            parameters=_arrays_of(self.steps),
+            best=self.best_weights,
         )
         save(checkpoints, checkpoint, kept=CHECKPOINTS_KEPT)
 
     def finish(self) -> Epoch:
         """Give the model the weights of the best epoch; return it."""
-        _set_parameters(self._model, self._best_weights)
-        self._model.set_train(False)
+        _set_parameters(self.model, self.best_weights)
+        self.model.set_train(False)
         return best_of(self.history)
+
+    def _digest(self) -> str:
+        """Return a digest of all that decides the course of a training, the first weights among it."""
+        digest = hashlib.sha256(repr((self.options, self.classes, self.augment)).encode())
+        for name, parameter in self.model.parameters_and_names():
+            digest.update(repr((name, parameter.shape, parameter.requires_grad)).encode())
+            digest.update(np.ascontiguousarray(parameter.asnumpy()).data)
+        norms = [cell for _, cell in self.model.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
+        digest.update(repr([norm.use_batch_statistics for norm in norms]).encode())
+        for samples in (self.training, self.validation):
+            digest.update(repr((samples.inputs.shape, samples.inputs.dtype.str)).encode())
+            for start in range(0, len(samples), HASHED_AT_ONCE):
+                digest.update(np.ascontiguousarray(samples.inputs[start : start + HASHED_AT_ONCE]).data)
+            digest.update(np.ascontiguousarray(samples.targets).data)
+        return digest.hexdigest()
 
 
 def _arrays_of(cell: nn.Cell, *, copied: bool = False) -> Arrays:
@@ -221,29 +227,6 @@ def _set_parameters(cell: nn.Cell, arrays: Arrays) -> None:
         raise VisionError("a checkpoint holds other parameters than the network; delete the job's checkpoints")
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(arrays[name]))
-
-
-def _key(
-    model: nn.Cell,
-    training: Samples,
-    validation: Samples,
-    classes: int,
-    options: FitOptions,
-    augment: Augment | None,
-) -> str:
-    """Return a digest of all that decides the course of a training, the first weights among it."""
-    digest = hashlib.sha256(repr((options, classes, augment)).encode())
-    for name, parameter in model.parameters_and_names():
-        digest.update(repr((name, parameter.shape, parameter.requires_grad)).encode())
-        digest.update(np.ascontiguousarray(parameter.asnumpy()).data)
-    norms = [cell for _, cell in model.cells_and_names() if isinstance(cell, nn.BatchNorm2d)]
-    digest.update(repr([norm.use_batch_statistics for norm in norms]).encode())
-    for samples in (training, validation):
-        digest.update(repr((samples.inputs.shape, samples.inputs.dtype.str)).encode())
-        for start in range(0, len(samples), HASHED_AT_ONCE):
-            digest.update(np.ascontiguousarray(samples.inputs[start : start + HASHED_AT_ONCE]).data)
-        digest.update(np.ascontiguousarray(samples.targets).data)
-    return digest.hexdigest()
 
 
 def predict_logits(model: nn.Cell, inputs: Rows, batch_size: int) -> NDArray[np.float64]:

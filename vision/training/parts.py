@@ -64,7 +64,7 @@ def build_trained(network: nn.Cell, freeze: str, *, batch_norm_frozen: bool) -> 
     if freeze == "backbone":
         return network.head
     cut = 0 if freeze == "none" else cut_of(network.spec, freeze)
-    part = _UpperPart(network, cut) if cut else WholeNetwork(network)
+    part = TrainedPart(_UpperLayers(network, cut) if cut else whole_body(network), network.head)
     if batch_norm_frozen:
         for _, cell in part.cells_and_names():
             if isinstance(cell, nn.BatchNorm2d):
@@ -72,20 +72,21 @@ def build_trained(network: nn.Cell, freeze: str, *, batch_norm_frozen: bool) -> 
     return part
 
 
-class WholeNetwork(nn.Cell):
-    """uint8 (N, H, W, 3) RGB -> logits (N, classes), all weights trainable.
+class TrainedPart(nn.Cell):
+    """Pictures or flat maps -> logits (N, classes); dropout acts between ``body`` and ``head``."""
 
-    Attributes:
-        body: all before the head, whose inputs dropout acts on.
-    """
-
-    def __init__(self, network: nn.Cell) -> None:
+    def __init__(self, body: nn.Cell, head: nn.Cell) -> None:
         super().__init__()
-        self.body = nn.SequentialCell([Scaling(network.spec), network.backbone])
-        self.head = network.head
+        self.body = body
+        self.head = head
 
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        return self.head(self.body(images))
+    def construct(self, inputs: mindspore.Tensor) -> mindspore.Tensor:
+        return self.head(self.body(inputs))
+
+
+def whole_body(network: nn.Cell) -> nn.Cell:
+    """Return all before the head: uint8 (N, H, W, 3) RGB -> features."""
+    return nn.SequentialCell([Scaling(network.spec), network.backbone])
 
 
 class _LowerPart(nn.Cell):
@@ -103,19 +104,9 @@ class _LowerPart(nn.Cell):
         return self.flatten(self.layers(self.scaling(images)))
 
 
-class _UpperPart(nn.Cell):
-    """Flat maps float32 (N, C * h * w) before layer ``cut`` -> logits (N, classes); ``body`` as in `WholeNetwork`."""
-
-    def __init__(self, network: nn.Cell, cut: int) -> None:
-        super().__init__()
-        self.body = _UpperLayers(network, cut)
-        self.head = network.head
-
-    def construct(self, maps: mindspore.Tensor) -> mindspore.Tensor:
-        return self.head(self.body(maps))
-
-
 class _UpperLayers(nn.Cell):
+    """Flat maps float32 (N, C * h * w) before layer ``cut`` -> features (N, F)."""
+
     def __init__(self, network: nn.Cell, cut: int) -> None:
         super().__init__()
         self.shape = (-1, *network.spec.map_before(cut))

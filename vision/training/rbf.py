@@ -16,7 +16,7 @@ from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.training.rows import Rows
+from vision.training.samples import Rows
 
 WIDTH = 1.5  # over the median squared distance of two centers that differ; from 1 to 2 the score hardly moves
 EQUAL = 1e-5  # part of a mean squared length below which a squared distance is float32's rounding

@@ -17,17 +17,6 @@ from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine
 from vision.serving.engines.openvino import OpenVinoEngine
 from vision.serving.engines.protocol import Engine, EngineKind, Images, MindSporeNetwork, ModelFiles, Outputs
 
-__all__ = [
-    "ENGINES",
-    "Engine",
-    "Images",
-    "MindSporeNetwork",
-    "ModelFiles",
-    "Outputs",
-    "open_engine",
-    "precisions",
-]
-
 # By name and device. A class loads its runtime when it is opened, since a label worker must load one only.
 ENGINES: Final[Mapping[str, Mapping[str, EngineKind]]] = {
     "openvino": {"cpu": OpenVinoEngine},
