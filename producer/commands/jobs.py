@@ -135,6 +135,7 @@ def gather(
             request = request_of(output or Path("report.csv"), formats)
         else:
             request = kept[-1]
+        request.check_places()
         limits = Limits(max_failures, session.settings.max_image_pixels)
         code = conclude(run, view, request, limits, execute(session, run, view), session)
     raise typer.Exit(code)

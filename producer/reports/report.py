@@ -11,6 +11,7 @@ from pathlib import Path
 
 from base import files
 from base.fault import fault
+from producer.errors import ProducerError
 from producer.reports import EMBED_MB
 from producer.reports.layout import Layout
 from producer.reports.tally import Tally
@@ -64,9 +65,15 @@ def table(
 @contextmanager
 def replacing(path: Path, run_file: Path) -> Iterator[Path]:
     """Yield what `base.files.replacing` does; the draft is the run file's, which one process at a time holds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     mark = sha256(f"{os.uname().nodename}:{run_file.absolute()}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    with files.replacing(path, mark) as draft:
-        yield draft
-        fault("report written")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path, mark) as draft:
+            yield draft
+            fault("report written")
+    except OSError as error:
+        raise ProducerError(
+            f"{path} can't be written: {error.strerror or error}. Every row is safe in {run_file}: "
+            f"once this is mended, type the same command again, or sortline report {run_file}"
+        ) from error
     fault("report renamed")

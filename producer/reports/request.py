@@ -15,6 +15,7 @@ from producer.reports import EMBED_MB
 from producer.reports.csv import CSV, write_errors
 from producer.reports.jsonl import JSONL
 from producer.reports.layout import Layout, read_class_map
+from producer.reports.output import refuse_other_formats, refuse_unwritable
 from producer.reports.page import HTML
 from producer.reports.parquet import PARQUET
 from producer.reports.report import Report
@@ -60,6 +61,11 @@ class Request:
 
     def keep(self, run: RunFile) -> None:
         run.keep_request(str(self.main), json.dumps(asdict(self)))
+
+    def check_places(self) -> None:
+        """Raise UsageError where a report could not be put: before hours of labelling, not after."""
+        for file in self.outputs.values():
+            refuse_unwritable(Path(file))
 
     @classmethod
     def from_json(cls, text: str) -> Request:
@@ -108,22 +114,23 @@ def formats_of(text: str | None) -> list[str]:
 
 
 def outputs_of(output: Path, formats: Sequence[str], *, in_folder: Sequence[str] = ("csv",)) -> dict[str, str]:
-    """Return where each report goes.
+    """Return where each report goes; UsageError where a suffix promises what no report holds.
 
     ``report.csv`` stands for itself, and with several formats for ``report.html`` and so on beside it, with
-    ``report.errors.csv`` and ``report.summary.json``. A folder, which has no suffix, holds ``report.*``, ``errors.csv``
-    and ``summary.json``.
+    ``report.errors.csv`` and ``report.summary.json``. Any other name, dots or not, is a folder, which holds
+    ``report.*``, ``errors.csv`` and ``summary.json``. A text file may hold the CSV.
     """
     path = Path(os.path.abspath(output))  # noqa: PTH100 - links stay as the user wrote them
     suffix = path.suffix.lower().removeprefix(".")
-    if path.is_dir() or not suffix:
+    if path.is_dir() or suffix not in (*FORMATS, "txt"):
+        refuse_other_formats(path, FORMATS)
         named = {name: path / f"report.{name}" for name in formats or in_folder}
         more = {"errors": path / "errors.csv", "summary": path / "summary.json"}
     else:
-        wanted = list(formats) or [suffix if suffix in FORMATS else "csv"]
+        wanted = list(formats) or ["csv" if suffix == "txt" else suffix]
         named = {name: path.with_suffix(f".{name}") for name in wanted}
-        if len(wanted) == 1 and suffix not in FORMATS:
-            named = {wanted[0]: path}
+        if suffix == "txt" and wanted == ["csv"]:
+            named = {"csv": path}
         more = {name: path.with_suffix(end) for name, end in (("errors", ".errors.csv"), ("summary", ".summary.json"))}
     return {name: str(file) for name, file in {**named, **more}.items()}
 

@@ -24,6 +24,7 @@ from base.urls import is_url
 from producer.errors import UsageError
 from producer.reports import By
 from producer.reports.layout import Layout
+from producer.reports.output import refuse_unwritable
 from producer.runfile import RunFile
 
 STEPS_AT_ONCE = 256  # written to the disk together
@@ -60,13 +61,14 @@ def undo_file(into: Path, run: RunFile) -> Path:
 
 
 def check_folder(into: Path, base: str, walked: bool) -> None:
-    """Raise UsageError when the sorted images would lie inside the folder that is labelled."""
+    """Raise UsageError when the sorted images would lie inside the folder that is labelled, or can't be written."""
     inside = os.path.realpath(into)
     if walked and os.path.commonpath([inside, os.path.realpath(base)]) == os.path.realpath(base):
         raise UsageError(
             f"{into} is inside the labelled folder {base}, whose next run would label the sorted images too; "
             "choose a folder elsewhere"
         )
+    refuse_unwritable(into / "undo.jsonl")
 
 
 def sort_images(run: RunFile, layout: Layout, into: Path, by: By) -> Sorted:

@@ -80,9 +80,11 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     source = open_source(labelling.source)
     settings = rooted(settings, source)
     _refuse_if_remote(settings, labelling)
-    version = find_model(ModelStore(settings.store_root), labelling.model)
+    if not labelling.detach:  # then another host may write them
+        labelling.reports.check_places()
     if labelling.sort_into is not None:
         check_folder(labelling.sort_into, source.base, source.is_folder)
+    version = find_model(ModelStore(settings.store_root), labelling.model)
     return settings, RunRequest(
         source=source,
         origin=labelling.source,

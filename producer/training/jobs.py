@@ -59,6 +59,8 @@ class Training:
         if not self.sweep and (self.trials is not None or self.sweep_report is not None):
             flag = "--trials" if self.trials is not None else "--sweep-report"
             raise UsageError(f"{flag} needs a search: say what to try, as in --sweep lr_max=0.001,0.003")
+        if self.sweep_report is not None and self.sweep_report.suffix.lower() not in ("", ".csv", ".txt"):
+            raise UsageError(f"--sweep-report {self.sweep_report}: the table is a CSV; give it a name with .csv")
 
 
 def new_job(name: str) -> str:

@@ -252,6 +252,20 @@ def test_without_a_model_store_a_person_is_told_what_to_do(home: Path, capsys: p
     assert not home.exists()  # nothing was started for it
 
 
+def test_a_report_that_could_not_be_written_is_refused_before_anything_else(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    assert run(["label", ".", "-o", str(tmp_path / "file" / "r.csv")]) == USAGE
+    assert run(["label", ".", "--sort-into", "/proc/none"]) == USAGE
+
+    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sortline: ")]
+    assert f"{tmp_path}/file/r.csv can't be written: Not a directory" in first
+    assert "/proc/none" in second
+    assert not home.exists()  # nothing was started for it
+
+
 def test_without_a_model_a_person_is_told_how_to_get_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "store").mkdir(parents=True)
     assert run(["label", "photos"]) == FAILURE

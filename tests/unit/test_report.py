@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from base.text import safe_cell
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
+from producer.errors import ProducerError
 from producer.reports.csv import _cell, header, write_csv
 from producer.reports.layout import Layout
 from producer.reports.report import replacing
@@ -216,7 +217,7 @@ def test_a_disk_that_fills_up_leaves_the_old_report_and_nothing_beside_it(tmp_pa
         check=False,
     )
 
-    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert f"{report} can't be written: File too large. Every row is safe in {run.path}" in done.stderr
     assert report.read_text() == "the report of yesterday"
     assert list(report.parent.iterdir()) == [report]
 
@@ -224,7 +225,7 @@ def test_a_disk_that_fills_up_leaves_the_old_report_and_nothing_beside_it(tmp_pa
 def test_a_report_that_can_not_be_put_in_its_place_leaves_nothing_beside_it(tmp_path: Path) -> None:
     (tmp_path / "out" / "report.csv").mkdir(parents=True)
 
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(ProducerError, match=r"report\.csv can't be written: Is a directory"):
         write_csv(made(tmp_path, ["a"], [OK]), tmp_path / "out" / "report.csv")
 
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.csv"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -274,7 +275,11 @@ def test_the_help_names_every_format() -> None:
         ("r.csv", ["csv", "html"], ["r.csv", "r.html", "r.errors.csv", "r.summary.json"]),
         ("r.csv", ["html"], ["r.html", "r.errors.csv", "r.summary.json"]),
         ("r.txt", [], ["r.txt", "r.errors.csv", "r.summary.json"]),
+        ("r.txt", ["html"], ["r.html", "r.errors.csv", "r.summary.json"]),
         ("r.v2.csv", [], ["r.v2.csv", "r.v2.errors.csv", "r.v2.summary.json"]),
+        ("2026.03.01", [], ["2026.03.01/report.csv", "2026.03.01/errors.csv", "2026.03.01/summary.json"]),
+        ("run.v1", ["html"], ["run.v1/report.html", "run.v1/errors.csv", "run.v1/summary.json"]),
+        ("week.march", [], ["week.march/report.csv", "week.march/errors.csv", "week.march/summary.json"]),
         ("out", ["jsonl"], ["out/report.jsonl", "out/errors.csv", "out/summary.json"]),
         ("out", [], ["out/report.csv", "out/errors.csv", "out/summary.json"]),
     ],
@@ -284,6 +289,47 @@ def test_each_report_has_its_place(output: str, formats: list[str], expected: li
 
     assert list(found.values()) == [str(tmp_path / name) for name in expected]
     assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.xlsx", "r.XLS", "r.csv.gz", "r.tsv", "r.htm", "r.pq", "r.zip", "r.png"])
+def test_a_suffix_of_another_format_is_refused_with_those_there_are(name: str, tmp_path: Path) -> None:
+    for formats in (None, "csv", "csv,html"):
+        with pytest.raises(UsageError, match=r"no report has the format \.\w+; there are csv, parquet, jsonl, html"):
+            request_of(tmp_path / name, formats)
+    (tmp_path / name).mkdir()
+    assert request_of(tmp_path / name, None).main == tmp_path / name / "report.csv"  # a folder that is there
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ("file/r.csv", "Not a directory"),
+        ("file/deep/r.csv", "Not a directory"),
+        ("file", "Not a directory"),
+        ("there/r.csv", "it is a folder"),
+        ("/proc/none/r.csv", "No such file or directory"),
+        (f"{'x' * 240}.csv", "File name too long"),
+        pytest.param("closed/r.csv", "Permission denied", marks=pytest.mark.skipif(os.getuid() == 0, reason="root")),
+    ],
+)
+def test_a_place_that_can_not_be_written_is_refused_before_anything_is_labelled(
+    output: str, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "there" / "r.errors.csv").mkdir(parents=True)
+    (tmp_path / "closed").mkdir(mode=0o500)
+
+    with pytest.raises(UsageError, match=f"can't be written: {why}"):
+        request_of(tmp_path / output, None).check_places()
+
+
+def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("the report of yesterday")
+
+    request_of(tmp_path / "new" / "deep" / "r.csv", None).check_places()
+    request_of(tmp_path / "r.csv", "csv,html").check_places()
+
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("r.csv", "the report of yesterday")]
 
 
 def test_a_request_is_kept_in_the_run_and_comes_back(tmp_path: Path) -> None:

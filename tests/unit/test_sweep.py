@@ -267,6 +267,7 @@ def test_a_terminal_gets_a_table_of_the_best_and_the_running_trials() -> None:
         (["--sweep", "epochs=1,2", "--detach"], "--sweep can't be detached"),
         (["--trials", "5"], "--trials needs a search: say what to try, as in --sweep"),
         (["--sweep-report", "x.csv"], "--sweep-report needs a search"),
+        (["--sweep", "epochs=1,2", "--sweep-report", "x.json"], "--sweep-report x.json: the table is a CSV"),
         (["--sweep", "epochs=0"], "trial 1 (epochs=0): setting training.epochs"),
         (["--sweep", "seed=1,2"], "--sweep seed: without a val/ folder"),
         (["--folds", "1"], "Invalid value for '--folds'"),
