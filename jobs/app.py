@@ -31,11 +31,8 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
             "global_keyprefix": settings.key_prefix,
             # One value for label and training workers: the shortest of all connected workers rules.
             "visibility_timeout": settings.visibility_timeout_s,
-            # The sweep runs every interval x throttle seconds; the defaults make that 100.
+            # Seconds between two looks for what is overdue.
             "unacked_restore_interval": max(1, min(5, settings.visibility_timeout_s // 4)),
-            "unacked_restore_throttle": 1,
-            # A worker killed within the sweep leaves its lock behind: by default nobody would sweep for 300 s.
-            "unacked_mutex_expire": settings.visibility_timeout_s,
             "health_check_interval": 10,
             **connection_options(settings),
         },

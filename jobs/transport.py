@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from queue import Empty
 from typing import Annotated, Any, Literal, NoReturn
@@ -108,11 +109,26 @@ class QoS(kombu_redis.QoS):
             virtual.QoS.ack(self, delivery_tag)
             log.warning("not acknowledged, comes again: %s", error)
 
-    @property
-    def visibility_timeout(self) -> float:
-        # kombu takes this from its own clock when it looks for what is overdue.
-        with self.channel.conn_or_acquire() as client:
-            return float(self.channel.visibility_timeout + time.time() - redis_now(client))
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """Give back to the queues what no worker has renewed the lease of for the visibility timeout.
+
+        kombu goes by its own clock, and takes a lock that only a script can release.
+        """
+        channel = self.channel
+        with channel.conn_or_acquire() as client:
+            # One look in half an interval will do, whoever has it; two at once do no harm.
+            pause_ms = int(channel.unacked_restore_interval * 500)
+            if client.set(self.unacked_mutex_key, 1, nx=True, px=pause_ms):
+                overdue = redis_now(client) - channel.visibility_timeout
+                for tag in client.zrange(self.unacked_index_key, 0, overdue, byscore=True):
+                    self.restore_by_tag(tag, client)
+
+    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:  # of what it parses
+            self._remove_from_indices(tag).execute()
+            _refuse(f"unacknowledged, and no message: {error!r:.200}")
 
 
 class Channel(kombu_redis.Channel):
@@ -139,10 +155,37 @@ class Channel(kombu_redis.Channel):
 
     QoS = QoS
 
+    def _refresh_binding(self, keys: list[str], args: list[Any], client: Any) -> None:
+        """Note that a queue listens to an exchange, for as long as somebody says so again. kombu runs a script here."""
+        table, (member, _, lifetime_ms) = keys[0], args
+        client.sadd(table, member)
+        client.pexpire(table, lifetime_ms)
+
+    def sweep_bindings(self, limit: int = 0) -> int:
+        """Do nothing: tables that nobody refreshes go by themselves. kombu runs a script here."""
+        return 0
+
+    def get_table(self, exchange: str) -> list[tuple[str, ...]]:
+        """Return who listens to ``exchange``, as (routing key, pattern, queue); entries of others are passed over."""
+        with self.conn_or_acquire() as client:
+            members = client.smembers(self.keyprefix_queue % exchange)
+        rows = (tuple(bytes(member).decode(errors="replace").split(self.sep)) for member in members)
+        return [row for row in rows if len(row) == 3]
+
     def _brpop_read(self, **options: Any) -> Any:
+        with self._refusing():
+            return super()._brpop_read(**options)
+
+    def _receive_one(self, client: Any) -> Any:
+        with self._refusing():
+            return super()._receive_one(client)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Raise Empty where an entry can't be read."""
         self.connection.handing_on = False
         try:
-            return super()._brpop_read(**options)
+            yield
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             if self.connection.handing_on:
                 raise  # not of the entry: an error of Celery's own

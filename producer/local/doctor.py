@@ -14,6 +14,7 @@ import redis
 
 from base.broker_url import masked_url
 from base.errors import UnavailableError
+from base.text import printable
 from configs import Settings
 from jobs import BrokerError, check_broker, connect
 from model_store import ModelStore, StoreError
@@ -110,7 +111,8 @@ def _check_workers(settings: Settings) -> Iterator[Finding]:
             names = session.workers(kind)
             command = f"start one: sortline worker --queues {kind}"
             yield Finding(
-                "ok" if names else "warn", f"{kind} workers: {', '.join(names) or 'none answers; ' + command}"
+                "ok" if names else "warn",
+                f"{kind} workers: {printable(', '.join(names)) or 'none answers; ' + command}",
             )
 
 

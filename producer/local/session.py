@@ -60,10 +60,16 @@ class Session:
         from jobs import UNREACHED
 
         try:
-            queues = self.app.control.inspect(timeout=timeout_s).active_queues() or {}
-        except UNREACHED:
-            return []
-        return sorted(name for name, found in queues.items() if any(queue["name"] == kind for queue in found))
+            answers = self.app.control.inspect(timeout=timeout_s).active_queues() or {}
+        except (*UNREACHED, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return []  # or what came was no answer of a worker
+        return sorted(name for name, queues in answers.items() if _has(queues, kind))
+
+
+def _has(queues: object, kind: str) -> bool:
+    """Whether a worker answers that it consumes queue ``kind``; anybody may have written that answer."""
+    found = queues if isinstance(queues, list) else []
+    return any(isinstance(queue, dict) and queue.get("name") == kind for queue in found)
 
 
 class Outage:

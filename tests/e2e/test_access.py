@@ -115,7 +115,13 @@ def test_the_acl_lets_nobody_do_anything_else(port: int) -> None:
     denied: list[tuple[str, ...]] = [
         ("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("CONFIG", "GET", "*"), ("CONFIG", "SET", "dir", "/"),
         ("ACL", "LIST"), ("SHUTDOWN",), ("REPLICAOF", "127.0.0.1", "1"), ("SAVE",),
-        ("MODULE", "LIST"), ("MONITOR",), ("EVAL", "return 1", "0"), ("SCRIPT", "FLUSH"), ("CLIENT", "KILL", "ID", "1"),
+        ("MODULE", "LIST"), ("MONITOR",), ("CLIENT", "KILL", "ID", "1"),
+        ("EVAL", "return 1", "0"), ("EVAL_RO", "return 1", "0"), ("EVALSHA", "0" * 40, "0"), ("SCRIPT", "FLUSH"),
+        ("SCRIPT", "LOAD", "return 1"), ("SCRIPT", "KILL"), ("FUNCTION", "LIST"), ("FCALL", "f", "0"),
+        ("SELECT", "0"), ("SELECT", "1"), ("MOVE", "sortline:x", "1"), ("COPY", "sortline:x", "sortline:y", "DB", "1"),
+        ("SPUBLISH", "other", "x"), ("PSUBSCRIBE", "*"), ("PSUBSCRIBE", "sortline:*"),
+        ("PUBLISH", "sortline:/1.celery.pidbox", "x"), ("PSUBSCRIBE", "sortline:/1.celery.pidbox"),
+        ("SORT", "sortline:x", "GET", "other"), ("OBJECT", "ENCODING", "other"), ("RENAME", "sortline:x", "other"),
         ("GET", "other"), ("SET", "other", "x"), ("DEL", "other"), ("LPUSH", "label", "x"), ("PUBLISH", "other", "x"),
         ("SUBSCRIBE", "other"), ("SCAN", "0"), ("SWAPDB", "0", "1"), ("MIGRATE", "h", "1", "k", "0", "1"),
     ]  # fmt: skip
