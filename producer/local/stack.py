@@ -18,9 +18,10 @@ from pathlib import Path
 import redis
 
 from base.broker_url import unix_url
+from base.supervisor import ProcessEnded, Supervisor
 from configs import Settings, environment_of
 from jobs import Keys
-from producer.local.supervisor import StackError, Supervisor
+from producer.errors import ProducerError
 
 REDIS = "redis"
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
@@ -28,6 +29,10 @@ SOCKET_NOTE = "socket"  # file that says where the socket is; a long SORTLINE_HO
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 15.0
 IDLE_LIMIT_S = 0.5
+
+
+class StackError(ProducerError):
+    """A process of the stack can't be started, or has ended for good."""
 
 
 class LocalStack:
@@ -104,7 +109,10 @@ class LocalStack:
 
     def check(self) -> None:
         """Start again what has ended; StackError when that would not help."""
-        self._processes.check()
+        try:
+            self._processes.check()
+        except ProcessEnded as error:
+            raise StackError(str(error)) from error
 
     def _becomes_idle(self) -> bool:
         """Whether workers acknowledge all they took, and so have written its rows and log lines, in a moment."""
@@ -137,7 +145,10 @@ class LocalStack:
     def _await_redis(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
-            self._processes.require(REDIS)
+            try:
+                self._processes.require(REDIS)
+            except ProcessEnded as error:
+                raise StackError(str(error)) from error
             if is_answering(self.socket):
                 return
             time.sleep(0.01)

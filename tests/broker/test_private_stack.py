@@ -12,8 +12,7 @@ import redis
 
 from configs.settings import Settings
 from jobs.broker import Keys, check_broker, connect
-from producer.local.stack import LocalStack
-from producer.local.supervisor import StackError
+from producer.local.stack import LocalStack, StackError
 from tests.conftest import wait_until
 
 # Says when it was asked to end, and ends a little later: a worker that finishes what it has at hand. Its sleeps are the

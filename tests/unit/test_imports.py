@@ -38,11 +38,11 @@ CELERY_DOORS = {
 }
 USE_ENVIRONMENT = {
     "base/fault.py",  # of tests alone
+    "base/supervisor.py",  # children inherit it
     "producer/commands/models.py",  # a child inherits it
     "producer/commands/monitor.py",  # so does Flower
     "producer/commands/stack.py",
     "producer/local/monitor.py",  # FLOWER_* are Flower's settings
-    "producer/local/supervisor.py",
     "sortline/__init__.py",  # where children find our packages
     "vision/serving/quantisation.py",  # tells a library not to report its use
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from producer.local.supervisor import StackError, Supervisor
+from base.supervisor import ProcessEnded, Supervisor
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def test_a_stuck_worker_starts_again(bench: Bench) -> None:
 def test_a_wrong_setting_ends_the_command_with_the_last_words_of_the_log(bench: Bench) -> None:
     bench.start("print('setting engine: no such engine'); raise SystemExit(2)")
 
-    with pytest.raises(StackError, match=r"(?s)the worker ended with code 2\. .*worker\.log\):.*no such engine"):
+    with pytest.raises(ProcessEnded, match=r"(?s)the worker ended with code 2\. .*worker\.log\):.*no such engine"):
         bench.look_until(2)
 
     assert bench.starts == 1
@@ -96,25 +96,25 @@ def test_a_failure_at_the_start_ends_one_command_and_not_a_lasting_stack(tmp_pat
     single = Bench(tmp_path / "one", persistent=False)
     single.start("os._exit(1)")
 
-    with pytest.raises(StackError, match="ended with code 1"):
+    with pytest.raises(ProcessEnded, match="ended with code 1"):
         single.look_until(2)
 
     lasting.supervisor.stop(lambda _: True, 5)  # it may have started again a moment ago
 
 
 def test_a_process_that_never_lives_long_ends_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.local.supervisor.QUICK_DEATHS", 2)
+    monkeypatch.setattr("base.supervisor.QUICK_DEATHS", 2)
     single = Bench(tmp_path, persistent=False)
     single.start("os.kill(os.getpid(), signal.SIGSEGV)")
 
-    with pytest.raises(StackError, match="ended with SIGSEGV"):
+    with pytest.raises(ProcessEnded, match="ended with SIGSEGV"):
         single.look_until(4)
 
     assert single.starts == 3
 
 
 def test_one_that_lived_waits_no_longer_than_at_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.local.supervisor.LIVED_S", 0.0)
+    monkeypatch.setattr("base.supervisor.LIVED_S", 0.0)
     bench.start("os.kill(os.getpid(), signal.SIGKILL)")
 
     bench.look_until(4)

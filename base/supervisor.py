@@ -19,15 +19,15 @@ from functools import partial
 from pathlib import Path
 
 from base.process import STUCK, die_with, how_it_ended
-from producer.errors import USAGE, ProducerError
 
+USAGE = 2  # exit code for an unknown or missing setting, which no other try mends
 LONGEST_WAIT_S = 30.0
 LIVED_S = 30.0  # one that lived longer waits no longer than at its first death
 QUICK_DEATHS = 10  # in a row, after which a stack that serves one command gives up
 
 
-class StackError(ProducerError):
-    """A process of the private stack can't be started, or has ended for good."""
+class ProcessEnded(Exception):
+    """A process has ended, and starting it again would not help."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Kept:
     name: str
     command: list[str]
     environment: Mapping[str, str]
-    log: Path
+    log: Path | None
     process: subprocess.Popen[bytes]
     started: float = 0.0  # monotonic seconds
     quick_deaths: int = 0
@@ -50,22 +50,27 @@ class Supervisor:
         say: takes a line for a person: what ended, how, and what is done about it.
         persistent: whether the processes serve more than this command. If not, one that reports a failure at its start
             ends the command, which says so at once.
+        own_groups: whether each process leads a session and group of its own, which Ctrl-C in a terminal does not
+            reach: it goes to the owner alone, which stops the rest in order. If not, whoever ends this process's group
+            ends them too.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None], *, persistent: bool) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None], *, persistent: bool, own_groups: bool = True) -> None:
         self._folder = folder
         self._say = say
         self._persistent = persistent
+        self._own_groups = own_groups
         self._kept: dict[str, _Kept] = {}
 
-    def start(self, name: str, command: list[str], environment: Mapping[str, str], log: Path) -> None:
-        """Start a process whose output goes to ``log``, and that dies with this one."""
-        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def start(self, name: str, command: list[str], environment: Mapping[str, str], log: Path | None = None) -> None:
+        """Start a process that dies with this one; its output goes to ``log``, or where that of this one goes."""
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         process = self._spawn(command, environment, log)
         self._kept[name] = _Kept(name, command, environment, log, process, started=time.monotonic())
 
     def check(self) -> None:
-        """Start again what has ended; StackError, with the last lines of its log, when that would not help."""
+        """Start again what has ended; ProcessEnded, with the last lines of its log, when that would not help."""
         now = time.monotonic()
         for kept in self._kept.values():
             if kept.again_at is not None:
@@ -79,14 +84,25 @@ class Supervisor:
                     raise _ended(kept, code)
                 wait_s = 0.0 if code == 0 else min(2.0 ** (kept.quick_deaths - 1), LONGEST_WAIT_S)
                 when = f"in {wait_s:.0f} s" if wait_s else "now"
-                self._say(f"the {kept.name} ended with {how_it_ended(code)}; it starts again {when} (log: {kept.log})")
+                where = f" (log: {kept.log})" if kept.log is not None else ""
+                self._say(f"the {kept.name} ended with {how_it_ended(code)}; it starts again {when}{where}")
                 kept.again_at = now + wait_s
 
     def require(self, name: str) -> None:
-        """Raise StackError when process ``name`` has ended, however it did."""
+        """Raise ProcessEnded when process ``name`` has ended, however it did."""
         kept = self._kept[name]
         if (code := kept.process.poll()) is not None:
             raise _ended(kept, code)
+
+    @property
+    def living(self) -> list[subprocess.Popen[bytes]]:
+        """The processes that have not ended."""
+        return [kept.process for kept in self._kept.values() if kept.process.poll() is None]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all that live."""
+        for process in self.living:
+            process.send_signal(number)
 
     def stop(self, names: Callable[[str], bool], limit_s: float) -> None:
         """Stop the processes whose name is meant: SIGTERM first, after ``limit_s`` SIGKILL."""
@@ -104,7 +120,7 @@ class Supervisor:
 
     def kill(self) -> None:
         """End all processes and whatever they started, at once; none is left when this returns."""
-        running = [kept.process for kept in self._kept.values() if kept.process.poll() is None]
+        running = self.living
         # A killed worker reaps no child of its own, and the first process of a container may reap none either.
         with _adopted_orphans():
             for process in running:
@@ -121,25 +137,25 @@ class Supervisor:
             return code == USAGE
         return quick_deaths > QUICK_DEATHS or (quick and code > 0 and code != STUCK)
 
-    def _spawn(self, command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
+    def _spawn(self, command: list[str], environment: Mapping[str, str], log: Path | None) -> subprocess.Popen[bytes]:
+        with contextlib.nullcontext() if log is None else log.open("ab") as output:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=None if output is None else subprocess.STDOUT,
                 cwd=self._folder,
                 env={**os.environ, **environment},
-                # Ctrl-C goes to the owner alone, which stops the rest in order; each is a group with its children.
-                start_new_session=True,
+                start_new_session=self._own_groups,
                 preexec_fn=partial(die_with, os.getpid()),
             )
 
 
-def _ended(kept: _Kept, code: int) -> StackError:
-    return StackError(
-        f"the {kept.name} ended with {how_it_ended(code)}. The end of its log ({kept.log}):\n{_tail(kept.log)}"
-    )
+def _ended(kept: _Kept, code: int) -> ProcessEnded:
+    text = f"the {kept.name} ended with {how_it_ended(code)}"
+    if kept.log is not None:
+        text += f". The end of its log ({kept.log}):\n{_tail(kept.log)}"
+    return ProcessEnded(text)
 
 
 def _tail(log: Path, lines: int = 12) -> str:
