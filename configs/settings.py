@@ -27,6 +27,7 @@ from configs.tables import find_config, merge, nest, read_toml
 
 ENV_PREFIX = "SORTLINE_"
 MAX_CHUNK_IMAGES = 4096  # in one message
+MAX_PROCESSES = 64
 
 # What load_settings has read, the strongest first; empty outside it.
 _LAYERS: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("layers", default=())
@@ -87,6 +88,16 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "ascend"] = "auto"
     engine: Literal["auto", "openvino", "onnxruntime", "mindspore"] = "auto"
     precision: Literal["auto", "f32", "bf16", "f16", "int8", "int8+bf16"] = "auto"
+    processes: int = Field(
+        0,
+        ge=0,
+        le=MAX_PROCESSES,
+        description="processes of a label worker, which share the cores and GPUs; 0 is one on a CPU, and on a GPU as "
+        "many as it takes to fill it",
+    )
+    cores: int = Field(
+        0, ge=0, le=1024, description="cores for the engine and for reading and decoding, in each process; 0 is all"
+    )
     decode_threads: int = Field(0, ge=0, le=256, description="threads that read and decode; 0 is one a core")
     remote_connections: int = Field(
         32, ge=1, le=256, description="images that a label worker fetches at once where its data root is a URL"

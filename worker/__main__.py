@@ -7,6 +7,7 @@ SIGTERM finishes the work at hand and leaves the rest to others. Exit codes: 0 s
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -19,6 +20,8 @@ from storage import ExtraMissing
 from worker.errors import WorkerError
 from worker.handler import Handler
 from worker.kinds import BY_QUEUE
+
+log = logging.getLogger("sortline.worker")
 
 # A spawned child imports its modules before it can answer; Celery's 4 s would kill it again and again.
 CHILD_START_LIMIT_S = 60.0
@@ -52,7 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(error), 1)
     except BrokerError as error:
         return _fail(str(error), 69)
-    return run(settings, kind, options.name or f"{options.queues}-{os.getpid()}")
+    name = options.name or f"{options.queues}-{os.getpid()}"
+    if kind.in_processes:
+        from worker.logs import log_event, set_up_logging
+        from worker.processes import Host, plan_processes
+
+        set_up_logging(settings)
+        plan = plan_processes(settings, Host.here(settings))
+        log_event(log, "processes of this worker", processes=len(plan.parts), reason=plan.reason)
+        if len(plan.parts) > 1:
+            from worker.parent import run_processes
+
+            return run_processes(options.queues, name, plan.parts)
+    return run(settings, kind, name)
 
 
 def run(settings: Settings, kind: type[Handler[Any, Any]], name: str) -> int:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from base.process import available_cpus
 
 NVML = "libnvidia-ml.so.1"  # comes with NVIDIA's driver
+UUID_BYTES = 96
 SHORTEST_S = 1.0  # a share of less time says nothing; two scrapers would see each other's leftovers
 
 
@@ -69,6 +70,30 @@ class Nvidia:
             ready = False
         self._devices = found.value if ready else 0
 
+    def free_memory(self, name: str) -> int | None:
+        """Return the free bytes of the GPU that CUDA_VISIBLE_DEVICES calls ``name``: an index or a UUID; None: none."""
+        handle, memory = ctypes.c_void_p(), _Memory()
+        if not self._devices:
+            return None
+        if name.isdecimal():
+            missing = self._library.nvmlDeviceGetHandleByIndex_v2(int(name), ctypes.byref(handle))
+        else:
+            missing = self._library.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle))
+        if missing or self._library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
+            return None
+        return int(memory.free)
+
+    def names(self) -> list[str]:
+        """Return the UUID of each GPU."""
+        found = []
+        for index in range(self._devices):
+            handle, uuid = ctypes.c_void_p(), ctypes.create_string_buffer(UUID_BYTES)
+            if self._library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):
+                continue
+            if not self._library.nvmlDeviceGetUUID(handle, uuid, UUID_BYTES):
+                found.append(uuid.value.decode())
+        return found
+
     def shares(self) -> Iterator[tuple[int, float]]:
         """Yield (index, share of the last moment in which the GPU computed) of each GPU that reports it."""
         for index in range(self._devices):
@@ -83,6 +108,12 @@ class _Utilisation(ctypes.Structure):
     """nvmlUtilization_t: percent of the last sample period (1/6 to 1 s)."""
 
     _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t: bytes."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
 def _family() -> GaugeMetricFamily:

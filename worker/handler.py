@@ -34,11 +34,13 @@ class Handler(ABC, Generic[AnyJob, AnyResult]):
         message: what the job is sent as, with the names of its queue and task.
         pool: of Celery's worker, by the names of its arguments.
         is_in_child: whether the pool works in a process that may die while its parent lives.
+        in_processes: whether one worker may be several processes, each with its part of the host.
     """
 
     message: ClassVar[type[JobMessage]]
     pool: ClassVar[Mapping[str, Any]]
     is_in_child: ClassVar[bool] = False
+    in_processes: ClassVar[bool] = False
 
     def __init__(self, runtime: Runtime, job: AnyJob, delivery: Delivery) -> None:
         self.runtime, self.job, self.delivery = runtime, job, delivery

@@ -130,8 +130,10 @@ class Runtime:
             device=self.settings.device,
             precision=self.settings.precision,
             judged={name: proof.passed for name, proof in manifest.precisions.items()},
+            threads=self.settings.cores,
         )
-        classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=self.settings.decode_threads)
+        threads = self.settings.decode_threads or self.settings.cores
+        classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=threads)
         difference = 0.0
         if manifest.golden is not None:
             tolerance = golden_tolerance(manifest.golden, engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,14 +32,27 @@ def worker(
         Literal["text", "json"] | None,
         typer.Option(help="Lines for people, or JSON for a collector. Also SORTLINE_LOG_FORMAT."),
     ] = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            help="Label processes that share the cores and GPUs: a number, or auto, which is one on a CPU, and on a "
+            "GPU as many as it takes to fill it. Also SORTLINE_PROCESSES.",
+            metavar="auto|N",
+        ),
+    ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Start none: exit with 0 if the worker of this name here answers.")
+        bool,
+        typer.Option(
+            "--check", help="Start none: exit with 0 if the worker of this name here answers, or one of its processes."
+        ),
     ] = False,
     config: Config = None,
     *,
     place: PlaceOptions,
 ) -> None:
-    """Run one worker in the foreground: some a GPU, or one a CPU host. SIGTERM or Ctrl-C finishes the work at hand.
+    """Run a worker in the foreground, which fills this host. SIGTERM or Ctrl-C finishes the work at hand.
+
+    On a GPU a label worker is several processes; one that ends is started again.
 
     Examples:
 
@@ -56,6 +70,8 @@ def worker(
     if check:
         _check_worker(settings, name or queues)
         return
+    if processes is not None:
+        settings = settings.model_copy(update={"processes": _number_of(processes, queues)})
     if log_format is not None:
         settings = settings.model_copy(update={"log_format": log_format})
     command = [sys.executable, "-m", "worker", "--queues", queues]
@@ -136,9 +152,23 @@ def _check_worker(settings: Settings, name: str) -> None:
     from producer.local.session import open_session
 
     full_name = f"{name}@{socket.gethostname()}"
+    names = f"{re.escape(name)}(-[0-9]+)?@{re.escape(socket.gethostname())}$"  # itself, or its processes
     with open_session(settings, start=False) as session:
-        if not session.app.control.ping(destination=[full_name], timeout=CHECK_LIMIT_S):
+        if not session.app.control.ping(pattern=names, matcher="pcre", timeout=CHECK_LIMIT_S, limit=1):
             raise ProducerError(f"no worker {full_name} answers within {CHECK_LIMIT_S:.0f} s")
+
+
+def _number_of(processes: str, queue: str) -> int:
+    """Return the setting that ``--processes`` means."""
+    from configs import MAX_PROCESSES
+
+    if processes == "auto":
+        return 0
+    if not processes.isdecimal() or not 1 <= int(processes) <= MAX_PROCESSES:
+        raise UsageError(f"--processes {processes}: auto, or a number from 1 to {MAX_PROCESSES}")
+    if queue == "train" and int(processes) > 1:
+        raise UsageError("--processes: a training worker does one job at a time; start several of them")
+    return int(processes)
 
 
 def _as_interrupt(*_: object) -> None:

@@ -44,6 +44,7 @@ USE_ENVIRONMENT = {
     "producer/commands/stack.py",
     "producer/local/monitor.py",  # FLOWER_* are Flower's settings
     "sortline/__init__.py",  # where children find our packages
+    "worker/processes.py",  # CUDA_VISIBLE_DEVICES is CUDA's
     "vision/serving/quantisation.py",  # tells a library not to report its use
 }
 # They run code that is inside the data they read.

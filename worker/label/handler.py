@@ -22,6 +22,7 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
     """One delivery of one chunk."""
 
     message = LabelChunk
+    in_processes = True
     # Parallelism is inside a chunk; one chunk is at risk, and one engine owns the device.
     pool = {"pool": "threads", "concurrency": 1}  # noqa: RUF012 - never changed
 

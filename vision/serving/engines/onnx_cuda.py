@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from base.install import pip_install
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine, known_precision, open_session
@@ -63,7 +64,10 @@ class OnnxCudaEngine(BatchingEngine):
 
     @classmethod
     def found_here(cls) -> str:
-        return OnnxRuntimeEngine.found_here()
+        found = OnnxRuntimeEngine.found_here()
+        if "CUDA" not in found:
+            raise EngineError(f"{found} was built without CUDA; {pip_install('sortline[gpu]')}")
+        return found
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
         buffer = self._buffers.get()
