@@ -24,7 +24,7 @@ from vision.errors import EngineError, VisionError
 from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
 from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
-from vision.serving.graph_spec import FEATURES, PROBABILITIES, GraphSpec
+from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
 from worker.errors import JobRefused
 from worker.label.chunk import label_chunk
 from worker.models.exporting import ExportRefused, export_version

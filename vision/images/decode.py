@@ -1,5 +1,8 @@
 """Image files to pixels: uint8, RGB, C-contiguous, shape (height, width, 3), the EXIF orientation applied.
 
+HEIF and AVIF files are turned upright by their own boxes, whatever their EXIF says: by libheif, or for AVIF by the
+orientation that Pillow makes of its boxes.
+
 Transparent pixels lie on white, of an animation the first frame counts. Every failure of one image is an `ImageError`
 with one of these reasons: not_found, not_a_file, unreadable, changed, empty, too_large, too_many_pixels, not_an_image,
 unsupported_format, truncated, corrupt. All functions may be called from many threads at once.
@@ -14,18 +17,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError, features
 
 from base.errors import ImageError
 from base.files import check_size
 from base.image_files import PILLOW_FORMATS
+from vision.images.camera import open_heif, raw_preview
 from vision.images.colour import Pixels, cmyk_to_srgb
-from vision.images.heif import heif_kind, open_heif
 from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
 from vision.images.jpeg_pixels import decode_jpeg, whole_jpeg
 from vision.images.png import PNG, lean_png
-from vision.images.raw import is_raw, raw_preview
-from vision.images.signatures import ends_early, foreign_format, read_format
+from vision.images.signatures import ends_early, foreign_format, heif_kind, is_raw, read_format
 from vision.images.tiff import TIFF, grey_values, is_signed_8_bit, kind_of, tile_of
 
 # From width and height of the upright image: by what a JPEG decoder may shrink both sides.
@@ -36,6 +38,8 @@ Image.MAX_IMAGE_PIXELS = None
 # Pillow warns about odd EXIF and palettes, which changes nothing for us; under `-W error` a good image would become an
 # error. Once at import, because `catch_warnings` swaps the filters of all threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Images are decoded in parallel already.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

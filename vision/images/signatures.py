@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vision.images.heif import boxes_end_early, heif_kind
+from vision.images.tiff import TIFF, is_raw_tiff
 
 _READ = (
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -12,9 +12,17 @@ _READ = (
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
 )
+_RAW = (
+    (0, b"FUJIFILMCCD-RAW"),
+    (4, b"ftypcrx"),  # Canon CR3
+    (6, b"HEAPCCDR"),  # Canon CRW
+    (0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR"),  # Olympus
+    (0, b"IIU\0"),  # Panasonic
+    (0, b"\0MRM"),  # Minolta
+    (0, b"FOVb"),  # Sigma
+)  # fmt: skip
 _FOREIGN = (
-    (4, b"ftypcrx", "a camera's raw file"),
-    (0, b"FUJIFILMCCD-RAW", "a camera's raw file"),
+    *((at, mark, "a camera's raw file") for at, mark in _RAW),
     (4, b"ftyp", "a film"),
     (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
@@ -31,7 +39,28 @@ _FOREIGN = (
     (0, b"%!PS", "PostScript"),
 )
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_MAX_BRANDS_BYTES = 1024
 _HEAD_BYTES = 1024  # within which a drawing's first tag stands, behind declaration and comments
+
+
+def heif_kind(data: bytes) -> str | None:
+    """Return HEIC, HEIF or AVIF by the brands that a file begins with; None for all other files, films too."""
+    if data[4:8] != b"ftyp":
+        return None
+    end = min(int.from_bytes(data[:4], "big"), _MAX_BRANDS_BYTES)
+    brands = [data[8:12], *(data[at : at + 4] for at in range(16, end, 4))]
+    if brands[0] in (b"avif", b"avis"):
+        return "AVIF"
+    if brands[0][:3] in (b"hei", b"hev"):
+        return "HEIC"
+    if brands[0] in (b"mif1", b"mif2", b"msf1", b"miaf"):
+        return "AVIF" if {b"avif", b"avis"} & set(brands) else "HEIF"
+    return None
+
+
+def is_raw(data: bytes) -> bool:
+    """Whether a file is a camera's raw one, by its first bytes or its TIFF directory."""
+    return any(data[at : at + len(mark)] == mark for at, mark in _RAW) or (data.startswith(TIFF) and is_raw_tiff(data))
 
 
 def read_format(data: bytes) -> str | None:
@@ -51,7 +80,7 @@ def ends_early(data: bytes) -> bool:
     """Whether a damaged file lacks its end, by its own format's account."""
     name = read_format(data)
     if name in ("AVIF", "HEIC", "HEIF"):
-        return boxes_end_early(data)
+        return _boxes_end_early(data)
     if name == "WebP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if name == "GIF":
@@ -59,6 +88,19 @@ def ends_early(data: bytes) -> bool:
     if name == "TIFF":  # the directory stands where bytes 4 to 7 say
         return int.from_bytes(data[4:8], "little" if data[:1] == b"I" else "big") >= len(data)
     return name in _END_MARKS and _END_MARKS[name] not in data
+
+
+def _boxes_end_early(data: bytes) -> bool:
+    """Whether a file that can't be read lacks its end: its last box or all behind the first one."""
+    at = 0
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < 8:  # 0: up to the end
+            return False
+        at += size
+    return at != len(data) or b"meta" not in data
 
 
 def _first_match(data: bytes, table: tuple[tuple[int, bytes, str], ...]) -> str | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vision.errors import VisionError, WeightsError
 from vision.networks.registry import spec_from_json
 from vision.networks.spec import Channels, NetworkSpec
-from vision.networks.weight_names import OUT_LAST, RBF_CENTERS
+from vision.networks.weight_names import AXES, RBF_CENTERS
 
 SPEC_KEY: Final = "network_spec"  # header entry of files we write: the spec as JSON text
 _SCALINGS: Final[Mapping[str, tuple[float, float]]] = {
@@ -43,7 +43,7 @@ def spec_of(
     weight = file.arrays.get(head["weight"].foreign)
     classes = 0
     if weight is not None and weight.ndim:
-        classes = weight.shape[-1] if head["weight"].layout in OUT_LAST else weight.shape[0]
+        classes = weight.shape[-1] if head["weight"].layout in AXES else weight.shape[0]
     if SPEC_KEY in file.metadata:
         return _own_spec(file, classes, convention)
     centers = file.arrays.get(RBF_CENTERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from base.networks import NETWORKS
@@ -38,8 +39,8 @@ def spec_from_json(value: object) -> NetworkSpec:
     if not isinstance(value, dict) or "name" not in value:
         value = checked_keys("network spec", value, ["name"])  # raises
     kind = network_kind(value["name"])
-    fields = checked_keys("network spec", value, ["name", *json_keys(kind)])
-    return kind(**{key: item for key, item in fields.items() if key != "name"})
+    found = checked_keys("network spec", value, ["name", *json_keys(kind)])
+    return kind(**{key: item for key, item in found.items() if key != "name"})
 
 
 def own_options(kind: type[NetworkSpec], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,18 +49,11 @@ def own_options(kind: type[NetworkSpec], options: Mapping[str, Any]) -> dict[str
     Raises:
         VisionError: the network has no such option.
     """
-    own = set(json_keys(kind))
-    missing = sorted(key for key, value in options.items() if key not in own and value != _NOTHING[key])
+    from vision.networks.layered import LayeredSpec
+
+    own = json_keys(kind)
+    plain = {field.name: field.default for field in fields(LayeredSpec)}
+    missing = sorted(key for key, value in options.items() if key not in own and value != plain[key])
     if missing:
         raise VisionError(f"{kind.name} has no {' and no '.join(missing)}; leave {'them' if missing[1:] else 'it'} out")
     return {key: value for key, value in options.items() if key in own}
-
-
-# What leaves a network plain, of the options that only networks of layers have.
-_NOTHING: Mapping[str, Any] = {
-    "pooling": "mean",
-    "intermediate_layers": (),
-    "scales": (1.0,),
-    "flip_averaging": False,
-    "hellinger": False,
-}

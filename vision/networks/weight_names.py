@@ -16,7 +16,7 @@ HWIM: Final = "HWIM to OIHW"  # TensorFlow's depthwise convolutions: (height, wi
 DENSE: Final = "transposed"  # Keras' dense layers: (in, out)
 CONV_DENSE: Final = "1x1 HWIO to (out, in)"  # a dense layer that is stored as a convolution
 FOLDED: Final = "batch norm's beta"  # a bias left by folding batch norm into the convolution
-OUT_LAST: Final = (DENSE, CONV_DENSE)
+AXES: Final = {HWIO: (3, 2, 0, 1), HWIM: (2, 3, 0, 1), DENSE: (1, 0), CONV_DENSE: (3, 2, 0, 1)}
 
 TORCH_BN: Final = ("weight", "bias", "running_mean", "running_var")  # ours
 TF_BN: Final = ("gamma", "beta", "moving_mean", "moving_variance")  # and MindSpore's

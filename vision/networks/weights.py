@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,11 +24,9 @@ from vision.networks.foreign_spec import ForeignFile, spec_of
 from vision.networks.registry import network_kinds
 from vision.networks.spec import NetworkSpec
 from vision.networks.weight_names import (
+    AXES,
     CONV_DENSE,
-    DENSE,
     FOLDED,
-    HWIM,
-    HWIO,
     RBF,
     RBF_CENTERS,
     RBF_WIDTH,
@@ -208,13 +206,15 @@ def _translated(
     """Return the arrays under our names and layouts, or refuse with every key that does not fit."""
     head = f"{spec.head_name}."
     optional = {t.foreign for t in table if t.ours.startswith(head) and (not spec.classes or t.ours.endswith("bias"))}
+    sizes = spec.classes, spec.head_inputs
+    table = [replace(t, shape=sizes[: len(t.shape)]) if t.ours.startswith(head) else t for t in table]
     if spec.classes and spec.rbf_centers:
         shapes = {RBF_CENTERS: (spec.rbf_centers, spec.features), RBF_WIDTH: (1,)}
         table = [*table, *(Translation(name, name, shape) for name, shape in shapes.items())]
     known = {translation.foreign for translation in table}
     present = [translation for translation in table if translation.foreign in named]
     moved = {t.ours: _in_our_layout(named[t.foreign], t) for t in present}
-    wrong = [_misfit(named[t.foreign], t, spec) for t in present if not _fits(moved[t.ours], t, spec)]
+    wrong = [_misfit(named[t.foreign], t) for t in present if not _fits(moved[t.ours], t.shape)]
     _refuse_misfits(file_name, sorted(known - optional - named.keys()), sorted(named.keys() - known), wrong)
     _refuse_not_finite(named)
     arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in moved.items()}
@@ -227,34 +227,24 @@ def _translated(
     return arrays
 
 
-def _expected(translation: Translation, spec: NetworkSpec) -> tuple[int, ...]:
-    if translation.ours.startswith(f"{spec.head_name}."):
-        return (spec.classes, spec.head_inputs)[: len(translation.shape)]
-    return translation.shape
-
-
-def _fits(array: NDArray[Any], translation: Translation, spec: NetworkSpec) -> bool:
-    expected = _expected(translation, spec)
+def _fits(array: NDArray[Any], expected: tuple[int, ...]) -> bool:
     same_rank = len(array.shape) == len(expected)
     same = same_rank and all(side in (-1, size) for side, size in zip(expected, array.shape, strict=True))
     return same and array.dtype in (np.float16, np.float32)
 
 
-def _misfit(array: NDArray[Any], translation: Translation, spec: NetworkSpec) -> str:
-    expected = ", ".join("any" if side == -1 else str(side) for side in _expected(translation, spec))
+def _misfit(array: NDArray[Any], translation: Translation) -> str:
+    expected = ", ".join("any" if side == -1 else str(side) for side in translation.shape)
     order = " in the order OIHW" if len(translation.shape) == 4 else ""
     return f"{translation.foreign} is {array.dtype}{list(array.shape)}, not float32[{expected}]{order}"
 
 
 def _in_our_layout(array: NDArray[Any], translation: Translation) -> NDArray[Any]:
-    if translation.layout == DENSE and array.ndim == 2:
-        return array.T
-    if translation.layout in (HWIO, CONV_DENSE) and array.ndim == 4:
-        moved = array.transpose((3, 2, 0, 1))
-        return moved if translation.layout == HWIO else moved[:, :, 0, 0]
-    if translation.layout == HWIM and array.ndim == 4:
-        return array.transpose((2, 3, 0, 1))
-    return array
+    axes = AXES.get(translation.layout)
+    if axes is None or array.ndim != len(axes):
+        return array
+    moved = array.transpose(axes)
+    return moved[:, :, 0, 0] if translation.layout == CONV_DENSE else moved
 
 
 def _refuse_misfits(what: str, missing: list[str], unexpected: list[str], wrong: list[str]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         precisions,
     )
     from vision.serving.engines.half import can_halve
+    from vision.serving.engines.protocol import PROBABILITIES, GraphSpec
     from vision.serving.export import (
         export_checkpoint,
         export_mindir,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         run_openvino,
         run_safetensors,
     )
-    from vision.serving.graph_spec import PROBABILITIES, GraphSpec
     from vision.serving.quantisation import CALIBRATION_IMAGES, can_quantise, quantise
 else:
     __getattr__ = lazy(__name__)

@@ -28,7 +28,7 @@ from vision.errors import EngineError, VisionError, WeightsError
 from vision.networks import SPEC_KEY, Arrays, NetworkSpec, get_weights, read_safetensors, set_weights, spec_from_json
 from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
 from vision.serving.engines.openvino import import_openvino
-from vision.serving.graph_spec import FEATURES, PROBABILITIES, GraphSpec
+from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
 
 if TYPE_CHECKING:
     from mindspore import nn

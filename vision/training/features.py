@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -55,32 +56,23 @@ class _Loaded(NamedTuple):
     error: str | None = None
 
 
+@dataclass
 class Extractor:
     """The frozen part of a network on an engine, with the space of the cache that holds its features.
 
-    Args:
+    Attributes:
         engine: uint8 (N, H, W, 3) -> flat features (N, F).
         augmentation: of the repeats.
         seed: of the repeats; each image and repeat draws from a generator of its own, so neither order nor company
             changes a view.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        space: FeatureSpace,
-        preprocessing: Preprocessing,
-        limits: ImageLimits,
-        augmentation: Augmentation,
-        seed: int,
-    ) -> None:
-        self.engine, self.space = engine, space
-        self.preprocessing, self.limits = preprocessing, limits
-        self.augmentation, self.seed = augmentation, seed
-        height, width = (round(side * SOURCE_ROOM) for side in (preprocessing.height_px, preprocessing.width_px))
-        self._larger = Preprocessing(
-            height_px=height, width_px=width, fit=preprocessing.fit, crop_fraction=preprocessing.crop_fraction
-        )
+    engine: Engine
+    space: FeatureSpace
+    preprocessing: Preprocessing
+    limits: ImageLimits
+    augmentation: Augmentation
+    seed: int
 
     def extract(self, images: Sequence[LabelledImage], digests: Digests, repeats: int, report: Report) -> Extracted:
         """Return the features of every image, plain and in ``repeats`` augmented views; only missing ones are computed.
@@ -148,11 +140,13 @@ class Extractor:
     def _load(self, digest: str, paths: list[Path], views: list[int]) -> _Loaded:
         """Return the pixels of an image's views; a file is read once, and decoded once for all augmented ones."""
         target = self.preprocessing
+        height_px, width_px = round(target.height_px * SOURCE_ROOM), round(target.width_px * SOURCE_ROOM)
+        larger = replace(target, height_px=height_px, width_px=width_px)
         repeats = [view for view in views if view]
         try:
             data = self._read(digest, paths)
             blocks = [load_image(data, target, self.limits).pixels[None]] if 0 in views else []
-            source = load_image(data, self._larger, self.limits).pixels if repeats else None
+            source = load_image(data, larger, self.limits).pixels if repeats else None
         except ImageError as error:
             nothing = np.empty((0, target.height_px, target.width_px, 3), np.uint8)
             return _Loaded(digest, views, nothing, str(error))

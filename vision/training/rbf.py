@@ -51,10 +51,6 @@ class RbfCenters:
                 rows.write((likeness @ self.whitening).astype(np.float32).tobytes())
         return np.memmap(file, np.float32, "r", shape=(len(features), len(self.centers)))
 
-    def folded(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the weights (classes, C) on the RBF units themselves that equal ``weight`` on z."""
-        return weight @ self.whitening.T
-
 
 def choose_rbf_centers(features: Rows, count: int, seed: int) -> RbfCenters:
     """Return ``count`` rows of ``features``, float32 (N, F), drawn by ``seed``, as centers.
@@ -94,6 +90,6 @@ def set_rbf_head(network: nn.Cell, centers: RbfCenters, dense: nn.Dense) -> None
     head = network.head
     head.rbf.centers.set_data(Tensor(centers.centers))
     head.rbf.width.set_data(Tensor(np.array([centers.width], np.float32)))
-    head.dense.weight.set_data(Tensor(centers.folded(dense.weight.asnumpy())))
+    head.dense.weight.set_data(Tensor(dense.weight.asnumpy() @ centers.whitening.T))  # equal on the units themselves
     if dense.has_bias:
         head.dense.bias.set_data(Tensor(dense.bias.asnumpy()))

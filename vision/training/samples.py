@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-
-class Rows(Protocol):
-    """Inputs that are read when they are asked for: an array, or features on disk."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, chosen: Any, /) -> Any: ...
 
 
 class StoredRows:
@@ -50,6 +36,9 @@ class StoredRows:
     def only(self, chosen: NDArray[np.int64]) -> StoredRows:
         """Return the rows at ``chosen``, in that order, still on disk."""
         return StoredRows(self._stored, self._places[chosen], self.shape[1:], self.dtype)
+
+
+Rows = NDArray[Any] | StoredRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import EngineError, ShapeError
-from vision.serving.engines.protocol import Images, ModelFiles, Outputs
-from vision.serving.graph_spec import GraphSpec
+from vision.serving.engines.protocol import GraphSpec, Images, ModelFiles, Outputs
 
 
 class BatchingEngine(ABC):

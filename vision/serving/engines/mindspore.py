@@ -30,7 +30,6 @@ class MindSporeEngine(BatchingEngine):
         """Build the network from its weights on ``device`` ("cpu", "cuda" or "ascend").
 
         Raises:
-            EngineError: MindSpore or the device is missing, ``files`` have no network, or another precision is asked.
             WeightsError: the weights do not fit the spec.
         """
         if precision not in ("auto", "f32"):

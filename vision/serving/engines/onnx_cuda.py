@@ -33,9 +33,6 @@ class OnnxCudaEngine(BatchingEngine):
         Args:
             precision: "f32", with full multiplications, or "f16", which computes the convolutions in 16-bit floats and
                 the head in f32; "auto" is f32.
-
-        Raises:
-            EngineError: ONNX Runtime, its provider or a driver is missing, or it refuses the graph.
         """
         chosen = known_precision(precision)
         self._session = _open_session(files.onnx, chosen)

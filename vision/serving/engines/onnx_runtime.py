@@ -30,9 +30,6 @@ class OnnxRuntimeEngine(BatchingEngine):
             precision: "auto" or "f32", the graph's own; "f16" rounds as a GPU does, to tell what one would answer: it
                 is slower than f32.
             threads: of one pass; 0 = all cores that this process may use.
-
-        Raises:
-            EngineError: ONNX Runtime is missing or refuses the graph, or another precision is asked.
         """
         chosen = known_precision(precision)
         self._session = open_session(files.onnx, "cpu", chosen, threads or available_cpus(), {})

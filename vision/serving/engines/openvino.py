@@ -18,8 +18,7 @@ from base.process import available_cpus
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.onnx_file import check_onnx
-from vision.serving.engines.protocol import Images, ModelFiles
-from vision.serving.graph_spec import PROBABILITIES
+from vision.serving.engines.protocol import PROBABILITIES, Images, ModelFiles
 
 # MobileNetV2 at 224, two streams. f32 on two AVX2 cores: 160-175 images a second with 1, 2 or 4, 155 with 8 and about a
 # third less with 16, whose activations leave the cache; on two AVX-512 cores 2 is a tenth faster than 4. Below f32
@@ -40,9 +39,6 @@ class OpenVinoEngine(BatchingEngine):
             precision: of what comes before the head; "auto" is the fastest. "int8" runs the 8-bit graph, whose first
                 and last convolutions are in f32, or in bf16 with "int8+bf16".
             threads: cores to use; 0 = all that this process may use.
-
-        Raises:
-            EngineError: OpenVINO is not installed or refuses the graph, or the CPU lacks bf16.
         """
         check_onnx(files.onnx)
         openvino = import_openvino()

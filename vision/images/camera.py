@@ -1,4 +1,4 @@
-"""The preview in a camera's raw file: what the camera itself made of the shot, found by rawpy where it is installed."""
+"""What phones and cameras write, by packages that need not be installed: HEIC and HEIF, and previews in raw files."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import numpy as np
 from PIL import Image
 
 from base.errors import ImageError
-from vision.images.tiff import TIFF, is_raw_tiff
+from vision.images.colour import coded_profile
 
-_MARKS = (
-    (0, b"FUJIFILMCCD-RAW"),
-    (4, b"ftypcrx"),  # Canon CR3
-    (6, b"HEAPCCDR"),  # Canon CRW
-    (0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR"),  # Olympus
-    (0, b"IIU\0"),  # Panasonic
-    (0, b"\0MRM"),  # Minolta
-    (0, b"FOVb"),  # Sigma
-)  # fmt: skip
 _QUARTER_TURNS = {3: 2, 5: 1, 6: 3}  # LibRaw's names of how the camera was held, as turns to the left
 
 
-def is_raw(data: bytes) -> bool:
-    """Whether a file is a camera's raw one, by its first bytes or its TIFF directory."""
-    return any(data[at : at + len(mark)] == mark for at, mark in _MARKS) or (
-        data.startswith(TIFF) and is_raw_tiff(data)
-    )
+def open_heif(data: bytes, kind: str) -> Image.Image:
+    """Return a HEIC or HEIF file as an image that is still to be loaded.
+
+    Raises:
+        ImageError: unsupported_format, pillow-heif is not installed.
+    """
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(
+            "unsupported_format", f"it is {kind}: run `pip install pillow-heif` on the hosts that label, or convert it"
+        ) from None
+    pillow_heif.options.DECODE_THREADS = 1
+    image = pillow_heif.HeifImageFile(io.BytesIO(data))
+    codes = image.info.get("nclx_profile")
+    if codes and (profile := coded_profile(codes["color_primaries"], codes["transfer_characteristics"])):
+        image.info.setdefault("icc_profile", profile)
+    return image
 
 
 def raw_preview(data: bytes) -> bytes | None:
