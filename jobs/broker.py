@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from base.broker_url import BrokerUrl, masked_url, parse_broker_url
 from configs import Settings
-from jobs.errors import BrokerAway, BrokerError
+from jobs.errors import BrokerAway, BrokerError, BrokerFull
 
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 SOCKET_TIMEOUT_S = 10.0  # a half-open connection costs it, one after the other
@@ -165,6 +165,7 @@ def connect(settings: Settings) -> redis.Redis:
         ssl=url.is_tls,
         retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
         decode_responses=True,
+        encoding_errors="replace",  # what is no text is none of ours: it fails the check of whoever reads it
         **connection_options(settings),
         **(tls_options(settings) or {}),
     )
@@ -189,6 +190,21 @@ def check_broker(client: redis.Redis, settings: Settings) -> str:
     if numbers < MINIMUM_REDIS:
         raise BrokerError(f"{where} runs Redis {version}; Sortline needs 6.2 or later")
     return version
+
+
+def redis_fault(error: Exception) -> str | None:
+    """Return what is wrong with Redis, as a sentence, where that is why ``error`` was raised; else None."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
+        causes.append(cause)
+    found = next((cause for cause in causes if isinstance(cause, redis.RedisError | BrokerFull)), None)
+    if found is None:
+        return None
+    if isinstance(found, BrokerFull):
+        return str(found)
+    if isinstance(found, RefusesWrites):
+        return f"Redis {found}"
+    return f"Redis can't be {'reached' if isinstance(found, AWAY) else 'used'}: {found}"
 
 
 def redis_now(client: redis.Redis) -> float:

@@ -20,7 +20,8 @@ QUEUED_AT = "queued_at"  # header of a queued message: seconds since 1970
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
-RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"  # of the whole name
+RunId = Annotated[str, StringConstraints(pattern=f"^{RUN_ID}$")]
 ModelName = Annotated[str, StringConstraints(pattern=f"^{MODEL_NAME}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A path below the data root, written by base.paths.path_to_text. The worker checks that it stays below.

@@ -83,31 +83,35 @@ def run(arguments: list[str]) -> int:
     except SystemExit as ended:  # Typer's word for every end: 2 after a usage error that it has shown, 130 after Ctrl-C
         return int(ended.code or OK)
     except Exception as error:
-        code = _code_of(error)
-        if code is None:
+        explained = _explained(error)
+        if explained is None:
             raise
         from producer.terminal.troubleshooting import advice_on
 
-        advice = advice_on(str(error))
-        print(f"sortline: {error}" + (f"\nmore: {advice}" if advice else ""), file=sys.stderr)
+        code, text = explained
+        advice = advice_on(text)
+        print(f"sortline: {text}" + (f"\nmore: {advice}" if advice else ""), file=sys.stderr)
         return code
 
 
-def _code_of(error: Exception) -> int | None:
-    """Return the exit code of an error that is ours to explain, else None."""
+def _explained(error: Exception) -> tuple[int, str] | None:
+    """Return exit code and sentence of an error that is ours to explain, else None."""
     if isinstance(error, ProducerError):
-        return error.exit_code
+        return error.exit_code, str(error)
+    from base.errors import UnavailableError
     from base.text_files import TextError
     from configs import SettingsError
-    from jobs import BrokerError, MessageError
+    from jobs import BrokerError, MessageError, redis_fault
     from model_store import StoreError
 
     if isinstance(error, SettingsError | TextError):
-        return USAGE
+        return USAGE, str(error)
     if isinstance(error, BrokerError):
-        return UNREACHABLE
-    if isinstance(error, StoreError | MessageError | OSError):
-        return FAILURE
+        return UNREACHABLE, str(error)
+    if (fault := redis_fault(error)) is not None:
+        return UNREACHABLE, fault
+    if isinstance(error, StoreError | MessageError | UnavailableError | OSError):
+        return FAILURE, str(error)
     return None
 
 

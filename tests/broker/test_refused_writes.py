@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import redis
 
-from configs.settings import Settings
+from configs.settings import Settings, environment_of
+from jobs.board import JobBoard
 from jobs.broker import REFUSALS, RefusesWrites, check_broker, connect
 from jobs.errors import BrokerAway, BrokerError
-from producer.errors import BrokerUnreachable
+from producer.__main__ import run
+from producer.errors import UNREACHABLE, BrokerUnreachable
 from producer.local.doctor import check_all
 from producer.local.session import open_session
-from tests.broker.conftest import Desk, NewProducer, in_time, labelled, working
-from tests.conftest import RedisServer, running_redis, wait_until
+from tests.broker.conftest import KEYS, Desk, NewProducer, in_time, labelled, working
+from tests.conftest import RedisServer, running_redis, wait_until, write_images
 
 READ_ONLY = ("REPLICAOF", "127.0.0.1", "1")
 PRIMARY = ("REPLICAOF", "NO", "ONE")
@@ -67,6 +69,46 @@ def test_a_server_that_refuses_writes_is_named_at_the_start(
     assert name in str(caught.value)
     assert (found.mark, found.is_broker) == ("bad", True)
     assert name in found.text
+
+
+@pytest.mark.parametrize("command", ["cancel", "train", "detach"])
+@pytest.mark.parametrize(("spoil", "code"), [(READ_ONLY, "READONLY"), (TOO_FEW_REPLICAS, "NOREPLICAS")])
+def test_writes_that_are_refused_within_a_command_are_a_sentence(
+    command: str,
+    spoil: tuple[str, ...],
+    code: str,
+    settings: Settings,
+    redis_server: RedisServer,
+    model_store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path / "data" / "a", 2)
+    monkeypatch.chdir(settings.home)
+    for name, value in environment_of(settings.model_copy(update={"store": model_store})).items():
+        monkeypatch.setenv(name, value)
+    with connect(settings) as client:
+        JobBoard(client, KEYS).add("train-1", kind="train", title="train")
+
+    def checked(client: redis.Redis, settings: Settings) -> str:
+        version = check_broker(client, settings)
+        send(redis_server, *spoil)
+        return version
+
+    monkeypatch.setattr("producer.local.session.check_broker", checked)
+    data = str(tmp_path / "data")
+    arguments = {
+        "cancel": ["jobs", "cancel", "train-1"],
+        "train": ["train", data, "--config", "digits", "--name", "n", "--detach"],
+        "detach": ["label", data, "--detach", "-o", "r.csv"],
+    }
+
+    assert run(arguments[command]) == UNREACHABLE
+
+    said = capsys.readouterr().err
+    assert f"sortline: Redis {REFUSALS[code]} ({code} " in said
+    assert "Traceback" not in said
 
 
 def test_a_cluster_is_refused(settings: Settings, tmp_path: Path) -> None:
