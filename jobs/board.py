@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
 
 import redis
+from pydantic import Field, TypeAdapter
 from redis.client import Pipeline
 
 from jobs.broker import AWAY, Keys
+from jobs.messages import RunId
 
 KEPT_S = 30 * 24 * 3600
 ENDED = frozenset({"done", "failed", "cancelled"})
+UNREADABLE = (*AWAY, redis.ResponseError)  # Redis is away, or has something there that no Sortline wrote
+Kind = Literal["label", "train"]
+Moment = Annotated[
+    float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)
+]  # until the year 10,000, which has no date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobState:
     """One job as people see it. Times are seconds since 1970."""
 
-    job: str
-    kind: str  # "label" or "train"
+    job: RunId
+    kind: Kind
     title: str
-    state: str = "queued"  # queued, running, done, failed, cancelled
+    state: Literal["queued", "running", "done", "failed", "cancelled"] = "queued"
     text: str = ""
     model: str = ""
-    created: float = 0.0
-    updated: float = 0.0
+    created: Moment = 0.0
+    updated: Moment = 0.0
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+
+_JOB_STATE = TypeAdapter(JobState)
 
 
 class JobBoard:
@@ -41,7 +51,7 @@ class JobBoard:
         self._client = client
         self._keys = keys
 
-    def add(self, job: str, *, kind: str, title: str, model: str = "") -> None:
+    def add(self, job: str, *, kind: Kind, title: str, model: str = "") -> None:
         """Put a queued job on the board. A Redis that is away or full keeps people from seeing it, and nothing else."""
         now = time.time()
         state = JobState(job=job, kind=kind, title=title, model=model, created=now, updated=now)
@@ -56,11 +66,11 @@ class JobBoard:
 
     def update(self, job: str, **values: str) -> None:
         """Change fields of a job. A job that Redis forgot stays forgotten; one that is away misses the change."""
-        with suppress(*AWAY):
+        with suppress(*UNREADABLE):
             if self._client.hexists(self._keys.job(job), "job"):
                 self._client.hset(self._keys.job(job), mapping={**values, "updated": time.time()})
 
-    def keep(self, job: str, *, kind: str, title: str) -> None:
+    def keep(self, job: str, *, kind: Kind, title: str) -> None:
         """Note that a worker is at ``job``. One that Redis forgot comes back, without losing a cancel since then."""
         now, key = time.time(), self._keys.job(job)
         pipeline = self._client.pipeline()
@@ -74,16 +84,14 @@ class JobBoard:
         pipeline.execute()
 
     def get(self, job: str) -> JobState | None:
-        """Return one job, or None when Redis doesn't know it."""
-        values: dict[str, Any] = self._client.hgetall(self._keys.job(job))
-        if "job" not in values:  # a late attempt or cancel may have left a hash without its job
-            return None
-        known = {field.name for field in fields(JobState)}
-        values = {name: value for name, value in values.items() if name in known}
-        values |= {name: float(values.get(name) or 0) for name in ("created", "updated")}
-        return JobState(**values)
+        """Return one job, or None when Redis doesn't know it or has an entry that no Sortline wrote."""
+        with suppress(redis.ResponseError, ValueError):  # a late attempt or cancel may have left a hash without its job
+            state = _JOB_STATE.validate_python(self._client.hgetall(self._keys.job(job)))
+            return state if state.job == job else None
+        return None
 
     def jobs(self) -> list[JobState]:
+        """Return all jobs, the newest first. What can't be read is left out."""
         names: list[str] = self._client.zrevrange(self._keys.jobs, 0, -1)
         return [state for name in names if (state := self.get(name)) is not None]
 
@@ -107,7 +115,9 @@ class JobBoard:
 
     def ended_by(self, job: str) -> str:
         """Return who ended ``job``; empty when nobody did, or Redis has forgotten it."""
-        return str(self._client.hget(self._keys.job(job), "over") or "")
+        with suppress(redis.ResponseError):
+            return str(self._client.hget(self._keys.job(job), "over") or "")
+        return ""
 
     def resume_work(self, job: str) -> None:
         """Take back the end of ``job``: somebody works on it again."""
@@ -118,12 +128,14 @@ class JobBoard:
         """Whether work on ``job`` is of use: nobody cancelled it, and it has not ended, as far as Redis can tell."""
         left: list[str | None] = []
         state = None
-        with suppress(*AWAY):
+        with suppress(*UNREADABLE):
             state, *left = self._client.hmget(self._keys.job(job), "state", "cancel", "over")
         return not any(left) and state not in ENDED
 
     def is_cancelled(self, job: str) -> bool:
-        return bool(self._client.hget(self._keys.job(job), "cancel"))
+        with suppress(redis.ResponseError):
+            return bool(self._client.hget(self._keys.job(job), "cancel"))
+        return False
 
     def _leave(self, job: str, name: str) -> int:
         # Redis may have forgotten the job: what is left for it must then go away by itself too.

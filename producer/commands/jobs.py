@@ -125,10 +125,11 @@ def gather(
     from producer.run.execution import execute
     from producer.terminal.progress import RunView
 
+    data_root = settings_of(home=home, broker=broker).data_root
     with (
         RunView(quiet=quiet) as view,
         _session(broker, home) as session,
-        closing(find_detached(session, job)) as run,
+        closing(find_detached(session, job, data_root)) as run,
     ):
         kept = requests_of(run)
         if output is not None or formats is not None or not kept:

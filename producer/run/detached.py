@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import redis
+from pydantic import Field, TypeAdapter
 
 from base.paths import text_to_path
-from jobs import Keys
+from base.text import printable
+from base.urls import is_url
+from jobs import RUN_ID, Keys, MessageError, PathText
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.runfile import Plan, RunFile
 
-INPUTS_A_PIECE = 5000
+INPUTS_A_PIECE = 1000
 DETACHED_CHUNK_IMAGES = 128
-MAX_PIECE_BYTES = 256 * 1024 * 1024  # of one piece, decompressed: whoever wrote it may not be us
+MAX_PIECE_BYTES = 16 * 1024 * 1024  # of one piece, decompressed: whoever wrote it may not be us
+
+_PIECE = TypeAdapter(Annotated[list[PathText], Field(min_length=1, max_length=INPUTS_A_PIECE)])
 
 
 def upload(client: redis.Redis, keys: Keys, run: RunFile) -> None:
@@ -38,8 +45,18 @@ def chunk_images(plan: Plan) -> int:
     return plan.chunk_images or DETACHED_CHUNK_IMAGES
 
 
-def find_detached(session: Session, job: str) -> RunFile:
-    """Return the run file of a detached run: that of this machine, or one made of what Redis has."""
+def find_detached(session: Session, job: str, data_root: Path | str | None = None) -> RunFile:
+    """Return the run file of a detached run: that of this machine, or one made of what Redis has.
+
+    Args:
+        data_root: of this machine, as configured: a URL that Redis names must be this one.
+
+    Raises:
+        UsageError: Redis knows no such detached run, or its images are behind another URL.
+        MessageError: what Redis has is not what ``upload`` wrote.
+    """
+    if not re.fullmatch(RUN_ID, job):
+        raise UsageError(f"{job!r:.200} is no name of a run; `sortline jobs list` shows what there is")
     runs = session.settings.home / "runs"
     for path in sorted(runs.glob("*.run")):
         if job.startswith(path.stem):
@@ -49,30 +66,52 @@ def find_detached(session: Session, job: str) -> RunFile:
             run.close()
     if by := session.board.ended_by(job):
         raise UsageError(f"run {job} was gathered by {by}; only there, and where it was sent, is its run file")
-    return download(session.client, session.keys, job, runs / f"{job}.run")
+    return download(session.client, session.keys, job, runs / f"{job}.run", data_root)
 
 
-def download(client: redis.Redis, keys: Keys, job: str, path: Path) -> RunFile:
+def download(client: redis.Redis, keys: Keys, job: str, path: Path, data_root: Path | str | None = None) -> RunFile:
     """Make the run file of ``job`` at ``path`` from what ``upload`` left; all its chunks count as sent.
 
     Raises:
-        UsageError: Redis knows no such detached run.
+        UsageError, MessageError: see ``find_detached``.
     """
     name = keys.inputs(job)
-    head = client.lindex(name, 0)
-    if not head:
-        raise UsageError(f"no detached run {job} on this broker; `sortline jobs list` shows what there is")
-    plan = Plan.from_json(str(head))
-    run = RunFile.create(path, plan, _inputs(client, name))
+    try:
+        plan = _plan(client, name, job)
+        if is_url(plan.data_root) and plan.data_root != data_root:
+            where = printable(plan.data_root)
+            raise UsageError(f"the images of {job} are at {where}: set SORTLINE_DATA_ROOT to it, if you trust it")
+        run = RunFile.create(path, plan, _inputs(client, name, plan))
+    except (ValueError, TypeError, zlib.error, redis.ResponseError) as error:
+        path.with_suffix(".new").unlink(missing_ok=True)
+        why = str(error) or type(error).__name__
+        raise MessageError(f"what Redis has of {job} is no detached run of Sortline: {why:.500}") from error
     size = chunk_images(plan)
     for first in range(0, run.total, size):
         run.note_sent(first, min(size, run.total - first))
     return run
 
 
-def _inputs(client: redis.Redis, name: str) -> Iterator[str]:
-    for piece in range(1, int(client.llen(name))):
+def _plan(client: redis.Redis, name: str, job: str) -> Plan:
+    head = client.lindex(name, 0)
+    if not head:
+        raise UsageError(f"no detached run {job} on this broker; `sortline jobs list` shows what there is")
+    plan = Plan.from_json(str(head))
+    if plan.run != job:
+        raise ValueError(f"its plan is of the run {plan.run}")
+    if client.llen(name) != 1 + -(-plan.total // INPUTS_A_PIECE):
+        raise ValueError(f"its inputs are not the {plan.total} of its plan")
+    return plan
+
+
+def _inputs(client: redis.Redis, name: str, plan: Plan) -> Iterator[str]:
+    for first in range(0, plan.total, INPUTS_A_PIECE):
         packed = zlib.decompressobj()
-        text = packed.decompress(b64decode(str(client.lindex(name, piece))), MAX_PIECE_BYTES)
-        for path in json.loads(text):
-            yield text_to_path(path)
+        text = packed.decompress(b64decode(str(client.lindex(name, 1 + first // INPUTS_A_PIECE))), MAX_PIECE_BYTES)
+        paths = _PIECE.validate_json(text)
+        if len(paths) != min(INPUTS_A_PIECE, plan.total - first):
+            raise ValueError(f"its inputs are not the {plan.total} of its plan")
+        for path in map(text_to_path, paths):
+            if "\0" in path or (plan.walked and (path.startswith("/") or ".." in path.split("/"))):
+                raise ValueError(f"{path!r:.200} is no file below its folder")
+            yield path

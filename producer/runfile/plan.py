@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
-from jobs import ModelPin
+from configs import MAX_CHUNK_IMAGES
+from jobs import ModelPin, RunId
+
+
+def _check_name(text: str) -> str:
+    os.fsencode(text)  # names on disk may be any bytes, but not any text
+    return text
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Source, model and columns of one run."""
 
-    run: str
-    source: str  # as people know it
-    base: str  # absolute folder that relative input paths start from
-    data_root: str
+    run: RunId
+    source: Name  # as people know it
+    base: Name  # absolute folder that relative input paths start from
+    data_root: Name
     walked: bool  # inputs were found in a folder; else they stand as somebody wrote them
     model: ModelPin
     labels: list[str]
     groups: list[str | None]
-    top_k: int
-    chunk_images: int  # of each chunk; 0: as `producer/run/chunk_size.py` decides
-    total: int = 0
+    top_k: Annotated[int, Field(ge=1, le=1000)]
+    chunk_images: Annotated[
+        int, Field(ge=0, le=MAX_CHUNK_IMAGES)
+    ]  # of each chunk; 0: as `producer/run/chunk_size.py` decides
+    total: Annotated[int, Field(ge=0)] = 0
     inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
     duplicates: bool = False  # byte-identical images are labelled once, and reports have the column duplicate_of
     skipped: dict[str, int] = field(default_factory=dict)  # files of the folder that are no images, by suffix
@@ -38,9 +50,12 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Return the plan in ``text``; ValueError or TypeError when it is none."""
-        values: dict[str, Any] = json.loads(text)
+        try:
+            values: dict[str, Any] = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("JSON of too many levels") from error
         cls(**values)  # refuses unknown fields, which pydantic would pass over
         plan: Plan = TypeAdapter(cls).validate_python(values)
-        if plan.total < 0 or plan.top_k < 1 or len(plan.groups) < len(plan.labels):
-            raise ValueError("a plan of impossible numbers")
+        if len(plan.groups) < len(plan.labels):
+            raise ValueError("fewer groups than labels")
         return plan

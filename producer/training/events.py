@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from jobs import AWAY, ENDED, JobEvent, JobState, TrainModel, from_json
+from base.text import printable
+from jobs import AWAY, ENDED, JobEvent, JobState, MessageError, SchemaMismatch, TrainModel, from_json
 from producer.errors import ProducerError
 from producer.local.session import Outage, Session
 from producer.training.jobs import enqueue_training
@@ -56,7 +57,9 @@ def follow(
             lost.pop(stream, None)
             for entry, values in entries:
                 read[stream] = entry
-                event = from_json(JobEvent, values.get("json"))
+                event = _event_of(names[stream], values.get("json"))
+                if event is None:
+                    continue
                 yield event
                 if event.state in ENDED:
                     del read[stream]
@@ -66,6 +69,18 @@ def follow(
             yield state
         if not found and not lost:
             yield None
+
+
+def _event_of(job: str, text: object) -> JobEvent | None:
+    """Return the event in ``text``, fit for a terminal; None for what no worker at ``job`` wrote."""
+    try:
+        event = from_json(JobEvent, text)
+    except SchemaMismatch:
+        raise
+    except MessageError:
+        return None
+    lines = "\n".join(map(printable, event.text.splitlines()))
+    return event.model_copy(update={"text": lines}) if event.job == job else None
 
 
 class _Heartbeats:

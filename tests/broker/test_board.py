@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
+from base64 import b64encode
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from configs.settings import Settings
 from jobs.board import KEPT_S, JobBoard
+from jobs.broker import connect
+from jobs.errors import MessageError
 from producer.errors import UsageError
-from producer.run.detached import download, upload
+from producer.local.session import Session
+from producer.run.detached import MAX_PIECE_BYTES, download, find_detached, upload
 from producer.runfile import RunFile
 from tests.broker.conftest import KEYS, Desk, NewProducer, labelled, new_run, plan_of, working
 from tests.conftest import RedisServer
@@ -112,6 +119,36 @@ def test_a_cancelled_job_is_cancelled_until_it_is_queued_again(board: JobBoard) 
     assert not board.is_cancelled("inbox-1")
 
 
+FOREIGN_JOBS: dict[str, dict[Any, object]] = {
+    "no kind": {"job": "x", "title": "t"},
+    "another kind": {"job": "x", "kind": "mine", "title": "t"},
+    "another state": {"job": "x", "kind": "label", "title": "t", "state": "lost"},
+    "another job": {"job": "y", "kind": "label", "title": "t"},
+    "no number": {"job": "x", "kind": "label", "title": "t", "created": "noon"},
+    "no date": {"job": "x", "kind": "label", "title": "t", "created": "1e300"},
+    "not a number": {"job": "x", "kind": "label", "title": "t", "updated": "nan"},
+    "no field": {b"\xff": b"\xfe"},
+}
+
+
+@pytest.mark.parametrize("what", [*FOREIGN_JOBS, "a text"])
+def test_an_entry_that_no_sortline_wrote_hides_no_job(what: str, settings: Settings, client: redis.Redis) -> None:
+    board = JobBoard(connect(settings), KEYS)
+    board.add("inbox-1", kind="label", title="inbox")
+    if what == "a text":
+        client.set(KEYS.job("x"), "text")
+    else:
+        client.hset(KEYS.job("x"), mapping=FOREIGN_JOBS[what])
+    client.zadd(KEYS.jobs, {"x": 2e9, b"\xff\xfe": 3e9, "../../y": 4e9})
+
+    assert [state.job for state in board.jobs()] == ["inbox-1"]
+    assert board.get("x") is None
+    assert board.is_wanted("x")
+    assert not board.is_cancelled("x")
+    assert board.ended_by("x") == ""
+    board.update("x", state="done")
+
+
 def test_a_field_of_a_later_version_is_passed_over(board: JobBoard, client: redis.Redis) -> None:
     board.add("inbox-1", kind="label", title="inbox")
     client.hset(KEYS.job("inbox-1"), "colour", "green")
@@ -146,7 +183,7 @@ def test_the_inputs_of_a_detached_run_come_back_as_they_were(
     assert found.total == 12_000
     assert found.done == 0
     assert found.sent() == [(first, 4) for first in range(0, 12_000, 4)]
-    assert client.llen(KEYS.inputs("inbox-1")) == 1 + 3
+    assert client.llen(KEYS.inputs("inbox-1")) == 1 + 12
     run.close()
     found.close()
 
@@ -188,6 +225,95 @@ def test_another_host_gathers_what_was_detached(
     assert sorted(desk.answered) == list(range(0, 24, 4))
     assert len(labelled(elsewhere.run)) == 24
     assert client.exists(KEYS.inputs("inbox-1")) == 0
+
+
+def packed(text: str) -> str:
+    return b64encode(zlib.compress(text.encode())).decode()
+
+
+def planned(settings: Settings, **changes: object) -> str:
+    return json.dumps({**json.loads(plan_of(settings, "x").to_json()), "total": 1, **changes})
+
+
+# The plan, and the inputs of a run.
+FOREIGN_RUNS: dict[str, tuple[object, str]] = {
+    "no JSON": ("nonsense", packed('["a.png"]')),
+    "a list": ("[]", packed('["a.png"]')),
+    "a deep list": ("[" * 100_000, packed('["a.png"]')),
+    "bytes": (b"\xff\xfe", packed('["a.png"]')),
+    "another run": ({"run": "y"}, packed('["a.png"]')),
+    "a path as run": ({"run": "../../x"}, packed('["a.png"]')),
+    "a huge top_k": ({"top_k": 10**9}, packed('["a.png"]')),
+    "a huge chunk": ({"chunk_images": 10**9}, packed('["a.png"]')),
+    "a huge total": ({"total": 10**12}, packed('["a.png"]')),
+    "a negative total": ({"total": -1}, packed('["a.png"]')),
+    "fewer groups than labels": ({"groups": []}, packed('["a.png"]')),
+    "a base that is no file name": ({"base": "/\ud800"}, packed('["a.png"]')),
+    "an unknown field": ({"command": "touch"}, packed('["a.png"]')),
+    "no base64": ({}, "A"),
+    "no zlib": ({}, b64encode(b"xx").decode()),
+    "inputs that are no JSON": ({}, packed("{")),
+    "numbers": ({}, packed("[1]")),
+    "half a character": ({}, packed('["\\ud800.png"]')),
+    "deep inputs": ({}, packed("[" * 100_000)),
+    "too few inputs": ({}, packed("[]")),
+    "too many inputs": ({}, packed('["a.png", "b.png"]')),
+    "a bomb": ({}, packed(" " * (MAX_PIECE_BYTES + 1) + '["a.png"]')),
+    "a path out of the folder": ({}, packed('["../a.png"]')),
+    "a path from the root": ({}, packed('["/a.png"]')),
+    "a NUL": ({}, packed('["a%00.png"]')),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN_RUNS)
+def test_a_detached_run_that_no_sortline_wrote_is_refused_and_leaves_no_run_file(
+    what: str, settings: Settings, client: redis.Redis
+) -> None:
+    plan, piece = FOREIGN_RUNS[what]
+    client.rpush(KEYS.inputs("x"), planned(settings, **plan) if isinstance(plan, dict) else plan, piece)
+
+    with pytest.raises(MessageError, match=r"what Redis has of x is no detached run of Sortline: ."):
+        find_detached(Session(settings, connect(settings)), "x")
+
+    assert {path.suffix for path in (settings.home / "runs").glob("*")} <= {".lock"}
+
+
+def test_the_control_of_foreign_runs_is_gathered(settings: Settings, client: redis.Redis) -> None:
+    client.rpush(KEYS.inputs("x"), planned(settings), packed('["a.png"]'))
+
+    with closing(find_detached(Session(settings, connect(settings)), "x")) as run:
+        assert run.total == 1
+
+
+def test_a_key_of_another_type_is_no_detached_run(settings: Settings, client: redis.Redis) -> None:
+    client.set(KEYS.inputs("x"), "text")
+
+    with pytest.raises(MessageError, match="x is no detached run of Sortline: WRONGTYPE"):
+        find_detached(Session(settings, client), "x")
+
+
+@pytest.mark.parametrize("job", ["../../x", "/x", "", "x/y", "x\n", ".x", "x" * 129])
+def test_a_job_that_is_no_name_makes_no_file(job: str, settings: Settings, client: redis.Redis) -> None:
+    client.rpush(KEYS.inputs(job), planned(settings, run="x"), packed('["a.png"]'))
+
+    with pytest.raises(UsageError, match="is no name of a run"):
+        find_detached(Session(settings, client), job)
+
+    assert list(settings.home.rglob("*.run")) == list(settings.home.parent.glob("*.run")) == []
+
+
+def test_images_behind_a_url_that_redis_names_are_fetched_only_if_it_is_ours(
+    settings: Settings, client: redis.Redis
+) -> None:
+    url = "https://photos.test/archive"
+    client.rpush(KEYS.inputs("x"), planned(settings, base=f"{url}/a", data_root=url), packed('["a.png"]'))
+    session = Session(settings, client)
+
+    for other in (None, Path("/"), "https://photos.test/other"):
+        with pytest.raises(UsageError, match=f"the images of x are at {url}: set SORTLINE_DATA_ROOT"):
+            find_detached(session, "x", other)
+    with closing(find_detached(session, "x", url)) as run:
+        assert run.total == 1
 
 
 def test_the_uploaded_plan_is_json_that_says_where_the_images_are(settings: Settings, client: redis.Redis) -> None:
