@@ -55,11 +55,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, record: object) -> Preprocessing:
-        """Return the record that `to_json` wrote.
-
-        Raises:
-            VisionError: a key is unknown or missing, or a value has the wrong type or is out of range.
-        """
+        """Return the record that `to_json` wrote; VisionError for any other."""
         return cls(**checked_keys(WHAT, record, [field.name for field in fields(cls)]))
 
 

@@ -19,6 +19,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,27 @@ class CacheFull(VisionError):
     """The features of one job need more room than the cache may take."""
 
 
+@dataclass(eq=False)
 class FeatureSpace:
     """The features of one extractor. Open while `FeatureCache.open` lasts; for one thread.
 
     Every method raises OSError when the disk fails or somebody has removed the folder.
 
     Attributes:
-        shape: of one image's features.
+        shape, dtype: of one image's features, as they are stored.
     """
 
-    def __init__(
-        self, folder: Path, rows: io.FileIO, keys: io.FileIO, lock: Path, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> None:
-        self.shape = shape
-        # Open files, not paths: a folder that is removed and made anew must not pass for the one that was read.
-        self._folder, self._rows_file, self._keys_file, self._lock = folder, rows, keys, lock
-        self._dtype = dtype
-        self._width = int(np.prod(shape))
-        self._row_bytes = self._width * dtype.itemsize
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    folder: Path
+    # Open files, not paths: a folder that is removed and made anew must not pass for the one that was read.
+    rows_file: io.FileIO
+    keys_file: io.FileIO
+    lock: Path
+
+    def __post_init__(self) -> None:
+        self._width = int(np.prod(self.shape))
+        self._row_bytes = self._width * self.dtype.itemsize
         self._entries: dict[bytes, tuple[int, int]] = {}  # place and checksum of each key's row
         self._read = 0
 
@@ -73,22 +77,22 @@ class FeatureSpace:
             VisionError: a value is no number, or none that the space's dtype holds; nothing is added.
         """
         with np.errstate(over="ignore"):
-            data = np.ascontiguousarray(rows.reshape(len(keys), self._width), self._dtype)
+            data = np.ascontiguousarray(rows.reshape(len(keys), self._width), self.dtype)
         if not np.isfinite(data).all():
             raise VisionError(
-                f"the frozen part gave features that are no numbers in {self._dtype}; "
+                f"the frozen part gave features that are no numbers in {self.dtype}; "
                 'set feature_dtype = "float32", or another engine or precision'
             )
         self._check_there()
-        with locked(self._lock, fcntl.LOCK_EX):
+        with locked(self.lock, fcntl.LOCK_EX):
             new = self.missing(keys)
             data = data[new]
             entries = np.array(
                 [(keys[position], zlib.crc32(row)) for position, row in zip(new, data, strict=True)], _ENTRY
             )
-            count = _size(self._keys_file) // _ENTRY.itemsize
-            _write_at(self._rows_file, count * self._row_bytes, data)
-            _write_at(self._keys_file, count * _ENTRY.itemsize, entries)
+            count = _size(self.keys_file) // _ENTRY.itemsize
+            _write_at(self.rows_file, count * self._row_bytes, data)
+            _write_at(self.keys_file, count * _ENTRY.itemsize, entries)
         self._read_keys()
 
     def rows(self, keys: Sequence[bytes]) -> StoredRows:
@@ -98,10 +102,10 @@ class FeatureSpace:
         return StoredRows(self._stored(), places, self.shape, np.float32)
 
     def _stored(self) -> NDArray[Any]:
-        count = _size(self._rows_file) // self._row_bytes
+        count = _size(self.rows_file) // self._row_bytes
         if not count:
-            return np.zeros((0, self._width), self._dtype)
-        return np.asarray(np.memmap(self._rows_file, self._dtype, "r", shape=(count, self._width)))
+            return np.zeros((0, self._width), self.dtype)
+        return np.asarray(np.memmap(self.rows_file, self.dtype, "r", shape=(count, self._width)))
 
     def _sound(self, key: bytes, stored: NDArray[Any]) -> bool:
         place, crc = self._entries.get(key, (len(stored), 0))
@@ -110,8 +114,8 @@ class FeatureSpace:
     def _read_keys(self) -> None:
         """Take in the keys that came since the last call, unchecked: only rows that are asked for are read."""
         self._check_there()
-        self._keys_file.seek(self._read * _ENTRY.itemsize)
-        data = self._keys_file.readall()
+        self.keys_file.seek(self._read * _ENTRY.itemsize)
+        data = self.keys_file.readall()
         entries = np.frombuffer(data, _ENTRY, len(data) // _ENTRY.itemsize)
         places = range(self._read, self._read + len(entries))
         self._entries.update(
@@ -120,21 +124,21 @@ class FeatureSpace:
         self._read += len(entries)
 
     def _check_there(self) -> None:
-        if not all(os.fstat(file.fileno()).st_nlink for file in (self._rows_file, self._keys_file)):
+        if not all(os.fstat(file.fileno()).st_nlink for file in (self.rows_file, self.keys_file)):
             raise FileNotFoundError(
-                errno.ENOENT, "somebody removed features that a job was using; run the job again", str(self._folder)
+                errno.ENOENT, "somebody removed features that a job was using; run the job again", str(self.folder)
             )
 
 
+@dataclass(frozen=True)
 class FeatureCache:
     """All spaces below one folder, which together take about ``limit_bytes``.
 
     Spaces in use stay: jobs that run at once may take more together, until the next one finds them closed.
     """
 
-    def __init__(self, root: Path, limit_bytes: int) -> None:
-        self.root = root
-        self.limit_bytes = limit_bytes
+    root: Path
+    limit_bytes: int
 
     @contextmanager
     def open(self, name: str, shape: tuple[int, ...], dtype: str, needed_rows: int) -> Iterator[FeatureSpace]:
@@ -169,7 +173,7 @@ class FeatureCache:
             self._make_room(needed, folder)
             try:
                 with files[0].open("r+b", buffering=0) as rows, files[1].open("r+b", buffering=0) as keys:
-                    yield FeatureSpace(folder, rows, keys, self._lock(name, "write"), shape, kind)
+                    yield FeatureSpace(shape, kind, folder, rows, keys, self._lock(name, "write"))
             finally:
                 with suppress(OSError):  # the folder may be gone; what happened inside matters more
                     os.utime(folder)

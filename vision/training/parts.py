@@ -53,7 +53,10 @@ def build_frozen(network: nn.Cell, freeze: str) -> nn.Cell:
     cut = cut_of(spec, freeze)
     copy = build_network(replace(spec, cut=0) if cut and isinstance(spec, LayeredSpec) else spec)
     set_weights(copy, backbone_only(get_weights(network), spec))
-    return _LowerPart(copy, spec, cut) if cut else FeatureExtractor(copy)
+    if cut:
+        copy.spec = spec
+        copy.backbone = nn.SequentialCell([*list(copy.backbone.features)[:cut], nn.Flatten()])
+    return FeatureExtractor(copy)
 
 
 def build_trained(network: nn.Cell, freeze: str, *, batch_norm_frozen: bool) -> nn.Cell:
@@ -87,21 +90,6 @@ class TrainedPart(nn.Cell):
 def whole_body(network: nn.Cell) -> nn.Cell:
     """Return all before the head: uint8 (N, H, W, 3) RGB -> features."""
     return nn.SequentialCell([Scaling(network.spec), network.backbone])
-
-
-class _LowerPart(nn.Cell):
-    """uint8 (N, H, W, 3) RGB -> the map before layer ``cut``, flat: float32 (N, C * h * w)."""
-
-    def __init__(self, network: nn.Cell, spec: NetworkSpec, cut: int) -> None:
-        super().__init__()
-        self.spec = spec
-        self.scaling = Scaling(spec)
-        self.layers = nn.SequentialCell(list(network.backbone.features)[:cut])
-        self.flatten = nn.Flatten()
-        self.set_train(False)
-
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        return self.flatten(self.layers(self.scaling(images)))
 
 
 class _UpperLayers(nn.Cell):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 import numpy as np
@@ -14,21 +15,21 @@ from vision.errors import EngineError, ShapeError
 from vision.serving.engines.protocol import GraphSpec, Images, ModelFiles, Outputs
 
 
+@dataclass(kw_only=True, eq=False)
 class BatchingEngine(ABC):
     """An ``Engine`` of blocking forward passes, run by ``lanes`` threads; runtimes release Python's lock meanwhile."""
 
-    def __init__(
-        self, *, name: str, device: str, precision: str, micro_batch: int, lanes: int, graph: GraphSpec
-    ) -> None:
-        self.name = name
-        self.device = device
-        self.precision = precision
-        self.micro_batch = micro_batch
-        self.graph = graph
-        self.lanes = lanes
-        self._executor = ThreadPoolExecutor(lanes, thread_name_prefix=f"engine-{name}")
+    name: str
+    device: str
+    precision: str
+    micro_batch: int
+    lanes: int
+    graph: GraphSpec
+
+    def __post_init__(self) -> None:
+        self._executor = ThreadPoolExecutor(self.lanes, thread_name_prefix=f"engine-{self.name}")
         # One batch waits for each that runs: a lane never idles, and a fast reader can't pile pictures up in memory.
-        self._window = 2 * lanes
+        self._window = 2 * self.lanes
         self._free: SimpleQueue[None] = SimpleQueue()  # a semaphore in C; Python's own costs 10 us a pass
         for _ in range(self._window):
             self._free.put(None)

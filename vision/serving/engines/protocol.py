@@ -73,11 +73,7 @@ class GraphSpec:
 
     @classmethod
     def from_json(cls, value: object) -> GraphSpec:
-        """Return the spec of a decoded JSON object.
-
-        Raises:
-            VisionError: a key is missing or unknown, or a value of another type or out of range.
-        """
+        """Return the spec of a decoded JSON object; VisionError also for a missing or unknown key."""
         return cls(**checked_keys("graph spec", value, [field.name for field in fields(cls)]))
 
 
