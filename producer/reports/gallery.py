@@ -63,7 +63,7 @@ class Gallery:
         self._is_remote = is_url(self._plan.data_root)
         self._layout, self._counts = report.layout, report.counts
         self._folder = os.path.realpath(path.parent)
-        self._truth = FolderTruth(self._plan, self._layout) if report.counts.evaluation is not None else None
+        self._truth = FolderTruth(report.run, self._layout) if report.counts.evaluation is not None else None
         self._names = list(dict.fromkeys(self._layout.names))
         self._places = {name: place for place, name in enumerate(self._names)}
         self.rows = _choose(report.run, report.counts)

@@ -21,6 +21,7 @@ from producer.reports.parquet import PARQUET
 from producer.reports.report import Report
 from producer.reports.summary import write_summary
 from producer.reports.tally import Tally, Truth, counted
+from producer.reports.truth import FolderTruth
 from producer.runfile import RunFile
 
 # In the order in which they are listed and written. A new one is a file and a word here.
@@ -58,6 +59,12 @@ class Request:
     def layout(self, run: RunFile) -> Layout:
         """Return the columns; UsageError when the run can't fill them."""
         return Layout.of(run.plan, ranks=self.ranks, class_map=self.class_map, probabilities=self.probabilities)
+
+    def check_rows(self, run: RunFile) -> None:
+        """Raise UsageError when the rows can't fill the columns, or the folders name no class where they should."""
+        layout = self.layout(run)
+        if self.truth == "folders":
+            FolderTruth(run, layout, is_asked_for=True).check()
 
     def keep(self, run: RunFile) -> None:
         run.keep_request(str(self.main), json.dumps(asdict(self)))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from producer.errors import UsageError
 from producer.reports.layout import Layout
 from producer.reports.truth import Evaluation, FolderTruth
 from producer.runfile import RunFile, StoredRow
@@ -60,8 +61,13 @@ def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -
         truth: "auto" evaluates when the folder of every image is a label; "folders" evaluates the images whose folder
             is one and counts the others; "none" never does.
     """
-    folders = FolderTruth(run.plan, layout)
-    evaluation = None if truth == "none" else Evaluation()
+    evaluation = None
+    if truth != "none":
+        try:
+            folders, evaluation = FolderTruth(run, layout, is_asked_for=truth == "folders"), Evaluation()
+        except UsageError:  # ambiguous names
+            if truth == "folders":
+                raise
     least_sure: list[tuple[float, int]] = []
     mistakes: list[tuple[float, int]] = []
     for row in run.rows():

@@ -5,22 +5,68 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from base.intervals import wilson_interval
 from base.paths import path_to_text, text_to_path
+from producer.errors import UsageError
 from producer.reports.layout import Layout
-from producer.runfile import Plan
+from producer.runfile import RunFile
+
+PATHS_AT_ONCE = 1000
+MOST_LISTED = 20  # names in a message
 
 
 class FolderTruth:
-    """Finds the class that an image's parent folder is named after: by its label, its folder in training, its name."""
+    """Finds the class that an image's parent folder is named after: by its label, its folder in training, its name.
 
-    def __init__(self, plan: Plan, layout: Layout) -> None:
-        self._base = plan.base
-        self._names: dict[str, str] = {}
-        for known in (layout.names, plan.folders, plan.labels):  # the label wins
-            self._names.update(zip(map(_composed, known), layout.names, strict=False))
+    Folders 0, 1, 2 may be called 1, 2, 3: then a name means one class as a label and another as a folder. Such names
+    are all read in the one way that fits all folders of the run; as labels where both fit.
+
+    Args:
+        is_asked_for: whether somebody wants an evaluation, who must know when both fit.
+
+    Raises:
+        UsageError: neither way fits, or both of one that was asked for.
+    """
+
+    def __init__(self, run: RunFile, layout: Layout, *, is_asked_for: bool = False) -> None:
+        self._run = run
+        self._base = run.plan.base
+        by_name, by_folder, by_label = (
+            dict(zip(map(_composed, known), layout.names, strict=False))
+            for known in (layout.names, run.plan.folders, run.plan.labels)
+        )
+        self._names = by_name | by_folder | by_label
+        doubtful = {name for name in by_folder.keys() & by_label.keys() if by_folder[name] != by_label[name]}
+        if doubtful and (found := self.folders()) & doubtful:
+            known = found & (by_folder.keys() | by_label.keys())
+            fitting = [names for names in (by_label, by_folder) if known <= names.keys()]
+            if not fitting or (is_asked_for and len(fitting) > 1):
+                raise UsageError(
+                    f"the folders' names are ambiguous: {listed(found & doubtful)} are labels of {run.plan.model}, and "
+                    "folders that it was trained on under other labels. Put images of all classes into folders "
+                    f"that are named after the labels: {listed(run.plan.labels)}"
+                )
+            self._names |= fitting[0]
+
+    def folders(self) -> set[str]:
+        """Return the names of the folders that images of the run lie in, in their normal form."""
+        paths = (
+            path for first in range(0, self._run.total, PATHS_AT_ONCE) for path in self._run.paths(first, PATHS_AT_ONCE)
+        )
+        return {_composed(text_to_path(self.folder(path))) for path in paths}
+
+    def check(self) -> None:
+        """Raise UsageError when no image lies in a folder that is named after a class."""
+        found = self.folders()
+        if not found & self._names.keys():
+            plan = self._run.plan
+            raise UsageError(
+                f"no image lies in a folder that is named after a class: the folders are {listed(found)}; the labels "
+                f"of {plan.model} are {listed(plan.labels)}"
+            )
 
     def folder(self, path: str) -> str:
         """Return the name of the folder that an input lies in, as printable text."""
@@ -30,6 +76,13 @@ class FolderTruth:
     def name(self, path: str) -> str | None:
         """Return the name of the class in reports, or None when the folder is none."""
         return self._names.get(_composed(text_to_path(self.folder(path))))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a message lists them."""
+    found = [path_to_text(name) or "(none)" for name in sorted(names)]
+    more = f" and {len(found) - MOST_LISTED} more" if len(found) > MOST_LISTED else ""
+    return ", ".join(found[:MOST_LISTED]) + more
 
 
 def _composed(name: str) -> str:

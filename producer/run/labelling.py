@@ -141,7 +141,7 @@ def _opened(
     opened = open_run(session.settings if session is not None else alone, request, labelling.on_existing)
     run, go_on = opened.run, f"to go on: {shlex.join(['sortline', *sys.argv[1:]])}"
     try:
-        labelling.reports.layout(run)  # refuses a class map of other labels before anything is labelled
+        labelling.reports.check_rows(run)  # before anything is labelled
         for line in [opened.note, *request.source.unreadable]:
             if line:
                 view.say(line)
@@ -149,6 +149,8 @@ def _opened(
             folders = ", or a folder of the system" if any(what.endswith("/") for what in run.plan.skipped) else ""
             view.say(f"skipped, without an image suffix{folders}: {skipped_files(run.plan.skipped)}")
         yield run
+    except UsageError:
+        raise
     except KeyboardInterrupt:
         view.say(f"interrupted after {run.done} of {run.total} images; {go_on}")
         raise

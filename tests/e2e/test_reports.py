@@ -75,11 +75,17 @@ def test_one_command_writes_every_report_and_another_makes_them_again(
 def test_eval_compares_with_the_folders_and_lists_what_does_not_count(
     home: Path, tmp_path: Path, model_store: Path
 ) -> None:
+    env = {"SORTLINE_STORE": str(model_store)}
+    write_images(tmp_path / "others" / "cats", 2)
+    refused = sortline("eval", str(tmp_path / "others"), home=home, env=env, code=2)
+    assert f"the folders are cats; the labels of colours:1 are {', '.join(sorted(LABELS))}" in refused.stderr
+    assert not list(home.glob("evaluation.*"))
+
     for label in (*LABELS, "misc"):
         write_images(tmp_path / "test" / label, 6)
     (tmp_path / "test" / "red" / "bad.jpg").write_text("not a picture")
 
-    done = sortline("eval", str(tmp_path / "test"), home=home, env={"SORTLINE_STORE": str(model_store)})
+    done = sortline("eval", str(tmp_path / "test"), home=home, env=env)
 
     assert "accuracy against the folders' names: " in done.stderr
     assert "not counted, could not be labelled: 1" in done.stderr

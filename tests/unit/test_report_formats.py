@@ -212,7 +212,7 @@ def test_a_class_map_renames_labels_and_leaves_others(name: str, text: str, tmp_
 def test_class_maps_and_folders_match_labels_of_the_other_normal_form(written: str, label: str, tmp_path: Path) -> None:
     with run_of(tmp_path, [f"{written}/a.jpg"], [ok(0)], labels=[label, "paper", "tin"]) as run:
         layout = Layout.of(run.plan, class_map={written: ("Cheese", None)})
-        truth = FolderTruth(run.plan, layout)
+        truth = FolderTruth(run, layout)
 
     assert layout.names == ["Cheese", "paper", "tin"]
     assert truth.name(f"{written}/a.jpg") == "Cheese"

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.label import Row
+from producer.errors import UsageError
 from producer.reports.layout import Layout
+from producer.reports.request import request_of
 from producer.reports.summary import evaluated
 from producer.reports.tally import Tally, Truth
 from producer.reports.truth import Evaluation, FolderTruth, Score
@@ -46,6 +48,52 @@ def test_one_folder_of_another_name_and_nothing_is_claimed(tmp_path: Path) -> No
     assert found.evaluation is None
     assert sum(found.wrong_histogram) == 0
     assert found.mistakes == []
+
+
+SHIFTED = {"labels": ["1", "2", "3"], "folders": ["0", "1", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("paths", "right"),
+    [
+        (["0/a", "1/b", "2/c"], True),  # only training's folders have all of these
+        (["0/a", "1/b", "misc/c"], True),
+        (["1/a", "2/b", "3/c"], False),  # only the labels
+    ],
+)
+def test_names_that_are_labels_and_folders_of_other_classes_are_read_in_the_way_that_fits_all(
+    paths: list[str], right: bool, tmp_path: Path
+) -> None:
+    found = evaluation_of(counted(tmp_path, paths, [ok(0), ok(1), ok(2)], "folders", **SHIFTED))
+
+    assert found.top1.right == (found.images if right else 3)
+    assert set(found.pairs) == {(name, name) for name in ["1", "2", "3"][: found.images]}
+
+
+@pytest.mark.parametrize("paths", [["1/a", "2/b"], ["0/a", "1/b", "3/c"]])
+def test_names_of_two_meanings_are_refused_when_asked_for_and_else_labels_if_they_can_be(
+    paths: list[str], tmp_path: Path
+) -> None:
+    rows = [ok(0)] * len(paths)
+    with pytest.raises(UsageError, match=r"names are ambiguous: 1(, 2)? are labels of waste:7, .*: 1, 2, 3$"):
+        counted(tmp_path, paths, rows, "folders", **SHIFTED)
+
+    found = counted(tmp_path / "auto", paths, rows, "auto", **SHIFTED).evaluation
+    assert found is None if "0/a" in paths else found is not None and set(found.pairs) == {("1", "1"), ("2", "1")}
+
+
+def test_an_evaluation_of_which_no_folder_is_a_class_is_refused_with_both_lists(tmp_path: Path) -> None:
+    request = request_of(tmp_path / "r.html", None, truth="folders")
+    folders = ["cats/a.jpg", "dogs/b.jpg", *(f"{n:02}/c.jpg" for n in range(30))]
+    with run_of(tmp_path / "1", folders, []) as run, pytest.raises(UsageError) as raised:
+        request.check_rows(run)
+    with run_of(tmp_path / "2", ["cats/a.jpg", "tin/b.jpg"], []) as run:
+        request.check_rows(run)
+    with run_of(tmp_path / "3", ["cats/a.jpg"], []) as run:
+        request_of(tmp_path / "r.html", None).check_rows(run)  # only an evaluation needs truths
+
+    assert "the folders are 00, 01, 02" in str(raised.value)
+    assert "19 and 12 more; the labels of waste:7 are glass, paper, tin" in str(raised.value)
 
 
 def test_when_asked_for_images_of_other_folders_are_listed_and_not_counted(tmp_path: Path) -> None:
@@ -162,7 +210,7 @@ def test_the_histogram_counts_every_labelled_image_once(tmp_path: Path) -> None:
 
 def test_the_truth_of_a_path_is_its_last_folder_only(tmp_path: Path) -> None:
     with run_of(tmp_path, ["a"], []) as run:
-        truth = FolderTruth(run.plan, Layout.of(run.plan))
+        truth = FolderTruth(run, Layout.of(run.plan))
 
     assert truth.name("glass/paper/a.jpg") == "paper"
     assert truth.name("glass/misc/a.jpg") is None
