@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from base.errors import ImageError
 
@@ -20,19 +22,22 @@ def replacing(path: Path, mark: object = None) -> Iterator[Path]:
     A reader sees the old file, the new one or none, never half of one.
 
     Args:
-        mark: stands in the draft's name, by default this process's number. Whoever alone may write ``path`` passes one
+        mark: stands in the draft's name, by default one at random. Whoever alone may write ``path`` passes one
             of its own, so that the next one writes over what a killed one left.
 
     Raises:
         OSError: the folder can't be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid() if mark is None else mark}.new")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4) if mark is None else mark}.new")
     draft.unlink(missing_ok=True)  # not written through: somebody may have put a link there
     try:
         yield draft  # with modes by umask, not tempfile's 0600: other users' workers read the model store
         with draft.open("rb") as file:
             os.fsync(file.fileno())  # the rename must not reach the disk before the bytes
         draft.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names no file
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
@@ -54,6 +59,38 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
     with path.open("a+b") as file:  # over NFS a shared lock needs a file that is open for reading, too
         fcntl.flock(file, how)
         yield
+
+
+class HeldError(Exception):
+    """Another process has the lock; the message names it."""
+
+
+def hold(path: Path) -> TextIO:
+    """Return an open, locked file, made if need be, that names this process; the lock goes with the process.
+
+    It holds in all containers of a host, whatever numbers processes have there, and on a share whose locks work across
+    hosts.
+
+    Raises:
+        HeldError: another process has it.
+        OSError: the file can't be made, or takes no locks.
+    """
+    file = path.open("a+", encoding="utf-8", errors="replace")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read(200).strip() or "another process"
+        file.close()
+        raise HeldError(holder) from error
+    except OSError:
+        file.close()
+        raise
+    with suppress(OSError):  # a full disk keeps its name from the others, not the lock from us
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+    return file
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:

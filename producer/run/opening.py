@@ -18,7 +18,7 @@ from producer.models import pin_of
 from producer.reports.request import Request, requests_of
 from producer.reports.tally import ranked
 from producer.run import OnExisting
-from producer.runfile import Plan, RunFile
+from producer.runfile import Plan, RunFile, RunFileError
 from producer.runfile.inputs import digest_of
 from producer.sources.images import Source
 from producer.sources.since import EarlierFiles, InputFilter
@@ -75,9 +75,13 @@ def find_run(settings: Settings, text: str) -> RunFile:
     given = Path(os.path.abspath(text))  # noqa: PTH100 - links stay as the user wrote them
     if given.suffix == ".run" and given.is_file():
         return RunFile(given)
-    found = []
+    found, unread = [], ""
     for path in (settings.home / "runs").glob("*.run"):
-        peeked = RunFile.peek(path)
+        try:
+            peeked = RunFile.peek(path)
+        except RunFileError as error:
+            unread = f"; unless it is this one: {error}"
+            continue
         if peeked is None:
             continue
         plan, requests = peeked
@@ -87,7 +91,7 @@ def find_run(settings: Settings, text: str) -> RunFile:
     if not found:
         raise UsageError(
             f"no run {text}: pass a run file, the name of a run, or a report that one of the runs in "
-            f"{settings.home / 'runs'} has made"
+            f"{settings.home / 'runs'} has made{unread}"
         )
     return RunFile(max(found)[1])
 

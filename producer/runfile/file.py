@@ -7,7 +7,6 @@ newest rows when power fails (it stays readable); those images are then simply l
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -17,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TextIO
 
 from base.fault import fault
+from base.files import HeldError, hold
 from base.paths import path_to_text
 from jobs import ChunkResult
 from producer.errors import ProducerError
@@ -79,6 +79,8 @@ class RunFile:
             raise
         except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
             self._lock.close()
+            if _is_of_disk(error):
+                raise _unusable(path, error) from error
             raise RunFileError(f"{path} is not a run file ({error}); delete it to start anew") from error
 
     @classmethod
@@ -102,13 +104,19 @@ class RunFile:
 
     @staticmethod
     def peek(path: Path) -> tuple[Plan, list[str]] | None:
-        """Return plan and ``requests`` of the run file at ``path`` without holding it; None when it is none."""
+        """Return plan and ``requests`` of the run file at ``path`` without holding it; None when it is none.
+
+        Raises:
+            RunFileError: it is one, but of another version, or on a disk that is full or failing.
+        """
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
                 _check_version(database, path)
                 plan = Plan.from_json(database.execute("SELECT json FROM plan").fetchone()[0])
                 return plan, [text for (text,) in database.execute("SELECT request FROM reports ORDER BY rowid")]
-        except (RunFileError, sqlite3.Error, TypeError, ValueError, KeyError):
+        except (sqlite3.Error, TypeError, ValueError, KeyError) as error:
+            if _is_of_disk(error):
+                raise _unusable(path, error) from error
             return None
 
     def close(self) -> None:
@@ -264,12 +272,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if not isinstance(error, sqlite3.OperationalError) or str(error).startswith("Could not decode"):
-            raise _damaged(path, error) from error
-        raise RunFileError(
-            f"{path} can't be used ({error}): is its disk full, read-only or gone? Every row that it has is safe; "
-            "give it room, then type the same command again"
-        ) from error
+        raise (_unusable if _is_of_disk(error) else _damaged)(path, error) from error
 
 
 @contextmanager
@@ -284,11 +287,29 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _check_version(database: sqlite3.Connection, path: Path) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise RunFileError(
+            f"{path} was written by a newer version of Sortline (schema version {version}, this one reads {VERSION}): "
+            "use that version; or label again with --on-existing overwrite, which drops its rows"
+        )
     if version != VERSION and database.execute("SELECT 1 FROM sqlite_master WHERE name = 'plan'").fetchone():
         raise RunFileError(
-            f"{path} was written by another version of Sortline (schema version {version}, this one reads {VERSION}): "
+            f"{path} was written by an older version of Sortline (schema version {version}, this one reads {VERSION}): "
             "label again with --on-existing overwrite"
         )
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether SQLite says that the disk, not the file, is at fault; or another who uses the file."""
+    text = str(error)
+    return isinstance(error, sqlite3.OperationalError) and not text.startswith(("Could not decode", "no such"))
+
+
+def _unusable(path: Path, error: Exception) -> RunFileError:
+    return RunFileError(
+        f"{path} can't be used ({error}): is its disk full, read-only or gone? Every row that it has is safe; "
+        "give it room, then type the same command again"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> RunFileError:
@@ -314,18 +335,12 @@ def _remove(path: Path) -> None:
         name.unlink(missing_ok=True)
 
 
-def _lock(path: Path) -> Any:
-    """Return an open, locked file beside ``path``; the lock goes with the process, however it ends."""
+def _lock(path: Path) -> TextIO:
+    """Return an open, locked file beside ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = path.with_name(path.name + ".lock").open("a+", encoding="utf-8")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return hold(path.with_name(path.name + ".lock"))
+    except HeldError as error:
+        raise RunFileError(f"{path} is in use by {error}; wait for it or stop it") from error
     except OSError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise RunFileError(f"{path} is in use by {holder}; wait for it or stop it") from error
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-    lock.flush()
-    return lock
+        raise RunFileError(f"{path} can't be locked ({error}); its rows are safe") from error

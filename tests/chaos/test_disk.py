@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import resource
@@ -10,13 +11,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from model_store.errors import StoreUnavailable
 from model_store.store import ModelStore
+from producer.runfile import RunFile
 from tests.chaos.fleet import cluster, fleet
 from tests.conftest import SORTLINE, RedisServer, environment, mostly_long, sortline, wait_until, write_images
 from tests.e2e.test_label import producer, rows_done, rows_of
@@ -88,6 +90,55 @@ def test_a_producer_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
 
     assert len(rows_of(home / "report.csv")) == 640
     assert {row["status"] for row in rows_of(home / "report.csv")} == {"ok"}
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Callable[[int], None]]:
+    """A disk of 8 MB inside the block; give what fills it but for some bytes."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False).returncode:
+        pytest.skip("mounting a disk takes root")
+
+    def fill(left: int) -> None:
+        with (folder / "fill").open("wb", buffering=0) as file:
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            file.truncate(file.tell() - left)
+
+    try:
+        yield fill
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_sound_run_file_on_a_full_disk_is_not_called_broken(
+    tmp_path: Path, model_store: Path, redis_server: RedisServer
+) -> None:
+    write_images(tmp_path / "photos", 640)
+    env = cluster(redis_server.url, model_store, tmp_path)
+    with small_disk(tmp_path / "small") as fill, fleet(1, tmp_path, env, {"TEST_FAULT": "before publish=nap"}):
+        home = tmp_path / "small" / "home"
+        home.mkdir()
+        command = ("label", str(tmp_path / "photos"), "-o", str(tmp_path / "report.csv"))
+        with producer(*command, home=home, env=env) as running:
+            wait_until(lambda: rows_done(home) >= 32, 60, "some rows")
+            running.send_signal(signal.SIGINT)
+            running.wait(60)
+        (run,) = (home / "runs").glob("*.run")
+        gc.collect()  # what the test has open of it
+        RunFile(run).close()
+        assert not run.with_name(f"{run.name}-shm").exists()
+        fill(8192)
+        for words in (command, *(("report", name, "-o", str(tmp_path / "late.csv")) for name in (str(run), run.stem))):
+            full = sortline(*words, home=home, env=env, code=None)
+            assert not re.search("Traceback|delete|overwrite|damaged", full.stderr)
+            if full.returncode:
+                assert "is its disk full, read-only or gone? Every row that it has is safe" in full.stderr
+        (tmp_path / "small" / "fill").unlink()
+        sortline(*command, home=home, env=env)
+
+    assert len(rows_of(tmp_path / "report.csv")) == 640
 
 
 PUBLISH = """

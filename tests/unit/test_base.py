@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from contextlib import suppress
@@ -57,6 +58,11 @@ def test_a_file_that_is_replaced_stays_whole_when_writing_fails(tmp_path: Path) 
 
     assert path.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_file_for_which_the_disk_has_no_room_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: .*report\.csv"), replacing(tmp_path / "report.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_draft_that_a_killed_process_left_is_written_over_and_a_link_in_its_place_is_not_followed(

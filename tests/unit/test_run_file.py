@@ -233,15 +233,33 @@ def test_a_plan_of_another_time_is_no_run_file(run: RunFile, text: str) -> None:
         RunFile(run.path)
 
 
-def test_a_run_file_of_another_schema_version_is_refused_with_what_to_do(run: RunFile) -> None:
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (1, r"written by an older version of Sortline .*: label again with --on-existing overwrite"),
+        (
+            7,
+            r"written by a newer version of Sortline .*: use that version; or label again with --on-existing overwrite",
+        ),
+    ],
+)
+@pytest.mark.parametrize("plan", [True, False])  # a newer version may have other tables
+def test_a_run_file_of_another_schema_version_is_refused_with_what_to_do(
+    run: RunFile, version: int, said: str, plan: bool
+) -> None:
+    if version == 1 and not plan:
+        pytest.skip("the older version had this table")
     run.close()
     with closing(sqlite3.connect(run.path)) as database:
-        database.execute("PRAGMA user_version = 7")
+        database.execute(f"PRAGMA user_version = {version}")
+        if not plan:
+            database.execute("ALTER TABLE plan RENAME TO plans")
 
     for _ in range(2):  # the second time as well: the first left no lock behind
-        with pytest.raises(RunFileError, match=r"written by another version of Sortline .*--on-existing overwrite"):
+        with pytest.raises(RunFileError, match=said):
             RunFile(run.path)
-    assert RunFile.peek(run.path) is None
+    with pytest.raises(RunFileError, match=said):
+        RunFile.peek(run.path)
 
 
 DAMAGE = {
