@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from base.process import how_it_ended
 from producer.commands.options import Home, Store, settings_of
+from producer.errors import ProducerError
 
 if TYPE_CHECKING:
     from configs import Settings
@@ -182,10 +184,13 @@ def _run_worker(arguments: list[str], settings: Settings) -> int:
     """
     from configs import environment_of
 
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     environment = {**os.environ, **environment_of(settings)}
     command = [sys.executable, "-m", "worker.models", *arguments]
-    return subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode
+    code = subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode
+    if code < 0:
+        raise ProducerError(f"{arguments[0]} ended with {how_it_ended(code)}; nothing was published or written")
+    return code
 
 
 def _store(store: Path | None, home: Path | None) -> ModelStore:

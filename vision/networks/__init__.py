@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from vision.networks.registry import network_kind, own_options, spec_from_json
     from vision.networks.spec import CONVENTIONS, FloatEnds, NetworkSpec
     from vision.networks.weights import (
+        MAX_FILE_BYTES,
         Arrays,
+        ImportedWeights,
         backbone_only,
         get_weights,
         read_foreign,

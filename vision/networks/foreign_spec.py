@@ -78,7 +78,7 @@ def spec_of(
 def _own_spec(file: ForeignFile, classes: int, convention: str | None) -> tuple[NetworkSpec, list[str]]:
     try:
         spec = spec_from_json(json.loads(file.metadata[SPEC_KEY]))
-    except (ValueError, VisionError) as error:
+    except (ValueError, VisionError, RecursionError, OverflowError) as error:
         raise WeightsError(f"{file.name}: its header holds no valid network spec: {error}") from error
     own = getattr(spec, "convention", None)
     if own is not None and convention not in (None, own):

@@ -1,7 +1,7 @@
 """Weights of a network as named arrays: into and out of cells, our own files, and files of other projects.
 
 Names are torchvision's ("features.0.0.weight", "features.0.1.running_mean", "classifier.1.weight" of MobileNetV2),
-layouts OIHW and (out, in), values float32. Cells and ``.ckpt`` files need MindSpore.
+layouts OIHW and (out, in), values float32. Cells need MindSpore.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from base.install import pip_install
+from base.errors import ImageError
+from base.files import read_file
 from vision.errors import WeightsError
+from vision.networks.ckpt import read_ckpt
 from vision.networks.foreign_spec import ForeignFile, spec_of
 from vision.networks.registry import network_kinds
 from vision.networks.spec import NetworkSpec
@@ -34,6 +36,9 @@ from vision.networks.weight_names import (
     Translation,
     is_bookkeeping,
 )
+
+MAX_FILE_BYTES = 2**31  # of a foreign file: no protocol buffer is larger
+MOST_AXES = 4
 
 Arrays = dict[str, NDArray[np.float32]]
 AnyValue = TypeVar("AnyValue")
@@ -104,9 +109,9 @@ def read_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, st
     try:
         arrays = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise WeightsError(f"not a safetensors file of float16 or float32 arrays: {error!r}") from error
-    return arrays, header.get("__metadata__", {})
+    return arrays, header.get("__metadata__") or {}
 
 
 def to_safetensors(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
@@ -125,8 +130,7 @@ def read_foreign(path: Path, *, convention: str | None = None) -> ImportedWeight
 
     Raises:
         WeightsError: another kind of file, names of no such project, arrays missing, unexpected, wrongly shaped or not
-            finite, or a header that contradicts itself.
-        OSError: ``path`` can't be read.
+            finite, a header that contradicts itself, or a file that can't be read.
     """
     stored, metadata = _read_file(path)
     kind, project = _recognised(path.name, stored)
@@ -137,6 +141,8 @@ def read_foreign(path: Path, *, convention: str | None = None) -> ImportedWeight
             notes.append(f"left out {name}: state of the training, not of the network")
         elif named.setdefault(kind.plain_name(name), array) is not array:
             raise WeightsError(f"{path.name}: two arrays mean {kind.plain_name(name)!r}; keep one of them")
+    if odd := [f"{name} has {array.ndim}" for name, array in named.items() if not 1 <= array.ndim <= MOST_AXES]:
+        raise WeightsError(f"{path.name}: arrays of a network have 1 to {MOST_AXES} axes, and {', '.join(odd)}")
     naming = kind.namings()[project]
     spec, more = spec_of(ForeignFile(path.name, named, metadata), kind, project, convention)
     arrays = _translated(path.name, named, naming.arrays, spec)
@@ -177,27 +183,16 @@ def _recognised(file_name: str, stored: Iterable[str]) -> tuple[type[NetworkSpec
 
 def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # An allow-list: most other formats of weights are pickles, which run the code inside them.
-    if path.suffix == ".safetensors":
-        return read_safetensors(path.read_bytes())
-    if path.suffix == ".ckpt":
-        return _read_checkpoint(path), {}
-    reason = _REFUSED.get(path.suffix.lower(), "convert its arrays with safetensors.numpy.save_file")
-    raise WeightsError(f"{path.name}: only .safetensors and MindSpore .ckpt files are read; {reason}")
-
-
-def _read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
+    if path.suffix not in (".safetensors", ".ckpt"):
+        reason = _REFUSED.get(path.suffix.lower(), "convert its arrays with safetensors.numpy.save_file")
+        raise WeightsError(f"{path.name}: only .safetensors and MindSpore .ckpt files are read; {reason}")
     try:
-        import mindspore
-    except ImportError as error:
-        raise WeightsError(
-            f"{path.name}: reading .ckpt files needs MindSpore: {pip_install('sortline[train]')}"
-        ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
-    try:
-        return {name: parameter.asnumpy() for name, parameter in mindspore.load_checkpoint(str(path)).items()}
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{path.name}: not a MindSpore checkpoint: {error}") from error
+        data = read_file(path, MAX_FILE_BYTES)
+        return read_safetensors(data) if path.suffix == ".safetensors" else (read_ckpt(data), {})
+    except ImageError as error:
+        raise WeightsError(error.detail) from error
+    except WeightsError as error:
+        raise WeightsError(f"{path.name}: {error}") from error
 
 
 def _translated(
@@ -244,7 +239,7 @@ def _in_our_layout(array: NDArray[Any], translation: Translation) -> NDArray[Any
     if axes is None or array.ndim != len(axes):
         return array
     moved = array.transpose(axes)
-    return moved[:, :, 0, 0] if translation.layout == CONV_DENSE else moved
+    return moved[:, :, 0, 0] if translation.layout == CONV_DENSE and moved.shape[2:] == (1, 1) else moved
 
 
 def _refuse_misfits(what: str, missing: list[str], unexpected: list[str], wrong: list[str]) -> None:

@@ -28,10 +28,11 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     from dataclasses import replace
 
     from vision.images import Preprocessing
-    from vision.networks import LayeredSpec, backbone_only, build_network, read_foreign, set_weights
+    from vision.networks import LayeredSpec, backbone_only, build_network, set_weights
     from worker.models.publish import Details, Publication, graph_of, publish
+    from worker.models.reading import read_apart
 
-    found = read_foreign(file, convention=convention)
+    found = read_apart(file, convention)
     classes = _classes(labels, found.spec.classes)
     spec = found.spec if classes else replace(found.spec, classes=0)
     network = build_network(spec)
