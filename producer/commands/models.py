@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,10 @@ Reference = Annotated[
 # worker/models/exporting.py has the same names.
 ExportFormat = Literal["onnx", "mindir", "ckpt", "safetensors", "openvino"]
 Why = Annotated[str, typer.Option("--why", help="A reason, kept in the history.")]
+
+
+Preset = Literal["imagenet-torch", "imagenet-tf", "ultralytics", "clip"]  # of vision/imported/sources.py
+WEIGHTS_NAME = "mobilenetv2-imagenet"  # of a backbone, where nothing else is said
 
 
 @app.command("list")
@@ -109,40 +114,98 @@ def rollback(
 
 
 @app.command("import")
-def import_weights(
-    file: Annotated[
+def import_model(
+    path: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE",
-            help="Weights of a network of ours: .safetensors with torchvision, timm, Keras or TF-Slim names, or .ckpt.",
+            metavar="PATH",
+            help="A classifier of any framework: an .onnx file, or a folder of Hugging Face or timm with one. Or the "
+            "weights of a network of ours: .safetensors with torchvision, timm, Keras or TF-Slim names, or .ckpt.",
         ),
     ],
-    name: Annotated[str, typer.Option("--name", help="Model name in the store.")] = "mobilenetv2-imagenet",
-    convention: Annotated[
-        str,
-        typer.Option(
-            help="Padding and scaling that the weights were trained with: tf, torch, or auto to read it from the file."
-        ),
-    ] = "auto",
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="Text file with the label of each output, one a line, for weights with a classifier."),
+    name: Annotated[
+        str | None, typer.Option("--name", help="Model name in the store; without it one made of PATH.")
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The label of each output: a line each, a CSV with column label, JSON, or: imagenet.",
+        ),
+    ] = None,
+    preset: Annotated[
+        Preset | None, typer.Option(help="A usual pipeline, for an .onnx file without a description of its own.")
+    ] = None,
+    preprocess: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|NAME=VALUE",
+            help="What no file says: size, resize, filter, cut_at, scale, mean, std, colours, outputs, output.",
+        ),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SAMPLES.csv",
+            help="path,label,confidence as your own framework answers; other answers are refused, with the likeliest "
+            "mistake.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="How far a probability may be from the one in --check.")
+    ] = 1e-3,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PHOTOS",
+            help="Judge bf16, f16 and 8 bits by these photos beside f32, so that workers may use what passes.",
+        ),
+    ] = None,
+    convention: Annotated[
+        str, typer.Option(help="Of weights: the padding and scaling they were trained with: tf, torch, or auto.")
+    ] = "auto",
     store: Store = None,
     home: Home = None,
 ) -> None:
-    """Bring pretrained weights into the store, as a backbone to train heads on.
+    """Bring a classifier or pretrained weights of another framework into the store, in production.
 
-    Needs MindSpore on this machine (pip install "sortline\\[train]"), which exports and proves the new version.
+    A classifier keeps its own preprocessing, to the pixel. What its files don't say is asked for; nothing is guessed.
+    Weights become a backbone (or a classifier, with --labels) and need MindSpore here.
 
-    Example:
+    Examples:
+
+      sortline models import my-timm-model/ --name birds --check samples.csv
+
+      sortline models import best.onnx --name kitchen          # Ultralytics
+
+      sortline models import model.onnx --preset imagenet-torch --labels imagenet
 
       sortline models import mobilenetv2_100_imagenet_bn.safetensors
     """
-    arguments = ["import", str(file.absolute()), "--name", name, "--convention", convention]
+    weights = path.suffix.lower() in (".safetensors", ".ckpt")
+    arguments = [
+        "import" if weights else "graph",
+        str(path.absolute()),
+        "--name",
+        name or (WEIGHTS_NAME if weights else _name_of(path)),
+    ]
     if labels is not None:
-        arguments += ["--labels", str(labels.absolute())]
+        arguments += ["--labels", labels if labels == "imagenet" else str(Path(labels).absolute())]
+    if weights:
+        arguments += ["--convention", convention]
+    else:
+        for said in preprocess or ():
+            arguments += ["--preprocess", said if "=" in said else str(Path(said).absolute())]
+        arguments += ["--tolerance", str(tolerance)]
+        arguments += ["--preset", preset] if preset is not None else []
+        arguments += ["--check", str(check.absolute())] if check is not None else []
+        arguments += ["--calibrate", str(calibrate.absolute())] if calibrate is not None else []
     raise typer.Exit(_run_worker(arguments, settings_of(home=home, store=store)))
+
+
+def _name_of(path: Path) -> str:
+    """Return a model name made of a file's or folder's."""
+    return re.sub(r"[^a-z0-9]+", "-", path.absolute().stem.lower()).strip("-")[:64] or "imported"
 
 
 @app.command()

@@ -24,8 +24,8 @@ MAY_IMPORT = {
     "configs": {"base"},
     "base": set(),
 }
-ROOMS = ("vision.images", "vision.networks", "vision.serving", "vision.training")
-LAZY_DOORS = ["configs", "jobs", "model_store", "producer", "vision.networks", "vision.serving", "vision.training"]
+ROOMS = ("vision.images", "vision.imported", "vision.networks", "vision.serving", "vision.training")
+LAZY_DOORS = ["configs", "jobs", "model_store", "producer", *ROOMS[1:]]
 DOORS = [*LAZY_DOORS, "pages", "storage", "vision", "vision.images"]
 CELERY_DOORS = {
     "jobs/app.py",

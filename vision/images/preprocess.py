@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from vision.checks import checked_keys, integer, one_of, positive
 from vision.errors import VisionError
 from vision.images.colour import Pixels, to_srgb
 from vision.images.decode import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode_within
+from vision.images.resize import MAX_SIDE_PX, Resize, resized_as
 
 # The chunk is what we work on in parallel. Two thread pools in one process ruin each other, so OpenCV's stays off.
 cv2.setNumThreads(0)
@@ -25,7 +26,6 @@ cv2.setNumThreads(0)
 Fit = Literal["stretch", "crop", "pad"]
 
 WHAT = "preprocessing"
-MAX_SIDE_PX = 4096  # of a network's input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +34,14 @@ class Preprocessing:
 
     stretch: both sides scaled on their own. crop: the largest centred part of the network's aspect ratio, of which
     ``crop_fraction`` a side (0.875 is "shorter side to 256, centre 224"). pad: the whole image, centred on black.
+    ``resize`` stands instead of them for a network that was trained elsewhere: as its library does it, to the pixel.
     """
 
     height_px: int
     width_px: int
     fit: Fit = "stretch"
     crop_fraction: float = 1.0
+    resize: Resize | None = None
 
     def __post_init__(self) -> None:
         integer(WHAT, "height_px", self.height_px, 1, MAX_SIDE_PX)
@@ -48,15 +50,20 @@ class Preprocessing:
         positive(WHAT, "crop_fraction", self.crop_fraction, 1)
         if self.crop_fraction != 1 and self.fit != "crop":
             raise VisionError(f'{WHAT}: crop_fraction needs fit "crop", not "{self.fit}"')
+        if self.resize is not None and self.fit != "stretch":
+            raise VisionError(f'{WHAT}: fit "{self.fit}" and resize both say how an image is brought to size')
 
-    def to_json(self) -> dict[str, int | float | str]:
+    def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
         return {**asdict(self), "crop_fraction": float(self.crop_fraction)}
 
     @classmethod
     def from_json(cls, record: object) -> Preprocessing:
         """Return the record that `to_json` wrote; VisionError for any other."""
-        return cls(**checked_keys(WHAT, record, [field.name for field in fields(cls)]))
+        values = checked_keys(WHAT, record, [field.name for field in fields(cls)])
+        if values["resize"] is not None:
+            values = {**values, "resize": Resize.from_json(values["resize"])}
+        return cls(**values)
 
 
 def load_image(
@@ -82,6 +89,8 @@ def _source_box(width: int, height: int, target: Preprocessing) -> tuple[float, 
 
 def _room(width: int, height: int, target: Preprocessing) -> float:
     """Return by what an image may shrink in decoding: twice the pixels the network takes are left a side."""
+    if target.resize is not None:  # a decoder that shrinks makes other pixels
+        return 1
     box_width, box_height = _source_box(width, height, target)
     sides = box_width / target.width_px, box_height / target.height_px
     return (max(sides) if target.fit == "pad" else min(sides)) / 2
@@ -89,6 +98,8 @@ def _room(width: int, height: int, target: Preprocessing) -> float:
 
 def _fit(pixels: Pixels, target: Preprocessing) -> Pixels:
     height, width = pixels.shape[:2]
+    if target.resize is not None:
+        return resized_as(pixels, target.resize, target.height_px, target.width_px)
     if target.fit == "crop":
         # Cut first, scale then: a picture of 1 x 1,000,000 pixels would otherwise be scaled to 150 GB.
         box_width, box_height = (max(1, round(side)) for side in _source_box(width, height, target))

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from base.install import pip_install
 from vision.errors import EngineError
-from vision.serving.engines.openvino import has_vnni, import_openvino
+from vision.serving.engines.openvino import CONVOLUTIONS, has_vnni, import_openvino
 from vision.serving.engines.protocol import Images
 
 CALIBRATION_IMAGES: Final = 300
@@ -91,7 +91,7 @@ def kept_in_float(model: Any, first: int, last: int) -> list[str]:
 
 
 def _is_convolution(node: Any) -> bool:
-    return node.get_type_name() in ("Convolution", "GroupConvolution")
+    return node.get_type_name() in CONVOLUTIONS
 
 
 def _import_nncf() -> Any:

@@ -1,4 +1,4 @@
-"""``python -m worker.models import|export``: what ``sortline models`` leaves to a process with deep-learning libraries.
+"""``python -m worker.models import|graph|export``: what ``sortline models`` leaves to a process with large libraries.
 
 Exit codes: 0 done, 1 failed, 2 the command line asks for what can't be.
 """
@@ -14,6 +14,7 @@ from configs import SettingsError, load_settings
 from model_store import ModelStore, StoreError
 from vision import VisionError
 from worker.models.exporting import FORMATS, ExportRefused, export_version
+from worker.models.graphs import add_arguments, import_bounded
 from worker.models.importing import import_file
 
 
@@ -25,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     importing.add_argument("file", type=Path)
     importing.add_argument("--name", required=True)
     importing.add_argument("--convention", choices=["auto", "tf", "torch"], default="auto")
-    importing.add_argument("--labels", type=Path)
+    importing.add_argument("--labels")
+    add_arguments(commands.add_parser("graph"))
     exporting = commands.add_parser("export")
     exporting.add_argument("reference")
     exporting.add_argument("--format", choices=list(FORMATS), required=True)
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "import":
             convention = None if given.convention == "auto" else given.convention
             print(import_file(store, given.file, given.name, convention, given.labels))
+        elif given.command == "graph":
+            print(import_bounded(store, given))
         else:
             print(export_version(store, given.reference, given.format, given.output, force=given.force))
     except (ExportRefused, TextError, VisionError, StoreError, SettingsError, OSError) as error:

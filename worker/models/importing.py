@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from base.text_files import read_text
 from model_store import ClassEntry, ModelStore
 from vision import WeightsError
+from vision.imported import read_labels
 from worker.models.files import prepare_mindspore
 
 GOLDEN_IMAGES = 4
 
 
-def import_file(store: ModelStore, file: Path, name: str, convention: str | None, labels: Path | None) -> str:
+def import_file(store: ModelStore, file: Path, name: str, convention: str | None, labels: str | Path | None) -> str:
     """Publish the weights in ``file`` as a new version of ``name``, in production; return lines for a person.
 
     Weights with a classifier and a list of their labels become a classifier, all others a backbone.
@@ -37,7 +37,7 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     spec = found.spec if classes else replace(found.spec, classes=0)
     network = build_network(spec)
     set_weights(network, found.arrays if classes else backbone_only(found.arrays, spec))
-    images = _structured_images(spec.height_px, spec.width_px)
+    images = structured_images(spec.height_px, spec.width_px)
     preprocessing = Preprocessing(height_px=spec.height_px, width_px=spec.width_px, fit=spec.usual_fit)
     publication = Publication(
         graph=graph_of(network),
@@ -53,23 +53,16 @@ def import_file(store: ModelStore, file: Path, name: str, convention: str | None
     return "\n".join([first, *(f"  {note}" for note in found.notes)])
 
 
-def _classes(labels: Path | None, outputs: int) -> list[ClassEntry]:
-    if labels is None:
+def _classes(source: str | Path | None, outputs: int) -> list[ClassEntry]:
+    if source is None:
         return []
-    lines = [line.strip() for line in read_text(labels).splitlines() if line.strip()]
-    if len(lines) != outputs:
-        raise WeightsError(f"{labels} has {len(lines)} labels, the classifier {outputs} outputs")
-    # ImageNet calls two kinds of crane "crane"; a label must mean one class.
-    seen: dict[str, int] = {}
-    entries = []
-    for line in lines:
-        seen[line] = seen.get(line, 0) + 1
-        label = line if seen[line] == 1 else f"{line} ({seen[line]})"
-        entries.append(ClassEntry(label=label, folder=label))
-    return entries
+    labels = read_labels(source)
+    if len(labels) != outputs:
+        raise WeightsError(f"{source} has {len(labels)} labels, the classifier {outputs} outputs")
+    return [ClassEntry(label=label, folder=label) for label in labels]
 
 
-def _structured_images(height_px: int, width_px: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def structured_images(height_px: int, width_px: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Return uint8 (K, H, W, 3): noisy colour ramps that change when mirrored, turned or given other channel order."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[0 : 1 : height_px * 1j, 0 : 1 : width_px * 1j]

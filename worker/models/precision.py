@@ -80,8 +80,11 @@ def judge(answers: NDArray[np.int64], f32_answers: NDArray[np.int64], truth: NDA
     """Return how ``answers`` compare with f32's, and whether they are near enough; all are class indices, (N,).
 
     They pass when at least 97 % are f32's and the accuracy is not lower by more than half a point, or by no more than a
-    paired test can tell from chance at 5 %.
+    paired test can tell from chance at 5 %. Where the class of no image is known (-1), f32's answers are taken for the
+    truth, and the 97 % alone decide.
     """
+    known = bool((truth >= 0).any())
+    truth = truth if known else f32_answers
     equal, right, f32_right = answers == f32_answers, answers == truth, f32_answers == truth
     lost, won = int((f32_right & ~right).sum()), int((right & ~f32_right).sum())
     images = len(truth)
@@ -92,7 +95,7 @@ def judge(answers: NDArray[np.int64], f32_answers: NDArray[np.int64], truth: NDA
         equal=float(equal.mean()),
         accuracy=float(right.mean()),
         f32_accuracy=float(f32_right.mean()),
-        passed=enough and (small or chance_of_loss(lost, won) >= SIGNIFICANCE),
+        passed=enough and (not known or small or chance_of_loss(lost, won) >= SIGNIFICANCE),
     )
 
 

@@ -52,12 +52,14 @@ class Graph:
         float_ends: what an 8-bit graph keeps in float; None where none is to be made.
         reference: returns the right outputs of pictures.
         reference_name: what computes them, for messages.
+        tolerance: how far an engine may be from it, where it is not the usual one.
     """
 
     files: ModelFiles
     float_ends: FloatEnds | None = None
     reference: Callable[[Images], Outputs]
     reference_name: str
+    tolerance: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,7 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
     """Run every engine and precision of this host on the golden images, a classifier on the validation images too."""
     model, images = what.graph.files, what.golden_images
     expected = what.graph.reference(images)
-    tolerance = GOLDEN_TOLERANCE if what.is_classifier else FEATURE_TOLERANCE
+    tolerance = what.graph.tolerance or (GOLDEN_TOLERANCE if what.is_classifier else FEATURE_TOLERANCE)
     if what.calibration is not None and what.is_classifier and what.graph.float_ends is not None:
         model = _with_int8(model, what.calibration, what.graph.float_ends)
     proofs: dict[str, PrecisionProof] = {}

@@ -39,7 +39,7 @@ class OnnxCudaEngine(BatchingEngine):
         self._input = self._session.get_inputs()[0].name
         self._buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         shape = files.graph.image_shape
-        micro_batch = LARGEST_MICRO_BATCH
+        micro_batch = files.graph.batch(LARGEST_MICRO_BATCH)
         while not self._fits(micro_batch, shape):
             if micro_batch == 1:
                 raise EngineError("the device's memory does not hold this network and one image; free some of it")

@@ -35,7 +35,12 @@ class OnnxRuntimeEngine(BatchingEngine):
         self._session = open_session(files.onnx, "cpu", chosen, threads or available_cpus(), {})
         self._input = self._session.get_inputs()[0].name
         super().__init__(
-            name="onnxruntime", device=device, precision=chosen, micro_batch=MICRO_BATCH, lanes=1, graph=files.graph
+            name="onnxruntime",
+            device=device,
+            precision=chosen,
+            micro_batch=files.graph.batch(MICRO_BATCH),
+            lanes=1,
+            graph=files.graph,
         )
 
     @classmethod

@@ -27,6 +27,7 @@ MICRO_BATCH: Final = 4
 F32_MICRO_BATCH: Final = 2
 PRECISIONS: Final = ("auto", "f32", "bf16", "int8", "int8+bf16")
 POOLINGS: Final = ("ReduceMean", "ReduceMax")
+CONVOLUTIONS: Final = ("Convolution", "GroupConvolution")
 
 
 class OpenVinoEngine(BatchingEngine):
@@ -45,7 +46,7 @@ class OpenVinoEngine(BatchingEngine):
         core = openvino.Core()
         streams = threads or available_cpus()
         chosen = _precision(precision, _abilities(core, files), files)
-        micro_batch = F32_MICRO_BATCH if chosen == "f32" else MICRO_BATCH
+        micro_batch = files.graph.batch(F32_MICRO_BATCH if chosen == "f32" else MICRO_BATCH)
         shape = [micro_batch, *files.graph.image_shape]
         options = {
             "NUM_STREAMS": streams,
@@ -141,17 +142,20 @@ def import_openvino() -> Any:
 
 
 def pooled_parts(model: Any) -> list[Any]:
-    """Return the graph up to its pooled feature maps, and what follows; the whole one if it pools none.
+    """Return the graph up to its last pooled feature maps, and what follows; the whole one if it pools none.
 
     A head in bf16 changes 3 to 5 % of the answers of RBF units and saves nothing: the time goes into the convolutions.
     Heads are trained on pooled features in float32, since OpenVINO leaves what follows the last convolution as it is.
     """
     openvino = import_openvino()
-    pooled = [
-        node.output(0)
-        for node in model.get_ordered_ops()
-        if node.get_type_name() in POOLINGS and len(node.get_input_partial_shape(0)) == 4
-    ]
+    pooled: list[Any] = []
+    behind: set[str] = set()  # names of nodes whose values reach a convolution, as those of squeeze and excitation do
+    for node in reversed(model.get_ordered_ops()):
+        reaches = node.get_friendly_name() in behind
+        if reaches or node.get_type_name() in CONVOLUTIONS:
+            behind |= {value.get_node().get_friendly_name() for value in node.input_values()}
+        elif node.get_type_name() in POOLINGS and len(node.get_input_partial_shape(0)) == 4:
+            pooled.insert(0, node.output(0))
     if not pooled:
         return [model]
     body = openvino.Model(pooled, model.get_parameters(), "body").clone()

@@ -34,6 +34,7 @@ class GraphSpec:
         kind: "probabilities", each row adding up to 1, or "features".
         input_name, output_name: in the ONNX graph.
         dtype, layout, colours: of its pictures; scaling is part of the graph. The engines know these values alone.
+        max_batch: pictures that it takes at a time; 0 is any number.
 
     Raises:
         VisionError: a value is of another type or out of range.
@@ -48,12 +49,14 @@ class GraphSpec:
     dtype: str = "uint8"
     layout: str = "NHWC"
     colours: str = "RGB"
+    max_batch: int = 0
 
     def __post_init__(self) -> None:
         what = "graph spec"
         integer(what, "height_px", self.height_px, 1, MAX_SIZE_PX)
         integer(what, "width_px", self.width_px, 1, MAX_SIZE_PX)
         integer(what, "outputs", self.outputs, 1, MAX_OUTPUTS)
+        integer(what, "max_batch", self.max_batch, 0, MAX_OUTPUTS)
         one_of(what, "kind", self.kind, (PROBABILITIES, FEATURES))
         one_of(what, "dtype", self.dtype, ("uint8",))
         one_of(what, "layout", self.layout, ("NHWC",))
@@ -66,6 +69,10 @@ class GraphSpec:
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one picture."""
         return self.height_px, self.width_px, 3
+
+    def batch(self, wanted: int) -> int:
+        """Return how many pictures go in at a time where ``wanted`` would be best."""
+        return min(wanted, self.max_batch or wanted)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that ``from_json`` turns back into an equal spec."""

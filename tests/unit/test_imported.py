@@ -1,0 +1,602 @@
+"""Classifiers of other frameworks: what their files say, what is asked for, the proof by samples, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from model_store import ModelStore
+from tests.conftest import sortline
+from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, answers, helper, network, onnx, photos
+from vision.images import Preprocessing, load_image
+from vision.images.resize import Resize, resized_as
+from vision.imported import Description, ImportRefused, gather, read_graph, read_labels, serve
+from vision.imported import graph as graphs
+from vision.imported.sources import folder, hugging_face_pixels, timm, ultralytics
+from vision.serving import open_engine
+from worker.models.__main__ import main
+from worker.models.files import read_files
+
+SAID = ["--preset", "imagenet-torch"]
+FACTS = {"size": SIDE, "resize": 36, "filter": "bilinear", "scale": "1/255", "mean": MEAN, "std": STD, "labels": LABELS}
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(LABELS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    monkeypatch.setenv("SORTLINE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)  # of the process of all tests
+    return ModelStore(tmp_path / "store")
+
+
+def samples(path: Path, paths: list[Path], rows: NDArray[np.float64], *, whole: bool = True) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *LABELS] if whole else ["path", "label", "confidence"])
+        for image, row in zip(paths, rows, strict=True):
+            writer.writerow([image, *row] if whole else [image, LABELS[int(row.argmax())], row.max()])
+    return path
+
+
+def import_(path: Path, *more: object) -> int:
+    return main(["graph", str(path), "--name", "foreign", *map(str, more)])
+
+
+def description(**facts: object) -> Description:
+    return Description().state("test", **{**FACTS, **facts})
+
+
+# Resizing
+
+
+@pytest.mark.parametrize("name", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
+def test_an_image_is_resized_and_cut_as_pillow_does_it(name: str) -> None:
+    random = np.random.default_rng(1)
+    for _ in range(20):
+        height, width, short = (int(number) for number in random.integers(33, 400, 3))
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        target = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+        whole = np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling[name.upper()]))
+        left, top = round((target[0] - SIDE) / 2), round((target[1] - SIDE) / 2)
+        expected = whole[top : top + SIDE, left : left + SIDE]
+        found = resized_as(pixels, Resize(filter=name, short_px=short), SIDE, SIDE)  # type: ignore[arg-type]
+        assert np.array_equal(found, expected)
+
+
+def test_half_a_pixel_goes_where_the_library_puts_it() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (35, 35, 3), np.uint8)
+    rounded = resized_as(pixels, Resize(filter="bilinear", short_px=35), SIDE, SIDE)
+    floored = resized_as(pixels, Resize(filter="bilinear", short_px=35, cut_at="floor"), SIDE, SIDE)
+    assert np.array_equal(rounded, pixels[2:34, 2:34])
+    assert np.array_equal(floored, pixels[1:33, 1:33])
+
+
+def test_an_image_smaller_than_the_network_lies_on_black() -> None:
+    found = resized_as(np.full((10, 10, 3), 255, np.uint8), Resize(filter="bilinear", short_px=10), 16, 16)
+    assert found[3:13, 3:13].min() == 255
+    assert found.sum() == 255 * 300
+
+
+def test_an_image_of_a_million_columns_is_not_resized_whole() -> None:
+    found = resized_as(np.full((1, 1_000_000, 3), 7, np.uint8), Resize(filter="bicubic", short_px=256), 224, 224)
+    assert found.shape == (224, 224, 3)
+    assert found.min() == found.max() == 7
+
+
+def test_preprocessing_with_a_resize_survives_json_and_decodes_jpegs_whole(tmp_path: Path) -> None:
+    how = Preprocessing(height_px=SIDE, width_px=SIDE, resize=Resize(filter="bicubic", height_px=40, width_px=44))
+    assert Preprocessing.from_json(json.loads(json.dumps(how.to_json()))) == how
+
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (640, 480, 3), np.uint8)).save(photo, quality=90)
+    with Image.open(photo) as opened:
+        whole = np.asarray(opened.convert("RGB").resize((44, 40), Image.Resampling.BICUBIC))
+    assert np.abs(whole[4:36, 6:38].astype(int) - load_image(photo, how).pixels).max() <= 1
+
+
+# What graphs are served, and how
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({}, {}),
+        ({"layout": "NHWC"}, {}),
+        ({"batch": 1}, {}),
+        ({"ending": "Softmax"}, {}),
+        ({"side": "S"}, {"size": SIDE}),
+        ({"opset": 9, "ending": "Softmax"}, {}),
+    ],
+    ids=str,
+)
+def test_a_graph_answers_as_its_framework_does(
+    made: dict[str, Any], said: dict[str, object], tmp_path: Path, labels: Path, store: ModelStore
+) -> None:
+    path, paths = network(tmp_path / "model.onnx", **made), photos(tmp_path / "photos")
+    expected = answers(paths)
+    options = [text for name, value in said.items() for text in ("--preprocess", f"{name}={value}")]
+    check = samples(tmp_path / "samples.csv", paths, expected)
+    assert import_(path, *SAID, *options, "--labels", labels, "--check", check) == 0
+
+    version = store.resolve("foreign")
+    assert version.manifest.network is None
+    assert [entry.label for entry in version.manifest.classes] == LABELS
+    preprocessing = Preprocessing.from_json(version.manifest.preprocessing)
+    pixels = np.stack([load_image(photo, preprocessing).pixels for photo in paths])
+    for name in ("openvino", "onnxruntime"):
+        engine = open_engine(read_files(store, version), engine=name, device="cpu", precision="f32")
+        assert np.abs(engine.predict(pixels) - expected).max() < 1e-5
+        engine.close()
+
+
+def test_16_bit_inputs_bgr_and_pictures_that_scale_themselves(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    cells = pixels.reshape(3, 4, 8, 4, 8, 3).mean(axis=(2, 4)) / 255
+    for dtype, facts, order in (
+        (TensorProto.FLOAT16, description(mean=0, std=1), [0, 1, 2]),
+        (TensorProto.FLOAT, description(mean=0, std=1, colours="BGR"), [2, 1, 0]),
+    ):
+        graph = read_graph(network(tmp_path / "m.onnx", dtype=dtype))
+        served = serve(graph, facts.state("graph", layout="NCHW"))
+        found, expected = run(served.files.onnx, pixels), expected_of(graph, cells[..., order])
+        assert np.abs(found - expected).max() < (5e-3 if dtype == TensorProto.FLOAT16 else 1e-5)
+    graph = read_graph(network(tmp_path / "m.onnx", dtype=TensorProto.UINT8))
+    facts = gather(
+        graph, said=Description().state("user", resize=36, filter="bilinear"), labels=str(tmp_labels(tmp_path))
+    )
+    assert np.abs(run(serve(graph, facts).files.onnx, pixels) - expected_of(graph, cells)).max() < 1e-5
+
+
+def test_one_of_several_outputs_is_used_and_named(tmp_path: Path) -> None:
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("row", "logits")]
+    facts = description()
+    served = serve(read_graph(network(tmp_path / "m.onnx", outputs=given)), facts.state("graph", layout="NCHW"))
+    assert served.reference.output == "logits"
+    assert any("logits is used of row (1 x 48), logits (1 x 4)" in line for line in facts.lines())
+
+
+def test_an_output_with_sides_of_one_is_flattened(tmp_path: Path) -> None:
+    def more(last: str) -> list[Any]:
+        axes = helper.make_node("Constant", [], ["axes"], value_ints=[2, 3])
+        return [axes, helper.make_node("Unsqueeze", [last, "axes"], ["wide"])]
+
+    facts = description().state("graph", layout="NCHW")
+    served = serve(read_graph(network(tmp_path / "m.onnx", more=more)), facts)
+    assert run(served.files.onnx, np.zeros((2, SIDE, SIDE, 3), np.uint8)).shape == (2, 4)
+
+
+def test_a_graph_with_a_batch_of_one_inside_is_run_one_by_one(tmp_path: Path) -> None:
+    facts = description().state("graph", layout="NCHW")
+    served = serve(read_graph(network(tmp_path / "m.onnx", batch=1)), facts)
+    assert served.files.graph.max_batch == 1
+    assert any("one image at a time" in line for line in facts.lines())
+    served = serve(read_graph(network(tmp_path / "m.onnx")), description().state("graph", layout="NCHW"))
+    assert served.files.graph.max_batch == 0
+
+
+# The proof by samples: each of the usual mistakes is refused, and named
+
+
+@pytest.mark.parametrize(
+    ("truth", "cause"),
+    [
+        ({"bgr": True}, "colours=BGR"),
+        ({"scale": 1 / 127.5, "mean": 1.0, "std": 1.0}, "scale=1/127.5 mean=1 std=1"),
+        ({"mean": 0.0, "std": 1.0}, "scale=1/255 mean=0 std=1"),
+        ({"short": SIDE}, f"resize={SIDE}"),
+        ({"short": None, "size": (SIDE, SIDE)}, f"resize={SIDE}x{SIDE}"),
+        ({"resample": Image.Resampling.NEAREST}, "filter=nearest"),
+        ({"resample": Image.Resampling.BICUBIC}, "filter=bicubic"),
+        ({"mean": 0.0, "std": 1.0, "short": SIDE}, f"scale=1/255 mean=0 std=1 and resize={SIDE}"),
+    ],
+    ids=str,
+)
+def test_samples_of_another_pipeline_are_refused_with_the_likeliest_mistake(
+    truth: dict[str, Any],
+    cause: str,
+    tmp_path: Path,
+    labels: Path,
+    store: ModelStore,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, paths = network(tmp_path / "model.onnx"), photos(tmp_path / "photos")
+    check = samples(tmp_path / "samples.csv", paths, answers(paths, **truth))
+    assert import_(path, *SAID, "--labels", labels, "--check", check) == 1
+    message = capsys.readouterr().err
+    assert "the samples are answered differently" in message
+    assert f"likeliest cause: with --preprocess {cause}, 12 of 12 labels equal" in message
+    assert not (store.root / "foreign").exists()
+
+
+def test_labels_shifted_by_one_are_named(tmp_path: Path, labels: Path, store: ModelStore, capsys: Any) -> None:
+    path, paths = network(tmp_path / "model.onnx"), photos(tmp_path / "photos")
+    check = samples(tmp_path / "samples.csv", paths, np.roll(answers(paths), 1, axis=1), whole=False)
+    assert import_(path, *SAID, "--labels", labels, "--check", check) == 1
+    assert "the labels are shifted by one" in capsys.readouterr().err
+
+
+def test_softmax_twice_is_named(tmp_path: Path, labels: Path, store: ModelStore, capsys: Any) -> None:
+    path, paths = network(tmp_path / "model.onnx", ending="Softmax"), photos(tmp_path / "photos")
+    check = samples(tmp_path / "samples.csv", paths, answers(paths, softmaxes=2))
+    assert import_(path, *SAID, "--labels", labels, "--check", check) == 1
+    assert "likeliest cause: with --preprocess outputs=logits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,glass\n", "needs columns path, label and confidence"),
+        ("path,label,confidence\n", "has 0 samples"),
+        ("path,label,confidence\na.png,stone,0.5\n", "line 2: 'stone' is no label"),
+        ("path,label,confidence\na.png,glass,many\n", "line 2"),
+        ("path,label,confidence\na.png,glass,nan\n", "not finite"),
+        ("path,label,confidence\nmissing.png,glass,0.5\n", "missing.png can't be read"),
+    ],
+)
+def test_samples_that_make_no_sense_are_refused(
+    text: str, message: str, tmp_path: Path, labels: Path, store: ModelStore, capsys: Any
+) -> None:
+    (tmp_path / "samples.csv").write_text(text)
+    path = network(tmp_path / "model.onnx")
+    assert import_(path, *SAID, "--labels", labels, "--check", tmp_path / "samples.csv") == 1
+    assert message in capsys.readouterr().err
+
+
+# Facts: where they come from, and what is asked for
+
+
+def test_what_no_file_says_is_asked_for_by_name(tmp_path: Path, labels: Path, store: ModelStore, capsys: Any) -> None:
+    path = network(tmp_path / "model.onnx")
+    assert import_(path) == 1
+    message = capsys.readouterr().err
+    for name in ("labels", "resize", "filter", "scale", "mean", "std"):
+        assert f"\n  {name}: " in message
+    assert "\n  size: " not in message  # the graph says it
+    (tmp_path / "facts.toml").write_text('resize = 36\nfilter = "bilinear"\nscale = 0.00392156862745098\nmean = 0.5\n')
+    assert import_(path, "--labels", labels, "--preprocess", tmp_path / "facts.toml", "--preprocess", "std=0.5") == 0
+    lines = capsys.readouterr().out
+    assert "resize: short side 36 (facts.toml)" in lines
+    assert "std: 0.5, 0.5, 0.5 (--preprocess)" in lines
+    assert "outputs: logits (the graph ends in Gemm and was run)" in lines
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("colour=RGB", "'colour' is unknown; there are labels, size"),
+        ("filter=smooth", "filter is 'smooth': it must be one of"),
+        ("std=0", "nothing can be divided by 0"),
+        ("mean=1,2", "one number, or three"),
+        ("resize=0", "sides are from 1 to"),
+        ("resize=9999999", "sides are from 1 to"),
+        ("scale=1/0", "division by zero"),
+        ("size=64", "the graph takes (32, 32)"),
+        ("layout=NHWC", "the graph takes NCHW"),
+        ("outputs=probabilities", "do not add up to 1; they are logits"),
+        ("output=other", "the graph has no output 'other'"),
+    ],
+)
+def test_a_fact_that_can_t_be_right_is_refused(
+    said: str, message: str, tmp_path: Path, labels: Path, store: ModelStore, capsys: Any
+) -> None:
+    path = network(tmp_path / "model.onnx")
+    assert import_(path, *SAID, "--labels", labels, "--preprocess", said) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_logits_stated_of_probabilities_are_refused(
+    tmp_path: Path, labels: Path, store: ModelStore, capsys: Any
+) -> None:
+    path = network(tmp_path / "model.onnx", ending="Softmax")
+    assert import_(path, *SAID, "--labels", labels, "--preprocess", "outputs=logits") == 1
+    assert "softmax would be applied twice" in capsys.readouterr().err
+
+
+def test_sigmoid_outputs_are_refused(tmp_path: Path, labels: Path, store: ModelStore, capsys: Any) -> None:
+    path = network(tmp_path / "model.onnx", ending="Sigmoid")
+    assert import_(path, *SAID, "--labels", labels) == 1
+    assert "several labels, which is not supported" in capsys.readouterr().err
+
+
+HF_VIT = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        ({}, {"size": (224, 224), "resize": (224, 224), "filter": "bilinear", "mean": (0.5, 0.5, 0.5)}),
+        (
+            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            {"size": (224, 224), "resize": 256, "cut_at": "floor"},
+        ),
+        (
+            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224},
+            {"size": (224, 224), "resize": 256},
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}, "crop_pct": 0.875},
+            {"size": (224, 224), "resize": 256},
+        ),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}},
+            {"size": (384, 384), "resize": (384, 384)},
+        ),
+        ({"do_normalize": False}, {"mean": (0, 0, 0), "std": (1, 1, 1)}),
+        ({"do_rescale": False}, {"scale": 1.0}),
+        ({"rescale_factor": 1 / 127.5}, {"scale": 1 / 127.5}),
+        ({"resample": 3}, {"filter": "bicubic"}),
+    ],
+    ids=str,
+)
+def test_a_hugging_face_processor_is_read(changes: dict[str, Any], facts: dict[str, Any]) -> None:
+    found = hugging_face_pixels({**HF_VIT, **changes})
+    assert {name: found.get(name) for name in facts} == facts
+
+
+@pytest.mark.parametrize(
+    "changes", [{"do_resize": False}, {"resample": 9}, {"size": {"max_height": 3, "max_width": 3}}, {"size": "large"}]
+)
+def test_a_processor_that_is_not_supported_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ImportRefused, match=r"preprocessor_config\.json"):
+        hugging_face_pixels({**HF_VIT, **changes})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"architectures": ["ViTForMaskedImageModeling"]}, "only networks for image classification"),
+        ({"problem_type": "multi_label_classification"}, "several labels an image"),
+        ({"id2label": {"0": "a", "2": "b"}}, "not numbered from 0 to 1"),
+        ({"id2label": {"0": "a", "1": 5, "x": "b"}}, "no numbered names"),
+    ],
+)
+def test_configs_that_are_no_classifier_s_are_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ImportRefused, match=message):
+        folder(tmp_path)
+
+
+def test_a_timm_config_is_read_for_the_size_of_the_graph() -> None:
+    config = {
+        "label_names": ["n1", "n2"],
+        "label_descriptions": {"n1": "tench"},
+        "pretrained_cfg": {
+            "input_size": [3, 224, 224],
+            "test_input_size": [3, 288, 288],
+            "crop_pct": 0.95,
+            "test_crop_pct": 1.0,
+            "interpolation": "bicubic",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+    }
+    found = timm(config, (224, 224))
+    assert (found.get("size"), found.get("resize"), found.get("filter")) == ((224, 224), 235, "bicubic")
+    assert found.get("labels") == ["tench", "n2"]
+    assert timm(config, (288, 288)).get("resize") == 288
+    config["pretrained_cfg"]["crop_mode"] = "squash"  # type: ignore[index]
+    assert timm(config, (224, 224)).get("resize") == (235, 235)
+    config["pretrained_cfg"]["crop_mode"] = "border"  # type: ignore[index]
+    with pytest.raises(ImportRefused, match="crop_mode 'border'"):
+        timm(config, (224, 224))
+
+
+def test_ultralytics_metadata_is_read_as_literals() -> None:
+    names = {"task": "classify", "names": "{0: 'glass', 1: 'metal'}", "imgsz": "[32, 32]"}
+    found = ultralytics(names, None)
+    assert (found.get("labels"), found.get("size"), found.get("resize")) == (["glass", "metal"], (32, 32), 32)
+    assert (found.get("scale"), found.get("mean"), found.get("outputs")) == (1 / 255, (0, 0, 0), "probabilities")
+    with pytest.raises(ImportRefused, match="only classify"):
+        ultralytics({**names, "task": "detect"}, None)
+    with pytest.raises(ImportRefused, match="is no literal"):
+        ultralytics({**names, "names": "__import__('os').system('true')"}, None)
+    with pytest.raises(ImportRefused, match="is no literal"):
+        ultralytics({**names, "names": "[" * 100_000}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("l.txt", "b\n\na\r\n", ["b", "a"]),
+        ("l.csv", "index,label\n1,b\n0,a\n", ["a", "b"]),
+        ("l.csv", "label;group\na;x\nb;y\n", ["a", "b"]),
+        ("l.json", '["a", "b"]', ["a", "b"]),
+        ("l.json", '{"1": "b", "0": "a"}', ["a", "b"]),
+        ("l.txt", "crane\ncrane\n", ["crane", "crane (2)"]),
+    ],
+)
+def test_labels_are_read_as_people_keep_them(name: str, text: str, expected: list[str], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_labels(tmp_path / name) == expected
+
+
+def test_the_list_of_imagenet_ships() -> None:
+    labels = read_labels("imagenet")
+    assert len(labels) == len(set(labels)) == 1000
+    assert labels[0].startswith("tench")
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_a_wrong_number_of_labels_is_refused(count: int, tmp_path: Path, store: ModelStore, capsys: Any) -> None:
+    (tmp_path / "l.txt").write_text("\n".join(map(str, range(count))))
+    assert import_(network(tmp_path / "m.onnx"), *SAID, "--labels", tmp_path / "l.txt") == 1
+    message = capsys.readouterr().err
+    assert f"there are {count} labels, and the graph's outputs are logits (1 x 4)" in message
+    assert ("for the background" in message) == (count == 3)
+
+
+def test_labels_with_html_and_line_breaks_are_one_line_each() -> None:
+    found = Description().state("test", labels=["<b>\nbold", "=1+1"])
+    assert found.get("labels") == ["<b> bold", "=1+1"]
+    with pytest.raises(ImportRefused, match="is empty or longer"):
+        Description().state("test", labels=["a", " \n"])
+
+
+# What is no classifier of images, or hostile
+
+
+def _if_node(last: str) -> list[Any]:
+    branch = helper.make_graph(
+        [helper.make_node("Identity", [last], ["y"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    condition = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
+    return [condition, helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch)]
+
+
+def _huge_constant(last: str) -> list[Any]:
+    size = helper.make_node("Constant", [], ["s"], value_ints=[1 << 40])
+    made = helper.make_node("ConstantOfShape", ["s"], ["big"])
+    total = helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0)
+    return [size, made, total, helper.make_node("Add", [last, "sum"], ["z"])]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"more": _if_node}, "control flow \\(If\\)"),
+        ({"more": lambda last: [helper.make_node("Odd", [last], ["z"], domain="com.acme")]}, "com.acme.Odd"),
+        ({"dtype": TensorProto.INT64}, "takes int64; images are float32"),
+        ({"channels": 1}, "images are N x 3 x H x W"),
+        ({"opset": 6}, "opset 6; 7 or newer"),
+    ],
+)
+def test_a_graph_that_can_t_be_served_is_refused(made: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=message):
+        read_graph(network(tmp_path / "m.onnx", **made))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"PK\x03\x04" + b"x" * 50, b"<xml/>"])
+def test_a_file_that_is_no_graph_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(ImportRefused, match="not an ONNX file"):
+        read_graph(tmp_path / "m.onnx")
+
+
+def test_a_cut_graph_is_refused(tmp_path: Path) -> None:
+    whole = network(tmp_path / "whole.onnx").read_bytes()
+    for length in range(50, len(whole), len(whole) // 7):
+        (tmp_path / "m.onnx").write_bytes(whole[:length])
+        with pytest.raises(ImportRefused):
+            serve(read_graph(tmp_path / "m.onnx"), description().state("graph", layout="NCHW"))
+
+
+def test_too_many_nodes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MAX_NODES", 2)
+    with pytest.raises(ImportRefused, match="more than 2 nodes"):
+        read_graph(network(tmp_path / "m.onnx"))
+
+
+def external(path: Path, change: Callable[[Any], None]) -> Path:
+    model = onnx.load(network(path))
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        change(tensor)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_tensors_in_a_file_beside_the_graph_are_brought_in(tmp_path: Path) -> None:
+    graph = read_graph(external(tmp_path / "m.onnx", lambda tensor: None))
+    assert not any(tensor.external_data for tensor in graph.model.graph.initializer)
+    assert serve(graph, description().state("graph", layout="NCHW")).files.graph.outputs == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("location", "../weights.bin", "no file beside it"),
+        ("location", "/etc/passwd", "no file beside it"),
+        ("location", "link.bin", "no file beside it"),
+        ("location", "missing.bin", "no file beside it"),
+        ("length", "99999999999999", "which it has not"),
+        ("offset", "-4", "which it has not"),
+        ("offset", "many", "no number"),
+    ],
+)
+def test_tensors_elsewhere_are_refused(key: str, value: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "weights.bin").write_bytes(b"0" * 10_000)
+    (tmp_path / "inside" / "link.bin").symlink_to(tmp_path / "weights.bin")
+
+    def change(tensor: Any) -> None:
+        for entry in tensor.external_data:
+            if entry.key == key:
+                entry.value = value
+
+    with pytest.raises(ImportRefused, match=message):
+        read_graph(external(tmp_path / "inside" / "m.onnx", change))
+
+
+@pytest.mark.slow
+def test_a_constant_of_a_terabyte_is_refused_within_bounded_memory(tmp_path: Path, labels: Path) -> None:
+    path = network(tmp_path / "m.onnx", more=_huge_constant)
+    done = sortline("models", "import", str(path), *SAID, "--labels", str(labels), home=tmp_path, code=1)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("sortline: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("net.pt", "PyTorch file; make an ONNX file of it"),
+        ("net.h5", "Keras file"),
+        ("net.tflite", "TensorFlow Lite file"),
+        ("net.xml", "OpenVINO file"),
+        ("folder", "holds no .onnx file"),
+    ],
+)
+def test_files_of_other_frameworks_are_named_with_their_export(
+    name: str, message: str, tmp_path: Path, store: ModelStore, capsys: Any
+) -> None:
+    if name == "folder":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_bytes(b"x")
+    assert import_(tmp_path / name) == 1
+    assert message in capsys.readouterr().err
+
+
+def expected_of(graph: Any, cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    tensor = next(one for one in graph.model.graph.initializer if one.name == "weights")
+    matrix = np.asarray(onnx.numpy_helper.to_array(tensor), np.float64)
+    row = np.exp(cells.transpose(0, 3, 1, 2).reshape(len(cells), -1) @ matrix.T)
+    return np.asarray(row / row.sum(axis=1, keepdims=True))
+
+
+def tmp_labels(folder: Path) -> Path:
+    (folder / "labels.txt").write_text("\n".join(LABELS))
+    return folder / "labels.txt"
+
+
+def run(data: bytes, pixels: NDArray[np.uint8]) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(data).run(None, {graphs.INPUT: pixels})[0]

@@ -1,0 +1,280 @@
+"""A foreign ONNX file: what it takes and gives, what in it is refused, and the served form that is wrapped around it.
+
+The served form takes uint8 (N, H, W, 3) RGB and gives float32 probabilities (N, classes), as all graphs here do.
+Nothing of the foreign graph is changed but its batch size; scaling comes before it, a missing softmax behind it.
+
+Needs the onnx package, whose protocol buffers and those of MindSpore 2.8 are not for one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from base.install import pip_install
+from vision.imported.description import LOGITS, Description, ImportRefused
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_BYTES: Final = 2_000_000_000  # of a graph with its tensors; a protocol buffer can't hold more
+MAX_NODES: Final = 100_000
+OLDEST_OPSET: Final = 7  # from here on numbers are broadcast as we write them
+CONTROL_FLOW: Final = ("If", "Loop", "Scan", "SequenceMap")
+PASSING: Final = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
+RE_EXPORT: Final = "export it again with opset 17"
+INPUT, OUTPUT = "sortline_images", "sortline_probabilities"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignGraph:
+    """A graph that passed the checks, its tensors inside.
+
+    Attributes:
+        input, outputs: their names in the graph.
+        dtype: of the input: "float32", "float16" or "uint8".
+        layout: "NCHW" or "NHWC".
+        size: (height, width) in pixels; None for a side that may be any.
+        properties: the metadata in the file.
+        last: the operators that the outputs come from, by output.
+    """
+
+    model: onnx.ModelProto
+    input: str
+    outputs: tuple[str, ...]
+    dtype: str
+    layout: str
+    size: tuple[int, int] | None
+    properties: dict[str, str]
+    last: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        """Return the graph as one file."""
+        return bytes(self.model.SerializeToString())
+
+
+def read_graph(path: Path) -> ForeignGraph:
+    """Return the graph of an ONNX file.
+
+    Raises:
+        ImportRefused: it is no ONNX graph, or holds what can't be served; the message names it and the cure.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportRefused(f"ONNX files need the onnx package here: {pip_install('sortline[import]')}") from error
+    if path.stat().st_size > MAX_BYTES:
+        raise ImportRefused(
+            f"{path.name} has {path.stat().st_size:,} bytes; graphs of at most {MAX_BYTES:,} are served"
+        )
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # protocol buffers' DecodeError, and whatever else their readers let through
+        raise ImportRefused(f"{path.name} is not an ONNX file, or a damaged one: {error}") from error
+    if not model.graph.node:
+        raise ImportRefused(f"{path.name} is not an ONNX file, or one without a graph")
+    _check_operators(model, path.name)
+    _read_external_data(model, path)
+    if model.functions:
+        from onnx import inliner
+
+        model = inliner.inline_local_functions(model)
+    return _described(model, path.name)
+
+
+def _described(model: onnx.ModelProto, name: str) -> ForeignGraph:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        listed = ", ".join(value.name for value in inputs) or "none"
+        raise ImportRefused(f"{name} has {len(inputs)} inputs ({listed}); a classifier of images takes one")
+    dtype = _dtype(inputs[0], name)
+    layout, size = _layout(inputs[0], name)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    outputs = tuple(value.name for value in model.graph.output)
+    if not outputs:
+        raise ImportRefused(f"{name} has no output")
+    return ForeignGraph(
+        model=model,
+        input=inputs[0].name,
+        outputs=outputs,
+        dtype=dtype,
+        layout=layout,
+        size=size,
+        properties={entry.key: entry.value for entry in model.metadata_props},
+        last={output: _last_operator(output, makers) for output in outputs},
+    )
+
+
+def _last_operator(output: str, makers: Mapping[str, onnx.NodeProto]) -> str:
+    """Return the operator that an output comes from, behind those that only pass values on."""
+    for _ in makers:
+        node = makers.get(output)
+        if node is None or node.op_type not in PASSING:
+            return node.op_type if node is not None else ""
+        output = node.input[0] if node.input else ""
+    return ""
+
+
+def _dtype(value: onnx.ValueInfoProto, name: str) -> str:
+    import onnx
+
+    kinds: dict[int, str] = {
+        onnx.TensorProto.FLOAT: "float32",
+        onnx.TensorProto.FLOAT16: "float16",
+        onnx.TensorProto.UINT8: "uint8",
+    }
+    kind = value.type.tensor_type.elem_type
+    if kind not in kinds:
+        shown = onnx.helper.tensor_dtype_to_string(kind).removeprefix("TensorProto.").lower() if kind else "no tensor"
+        raise ImportRefused(f"{name} takes {shown}; images are float32, float16 or uint8")
+    return kinds[kind]
+
+
+def _layout(value: onnx.ValueInfoProto, name: str) -> tuple[str, tuple[int, int] | None]:
+    sides = [side.dim_value if side.HasField("dim_value") else 0 for side in value.type.tensor_type.shape.dim]
+    shown = " x ".join(str(side) if side > 0 else "any" for side in sides)
+    if len(sides) != 4 or 3 not in (sides[1], sides[3]):
+        raise ImportRefused(
+            f"{name} takes {shown or 'a shape that it does not state'}; images are N x 3 x H x W or N x H x W x 3"
+        )
+    if sides[1] == 3 == sides[3]:
+        raise ImportRefused(f"{name} takes {shown}: which side holds the colours can't be told")
+    layout = "NCHW" if sides[1] == 3 else "NHWC"
+    height, width = (sides[2], sides[3]) if layout == "NCHW" else (sides[1], sides[2])
+    return layout, (height, width) if height > 0 and width > 0 else None
+
+
+def _check_operators(model: onnx.ModelProto, name: str) -> None:
+    own = {(function.domain, function.name) for function in model.functions}
+    flow: set[str] = set()
+    foreign: set[str] = set()
+    for count, node in enumerate(_nodes(model), 1):
+        if count > MAX_NODES:
+            raise ImportRefused(f"{name} has more than {MAX_NODES:,} nodes")
+        if node.op_type in CONTROL_FLOW:
+            flow.add(node.op_type)
+        elif node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in own:
+            foreign.add(f"{node.domain}.{node.op_type}")
+    if foreign:
+        raise ImportRefused(
+            f"{name} uses operators that are not of the ONNX standard: {', '.join(sorted(foreign)[:10])}; export it "
+            "without optimisations for one runtime, or quantise it here afterwards"
+        )
+    if flow:
+        raise ImportRefused(
+            f"{name} uses control flow ({', '.join(sorted(flow))}), which the engines can't prove equal; export the "
+            "network in inference mode, for a fixed size, without detection or decoding parts"
+        )
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset < OLDEST_OPSET:
+        raise ImportRefused(f"{name} is of opset {opset}; {OLDEST_OPSET} or newer is needed: {RE_EXPORT}")
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes, also of graphs within nodes."""
+    left: list[Any] = [model.graph, *model.functions]
+    while left:
+        for node in left.pop().node:
+            yield node
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    left.append(attribute.g)
+                left.extend(attribute.graphs)
+
+
+def _read_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Bring tensors in that lie in files beside the graph, and nowhere else."""
+    from onnx import external_data_helper
+
+    folder = path.resolve().parent
+    total = path.stat().st_size
+    tensors = [t for t in external_data_helper._get_all_tensors(model) if external_data_helper.uses_external_data(t)]
+    for tensor in tensors:
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        location = facts.get("location", "")
+        file = (folder / location).resolve()
+        if not location or file.parent != folder or not file.is_file():
+            raise ImportRefused(f"{path.name} keeps tensors in {location!r}, which is no file beside it")
+        try:
+            start, length = int(facts.get("offset", 0)), int(facts.get("length", file.stat().st_size))
+        except ValueError as error:
+            raise ImportRefused(f"{path.name} has no number where a tensor of {location!r} starts or ends") from error
+        total += length
+        if start < 0 or length < 0 or start + length > file.stat().st_size or total > MAX_BYTES:
+            raise ImportRefused(
+                f"{path.name} claims {length:,} bytes at {start:,} of {location!r}, which it has not, or too many"
+            )
+    for tensor in tensors:
+        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
+
+
+def wrap(graph: ForeignGraph, facts: Description, output: str, dimensions: int, batch: int | str = "N") -> bytes:
+    """Return the served form, as the bytes of an ONNX file.
+
+    Args:
+        output: the foreign output that holds a number a class.
+        dimensions: of that output; behind the first two all are 1.
+        batch: images at a time: "N" for any number.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    body = model.graph
+    before: list[Any] = []
+    last = INPUT
+
+    def then(operator: str, *constants: tuple[str, Any], **attributes: Any) -> None:
+        nonlocal last
+        made = f"sortline_{operator.lower()}_{len(before)}"
+        names = []
+        for name, value in constants:
+            body.initializer.append(numpy_helper.from_array(value, f"{made}_{name}"))
+            names.append(f"{made}_{name}")
+        before.append(helper.make_node(operator, [last, *names], [made], name=made, **attributes))
+        last = made
+
+    scale, mean, std = facts.get("scale", 1.0), np.array(facts.get("mean", 0.0)), np.array(facts.get("std", 1.0))
+    if graph.dtype != "uint8":
+        then("Cast", to=TensorProto.FLOAT)
+        then("Mul", ("factor", np.broadcast_to(scale / std, 3).astype(np.float32).reshape(1, 1, 1, 3)))
+        then("Sub", ("offset", np.broadcast_to(mean / std, 3).astype(np.float32).reshape(1, 1, 1, 3)))
+    if facts.get("colours", "RGB") == "BGR":
+        then("Gather", ("order", np.array([2, 1, 0], np.int64)), axis=3)
+    if graph.layout == "NCHW":
+        then("Transpose", perm=[0, 3, 1, 2])
+    if graph.dtype == "float16":
+        then("Cast", to=TensorProto.FLOAT16)
+    before.append(helper.make_node("Identity", [last], [graph.input], name="sortline_input"))
+
+    after: list[Any] = []
+    last = output
+    for operator, wanted, attributes in (
+        ("Flatten", dimensions != 2, {"axis": 1}),
+        ("Cast", True, {"to": TensorProto.FLOAT}),
+        ("Softmax", facts.get("outputs") == LOGITS, {"axis": 1}),
+    ):
+        if wanted:
+            after.append(helper.make_node(operator, [last], [f"sortline_out_{operator.lower()}"], **attributes))
+            last = f"sortline_out_{operator.lower()}"
+    after.append(helper.make_node("Identity", [last], [OUTPUT], name="sortline_output"))
+
+    nodes = [*before, *body.node, *after]
+    del body.node[:], body.value_info[:], body.output[:]
+    body.node.extend(nodes)
+    kept = [value for value in body.input if value.name != graph.input]
+    del body.input[:]
+    height, width = facts.get("size")
+    images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [batch, height, width, 3])
+    body.input.extend([images, *kept])
+    classes = len(facts.get("labels"))
+    body.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, classes]))
+    return bytes(model.SerializeToString())
