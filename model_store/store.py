@@ -185,6 +185,23 @@ class ModelStore:
             move(self.root / name, alias, version, action="rollback", who=who, why=why)
             return version
 
+    def delete(self, name: str, version: int) -> None:
+        """Remove a version for good.
+
+        Raises:
+            StoreError: an alias means it.
+        """
+        self.manifest(name, version)
+        base = self.root / name
+        with available(base), locked(base):
+            held = [alias for alias, number in read_aliases(base).items() if number == version]
+            if held:
+                raise StoreError(f"{name}:{version} is {name}@{held[0]}; let that mean another version first")
+            (base / "staging").mkdir(exist_ok=True)
+            gone = base / "staging" / secrets.token_hex(8)
+            self._folder(name, version).rename(gone)  # at once; a crash from here on leaves what `sweep` removes
+            shutil.rmtree(gone)
+
     def history(self, name: str) -> list[AliasMove]:
         """Return all moves of a model's aliases, the oldest first."""
         self.versions(name)
@@ -204,7 +221,7 @@ class ModelStore:
 
     def _appear(self, name: str, staging: Path, draft: ManifestDraft, files: dict[str, FileEntry]) -> ModelVersion:
         created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        number = max(self._numbers(name), default=0) + 1
+        number = max([0, *self._numbers(name), *self._deleted(name)]) + 1
         while True:
             try:
                 manifest = Manifest(**dict(draft), name=name, version=number, created=created, files=files)
@@ -225,6 +242,12 @@ class ModelStore:
                 continue
             sync_folder(folder.parent)
             return ModelVersion(manifest=manifest, folder=folder)
+
+    def _deleted(self, name: str) -> list[int]:
+        """Return numbers that had an alias once: given again, they would mean two versions in old reports."""
+        with contextlib.suppress(StoreError):  # a damaged log is no reason to publish nothing
+            return [step.new for step in read_log(self.root / name)]
+        return []
 
     def _folder(self, name: str, version: int) -> Path:
         return self.root / name / "versions" / f"{version:04d}"

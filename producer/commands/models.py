@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from configs import Settings
     from model_store import ModelStore
 
-app = typer.Typer(no_args_is_help=True, help="List, show, import, export, promote and roll back models.")
+app = typer.Typer(no_args_is_help=True, help="List, show, promote, roll back, delete, import and export models.")
 
 Reference = Annotated[
     str, typer.Argument(metavar="NAME[@ALIAS|:VERSION]", help="A version; a name alone means the one in production.")
@@ -64,21 +64,78 @@ def list_models(store: Store = None, home: Home = None) -> None:
 
 
 @app.command()
-def show(reference: Reference, store: Store = None, home: Home = None) -> None:
-    """Print the manifest of one version, and the history of its model's aliases.
+def show(
+    reference: Reference,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest, for programs.")] = False,
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Show one version: how right it was, what it was trained on, where its report lies, and who promoted it.
+
+    Examples:
+
+      sortline models show waste26:3
+
+      sortline models show waste26:3 --json               # its manifest
+    """
+    from producer.terminal.model_page import about
+
+    models = _store(store, home)
+    version = models.resolve(reference)
+    for line in [version.manifest.model_dump_json(indent=2)] if json else about(models, version):
+        print(line)
+
+
+@app.command()
+def delete(
+    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version.")],
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Delete a version for good. One that an alias means, such as production, stays: move the alias first.
 
     Example:
 
-      sortline models show waste26:3
+      sortline models delete waste26:2
+    """
+    from producer.errors import UsageError
+
+    models = _store(store, home)
+    if ":" not in reference:
+        raise UsageError(f"{reference}: say which version, as in {reference}:1; `sortline models list` shows all")
+    version = models.resolve(reference)
+    models.delete(version.name, version.version)
+    print(f"deleted {version.manifest.reference}")
+
+
+@app.command()
+def prune(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model, without a version.")],
+    keep: Annotated[int, typer.Option(min=0, help="How many of the newest versions stay.")] = 3,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it, only say what would go.")] = False,
+    store: Store = None,
+    home: Home = None,
+) -> None:
+    """Delete a model's old versions; what an alias means stays.
+
+    Examples:
+
+      sortline models prune waste26             # only says what would go
+
+      sortline models prune waste26 --keep 2 --yes
     """
     models = _store(store, home)
-    version = models.resolve(reference)
-    print(version.manifest.model_dump_json(indent=2))
-    for change in models.history(version.manifest.name):
-        print(
-            f"{change.when} {change.alias}: {change.previous} -> {change.new} by {change.who}, {change.why}",
-            file=sys.stderr,
-        )
+    held = set(models.aliases(name).values())
+    numbers = models.versions(name)
+    going = [number for number in numbers[: max(0, len(numbers) - keep)] if number not in held]
+    for number in going:
+        if yes:
+            models.delete(name, number)
+        print(f"{'deleted' if yes else 'would delete'} {name}:{number}")
+    if not going:
+        print(f"nothing to delete: {name} has {len(numbers)} versions, and --keep is {keep}")
+    elif not yes:
+        print(f"to delete them: sortline models prune {name} --keep {keep} --yes")
 
 
 @app.command()
@@ -109,8 +166,10 @@ def rollback(
 
       sortline models rollback waste26
     """
-    number = _store(store, home).rollback(name, who=_who(), why=why)
-    print(f"{name}@production is {number} again")
+    models = _store(store, home)
+    before = models.aliases(name).get("production")
+    number = models.rollback(name, who=_who(), why=why)
+    print(f"{name}@production is {number} again; to take this back: sortline models promote {name}:{before}")
 
 
 @app.command("import")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from producer.commands.options import PlaceOptions, with_options
+from producer.errors import UsageError
 from producer.training import Promote
 
 _search = partial(typer.Option, rich_help_panel="Search and cross-validation")
@@ -46,6 +49,25 @@ class SearchOptions:
             help="Where the table of the trials goes, as CSV; the default is JOB.csv, here.",
         ),
     ] = None
+
+
+class TrainCommand(TyperCommand):
+    """Says how to change a value of the recipe, where somebody takes its key for an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = " ".join(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            option = str(getattr(error, "option_name", ""))  # of Typer's own error, whose class is private
+            key = option.lstrip("-").replace("-", "_")
+            from configs import Recipe
+
+            if key.partition(".")[0] not in Recipe.model_fields:
+                raise
+            value = re.search(rf"{re.escape(option)}[ =]([^-\s]\S*)", given)
+            example = f"--set {key}={value[1] if value else '...'}"
+            raise UsageError(f"No such option: {option}. It is a key of the recipe: {example}") from error
 
 
 @with_options

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from configs import Settings
 from jobs import TrainModel
+from model_store import ModelStore, StoreError
 from producer.errors import ProducerError
 from producer.local.session import Session, open_session
+from producer.terminal.model_page import report_page
 from producer.training.events import follow
 from producer.training.jobs import Training, enqueue_training, new_job, plan_training
 from producer.training.sweep import (
@@ -83,6 +86,9 @@ def watch(session: Session, job: str, console: Console, messages: Sequence[Train
             return event.text
         console.print(event.text, markup=False)
         if event.state == "done":
+            with suppress(StoreError):  # a store that only the workers see
+                if (page := report_page(ModelStore(session.settings.store_root).resolve(str(event.model)))) is not None:
+                    console.print(f"report: {page}", markup=False)
             return str(event.model)
     return ""
 

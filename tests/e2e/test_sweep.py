@@ -43,7 +43,7 @@ def test_a_search_survives_a_trial_that_diverges_and_publishes_the_best_recipe_o
 
     done = sortline("train", str(photos), *SMALL, "--sweep", "lr_max=10.0,1e-9,0.02", "--sweep-report", "s.csv",
                     home=home, limit_s=240)  # fmt: skip
-    shown = json.loads(sortline("models", "show", "shades", home=home).stdout)
+    shown = json.loads(sortline("models", "show", "shades", "--json", home=home).stdout)
 
     best, middle, failed = rows_of(home / "s.csv")
     assert done.stdout == "shades:1\n"

@@ -68,9 +68,12 @@ def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Pat
 
     trained = sortline("train", str(photos), *QUICK, *LEARNS, "--name", "shades", home=home)
     sortline("label", str(write_shades(tmp_path / "new", 5)), "-o", "r.csv", home=home)
-    shown = json.loads(sortline("models", "show", "shades", home=home).stdout)
+    shown = json.loads(sortline("models", "show", "shades", "--json", home=home).stdout)
 
     assert trained.stdout == "shades:1\n"
+    page = home / "store" / "shades" / "versions" / "0001" / "report.html"
+    assert trained.stderr.endswith(f"report: {page}\n")
+    assert page.is_file()
     assert "epoch 12/12" in trained.stderr
     assert "1 unreadable skipped" in trained.stderr
     rows = rows_of(home / "r.csv")
@@ -116,7 +119,7 @@ def test_promotion_may_be_forced_or_forbidden_and_taken_back(
         never = sortline(*train, *LEARNS, "--promote", "never", home=home, env=env)
 
     assert "published shades:2; in production (--promote always)" in lenient.stderr
-    assert back.stdout == "shades@production is 1 again\n"
+    assert back.stdout == ("shades@production is 1 again; to take this back: sortline models promote shades:2\n")
     assert "published shades:3; production stays 1 (--promote never)" in never.stderr
 
 

@@ -28,7 +28,7 @@ def test_a_head_trained_on_imported_weights_sorts_photos_of_other_families(home:
     assert "mobilenetv2-imagenet:1: mobilenet_v2, backbone, tf convention" in imported
     assert "have a near-duplicate in train/" in trained.stderr
     assert "256 images: 256 labelled, 0 failed" in labelled.stderr
-    manifest = json.loads(sortline("models", "show", "waste26", home=home).stdout)
+    manifest = json.loads(sortline("models", "show", "waste26", "--json", home=home).stdout)
     (served,) = json.loads((home / "report.summary.json").read_text(encoding="utf-8"))["engines"]
     proofs, scores = manifest["precisions"], manifest["scores"]
     proof = proofs.get(f"{served['engine']}/{served['precision']}")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import typer.main
 
+from model_store import ManifestDraft, ModelStore, ModelVersion
 from producer.__main__ import app, run
 from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE
 from tests.canaries import as_id, secret
@@ -87,6 +91,15 @@ def test_help_of_a_group_lists_its_commands(group: list[str], capsys: pytest.Cap
         (["lable"], "No such command 'lable'"),
         (["label"], "Missing argument 'SOURCE'"),
         (["train", "photos"], "Missing option '--config'"),
+        (["train", "photos", "--config", "digits", "--nope"], "No such option: --nope"),
+        (["train", "photos", "--config", "digits", "--epochs", "5"], "a key of the recipe: --set epochs=5"),
+        (["train", "photos", "--lr-max=0.1", "--config", "digits"], "a key of the recipe: --set lr_max=0.1"),
+        (
+            ["train", "photos", "--config", "digits", "--flip-averaging"],
+            "a key of the recipe: --set flip_averaging=...",
+        ),
+        (["train", "photos", "--augmentation.repeat", "4"], "a key of the recipe: --set augmentation.repeat=4"),
+        (["models", "delete", "pets"], "say which version, as in pets:1"),
         (["worker"], "Missing option '--queues'"),
         (["label", "photos", "--top-k", "0"], "Invalid value for '--top-k'"),
         (["label", "photos", "--top-k", "many"], "Invalid value for '--top-k'"),
@@ -306,6 +319,46 @@ def test_an_empty_store_is_no_failure(home: Path, capsys: pytest.CaptureFixture[
     assert run(["models", "list"]) == OK
 
     assert capsys.readouterr().out == f"no models in {home / 'store'} yet: sortline train DATASET --config NAME\n"
+
+
+def test_a_version_is_shown_to_people_and_to_programs_and_old_ones_are_pruned(
+    model_store: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model_store, home / "store")
+    store = ModelStore(home / "store")
+    for why in ("better", "best"):
+        store.publish("colours", partial(copy_of, store.resolve("colours:1")))
+        store.set_alias("colours", "production", store.versions("colours")[-1], who="ada", why=why)
+
+    assert run(["models", "show", "colours:3"]) == OK
+    shown = capsys.readouterr().out
+    assert "model     colours:3 (production)\nkind      classifier on lenet5\n" in shown
+    assert "classes   4: " in shown
+    assert f"files     {home}/store/colours/versions/0003, " in shown
+    assert "production: 2 -> 3 by ada, best" in shown
+    assert run(["models", "show", "colours:3", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["version"] == 3
+
+    assert run(["models", "rollback", "colours"]) == OK
+    assert capsys.readouterr().out == (
+        "colours@production is 2 again; to take this back: sortline models promote colours:3\n"
+    )
+    assert run(["models", "delete", "colours:2"]) == FAILURE
+    assert "colours:2 is colours@production" in capsys.readouterr().err
+    assert run(["models", "prune", "colours", "--keep", "0"]) == OK
+    assert "would delete colours:1\nwould delete colours:3\nto delete them: " in capsys.readouterr().out
+    assert store.versions("colours") == [1, 2, 3]
+    assert run(["models", "prune", "colours", "--keep", "1", "--yes"]) == OK
+    assert run(["models", "prune", "colours", "--keep", "1", "--yes"]) == OK
+    assert capsys.readouterr().out.startswith("deleted colours:1\nnothing to delete: ")
+    assert run(["models", "delete", "colours:3"]) == OK
+    assert store.versions("colours") == [2]
+
+
+def copy_of(version: ModelVersion, folder: Path) -> ManifestDraft:
+    for name in version.manifest.files:
+        shutil.copyfile(version.folder / name, folder / name)
+    return ManifestDraft(**{name: getattr(version.manifest, name) for name in ManifestDraft.model_fields})
 
 
 def test_an_interrupt_has_the_code_that_shells_give_it(monkeypatch: pytest.MonkeyPatch) -> None:

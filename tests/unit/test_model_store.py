@@ -254,6 +254,23 @@ def test_a_draft_that_makes_no_sense_is_refused() -> None:
             draft(**changes)
 
 
+def test_a_deleted_version_is_gone_at_once_and_its_number_is_not_given_again(three: ModelStore) -> None:
+    for version, alias in ((3, "candidate"), (1, "production"), (2, "candidate")):
+        three.set_alias("waste", alias, version, who="ada", why="trained")
+    with pytest.raises(StoreError, match="waste:1 is waste@production"):
+        three.delete("waste", 1)
+    with pytest.raises(ModelNotFound, match="no version 9"):
+        three.delete("waste", 9)
+
+    three.delete("waste", 3)
+
+    assert three.versions("waste") == [1, 2]
+    assert list((three.root / "waste" / "staging").iterdir()) == []
+    assert three.publish("waste", writing()).version == 4
+    (three.root / "waste" / "aliases.log").write_text("damaged\n")
+    assert three.publish("waste", writing()).version == 5
+
+
 def test_rollback_undoes_one_move_after_the_other(three: ModelStore) -> None:
     for version in (1, 2, 3):
         three.set_alias("waste", "production", version, who="ada", why="better")
