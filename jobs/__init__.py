@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from jobs.board import ENDED, JobBoard, JobState
     from jobs.broker import AWAY, Keys, check_broker, connect, passwords, redis_fault, redis_now
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
-    from jobs.label import LABEL_RUN, ChunkResult, LabelChunk, Row
+    from jobs.label import LABEL_RUN, ChunkResult, LabelChunk, Row, SampledInput
     from jobs.messages import FIRST, QUEUED_AT, RUN_ID, JobMessage, ModelPin, PathText, RunId, from_json, to_json
     from jobs.train import EventState, JobEvent, TrainModel
 else:

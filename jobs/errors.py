@@ -17,12 +17,14 @@ class SchemaMismatch(MessageError):
     Attributes:
         job: the run or training job.
         first: of the chunk, by the index of its first image.
+        worker: that sent it, if one did.
     """
 
-    def __init__(self, message: str, job: str, first: int) -> None:
+    def __init__(self, message: str, job: str, first: int, worker: str = "") -> None:
         super().__init__(message)
         self.job = job
         self.first = first
+        self.worker = worker
 
 
 class BrokerError(JobError):

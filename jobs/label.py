@@ -7,11 +7,21 @@ from typing import Annotated, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from configs import MAX_CHUNK_IMAGES
-from jobs.messages import Index, JobMessage, Message, ModelPin, PathText, RunId
+from jobs.messages import Digest, Index, JobMessage, Message, ModelPin, PathText, RunId
 
 LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one task
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class SampledInput(BaseModel):
+    """An input of the run as the producer sees it: a worker that sees the same has the same data root."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: PathText
+    size: Annotated[int, Field(ge=1, lt=2**53)]  # bytes
+    sha256: Digest
 
 
 class LabelChunk(JobMessage):
@@ -25,6 +35,7 @@ class LabelChunk(JobMessage):
     paths: Annotated[tuple[PathText, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES)]
     model: ModelPin
     top_k: Annotated[int, Field(ge=1, le=1000)]
+    sample: Annotated[tuple[SampledInput, ...], Field(max_length=16)] = ()  # of the run; empty: nothing to compare
 
 
 class Row(BaseModel):
@@ -44,12 +55,16 @@ class Row(BaseModel):
 
 
 class ChunkResult(Message):
-    """The rows of one chunk, in the order of its paths; or, in ``refused``, why no worker will ever label it."""
+    """The rows of one chunk, in the order of its paths; or, in ``refused``, why this worker can't label the run.
+
+    A refused chunk is queued again, for another worker. ``may_pass``: this one may be able to later.
+    """
 
     run: RunId
     first: Index
     rows: Annotated[tuple[Row, ...], Field(max_length=MAX_CHUNK_IMAGES)] = ()
     refused: str | None = None
+    may_pass: bool = False
     worker: str = ""
     engine: Annotated[str, StringConstraints(max_length=100)] = ""  # "name/device/precision"
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage

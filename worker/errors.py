@@ -9,5 +9,9 @@ class JobRefused(WorkerError):
     """This job can never be done: another try would end the same way."""
 
 
+class KeepsAway(WorkerError):
+    """This worker has failed at another chunk of the run just now."""
+
+
 class JobCancelled(WorkerError):
     """Somebody cancelled the job."""

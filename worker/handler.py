@@ -57,8 +57,8 @@ class Handler(ABC, Generic[AnyJob, AnyResult]):
 
     @classmethod
     @abstractmethod
-    def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
-        """Answer a message of another version of the schema."""
+    def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> float | None:
+        """Answer a message of another version of the schema; return as ``put_back`` does."""
 
     @classmethod
     def end_revoked(cls, runtime: Runtime, job: Any, why: str) -> None:
@@ -79,11 +79,17 @@ class Handler(ABC, Generic[AnyJob, AnyResult]):
     def work(self, attempt: int) -> AnyResult:
         """Do the job."""
 
-    @abstractmethod
-    def may_pass(self, error: Exception) -> bool:
-        """Return whether another try, later or by another worker, may go better."""
+    def put_back(self, error: Exception) -> float | None:
+        """Return how long this worker pauses after the message went back for any worker, at once; None if it does not.
 
-    @abstractmethod
+        A kind of which one job must never be done twice at the same time waits instead.
+        """
+        return None
+
+    def may_pass(self, error: Exception) -> bool:
+        """Return whether another try, later, may go better."""
+        return False
+
     def wait(self, error: Exception, pause_s: float) -> None:
         """Say that the job waits for another try."""
 

@@ -27,13 +27,17 @@ class TryLater(WorkerError):
         self.pause_s = pause_s
 
 
+class PutBack(TryLater):
+    """The message is to be queued again at once, for any worker; this one then pauses for ``pause_s`` seconds."""
+
+
 def run_job(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery, payload: object) -> str:
     """Do the job in ``payload``; return a sentence for Flower.
 
     Celery acknowledges the message when this returns or raises, and not when the process dies.
 
     Raises:
-        TryLater: the surroundings are away; the message is to be delivered again.
+        TryLater: the surroundings are away, or those of this worker; the message is to be delivered again.
         Exception: of all else the job's own stream says what is wrong, and Celery shows it as failed.
     """
     job = _decoded(kind, runtime, delivery, payload)
@@ -51,6 +55,8 @@ def run_job(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery,
                 fault("counted")
                 result = handler.work(attempt)
         except Exception as error:
+            if (pause_s := handler.put_back(error)) is not None:
+                raise PutBack(pause_s) from error
             # Redis being away is no reason to wait: it can't take another try either.
             if isinstance(error, AWAY) or not handler.may_pass(error) or delivery.retries >= TRIES:
                 handler.refuse(error)
@@ -70,8 +76,10 @@ def _decoded(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery
     try:
         return from_json(kind.message, payload)
     except SchemaMismatch as error:
-        if runtime.board.get(error.job) is not None:  # else a stranger's, and nobody reads an answer
-            kind.refuse_mismatch(runtime, error, delivery.worker)
+        known = runtime.board.get(error.job)
+        is_awaited = known is not None and not known.ended  # else a stranger's, and nobody reads an answer
+        if is_awaited and (pause_s := kind.refuse_mismatch(runtime, error, delivery.worker)) is not None:
+            raise PutBack(pause_s) from error
         raise
 
 

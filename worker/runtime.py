@@ -27,6 +27,7 @@ from worker.logs import log_event
 from worker.metrics import Metrics
 from worker.models.files import read_files, read_golden
 from worker.models.precision import golden_tolerance
+from worker.standing import Standing
 
 log = logging.getLogger("sortline.worker")
 
@@ -45,6 +46,7 @@ class Runtime:
         self.limits = ImageLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
         self.store = ModelStore(settings.store_root)
         self.metrics = Metrics()
+        self.standing = Standing()
         self._classifiers: OrderedDict[str, Classifier] = OrderedDict()
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from celery import Celery, Task
@@ -16,7 +17,7 @@ from worker.intake import guard
 from worker.kinds import KINDS
 from worker.logs import set_up_logging
 from worker.monitoring import show
-from worker.runner import TRIES, TryLater, run_job
+from worker.runner import PutBack, TryLater, run_job
 from worker.runtime import Runtime
 
 
@@ -56,9 +57,11 @@ def register(app: Celery, runtime: Runtime) -> None:
 
 def _register(app: Celery, runtime: Runtime, kind: type[Handler[Any, Any]]) -> None:
     # shared=False: a second app in this process (every test) must not inherit these closures.
-    @app.task(name=kind.message.task, bind=True, shared=False, max_retries=TRIES)
+    @app.task(name=kind.message.task, bind=True, shared=False, max_retries=None)  # run_job counts them
     def job_task(task: Task, payload: object) -> str:
         request = task.request
+        # Celery would show the arguments of another try in clear, with every path.
+        shown = {name: request.get(name, "") for name in ("argsrepr", "kwargsrepr")}
         delivery = Delivery(
             retries=request.retries,
             worker=request.hostname or "",
@@ -68,5 +71,10 @@ def _register(app: Celery, runtime: Runtime, kind: type[Handler[Any, Any]]) -> N
         )
         try:
             return run_job(kind, runtime, delivery, payload)
+        except PutBack as back:
+            # First of all: others may take it while this worker, whose one place for a message it holds, pauses.
+            again = task.retry(exc=back.__cause__, countdown=0, throw=False, **shown)
+            time.sleep(back.pause_s)
+            raise again from back.__cause__
         except TryLater as later:
-            raise task.retry(exc=later.__cause__, countdown=later.pause_s) from later.__cause__
+            raise task.retry(exc=later.__cause__, countdown=later.pause_s, **shown) from later.__cause__

@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError
 from base.errors import UnavailableError
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import is_url
-from jobs import FIRST, QUEUED_AT, BrokerFull, LabelChunk, to_json
+from jobs import FIRST, QUEUED_AT, BrokerFull, LabelChunk, SampledInput, to_json
 from producer.runfile import Plan
 
 FOLDERS_KNOWN = 1024
@@ -29,7 +29,7 @@ class ChunkSender:
         self._producer = app.amqp.producer_pool.acquire(block=True)
         self._below_root = BelowRoot(plan)
 
-    def send(self, first: int, paths: list[str]) -> None:
+    def send(self, first: int, paths: list[str], sample: tuple[SampledInput, ...] = ()) -> None:
         """Enqueue the images from index ``first`` on; UnavailableError when Redis takes nothing now."""
         plan = self._plan
         chunk = LabelChunk(
@@ -38,6 +38,7 @@ class ChunkSender:
             paths=tuple(self._below_root.text(path) for path in paths),
             model=plan.model,
             top_k=plan.top_k,
+            sample=sample,
         )
         if plan.chunk_images:
             which = f"chunk {first // plan.chunk_images + 1}/{-(-plan.total // plan.chunk_images)}, {len(paths)} images"

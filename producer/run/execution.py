@@ -23,7 +23,7 @@ def execute(session: Session, run: RunFile, view: RunView) -> Work:
     if run.done < run.total:
         session.board.update(run.plan.run, state="running")
         run.begin_work()
-    for progress in reported(session, run, Gatherer(session, run, sender).gather()):
+    for progress in reported(session, run, Gatherer(session, run, sender, view.warn).gather()):
         if progress.done > at_start:
             hint = ""
         elif hint is None and session.stack is None and time.monotonic() - started > NO_WORKER_AFTER_S:

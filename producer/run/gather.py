@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 
 import redis
 from redis.client import Pipeline
 
 from base.errors import UnavailableError
 from base.fault import fault
-from jobs import AWAY, BrokerFull
+from jobs import AWAY, BrokerFull, LabelChunk
 from producer.errors import RunCancelled, RunHeld
 from producer.local.session import Outage, Session
 from producer.run.backlog import Backlog
 from producer.run.enqueue import ChunkSender
 from producer.run.hold import HOLD_S, Hold
 from producer.run.journal import Journal
+from producer.run.refusals import Refusals
 from producer.run.window import Window
+from producer.run.witness import SourceAway, Witness
 from producer.runfile import Progress, RunFile
 
 READ_S = 0.25  # longest wait for rows before the screen and the lost chunks are looked at again
 CANCEL_CHECK_S = 2.0
+SOURCE_LIMIT_S = 120.0  # of waiting for a SOURCE that is away
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between two tries while Redis is away
 
 Chunks = Iterator[tuple[int, list[str]]]  # index of the first image, paths
@@ -31,14 +35,16 @@ Chunks = Iterator[tuple[int, list[str]]]  # index of the first image, paths
 class Gatherer:
     """One producer's work on one run."""
 
-    def __init__(self, session: Session, run: RunFile, sender: ChunkSender) -> None:
+    def __init__(self, session: Session, run: RunFile, sender: ChunkSender, warn: Callable[[str], None]) -> None:
         settings, client, keys = session.settings, session.client, session.keys
         self._session = session
         self._run = run
         self._sender = sender
         self._window = Window(run.plan.chunk_images, settings.window_chunks)
         self._backlog = Backlog(client, keys, run.plan.run)
-        self._journal = Journal(run, client, keys, self._window)
+        self._refusals = Refusals(partial(session.workers, LabelChunk.queue), warn)
+        self._witness = Witness(run, self._refusals)
+        self._journal = Journal(run, client, keys, self._window, self._witness, self._refusals)
         self._todo: Chunks | None = None
         self._held: tuple[int, list[str]] | None = None  # a chunk that Redis would not take yet
         self._cancel_checked = 0.0
@@ -49,7 +55,8 @@ class Gatherer:
         """Label what has no row yet; yield progress several times a second until every input has one.
 
         Raises:
-            RunRefused: a worker says that this run can never be done, and why.
+            RunRefused: no worker that is there can do this run.
+            SourceAway: its images were away for two minutes.
             RunCancelled: somebody cancelled it.
             RunHeld: another producer is at it.
             BrokerUnreachable: Redis was away for two minutes.
@@ -70,6 +77,11 @@ class Gatherer:
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                     yield self._progress(f"Redis is away or full, trying again ({error})")
                     time.sleep(pause_s)
+                except SourceAway as error:
+                    if self._witness.away_s > SOURCE_LIMIT_S:
+                        raise
+                    self._refusals.forget()  # workers can't be blamed, and may keep away for a while yet
+                    yield self._progress(f"waiting: {error}")
                 if not is_done:
                     self._session.watch()
         finally:
@@ -90,8 +102,12 @@ class Gatherer:
             self._todo = self._run.missing_chunks(self._next_size, self._window.chunks())
         full = self._fill_window(self._todo)
         if self._window.is_empty and full is None:
-            self._todo = None  # duplicates of an image that failed are tried themselves
-            return self._run.done == self._run.total
+            # Duplicates of an image that failed are tried themselves, and what was not sure is tried again.
+            self._todo = None
+            if self._run.done < self._run.total:
+                time.sleep(self._witness.pause_s())
+                return False
+            return True
         came = self._journal.move(READ_S)
         for first, images in self._window.lost(self._backlog):
             self._send(first, self._run.paths(first, images))
@@ -101,6 +117,8 @@ class Gatherer:
         self._behind = f"{others} chunks of other runs are queued or at work too" if others else ""
         if full is not None and not came:
             raise full
+        self._witness.sample()
+        self._refusals.check(self._witness.look)
         return False
 
     def _next_size(self) -> int:
@@ -112,11 +130,11 @@ class Gatherer:
         while self._journal.move(0):
             pass
         for first, images in self._run.sent():
-            if first in left and first not in self._journal.refused_before:
+            if first in left:
                 self._window.add(first, images)
         self._journal.catching_up = False
 
-    def _fill_window(self, todo: Chunks) -> BrokerFull | None:
+    def _fill_window(self, todo: Chunks) -> BrokerFull | SourceAway | None:
         """Send chunks until the window is full, or until Redis is: it makes room as rows are journalled."""
         try:
             while not self._window.is_full and (chunk := self._held or next(todo, None)) is not None:
@@ -124,13 +142,14 @@ class Gatherer:
                 self._backlog.check_room()
                 self._send(*chunk)
                 self._held = None
-        except BrokerFull as error:
+        except (BrokerFull, SourceAway) as error:
             return error
         return None
 
     def _send(self, first: int, paths: list[str]) -> None:
+        sample = self._witness.sample()
         fault("before send")
-        self._sender.send(first, paths)
+        self._sender.send(first, paths, sample)
         fault("after send")
         self._run.note_sent(first, len(paths))
         fault("after note")

@@ -6,8 +6,9 @@ import redis
 
 from base.fault import fault
 from jobs import ChunkResult, Keys, MessageError, SchemaMismatch, from_json
-from producer.errors import RunRefused
+from producer.run.refusals import Refusals
 from producer.run.window import Window
+from producer.run.witness import Witness
 from producer.runfile import RunFile
 
 CHUNKS_AT_ONCE = 64
@@ -18,25 +19,24 @@ class Journal:
 
     Attributes:
         catching_up: whether what comes may answer an earlier producer. A refusal among it may be of an earlier try, its
-            cause mended since: it ends nothing, and the chunk goes into ``refused_before``, to be sent anew.
+            cause mended since: it is passed over.
         newest_worker: who sent the newest rows.
     """
 
-    def __init__(self, run: RunFile, client: redis.Redis, keys: Keys, window: Window) -> None:
+    def __init__(
+        self, run: RunFile, client: redis.Redis, keys: Keys, window: Window, witness: Witness, refusals: Refusals
+    ) -> None:
         self._run = run
         self._client = client
         self._stream = keys.results(run.plan.run)
         self._window = window
+        self._witness = witness
+        self._refusals = refusals
         self.catching_up = True
-        self.refused_before: set[int] = set()
         self.newest_worker = ""
 
     def move(self, wait_s: float) -> int:
-        """Move what is there, or comes within ``wait_s``: first into the file, then out of Redis; return the chunks.
-
-        Raises:
-            RunRefused: a worker says that this run can never be done, and why.
-        """
+        """Move what is there, or comes within ``wait_s``: first into the file, then out of Redis; return the chunks."""
         answers = self._client.xread({self._stream: "0"}, count=CHUNKS_AT_ONCE, block=int(wait_s * 1000) or None)
         entries = [entry for _, found in answers or () for entry in found]
         try:
@@ -52,24 +52,25 @@ class Journal:
         try:
             result = from_json(ChunkResult, text)
         except SchemaMismatch as error:
-            if error.job == self._run.plan.run or self.catching_up:
-                self._refuse(error.first, RunRefused(str(error)), error)
+            if error.job == self._run.plan.run:
+                self._refuse(error.worker, str(error))
             return
         except MessageError:
             return  # not from a worker; the chunk is sent again once it is stale
         if result.run != self._run.plan.run:
             return
         if result.refused is not None:
-            reason = f"{result.worker or 'a worker'} refuses this run: {result.refused}"
-            self._refuse(result.first, RunRefused(reason, result.worker))
+            self._refuse(result.worker, result.refused, may_pass=result.may_pass)
         elif self._window.is_answered_by(result):
             fault("before journal")
-            self._run.record(result)
+            unsure = self._witness.unsure(result)
+            self._run.record(result, unsure)
             fault("after journal")
+            if len(unsure) < len(result.rows):
+                self._refusals.forget(result.worker)
             self.newest_worker = result.worker
             self._window.remove(result)
 
-    def _refuse(self, first: int, refusal: RunRefused, cause: Exception | None = None) -> None:
+    def _refuse(self, worker: str, why: str, *, may_pass: bool = False) -> None:
         if not self.catching_up:
-            raise refusal from cause
-        self.refused_before.add(first)
+            self._refusals.note(worker or "a worker", why, may_pass=may_pass)

@@ -164,12 +164,14 @@ def _opened(
 def _detach(session: Session, run: RunFile, view: RunView, reports: Request) -> int:
     """Put every chunk without rows on the queue, and the list of inputs beside it for whoever gathers."""
     from producer.run.enqueue import ChunkSender
+    from producer.run.refusals import Refusals
+    from producer.run.witness import Witness
 
     reports.keep(run)
     upload(session.client, session.keys, run)
-    sender = ChunkSender(session.app, run.plan)
+    sender, witness = ChunkSender(session.app, run.plan), Witness(run, Refusals(list, view.warn))
     for first, paths in run.missing_chunks(partial(chunk_images, run.plan), run.sent()):
-        sender.send(first, paths)
+        sender.send(first, paths, witness.sample())
         run.note_sent(first, len(paths))
     sender.close()
     print(run.plan.run)

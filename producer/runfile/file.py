@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +160,19 @@ class RunFile:
         found = self._inputs("WHERE idx >= ? AND idx < ? ORDER BY idx", (first, first + count))
         return [path for _, path in found]
 
+    def files(self, first: int, count: int) -> list[tuple[int, str]]:
+        """Return index and path of those inputs among ``count`` from index ``first`` on that this machine has seen."""
+        return self._inputs(
+            "JOIN files USING (idx) WHERE inputs.idx >= ? AND inputs.idx < ? ORDER BY inputs.idx",
+            (first, first + count),
+        )
+
+    def spread_files(self, count: int) -> list[str]:
+        """Return the paths of up to ``count`` inputs that this machine has seen, from the whole run."""
+        first_from = "JOIN files USING (idx) WHERE inputs.idx >= ? ORDER BY inputs.idx LIMIT ?"
+        found = [self._inputs(first_from, (self.total * place // count, 1)) for place in range(count)]
+        return list(dict.fromkeys(path for inputs in found for _, path in inputs))
+
     def _inputs(self, which: str, values: tuple[int, int]) -> list[tuple[int, str]]:
         with _reading(self.path):
             found = self._db.execute(f"SELECT inputs.idx, path FROM inputs {which}", values).fetchall()  # noqa: S608
@@ -167,8 +180,11 @@ class RunFile:
                 raise ValueError(f"it has inputs that are not in order, or more than {self.total}")
             return [(index, _text(path)) for index, path in found]
 
-    def record(self, result: ChunkResult) -> int:
-        """Journal the rows of a chunk; return how many of them are new. Durable against a crash of this process."""
+    def record(self, result: ChunkResult, without: Collection[int] = ()) -> int:
+        """Journal the rows of a chunk; return how many of them are new. Durable against a crash of this process.
+
+        The inputs of ``without`` stay without a row.
+        """
         if result.first + len(result.rows) > self.total:
             raise RunFileError(f"worker {result.worker} sent rows past the end of run {self.plan.run}")
         labels, top_k = len(self.plan.labels), self.plan.top_k
@@ -178,7 +194,7 @@ class RunFile:
             )
         with _writing(self.path), self._db:
             self._db.execute("BEGIN")
-            new, failed = insert_rows(self._db, result.first, result.rows)
+            new, failed = insert_rows(self._db, result.first, result.rows, without)
             if new:
                 self._db.execute(
                     "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?)",

@@ -6,7 +6,7 @@ A million of them are read by every report: what is done once a batch, in C, cos
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import starmap
 from typing import Annotated, Any, NamedTuple
 
@@ -35,10 +35,16 @@ class StoredRow(NamedTuple):
     duplicate_of: str = ""
 
 
-def insert_rows(database: sqlite3.Connection, first: int, rows: Sequence[Row]) -> tuple[int, int]:
-    """Store the rows of the inputs from index ``first`` on that have none; return how many, and how many are errors."""
+def insert_rows(
+    database: sqlite3.Connection, first: int, rows: Sequence[Row], without: Collection[int]
+) -> tuple[int, int]:
+    """Store the rows of the inputs from index ``first`` on that have none, and are not among ``without``.
+
+    Returns:
+        How many, and how many of them are errors.
+    """
     known = database.execute("SELECT idx FROM rows WHERE idx >= ? AND idx < ?", (first, first + len(rows)))
-    had = {index for (index,) in known}
+    had = {index for (index,) in known}.union(without)
     new = [(index, row) for index, row in enumerate(rows, start=first) if index not in had]
     database.executemany(
         "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -67,6 +68,15 @@ class RunView:
 
         for line in text.splitlines():
             self._to.print(printable(line), markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Write a line above the bar, also when quiet."""
+        if self._console.quiet:
+            from base.text import printable
+
+            print(printable(text), file=sys.stderr)
+        else:
+            self.say(text)
 
     def show(self, progress: RunProgress, hint: str = "", run: RunFile | None = None) -> None:
         """Bring the display up to date; call as often as you like. ``run`` knows which workers answer."""

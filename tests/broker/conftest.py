@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import kombu.pools
 import numpy as np
@@ -153,9 +154,17 @@ def _started(app: Celery) -> Iterator[Any]:
     # Solo: tasks run in the worker's thread, one at a time, as in the one thread of a real label worker.
     # Its BRPOP waits a second, and stopping waits for it: 0.1 s here.
     app.conf.broker_transport_options = {**app.conf.broker_transport_options, "polling_interval": 0.1}
-    with start_worker(
-        app, pool="solo", perform_ping_check=False, queues=[LabelChunk.queue], shutdown_timeout=20, hostname=HOSTNAME
-    ) as worker:
+    with (
+        patch("celery.app.trace.gethostname", lambda: HOSTNAME),  # else a task has the host's name for its worker's
+        start_worker(
+            app,
+            pool="solo",
+            perform_ping_check=False,
+            queues=[LabelChunk.queue],
+            shutdown_timeout=20,
+            hostname=HOSTNAME,
+        ) as worker,
+    ):
         yield worker
     app.pool.force_close_all()
 
@@ -175,7 +184,8 @@ class Producer:
         self.app: Any = make_app(settings)
         self.sender = ChunkSender(self.app, run.plan)
         self.stream = KEYS.results(run.plan.run)
-        self.gatherer = Gatherer(Session(settings, client), run, self.sender)
+        self.warnings: list[str] = []
+        self.gatherer = Gatherer(Session(settings, client), run, self.sender, self.warnings.append)
 
     def finish(self, limit_s: float = 20) -> None:
         """Gather to the end."""

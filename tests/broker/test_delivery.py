@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 
 import pytest
 import redis
@@ -171,7 +172,7 @@ def test_nothing_spoils_the_run_that_lies_on_its_stream(
     answer(client, 4, images=5)  # one too many
     answer(client, 8, run="another", stream=producer.stream, class_index=3)
     client.xadd(producer.stream, {"json": "not JSON"})
-    client.xadd(producer.stream, {"json": '{"schema_version": 3}'})
+    client.xadd(producer.stream, {"json": '{"schema_version": 4}'})
     client.xadd(producer.stream, {"json": to_json(ChunkResult(run="inbox-1", first=0))})  # no rows at all
     client.xadd(producer.stream, {"other": "field"})
     client.xadd(producer.stream, {"json": "[" * 100_000})
@@ -226,9 +227,9 @@ def test_rows_are_deleted_from_redis_only_once_the_run_file_has_them(
     left_in_redis = []
     record = RunFile.record
 
-    def watched(run: RunFile, result: ChunkResult) -> int:
+    def watched(run: RunFile, result: ChunkResult, without: Collection[int]) -> int:
         left_in_redis.append(client.xlen(producer.stream))
-        return record(run, result)
+        return record(run, result, without)
 
     monkeypatch.setattr(RunFile, "record", watched)
     gathering = producer.gatherer.gather()

@@ -1,4 +1,4 @@
-"""Runs that no worker will ever label end at once and say why; what is only away is waited for, and not for ever."""
+"""Runs that no worker can label end soon and say why; what is only away is waited for, and not for ever."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import redis
 from base.errors import UnavailableError
 from configs.settings import Settings
 from jobs.board import JobBoard
-from jobs.label import ChunkResult, LabelChunk
+from jobs.label import ChunkResult
 from jobs.messages import from_json, to_json
 from jobs.train import JobEvent, TrainModel
 from producer.errors import RunRefused
 from tests.broker.conftest import (
+    HOSTNAME,
     KEYS,
     Desk,
     NewProducer,
     Producer,
-    chunk_of,
     enqueue,
     in_time,
     labelled,
@@ -46,7 +46,7 @@ def store(real_settings: Settings, tmp_path: Path) -> Path:
     return copy
 
 
-def refused(producer: Producer, match: str, within_s: float = 3) -> float:
+def refused(producer: Producer, match: str, within_s: float = 15) -> float:
     started = time.monotonic()
     with pytest.raises(RunRefused, match=match):
         producer.finish(limit_s=within_s)
@@ -110,7 +110,7 @@ def test_golden_images_answered_otherwise_are_refused(
 def test_a_missing_data_root_is_waited_for_longer_each_time_and_then_refused(
     desk: Desk, settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.runner.TRIES", 2)
+    monkeypatch.setattr("producer.run.refusals.PATIENCE_S", 2.5)
     assert isinstance(settings.data_root, Path)
     settings.data_root.rename(settings.data_root.with_name("unmounted"))
     looks: list[float] = []
@@ -125,10 +125,8 @@ def test_a_missing_data_root_is_waited_for_longer_each_time_and_then_refused(
     producer = new_producer(4)
 
     with working(desk):
-        refused(producer, "UnavailableError: the data root .* is not there; is the share mounted", within_s=10)
+        refused(producer, "UnavailableError: the data root .* is not there; is the share mounted")
 
-    assert len(looks) == 3
-    # 1 and 2 s; a worker looks at its clock once a second
     assert looks[1] - looks[0] >= 0.9
     assert looks[2] - looks[1] >= 1.9
 
@@ -156,23 +154,11 @@ def test_a_data_root_that_comes_back_costs_nothing_but_time(
 def test_a_missing_store_is_waited_for_and_then_refused(
     real_settings: Settings, new_producer: NewProducer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.runner.TRIES", 1)
+    monkeypatch.setattr("producer.run.refusals.PATIENCE_S", 1)
     producer = new_producer(4, pin=stored_pin(real_settings))
 
     with really_working(real_settings.model_copy(update={"store": tmp_path / "unmounted"})):
-        refused(producer, "StoreUnavailable: the model store .* does not exist; mount it", within_s=6)
-
-
-def test_waits_never_grow_past_the_longest(
-    desk: Desk, settings: Settings, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.runner.TRIES", 2)
-    monkeypatch.setattr("worker.runner.LONGEST_WAIT_S", 0)
-    assert isinstance(settings.data_root, Path)
-    settings.data_root.rename(settings.data_root.with_name("unmounted"))
-
-    with working(desk):
-        assert refused(new_producer(4), "is the share mounted") < 2.5
+        refused(producer, "StoreUnavailable: the model store .* does not exist; mount it")
 
 
 @pytest.mark.parametrize(
@@ -187,8 +173,7 @@ def test_a_waiting_message_is_taken_up_before_its_lease_runs_out(
 def test_an_engine_that_fails_is_tried_again_before_the_run_is_refused(
     desk: Desk, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.runner.TRIES", 2)
-    monkeypatch.setattr("worker.runner.LONGEST_WAIT_S", 0)
+    monkeypatch.setattr("producer.run.refusals.PATIENCE_S", 2)
 
     def broken(*_: object) -> None:
         desk.engine.chunks_started += 1
@@ -199,74 +184,65 @@ def test_an_engine_that_fails_is_tried_again_before_the_run_is_refused(
     with working(desk):
         refused(new_producer(4), "MemoryError: out of device memory")
 
-    assert desk.engine.chunks_started == 3
+    assert desk.engine.chunks_started >= 2
 
 
 def test_a_refusal_left_by_an_earlier_try_does_not_end_the_next_one(
     desk: Desk, client: redis.Redis, new_producer: NewProducer
 ) -> None:
     producer = new_producer(12)
-    gathering = producer.gatherer.gather()
-    next(gathering)
-    next(gathering)
-    for first in (0, 4, 8):
-        refusal = ChunkResult(
-            run="inbox-1", first=first, refused="model colours:1: not here yet", worker="label-1@host"
-        )
-        client.xadd(producer.stream, {"json": to_json(refusal)})
-        client.delete(KEYS.queue("label"))
-        if first == 0:
-            with pytest.raises(RunRefused, match="label-1@host refuses this run: model colours:1: not here yet"):
-                next(gathering)
-    assert waiting(client) == 0
-    again = new_producer(run=producer.run)  # somebody has put the model there, and repeats the command
+    refusal = ChunkResult(run="inbox-1", first=0, refused="model colours:1: not here yet", worker=HOSTNAME)
+    client.xadd(producer.stream, {"json": to_json(refusal)})
 
-    with working(desk):
-        again.finish()
+    with working(desk):  # somebody has put the model there, and repeats the command
+        producer.finish()
 
-    assert len(labelled(again.run)) == 12
+    assert len(labelled(producer.run)) == 12
+    assert producer.warnings == []
 
 
-def test_a_producer_newer_than_the_worker_is_told_to_update_workers_and_loses_nothing(
-    desk: Desk, settings: Settings, client: redis.Redis, new_producer: NewProducer
+def test_a_producer_newer_than_all_workers_is_refused_with_the_side_to_update_and_loses_nothing(
+    desk: Desk, client: redis.Redis, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer = new_producer(12)
     JobBoard(client, KEYS).add("inbox-1", kind="label", title="inbox")
-    newer = to_json(chunk_of(settings, 0)).replace('"schema_version":2', '"schema_version":3,"more":[]')
-    gathering = producer.gatherer.gather()
-    next(gathering)
-    next(gathering)
-    client.rpush(KEYS.queue(LabelChunk.queue), json.dumps(with_arguments(newer)))  # before the chunks of this version
     with working(desk):
-        with pytest.raises(RunRefused, match=r" refuses this run: .* schema version 3, .* side of the worker"):
-            for _ in in_time(gathering):
-                pass
-        again = new_producer(run=producer.run)
+        with monkeypatch.context() as newer:
+            newer.setattr("producer.run.enqueue.to_json", lambda chunk: _of_schema_4(to_json(chunk)))
+            refused(producer, r" refuses this run: .* schema version 4, .* side of the worker")
+        # They went back, for workers that know this version.
+        wait_until(lambda: waiting(client) + client.hlen(KEYS.unacked) == 3, 5, "the queued chunks")
+        client.flushdb()
+        again = new_producer(run=producer.run, stale_s=2)
         again.finish()
 
     assert len(labelled(again.run)) == 12
 
 
-def test_a_worker_newer_than_the_producer_is_an_error_that_loses_nothing(
-    desk: Desk, client: redis.Redis, new_producer: NewProducer
+def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
+    desk: Desk, client: redis.Redis, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    producer = new_producer(12)
-    gathering = producer.gatherer.gather()
-    next(gathering)
-    next(gathering)
-    result = ChunkResult(run="inbox-1", first=0, worker="label-9@new")
-    newer = to_json(result).replace('"schema_version":2', '"schema_version":3')
-    client.xadd(producer.stream, {"json": newer})
-
-    with pytest.raises(RunRefused, match=r"worker label-9@new sent .* schema version 3, .* side of the producer"):
-        for _ in in_time(gathering):
-            pass
+    newer = _of_schema_4(to_json(ChunkResult(run="inbox-1", first=0, worker="label-9@new")))
+    with monkeypatch.context() as alone:
+        alone.setattr("producer.local.session.Session.workers", lambda *_: ["label-9@new"])
+        producer = new_producer(12)
+        gathering = producer.gatherer.gather()
+        next(gathering)
+        next(gathering)
+        client.xadd(producer.stream, {"json": newer})
+        with pytest.raises(RunRefused, match=r"worker label-9@new sent .* schema version 4, .* side of the producer"):
+            for _ in in_time(gathering):
+                pass
 
     client.xadd(producer.stream, {"json": newer})  # what came meanwhile stops no later try
     again = new_producer(run=producer.run)
     with working(desk):
         again.finish()
     assert len(labelled(again.run)) == 12
+
+
+def _of_schema_4(text: str) -> str:
+    return text.replace('"schema_version":3', '"schema_version":4,"more":[]')
 
 
 def test_a_training_job_that_waits_for_its_surroundings_is_not_taken_for_one_that_kills_its_processes(
@@ -299,7 +275,7 @@ def test_a_newer_training_job_ends_with_the_side_to_update(desk: Desk, client: r
     desk.board.add("train-1", kind="train", title="train")
     with working(desk):
         for job in ("train-1", "train-of-a-stranger"):
-            text = json.dumps({"schema_version": 3, "job": job, "network": "of another time"})
+            text = json.dumps({"schema_version": 4, "job": job, "network": "of another time"})
             enqueue(client, with_arguments(text, task=TrainModel.task))
         wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, "an empty queue")
 

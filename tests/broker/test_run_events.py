@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from tests.broker.conftest import HOSTNAME, Desk, NewProducer, Producer, in_time
 from tests.conftest import RedisServer, wait_until
 
 # A worker inside the test process has one name in Celery's events and another, its host's, in what its tasks send.
-WORKERS = {HOSTNAME, socket.gethostname()}
+WORKERS = {HOSTNAME}
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from base.errors import ImageError, UnavailableError
 from base.fault import fault
 from base.paths import text_to_path
+from jobs import SampledInput
 from storage import Folder, LocalFolder
 from vision.serving import Source
 from worker.label.remote import remote_images
@@ -24,6 +26,27 @@ def opened_images(data_root: Path | Folder, paths: Sequence[str], max_bytes: int
         return
     with LocalFolder(data_root) as folder:
         yield [partial(_read, folder, path, max_bytes) for path in paths]
+
+
+def check_sample(data_root: Path | Folder, sample: Sequence[SampledInput]) -> None:
+    """Raise UnavailableError unless at least half of ``sample`` is here as the command saw it: one may have changed."""
+    if not sample:
+        return
+    with opened_images(data_root, [found.path for found in sample], max(found.size for found in sample)) as sources:
+        same = [_has(source, found.sha256) for source, found in zip(sources, sample, strict=True)]
+    if sum(same) * 2 < len(sample):
+        other = sample[same.index(False)].path
+        root = data_root if isinstance(data_root, Path) else data_root.url
+        raise UnavailableError(
+            f"{other} is not below {root} as the command sees it: is the share mounted, and the same folder as there?"
+        )
+
+
+def _has(source: Source, digest: str) -> bool:
+    try:
+        return sha256(source()).hexdigest() == digest
+    except ImageError:
+        return False
 
 
 def check_local(data_root: Path, missing: Sequence[str], max_bytes: int) -> None:

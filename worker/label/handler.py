@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from configs import Settings
 from jobs import AWAY, ChunkResult, LabelChunk, SchemaMismatch
 from storage import open_folder
-from worker.errors import JobRefused
+from worker.errors import JobRefused, KeepsAway
 from worker.handler import Handler
 from worker.label.chunk import label_chunk
+from worker.label.data_root import check_sample
 from worker.label.isolated import label_isolated
 from worker.label.watchdog import watchdog
 from worker.runtime import ATTEMPTS, Runtime
@@ -36,9 +37,8 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
         return {"engine": settings.engine, "device": settings.device, "precision": settings.precision}
 
     @classmethod
-    def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
-        refusal = ChunkResult(run=error.job, first=error.first, refused=str(error), worker=worker)
-        runtime.publish(error.job, refusal)
+    def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> float:
+        return _put_back(runtime, ChunkResult(run=error.job, first=error.first, worker=worker), error)
 
     def unwanted(self) -> str | None:
         if self.runtime.board.is_wanted(self.job.run):
@@ -51,6 +51,8 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
 
     def work(self, attempt: int) -> ChunkResult:
         job, runtime, worker = self.job, self.runtime, self.delivery.worker
+        if runtime.standing.keeps_away(job.run):
+            raise KeepsAway
         if attempt > ATTEMPTS:
             log.error(
                 "%d workers died on chunk run=%s first=%d: now image by image, in a process of its own",
@@ -59,20 +61,23 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
             runtime.unload()  # the other process needs the device's memory
             return label_isolated(job, runtime.settings, worker)
         with watchdog(runtime.settings.stuck_s, f"chunk {job.first} of run {job.run}"):
-            return label_chunk(job, runtime.classifier(job.model), runtime.data_root, runtime.limits, worker)
+            classifier = runtime.classifier(job.model)
+            if not runtime.standing.is_proven(job.run):
+                check_sample(runtime.data_root, job.sample)
+            result = label_chunk(job, classifier, runtime.data_root, runtime.limits, worker)
+            if any(row.error == "not_found" for row in result.rows):  # the data root may have gone since
+                check_sample(runtime.data_root, job.sample)
+        runtime.standing.succeed(job.run)
+        return result
 
-    def may_pass(self, error: Exception) -> bool:
-        # Whatever it is, but for a refusal: the surroundings are away, or the engine of this worker failed.
-        return not isinstance(error, JobRefused)
-
-    def wait(self, error: Exception, pause_s: float) -> None:
-        log.warning("chunk run=%s first=%d waits %g s: %s", self.job.run, self.job.first, pause_s, error)
+    def put_back(self, error: Exception) -> float | None:
+        if isinstance(error, AWAY):
+            return None  # Redis can't take it
+        answer = ChunkResult(run=self.job.run, first=self.job.first, worker=self.delivery.worker)
+        return _put_back(self.runtime, answer, error)
 
     def refuse(self, error: Exception) -> None:
-        if isinstance(error, AWAY):
-            return  # Redis can't take an answer; the producer sends again what has no rows
-        why = str(error) if isinstance(error, JobRefused) else f"{type(error).__name__}: {error}"
-        self.publish(ChunkResult(run=self.job.run, first=self.job.first, refused=why, worker=self.delivery.worker))
+        """Redis can't take an answer; the producer sends again what has no rows."""
 
     def overtaken(self) -> str | None:
         # Its rows would lie in Redis for nobody.
@@ -87,3 +92,14 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
         failed = sum(row.error is not None for row in result.rows)
         rate = len(result.rows) / max(result.seconds.get("chunk_s", 0.0), 1e-9)
         return f"{len(result.rows)} images, {failed} failed, {rate:.0f} img/s, {self.job.model}"
+
+
+def _put_back(runtime: Runtime, answer: ChunkResult, error: Exception) -> float:
+    """Say why this worker gives the chunk of ``answer`` to others, once each time it has tried; return its pause."""
+    if not runtime.standing.keeps_away(answer.run):
+        is_final = isinstance(error, JobRefused | SchemaMismatch)
+        why = str(error) if is_final else f"{type(error).__name__}: {error}"
+        away_s = runtime.standing.fail(answer.run)
+        log.warning("keeps away from run=%s for %g s: %s", answer.run, away_s, why)
+        runtime.publish(answer.run, answer.model_copy(update={"refused": why, "may_pass": not is_final}))
+    return runtime.standing.pause_s()
