@@ -17,6 +17,11 @@ from jobs import Keys, redis_now
 log = logging.getLogger("sortline.lease")
 
 
+def beat_s(visibility_timeout_s: float) -> float:
+    """Return how often a lease is renewed."""
+    return min(visibility_timeout_s / 4, 2.0)
+
+
 class Lease:
     """Renews the lease of a message, and calls ``beat`` each time: inside its block, or until ``ended`` says so."""
 
@@ -33,7 +38,7 @@ class Lease:
         self._client = client
         self._keys = keys
         self._delivery_tag = delivery_tag
-        self._period_s = min(visibility_timeout_s / 4, 2.0)
+        self._period_s = beat_s(visibility_timeout_s)
         self._beat = beat
         self._has_ended = ended
         self._left = threading.Event()

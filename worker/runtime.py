@@ -155,16 +155,19 @@ class Runtime:
             )
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def put(self, job: str, message: ChunkResult | JobEvent) -> None:
+        """Put a message on the job's stream."""
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.xadd(self.keys.results(job), {"json": to_json(message)})
+        pipeline.expire(self.keys.results(job), STREAM_KEPT_S)
+        pipeline.execute()
+
     def publish(self, job: str, message: ChunkResult | JobEvent) -> None:
         """Put a message on the job's stream; wait up to a minute for a Redis that is away, then raise its error."""
         deadline, pause_s = time.monotonic() + PUBLISH_PATIENCE_S, 0.2
-        text = to_json(message)
         while True:
             try:
-                pipeline = self.client.pipeline(transaction=False)
-                pipeline.xadd(self.keys.results(job), {"json": text})
-                pipeline.expire(self.keys.results(job), STREAM_KEPT_S)
-                pipeline.execute()
+                self.put(job, message)
                 return
             except AWAY as error:
                 if time.monotonic() > deadline:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from base.text import printable
-from jobs import AWAY, ENDED, JobEvent, JobState, MessageError, SchemaMismatch, TrainModel, from_json
+from jobs import ENDED, JobEvent, JobState, MessageError, SchemaMismatch, TrainModel, from_json
 from producer.errors import ProducerError
-from producer.local.session import Outage, Session
+from producer.local.session import Session
 from producer.training.jobs import enqueue_training
 
 BOARD_EVERY_S = 5.0
@@ -26,15 +26,18 @@ def follow(
     A JobState stands for the end of a job whose stream Redis has dropped: what the board still knows of it. A job that
     Redis has lost, flushed or started anew without its data, is queued again if its message is among ``messages``.
 
+    A Redis that is away is waited for, as long as it takes: workers train on meanwhile.
+
     Raises:
-        BrokerUnreachable: Redis was away for two minutes.
         JobLost: Redis has lost a job whose message is not known here.
     """
+    from jobs import UNREACHED
+
     heartbeats = _Heartbeats(session)
     message_of = {message.job: message for message in messages}
     read = {session.keys.results(job): "0" for job in jobs}
     names = {session.keys.results(job): job for job in jobs}
-    outage, checked = Outage(), float("-inf")
+    checked, is_away = float("-inf"), False
     while read:
         lost: dict[str, JobState] = {}
         try:
@@ -47,9 +50,12 @@ def follow(
                     if not (state and state.ended) and heartbeats.are_over(names[at], state):
                         yield _queued_again(session, names[at], message_of)
             found = session.client.xread(read, count=100, block=1000)
-            outage.end()
-        except AWAY as error:
-            outage.go_on(error)
+            is_away = False
+        except UNREACHED as error:
+            if not is_away:
+                said = f"Redis is away: workers train on, and this command waits ({error})"
+                yield JobEvent(job=names[next(iter(read))], state="progress", text=said)
+            is_away = True
             time.sleep(1.0)
             heartbeats.forget()
             lost, found = {}, None

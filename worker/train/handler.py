@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,11 +14,15 @@ from base.errors import UnavailableError
 from base.fault import fault
 from base.install import pip_install
 from configs import Settings, SettingsError, read_recipe
-from jobs import EventState, JobEvent, SchemaMismatch, TrainModel
+from jobs import EventState, JobEvent, JobState, SchemaMismatch, TrainModel
 from model_store import StoreUnavailable
 from worker.errors import JobCancelled, JobRefused, WorkerError
 from worker.handler import Delivery, Handler
+from worker.lease import beat_s
 from worker.runtime import ATTEMPTS, Runtime
+from worker.train.events import Events, ask_redis
+
+BEATS = 3  # of a lease, within which a worker that is at a job shows on the board
 
 
 class TrainHandler(Handler[TrainModel, JobEvent]):
@@ -32,7 +37,8 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
     def __init__(self, runtime: Runtime, job: TrainModel, delivery: Delivery) -> None:
         super().__init__(runtime, job, delivery)
         self._cancelled = threading.Event()
-        self._has_ended = False
+        self._has_begun = self._has_ended = False
+        self._events = Events(runtime)
 
     @classmethod
     def check_host(cls, settings: Settings) -> None:
@@ -47,28 +53,44 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
 
     @classmethod
     def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
-        _end(runtime, JobEvent(job=error.job, state="failed", text=str(error)))
+        Events(runtime).send_surely(JobEvent(job=error.job, state="failed", text=str(error)))
 
     @classmethod
     def end_revoked(cls, runtime: Runtime, job: TrainModel, why: str) -> None:
-        _end(runtime, JobEvent(job=job.job, state="cancelled", text=why))
+        Events(runtime).send_surely(JobEvent(job=job.job, state="cancelled", text=why))
 
     def beat(self) -> None:
-        if self._has_ended:
+        if self._has_ended or not self._has_begun:
             return
+        self._events.deliver()
         if self.runtime.board.is_cancelled(self.job.job):
             self._cancelled.set()
         title = f"train {self.job.name} on {Path(self.job.dataset).name}"
         self.runtime.board.keep(self.job.job, kind="train", title=title)
 
     def unwanted(self) -> str | None:
-        known = self.runtime.board.get(self.job.job)
-        # Delivered twice: its first worker was only slow to acknowledge it.
-        return f"already {known.state}" if known is not None and known.ended else None
+        # A message comes twice when its worker was slow to acknowledge it; or is at it still: Redis was away for longer
+        # than a lease. Two at one job would publish twice.
+        while (known := self._known()) is not None and not known.ended:
+            if known.state != "running" or self.delivery.retries or not self._is_at_work(known):
+                return None
+        return f"already {known.state}" if known is not None else None
+
+    def _known(self) -> JobState | None:
+        return ask_redis(lambda: self.runtime.board.get(self.job.job))
+
+    def _is_at_work(self, seen: JobState) -> bool:
+        """Whether another worker gives a sign within a few beats that it is at the job."""
+        for _ in range(BEATS * 2):
+            time.sleep(beat_s(self.runtime.settings.visibility_timeout_s) / 2)
+            if (known := self._known()) is None or known.updated != seen.updated:
+                return known is not None
+        return False
 
     @contextmanager
     def attempt(self) -> Iterator[int]:
-        number = self.runtime.board.count_attempt(self.job.job)
+        number = ask_redis(lambda: self.runtime.board.count_attempt(self.job.job))
+        self._has_begun = True
         try:
             yield number
         except Exception:
@@ -96,28 +118,24 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
         return isinstance(error, UnavailableError | StoreUnavailable)
 
     def wait(self, error: Exception, pause_s: float) -> None:
-        self._report(self._event("progress", f"waiting: {error}"))
+        # Surely: the message is sent anew after this, which takes a Redis that is there.
+        self._events.send_surely(self._event("progress", f"waiting: {error}"))
 
     def refuse(self, error: Exception) -> None:
         self.publish(self._event("failed", str(error) or type(error).__name__))
 
     def publish(self, result: JobEvent) -> None:
         self._has_ended = True
-        _end(self.runtime, result)
+        self._events.send_surely(result)
 
     def conclude(self, result: JobEvent) -> str:
         return result.text
 
     def _report(self, event: JobEvent) -> None:
-        self.runtime.publish(event.job, event)
-        self.runtime.board.update(event.job, state="running", text=event.text)
+        is_sent = self._events.send(event)
         fault("event")
-        self.delivery.show(event.text)
+        if is_sent:
+            self.delivery.show(event.text)
 
     def _event(self, state: EventState, text: str) -> JobEvent:
         return JobEvent(job=self.job.job, state=state, text=text)
-
-
-def _end(runtime: Runtime, event: JobEvent) -> None:
-    runtime.publish(event.job, event)
-    runtime.board.update(event.job, state=event.state, text=event.text, model=str(event.model or ""))
