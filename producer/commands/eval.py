@@ -42,5 +42,12 @@ def evaluate(
     from producer.run.labelling import Labelling, label_source
 
     request = reports.request(output, in_folder=("html", "csv"), ranks=SHOWN_LABELS, truth="folders")
-    labelling = Labelling(source=source, model=how.model, reports=request, on_existing=how.on_existing, quiet=how.quiet)
+    labelling = Labelling(
+        source=source,
+        model=how.model,
+        reports=request,
+        on_existing=how.on_existing,
+        quiet=how.quiet,
+        retry_failed=how.retry_failed,
+    )
     raise typer.Exit(label_source(place.settings(how.config), labelling))

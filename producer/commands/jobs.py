@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import Broker, Formats, Home, Quiet, settings_of
+from producer.commands.options import Broker, Formats, Home, Quiet, RetryFailed, settings_of
 from producer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def gather(
     ] = None,
     formats: Formats = None,
     max_failures: Annotated[int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail.")] = None,
+    retry_failed: RetryFailed = False,
     quiet: Quiet = False,
     broker: Broker = None,
     home: Home = None,
@@ -137,6 +138,8 @@ def gather(
         else:
             request = kept[-1]
         request.check_places()
+        if retry_failed:
+            run.forget_curable()
         limits = Limits(max_failures, session.settings.max_image_pixels)
         code = conclude(run, view, request, limits, execute(session, run, view), session)
     raise typer.Exit(code)

@@ -89,5 +89,6 @@ def label(
         by=reports.by,
         since=since,
         duplicates=duplicates,
+        retry_failed=how.retry_failed,
     )
     raise typer.Exit(label_source(place.settings(how.config), labelling))

@@ -40,6 +40,14 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file with settings, or the name of one that ships."),
 ]
+RetryFailed = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed",
+        help="Try images again that failed for a reason that may be mended: not_found, unreadable, changed, "
+        "unreachable, worker_lost.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 Formats = Annotated[
@@ -63,6 +71,7 @@ class RunOptions:
     on_existing: Annotated[
         OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
     ] = "resume"
+    retry_failed: RetryFailed = False
     quiet: Quiet = False
     config: Config = None
 

@@ -12,7 +12,7 @@ from producer.reports import By
 from producer.reports.request import Request, write_reports
 from producer.reports.sorting import sort_images, undo_file
 from producer.reports.tally import Tally
-from producer.runfile import RunFile
+from producer.runfile import CURABLE, RunFile
 from producer.terminal.progress import RunView
 
 
@@ -64,4 +64,6 @@ def _summary(run: RunFile, counts: Tally, work: Work, max_failures: int | None) 
     failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
     if run.failed and max_failures is None:
         failed += ", which is allowed without --max-failures"
+    if curable := sum(counts.reasons[reason] for reason in CURABLE):
+        failed += f"; --retry-failed tries {curable} of them again"
     return f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"

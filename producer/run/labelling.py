@@ -45,6 +45,7 @@ class Labelling:
     by: By = "link"
     since: str | None = None
     duplicates: bool = False
+    retry_failed: bool = False
 
 
 def label_source(settings: Settings, labelling: Labelling) -> int:
@@ -77,6 +78,8 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     Raises:
         UsageError: what can't be done is refused here, before anything is started.
     """
+    if labelling.retry_failed and labelling.on_existing != "resume":
+        raise UsageError("--retry-failed goes on with an earlier call: not with --on-existing overwrite or error")
     source = open_source(labelling.source)
     settings = rooted(settings, source)
     _refuse_if_remote(settings, labelling)
@@ -94,6 +97,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         report=labelling.reports.main,
         since=labelling.since,
         duplicates=labelling.duplicates,
+        retry_failed=labelling.retry_failed,
     )
 
 

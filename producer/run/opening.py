@@ -36,6 +36,7 @@ class RunRequest:
         report: the main report.
         since: an earlier run, as ``find_run`` knows it; what is unchanged since is left out.
         duplicates: label byte-identical images once.
+        retry_failed: take back the rows of an earlier call that a cure may mend.
     """
 
     source: Source
@@ -46,6 +47,7 @@ class RunRequest:
     reference: str | None = None
     since: str | None = None
     duplicates: bool = False
+    retry_failed: bool = False
 
     def path(self, settings: Settings) -> Path:
         """Return the run file of this very request: same source, model, labels a row, report and earlier run."""
@@ -108,10 +110,11 @@ def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -
     resumes = path.exists() and on_existing == "resume"
     if resumes:
         found = RunFile(path)
+        again = found.forget_curable() if request.retry_failed else 0
         if found.done < found.total:
             model = found.plan.model
             note = f"resuming {found.plan.run}: {found.done} of {found.total} images have their row, model {model}"
-            return OpenedRun(found, note)
+            return OpenedRun(found, f"{note}; {again} that failed are tried again" if again else note)
         found.close()  # ``since`` may mean it
     input_filter, note = InputFilter(request.source.base), ""
     if request.since is not None:

@@ -2,6 +2,6 @@
 
 from producer.runfile.file import Progress, RunFile, RunFileError
 from producer.runfile.plan import Plan
-from producer.runfile.rows import StoredRow
+from producer.runfile.rows import CURABLE, StoredRow
 
-__all__ = ["Plan", "Progress", "RunFile", "RunFileError", "StoredRow"]
+__all__ = ["CURABLE", "Plan", "Progress", "RunFile", "RunFileError", "StoredRow"]

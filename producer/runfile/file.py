@@ -26,7 +26,7 @@ from producer.errors import ProducerError
 from producer.runfile.duplicates import fill_duplicates
 from producer.runfile.inputs import freeze_inputs
 from producer.runfile.plan import Plan
-from producer.runfile.rows import StoredRow, insert_rows, stored_rows
+from producer.runfile.rows import StoredRow, delete_curable, insert_rows, stored_rows
 from producer.runfile.schema import VERSION
 from producer.sources.since import InputFilter
 
@@ -205,6 +205,14 @@ class RunFile:
         self.done += new + filled
         self.failed += failed
         return new
+
+    def forget_curable(self) -> int:
+        """Take back the rows of images that failed for a reason that may be mended by now; return how many."""
+        with _writing(self.path):
+            forgotten = delete_curable(self._db)
+        self.done -= forgotten
+        self.failed -= forgotten
+        return forgotten
 
     @property
     def duplicates(self) -> int:

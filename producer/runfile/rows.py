@@ -16,6 +16,8 @@ from pydantic_core import to_json
 from jobs import Row
 
 ROWS_A_BATCH = 1000
+# Reasons that lie in what surrounds an image: its row may be another one once that is mended.
+CURABLE = ("not_found", "unreadable", "changed", "unreachable", "worker_lost")
 
 _COLUMNS = (
     "inputs.idx, inputs.path, COALESCE(top, '[]'), error, COALESCE(detail, ''), COALESCE(width, 0), COALESCE(height, 0)"
@@ -51,6 +53,12 @@ def insert_rows(
         ((index, to_json(row.top).decode(), row.error, row.detail, row.width, row.height) for index, row in new),
     )
     return len(new), sum(row.error is not None for _, row in new)
+
+
+def delete_curable(database: sqlite3.Connection) -> int:
+    """Delete the rows whose reason is one of ``CURABLE``; return how many there were."""
+    marks = ",".join("?" * len(CURABLE))
+    return database.execute(f"DELETE FROM rows WHERE error IN ({marks})", CURABLE).rowcount  # noqa: S608
 
 
 def stored_rows(database: sqlite3.Connection, *, labels: int, places: bool, failed: bool) -> Iterator[StoredRow]:

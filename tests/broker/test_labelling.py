@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,35 @@ def test_a_detached_run_is_only_enqueued(
     run = capsys.readouterr().out.strip()
     assert client.llen(KEYS.queue("label")) == 24 / 4
     assert client.exists(KEYS.inputs(run)) == 1
+
+
+def test_what_failed_for_a_reason_that_was_mended_is_tried_again_on_request(
+    real_settings: Settings, labelling: Labelling, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, report = tmp_path / "data", tmp_path / "report.csv"
+    (data / "broken.png").write_bytes(b"no image")
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{data / name}\n" for name in ("00000.png", "late.png", "broken.png")))
+    asked = replace(labelling, source=str(listed))
+    with really_working(real_settings):
+        assert label_source(real_settings, asked) == OK
+        first = capsys.readouterr().err
+        (data / "late.png").write_bytes((data / "00001.png").read_bytes())
+        assert label_source(real_settings, asked) == OK  # not unless it is asked for
+        assert report.read_text().count(",not_found,") == 1
+        capsys.readouterr()
+        assert label_source(real_settings, replace(asked, retry_failed=True)) == OK
+        second = capsys.readouterr().err
+
+    assert "1 labelled, 2 failed (" in first
+    assert "--retry-failed tries 1 of them again" in first
+    assert "2 of 3 images have their row" in second
+    assert "1 that failed are tried again" in second
+    assert "2 labelled, 1 failed (not_an_image 1)" in second
+    assert "--retry-failed" not in second
+    assert [",error," in row for row in report.read_text().splitlines()[1:]] == [False, False, True]
+
+
+def test_trying_failures_again_is_not_starting_over(real_settings: Settings, labelling: Labelling) -> None:
+    with pytest.raises(UsageError, match="--retry-failed goes on with an earlier call"):
+        label_source(real_settings, replace(labelling, retry_failed=True, on_existing="overwrite"))

@@ -17,7 +17,7 @@ import pytest
 
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
-from producer.runfile import Plan, RunFile, RunFileError
+from producer.runfile import CURABLE, Plan, RunFile, RunFileError
 from producer.runfile.inputs import digest_of
 from producer.sources.since import InputFilter
 
@@ -402,3 +402,25 @@ def test_an_error_while_inputs_are_listed_leaves_no_run_and_no_lock(tmp_path: Pa
 
     assert not (tmp_path / "inbox.run").exists()
     create(tmp_path, names(1)).close()
+
+
+def test_only_failures_that_may_be_mended_are_taken_back(tmp_path: Path) -> None:
+    reasons = [None, *CURABLE, "corrupt", "not_an_image"]
+    with closing(RunFile.create(tmp_path / "a.run", plan(), [f"{at}.png" for at in range(len(reasons))])) as run:
+        rows = tuple(Row(error=reason) if reason else Row(top=((0, 1.0),)) for reason in reasons)
+        run.record(ChunkResult(run=run.plan.run, first=0, rows=rows))
+
+        assert run.forget_curable() == len(CURABLE)
+        assert (run.done, run.failed) == (3, 2)
+        assert [path for _, paths in run.missing_chunks(lambda: 99) for path in paths] == [
+            f"{at}.png" for at in range(1, 1 + len(CURABLE))
+        ]
+        assert [row.error for row in run.rows(failed=True)] == ["corrupt", "not_an_image"]
+
+
+def test_rows_that_are_not_sure_are_left_out(tmp_path: Path) -> None:
+    with closing(RunFile.create(tmp_path / "a.run", plan(), ["0.png", "1.png", "2.png"])) as run:
+        rows = tuple(Row(top=((0, 1.0),)) for _ in range(3))
+
+        assert run.record(ChunkResult(run=run.plan.run, first=0, rows=rows), {1}) == 2
+        assert [(first, paths) for first, paths in run.missing_chunks(lambda: 99)] == [(1, ["1.png"])]
