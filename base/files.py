@@ -61,6 +61,11 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
         yield
 
 
+def private(path: str | Path, flags: int) -> int:
+    """Open a file that, if it is made, is its owner's alone: for ``open(path, mode, opener=private)``."""
+    return os.open(path, flags, 0o600)
+
+
 class HeldError(Exception):
     """Another process has the lock; the message names it."""
 
@@ -75,7 +80,7 @@ def hold(path: Path) -> TextIO:
         HeldError: another process has it.
         OSError: the file can't be made, or takes no locks.
     """
-    file = path.open("a+", encoding="utf-8", errors="replace")
+    file = open(path, "a+", encoding="utf-8", errors="replace", opener=private)  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

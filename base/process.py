@@ -21,6 +21,14 @@ def how_it_ended(code: int) -> str:
         return f"signal {-code}"
 
 
+def shut_out_strangers() -> None:
+    """Let files that this process makes from now on be for its owner and group alone, or as the umask was if stricter.
+
+    Not for a process that writes what a user asked for: that is for whom the user's umask says.
+    """
+    os.umask(os.umask(0o027) | 0o027)
+
+
 def die_with(parent_pid: int) -> None:
     """Have Linux kill this process when its parent dies, kill -9 included. Elsewhere the parent's own exit must do."""
     if sys.platform == "linux":

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from base.files import private
 from base.process import STUCK, die_with, how_it_ended
 
 USAGE = 2  # exit code for an unknown or missing setting, which no other try mends
@@ -138,7 +139,8 @@ class Supervisor:
         return quick_deaths > QUICK_DEATHS or (quick and code > 0 and code != STUCK)
 
     def _spawn(self, command: list[str], environment: Mapping[str, str], log: Path | None) -> subprocess.Popen[bytes]:
-        with contextlib.nullcontext() if log is None else log.open("ab") as output:
+
+        with contextlib.nullcontext() if log is None else open(log, "ab", opener=private) as output:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

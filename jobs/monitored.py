@@ -5,6 +5,7 @@ Settings come from the environment; no task is registered. What ``FLOWER_*`` say
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -26,6 +27,8 @@ from configs import load_settings
 from jobs.app import App, make_app
 from jobs.broker import broker_url as broker_of
 from jobs.kinds import KINDS
+
+os.umask(0o077)  # its database holds arguments and results, and Flower trusts what it reads from it
 
 # Without the name: the arguments say what it is. The newest are first, since `received` is there.
 COLUMNS = "args,state,result,worker,received,runtime,uuid"

@@ -44,7 +44,7 @@ def write_sealed(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fchmod(file.fileno(), 0o444)
+        os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode & 0o444)  # for whom the umask lets read
         os.fsync(file.fileno())
 
 
@@ -64,7 +64,7 @@ def seal(path: Path) -> FileEntry:
         while part := file.read(1 << 20):
             digest.update(part)
             size += len(part)
-        os.fchmod(file.fileno(), 0o444)
+        os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode & 0o444)  # for whom the umask lets read
         os.fsync(file.fileno())
     return FileEntry(sha256=digest.hexdigest(), bytes=size)
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from base.process import shut_out_strangers
 from configs import Settings, SettingsError, load_settings
 from jobs import BrokerAway, BrokerError, check_broker, connect
 from storage import ExtraMissing
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="TOML file with settings")
     parser.add_argument("--name", help="shown in Flower; the default is label or train and the process number")
     options = parser.parse_args(arguments)
-    os.umask(os.umask(0o027) | 0o027)  # versions and checkpoints are nothing for strangers
+    shut_out_strangers()
     kind = BY_QUEUE[options.queues]
     try:
         settings = load_settings(options.config)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from base.process import how_it_ended
+from base.process import how_it_ended, shut_out_strangers
 from producer.commands.options import Home, Store, settings_of
 from producer.errors import ProducerError
 
@@ -318,6 +318,7 @@ def _run_worker(arguments: list[str], settings: Settings) -> int:
 def _store(store: Path | None, home: Path | None) -> ModelStore:
     from model_store import ModelStore
 
+    shut_out_strangers()  # of what is written into it
     return ModelStore(settings_of(home=home, store=store).store_root)
 
 

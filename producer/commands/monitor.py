@@ -54,8 +54,7 @@ def monitor(
                 "no broker to look at: pass --broker or set SORTLINE_BROKER; `sortline up` has a Flower of its own"
             )
         settings = settings.model_copy(update={"broker": unix_url(socket)})
-    os.umask(0o077)  # the database holds arguments and results, and Flower trusts what it reads from it
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     flower = plan_flower(
         settings.home, address=address, port=port, read_only=read_only, auth=auth, options=context.args
     )

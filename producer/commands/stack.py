@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from base.process import shut_out_strangers
 from producer.commands.options import Config, Home, PlaceOptions, Store, settings_of, with_options
 from producer.errors import FAILURE, OK, UNREACHABLE, ProducerError, UsageError
 
@@ -102,6 +103,7 @@ def up(
     from producer.local.session import Session  # noqa: F401 - a missing broker library shows before anything starts
     from producer.local.stack import LocalStack
 
+    shut_out_strangers()  # Redis writes what it keeps
     console = Console(highlight=False, soft_wrap=True)
     settings = settings_of(home=home, store=store)
     signal.signal(signal.SIGTERM, _as_interrupt)

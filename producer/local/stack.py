@@ -20,7 +20,7 @@ from typing import TextIO
 import redis
 
 from base.broker_url import unix_url
-from base.files import HeldError, hold
+from base.files import HeldError, hold, private
 from base.supervisor import ProcessEnded, Supervisor
 from configs import Settings, environment_of
 from jobs import Keys
@@ -79,7 +79,8 @@ class LocalStack:
             if self._short_folder is not None:
                 self._short_folder.rmdir()
             raise UsageError(f"a stack is up already: {self.folder} is in use by {error}") from error
-        (self.folder / SOCKET_NOTE).write_bytes(os.fsencode(self.socket))
+        with open(self.folder / SOCKET_NOTE, "wb", opener=private) as file:
+            file.write(os.fsencode(self.socket))
         # Workers that stay read the folders of all commands to come.
         root = Path("/") if self._persistent else private_root(self.settings)
         self.settings = self.settings.model_copy(update={"broker": unix_url(self.socket), "data_root": root})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -10,6 +11,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
+from base.files import private
 from base.paths import path_to_text
 from producer.runfile.duplicates import order_duplicates
 from producer.runfile.plan import Plan
@@ -28,6 +30,7 @@ def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], input_filter: In
     Raises:
         sqlite3.Error: the file can't be written.
     """
+    os.close(private(path, os.O_CREAT | os.O_WRONLY))  # SQLite gives what it makes beside it the same mode
     with closing(sqlite3.connect(path, isolation_level=None)) as database, database:
         database.executescript(TABLES)
         database.execute("BEGIN")

@@ -113,9 +113,15 @@ def with_record(manifest: Manifest, precisions: dict[str, object]) -> bytes:
     return (json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def test_published_files_are_read_only(three: ModelStore) -> None:
-    folder = three.resolve("waste:1").folder
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o444), (0o027, 0o440), (0o077, 0o400)])
+def test_published_files_are_read_only_for_whom_the_umask_lets_read(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = ModelStore(tmp_path).publish("waste", writing()).folder
+    finally:
+        os.umask(before)
+
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
 
 
 def test_a_name_alone_means_production_and_says_how_to_promote_where_there_is_none(three: ModelStore) -> None:

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from base.process import shut_out_strangers
 from base.text_files import TextError
 from configs import SettingsError, load_settings
 from model_store import ModelStore, StoreError
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         store = ModelStore(load_settings().store_root)
         if given.command == "import":
+            shut_out_strangers()
             convention = None if given.convention == "auto" else given.convention
             print(import_file(store, given.file, given.name, convention, given.labels))
         elif given.command == "graph":
