@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model_store import ModelStore
-from tests.conftest import sortline
+from tests.conftest import environment, sortline
 from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, answers, helper, network, onnx, photos
 from vision.images import Preprocessing, load_image
 from vision.images.resize import Resize, resized_as
@@ -141,6 +143,14 @@ def test_a_graph_answers_as_its_framework_does(
         engine = open_engine(read_files(store, version), engine=name, device="cpu", precision="f32")
         assert np.abs(engine.predict(pixels) - expected).max() < 1e-5
         engine.close()
+
+
+@pytest.mark.slow
+def test_a_graph_is_imported_without_mindspore(tmp_path: Path, labels: Path) -> None:
+    path = network(tmp_path / "model.onnx")
+    code = "import sys; sys.modules['mindspore'] = None; from worker.models.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "graph", str(path), "--name", "foreign", *SAID, "--labels", str(labels)]
+    subprocess.run(command, env=environment(tmp_path), check=True, timeout=120)
 
 
 def test_16_bit_inputs_bgr_and_pictures_that_scale_themselves(tmp_path: Path) -> None:

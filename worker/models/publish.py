@@ -18,7 +18,7 @@ from jobs import ModelPin
 from model_store import ClassEntry, Golden, ManifestDraft, ModelStore, ModelVersion, PrecisionProof, StoreUnavailable
 from vision import EngineError
 from vision.images import DEFAULT_LIMITS, ImageLimits, Preprocessing
-from vision.networks import FloatEnds, build_served, get_weights, run_once, spec_metadata, to_safetensors
+from vision.networks import FloatEnds
 from vision.serving import (
     ENGINES,
     PROBABILITIES,
@@ -103,6 +103,9 @@ class Publication:
 
 def graph_of(network: Any) -> Graph:
     """Return the graph of a MindSpore network, held to MindSpore itself."""
+    # Here, since a graph that came as a file is published without MindSpore.
+    from vision.networks import build_served, get_weights, run_once, spec_metadata, to_safetensors
+
     served = build_served(network)
     trained = MindSporeNetwork(
         spec=network.spec.to_json(), weights=to_safetensors(get_weights(network), spec_metadata(network.spec))
