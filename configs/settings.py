@@ -66,7 +66,12 @@ class Settings(BaseSettings):
     chunk_images: int = Field(
         0, ge=0, le=MAX_CHUNK_IMAGES, description="images in one chunk; 0 aims at 2 s of a worker's time"
     )
-    window_chunks: int = Field(16, ge=1, le=100_000, description="chunks of a run that may wait in Redis at once")
+    window_chunks: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="chunks of a run that may be in flight at once; 0 is three a worker, or 16 of a fixed chunk_images",
+    )
     stale_s: float = Field(
         90.0, gt=0, description="seconds without news after which a training job that Redis lost is queued again"
     )

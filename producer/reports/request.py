@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 
 from pydantic import TypeAdapter
 
@@ -22,10 +24,12 @@ from producer.reports.report import Report
 from producer.reports.summary import write_summary
 from producer.reports.tally import Tally, Truth, counted
 from producer.reports.truth import FolderTruth
-from producer.runfile import RunFile
+from producer.runfile import RunFile, StoredRow
 
 # In the order in which they are listed and written. A new one is a file and a word here.
 FORMATS = {format_.name: format_ for format_ in (CSV, PARQUET, JSONL, HTML)}
+
+FIRST_S = 1.0  # in which the first chunks are sent, before an early report takes its part of the time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,15 @@ class Request:
     def main(self) -> Path:
         """The report to name first."""
         return Path(next(iter(self.outputs.values())))
+
+    @property
+    def tables(self) -> list[str]:
+        """Those of the formats that are tables."""
+        return [name for name in self.formats if FORMATS[name].is_table]
+
+    def path(self, name: str) -> Path:
+        """Return where the output of this name goes."""
+        return Path(self.outputs[name])
 
     @property
     def formats(self) -> list[str]:
@@ -142,30 +155,84 @@ def outputs_of(output: Path, formats: Sequence[str], *, in_folder: Sequence[str]
     return {name: str(file) for name, file in {**named, **more}.items()}
 
 
+def write_first(run: RunFile, request: Request, rows: Iterable[StoredRow]) -> Tally:
+    """Write the first table of ``request``, if it has one, of all rows of ``run``; return the counts.
+
+    It counts what it holds, which is one pass less over a million rows.
+    """
+    layout, counts = request.layout(run), Tally(images=run.total)
+    counting = counted(run, rows, layout, counts, request.truth)
+    for name in request.tables[:1]:
+        FORMATS[name].write(Report(run=run, layout=layout, counts=counts, max_pixels=0), request.path(name), counting)
+    for _ in counting:  # all of them, where there is no table
+        pass
+    return counts
+
+
 def write_reports(
-    run: RunFile, request: Request, *, max_pixels: int, say: Callable[[str], None] = lambda text: None
+    run: RunFile,
+    request: Request,
+    *,
+    max_pixels: int,
+    say: Callable[[str], None] = lambda text: None,
+    counts: Tally | None = None,
 ) -> Tally:
     """Write every report of ``request``, each by a rename, and keep the request in the run file; return the counts.
 
     Args:
         max_pixels: of an image that a thumbnail is made of.
         say: is told what takes long.
+        counts: of the first table, if it is written already.
     """
-    layout, counts = request.layout(run), Tally(images=run.total)
+    counts = counts or write_first(run, request, run.rows())
+    layout = request.layout(run)
     report = Report(run=run, layout=layout, counts=counts, embed_mb=request.embed_mb, max_pixels=max_pixels, say=say)
-    outputs = {name: Path(file) for name, file in request.outputs.items()}
-    counting = counted(run, layout, counts, request.truth)
-    rows = counting  # the first table counts what it holds: one pass less over a million rows
-    for name in request.formats:
-        if FORMATS[name].is_table:
-            FORMATS[name].write(report, outputs[name], rows)
-            rows = run.rows()
-    for _ in counting:  # all of them, where there is no table
-        pass
+    for name in request.tables[1:]:
+        FORMATS[name].write(report, request.path(name), run.rows())
     for name in request.formats:
         if not FORMATS[name].is_table:
-            FORMATS[name].write(report, outputs[name], ())
-    write_errors(run, outputs["errors"], layout)
-    write_summary(run, outputs["summary"], counts)
+            FORMATS[name].write(report, request.path(name), ())
+    write_errors(run, request.path("errors"), layout)
+    write_summary(run, request.path("summary"), counts)
     request.keep(run)
     return counts
+
+
+class EarlyReport:
+    """The first table of a run, written by a thread of its own while the rows come in; it appears when all are there.
+
+    It only saves time: where it fails, or would need more of the run file than the rows (ambiguous names of folders),
+    the table is written anew, and that says what is wrong.
+    """
+
+    def __init__(self, run: RunFile, request: Request) -> None:
+        self._counts: Tally | None = None
+        self._are_all, self._is_given_up = Event(), False
+        self._thread = Thread(target=self._write, args=(run, request), name="report", daemon=True)
+
+    def __enter__(self) -> EarlyReport:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_given_up = kind is not None
+        self.counts()
+
+    def counts(self) -> Tally | None:
+        """Say that no more rows come; return the counts of the written table, or None when there is none."""
+        self._are_all.set()
+        self._thread.join()
+        return self._counts
+
+    def _write(self, run: RunFile, request: Request) -> None:
+        if run.plan.duplicates:  # whose rows come in another order than the report's
+            return
+        self._are_all.wait(FIRST_S)
+        with suppress(Exception):
+            self._counts = write_first(run, request, self._while_wanted(run.rows_as_they_come(self._are_all)))
+
+    def _while_wanted(self, rows: Iterable[StoredRow]) -> Iterator[StoredRow]:
+        for row in rows:
+            if self._is_given_up:
+                raise InterruptedError
+            yield row

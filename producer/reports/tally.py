@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,8 +54,10 @@ def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -> Iterator[StoredRow]:
-    """Yield the rows of ``run``, and count in ``found`` what passes; it is complete when all have.
+def counted(
+    run: RunFile, rows: Iterable[StoredRow], layout: Layout, found: Tally, truth: Truth = "auto"
+) -> Iterator[StoredRow]:
+    """Yield the ``rows`` of ``run``, and count in ``found`` what passes; it is complete when all have.
 
     Args:
         truth: "auto" evaluates when the folder of every image is a label; "folders" evaluates the images whose folder
@@ -70,7 +72,7 @@ def counted(run: RunFile, layout: Layout, found: Tally, truth: Truth = "auto") -
                 raise
     least_sure: list[tuple[float, int]] = []
     mistakes: list[tuple[float, int]] = []
-    for row in run.rows():
+    for row in rows:
         yield row
         true_name = folders.name(row.path) if evaluation is not None else None
         if evaluation is not None and true_name is None:

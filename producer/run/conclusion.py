@@ -34,10 +34,20 @@ NO_WORK = Work()
 
 
 def conclude(
-    run: RunFile, view: RunView, reports: Request, limits: Limits, work: Work, session: Session | None = None
+    run: RunFile,
+    view: RunView,
+    reports: Request,
+    limits: Limits,
+    work: Work,
+    session: Session | None = None,
+    counts: Tally | None = None,
 ) -> int:
-    """Write the reports of a run whose rows are all there, say what became of it; return the exit code."""
-    counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say)
+    """Write the reports of a run whose rows are all there, say what became of it; return the exit code.
+
+    Args:
+        counts: of the first table, if it is written already.
+    """
+    counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say, counts=counts)
     view.stop()
     view.say(_summary(run, counts, work, limits.max_failures))
     view.conclude(counts, reports)

@@ -17,7 +17,7 @@ from producer.local.session import Session, is_alone, open_session
 from producer.local.stack import private_root
 from producer.models import find_model
 from producer.reports import By
-from producer.reports.request import Request
+from producer.reports.request import EarlyReport, Request
 from producer.reports.sorting import check_folder
 from producer.run import OnExisting
 from producer.run.conclusion import NO_WORK, Limits, Work, conclude, sort_run
@@ -65,8 +65,12 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
                 session.board.add(run.plan.run, kind="label", title=title, model=str(run.plan.model))
             if session is not None and labelling.detach:
                 return _detach(session, run, view, labelling.reports)
-            work = _execute(session, run, view) if session is not None else NO_WORK
-            code = conclude(run, view, labelling.reports, limits, work, session)
+            work, counts = NO_WORK, None
+            if session is not None:
+                with EarlyReport(run, labelling.reports) as early:
+                    work = _execute(session, run, view)
+                counts = early.counts()
+            code = conclude(run, view, labelling.reports, limits, work, session, counts)
             if labelling.sort_into is not None:
                 sort_run(run, labelling.reports, labelling.sort_into, labelling.by, view.say)
             return code

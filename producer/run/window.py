@@ -24,7 +24,7 @@ class Window:
 
     Args:
         chunk_images: of each chunk; with 0 as the workers' rates ask for.
-        most: chunks in flight at most.
+        most: chunks in flight at most; 0 is as many as the workers ask for.
     """
 
     def __init__(self, chunk_images: int, most: int) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple, TextIO
 
 from base.fault import fault
@@ -26,10 +27,11 @@ from producer.errors import ProducerError
 from producer.runfile.duplicates import fill_duplicates
 from producer.runfile.inputs import freeze_inputs
 from producer.runfile.plan import Plan
-from producer.runfile.rows import StoredRow, delete_curable, insert_rows, stored_rows
+from producer.runfile.rows import ROWS_A_BATCH, StoredRow, delete_curable, insert_rows, next_rows, stored_rows
 from producer.runfile.schema import VERSION
 from producer.sources.since import InputFilter
 
+LOOK_S = 0.1  # between two looks for rows that may have come
 LAST_MOMENT = 253_402_300_800.0  # the year 10,000, which has no date
 
 
@@ -110,7 +112,7 @@ class RunFile:
             RunFileError: it is one, but of another version, or on a disk that is full or failing.
         """
         try:
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+            with closing(_read_only(path)) as database:
                 _check_version(database, path)
                 plan = Plan.from_json(database.execute("SELECT json FROM plan").fetchone()[0])
                 return plan, [text for (text,) in database.execute("SELECT request FROM reports ORDER BY rowid")]
@@ -288,6 +290,31 @@ class RunFile:
         """Yield every input in order, with its row; or only those that failed."""
         with _reading(self.path):
             yield from stored_rows(self._db, labels=len(self.plan.labels), places=self.plan.duplicates, failed=failed)
+
+    def rows_as_they_come(self, are_all: Event) -> Iterator[StoredRow]:
+        """Yield every input in order once it has its row, to another thread; RunFileError if one has none at the end.
+
+        On a connection of its own, and without a transaction for longer than a batch, which would keep SQLite from
+        taking its log back into the file.
+
+        Args:
+            are_all: set once no more rows come.
+        """
+        with _reading(self.path), closing(_read_only(self.path)) as database:
+            at = 0
+            while at < self.total:
+                is_over = are_all.is_set()
+                batch = next_rows(database, at, labels=len(self.plan.labels))
+                yield from batch
+                at += len(batch)
+                if len(batch) < ROWS_A_BATCH:
+                    if is_over and not batch:
+                        raise RunFileError(f"{self.path} has no row of input {at}")
+                    are_all.wait(LOOK_S)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
 
 
 @contextmanager

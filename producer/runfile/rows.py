@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from itertools import starmap
 from typing import Annotated, Any, NamedTuple
 
@@ -79,19 +80,39 @@ def stored_rows(database: sqlite3.Connection, *, labels: int, places: bool, fail
         else f"SELECT {_COLUMNS}, '' FROM inputs {joined} WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",  # noqa: S608
         (failed,),
     )
-    pairs = TypeAdapter(list[list[tuple[Annotated[int, Field(ge=0, lt=labels)], Annotated[float, Field(ge=0, le=1)]]]])
     while batch := found.fetchmany(ROWS_A_BATCH):
-        indexes, paths, tops, errors, details, widths, heights, firsts = zip(*batch, strict=True)
-        _check(str, paths, tops, details, firsts)
-        _check(str | None, errors)
-        _check(int, widths, heights)
-        try:
-            decoded = pairs.validate_json(f"[{','.join(tops)}]", strict=True)
-        except ValidationError as error:
-            raise ValueError(f"a row of inputs {indexes[0]} to {indexes[-1]} has no possible labels") from error
-        yield from starmap(
-            StoredRow, zip(indexes, paths, decoded, errors, details, widths, heights, firsts, strict=True)
-        )
+        yield from _decoded(batch, labels)
+
+
+def next_rows(database: sqlite3.Connection, at: int, *, labels: int) -> list[StoredRow]:
+    """Return the inputs from index ``at`` on that have their row, up to the first that has none; a batch at most.
+
+    Raises:
+        TypeError, ValueError: the file is damaged.
+    """
+    found = database.execute(
+        f"SELECT {_COLUMNS}, '' FROM inputs JOIN rows USING (idx) WHERE inputs.idx >= ? ORDER BY inputs.idx LIMIT ?",  # noqa: S608
+        (at, ROWS_A_BATCH),
+    ).fetchall()
+    batch = [row for place, row in enumerate(found, start=at) if row[0] == place]
+    return list(_decoded(batch, labels)) if batch else []
+
+
+def _decoded(batch: Sequence[tuple[Any, ...]], labels: int) -> Iterator[StoredRow]:
+    indexes, paths, tops, errors, details, widths, heights, firsts = zip(*batch, strict=True)
+    _check(str, paths, tops, details, firsts)
+    _check(str | None, errors)
+    _check(int, widths, heights)
+    try:
+        decoded = _pairs(labels).validate_json(f"[{','.join(tops)}]", strict=True)
+    except ValidationError as error:
+        raise ValueError(f"a row of inputs {indexes[0]} to {indexes[-1]} has no possible labels") from error
+    return starmap(StoredRow, zip(indexes, paths, decoded, errors, details, widths, heights, firsts, strict=True))
+
+
+@lru_cache(maxsize=1)
+def _pairs(labels: int) -> TypeAdapter[list[list[tuple[int, float]]]]:
+    return TypeAdapter(list[list[tuple[Annotated[int, Field(ge=0, lt=labels)], Annotated[float, Field(ge=0, le=1)]]]])
 
 
 def _check(kind: Any, *columns: tuple[object, ...]) -> None:

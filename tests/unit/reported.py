@@ -69,6 +69,6 @@ def run_of(
 def tally(run: RunFile, layout: Layout, truth: Truth = "auto") -> Tally:
     """Return the counts of ``run``; ``truth`` is that of ``counted``."""
     found = Tally(images=run.total)
-    for _ in counted(run, layout, found, truth):
+    for _ in counted(run, run.rows(), layout, found, truth):
         pass
     return found
