@@ -1,4 +1,4 @@
-"""How far a rate that was measured on some images may lie from the true one."""
+"""How far a rate, or a difference of two, that was measured on some images may lie from the true one."""
 
 from __future__ import annotations
 
@@ -18,3 +18,18 @@ def wilson_interval(rate: float, images: int) -> tuple[float, float]:
     spread = Z_95 * math.sqrt(rate * (1 - rate) / images + Z_95**2 / (4 * images * images))
     scale = 1 + Z_95**2 / images
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def paired_interval(won: int, lost: int, images: int) -> tuple[float, float]:
+    """Return the interval that holds the true difference of two rates on the same images in 95 of 100 such samples.
+
+    Agresti and Min 2005 (Statistics in Medicine 24): half an image more in each of the four cells, so that a few images
+    without any difference don't look like proof. Within [-1, 1].
+
+    Args:
+        won, lost: images that only the first, and only the second, gets right.
+    """
+    images, won_more, lost_more = images + 2, won + 0.5, lost + 0.5
+    difference = (won_more - lost_more) / images
+    spread = Z_95 * math.sqrt(((won_more + lost_more) / images - difference**2) / images)
+    return max(-1.0, difference - spread), min(1.0, difference + spread)

@@ -35,7 +35,7 @@ MEANINGS = {
     "training.head_bias": "whether the head has a bias",
     "training.warmup_steps": "steps from lr_init to lr_max",
     "training.label_smoothing": "probability that is taken from the true class and spread over all",
-    "training.seed": "seed of the split, the first weights, the order of images and the augmentation",
+    "training.seed": "seed of the folds, the first weights, the order of images and the augmentation",
 }
 BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 

@@ -14,6 +14,7 @@ only: pass them wherever there is a backbone.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,48 +56,56 @@ class _Fingerprints(NamedTuple):
 
 
 class FamilySplit(NamedTuple):
-    """Training and validation images in the order they came, and how many families they form."""
+    """Training and validation images in the order they came, and the families that they form."""
 
     train: tuple[LabelledImage, ...]
     validation: tuple[LabelledImage, ...]
-    families: int
+    families: list[list[LabelledImage]]
 
 
 def split_by_family(
     images: Sequence[LabelledImage],
     *,
     fraction: float,
-    seed: int,
     features: Features | None = None,
     known: Mapping[Path, str] | None = None,
     digests: Mapping[Path, str] | None = None,
+    held_before: Mapping[str, bool] | None = None,
 ) -> FamilySplit:
     """Deal out whole families class by class: about ``fraction`` of each class to validation, the rest to training.
 
-    The same images and seed give the same split, and one class's deal does not depend on another's. Every class keeps
-    training images; a class of a single family has no validation images. An image that can't be decoded is related to
-    its byte-identical duplicates only: reading it for training reports it.
+    The bytes of the images decide, so that names, order and other classes don't matter. Every class keeps training
+    images; a class of a single family has no validation images. An image that can't be decoded is related to its
+    byte-identical duplicates only: reading it for training reports it.
 
     Args:
         images: each file once.
         fraction: above 0 and below 1.
-        seed: not negative.
         features: (N, D), a backbone's pooled features of the images in their order, or None.
         known, digests: as `find_families` takes them.
+        held_before: by digest, whether an earlier split held an image out. Its family stays on that side; one that was
+            on both goes to training.
 
     Raises:
         DatasetError: ``fraction`` is out of range, or the number of features is not that of the images.
     """
     if not 0 < fraction < 1:
         raise DatasetError(f"the validation fraction is {fraction}; it must lie between 0 and 1, such as 0.15")
+    if digests is None:
+        digests = file_digests([image.path for image in images])
     families = find_families(images, features, known, digests)
-    held: set[LabelledImage] = set()
-    for members in _shuffled(families, seed):
-        held.update(_dealt(members, fraction))
+    by_class: dict[int, list[_Dealable]] = defaultdict(list)
+    for family in families:
+        of_members = sorted(digests.get(image.path, str(image.path)) for image in family)
+        sides = {held_before[digest] for digest in of_members if digest in held_before} if held_before else set()
+        # Of digests alone the least would often be of a large family.
+        order = hashlib.sha256(of_members[0].encode()).hexdigest()
+        by_class[family[0].class_index].append(_Dealable(order, family, all(sides) if sides else None))
+    held = {image for members in by_class.values() for image in _dealt(sorted(members), fraction)}
     return FamilySplit(
         train=tuple(image for image in images if image not in held),
         validation=tuple(image for image in images if image in held),
-        families=len(families),
+        families=families,
     )
 
 
@@ -191,15 +200,24 @@ def _shuffled(families: list[list[LabelledImage]], seed: int) -> Iterator[list[l
         yield [members[place] for place in order]
 
 
-def _dealt(families: list[list[LabelledImage]], fraction: float) -> list[LabelledImage]:
-    """Return the validation images of one class: families in the order given while they fit."""
-    total = sum(map(len, families))
+class _Dealable(NamedTuple):
+    """A family, its place in the order of dealing, and whether it was held out before; None for a new one."""
+
+    order: str
+    members: list[LabelledImage]
+    held_before: bool | None
+
+
+def _dealt(families: list[_Dealable], fraction: float) -> list[LabelledImage]:
+    """Return the validation images of one class: what was held out before, then families in order while they fit."""
+    total = sum(len(family.members) for family in families)
     wanted = max(1, round(total * fraction))
     held: list[LabelledImage] = []
-    for family in families:
-        if len(held) + len(family) <= wanted and len(held) + len(family) < total:
-            held += family
-    smallest = min(families, key=len)
+    for family in sorted(families, key=lambda family: not family.held_before):
+        size = len(held) + len(family.members)
+        if size < total and (family.held_before or (family.held_before is None and size <= wanted)):
+            held += family.members
+    smallest = min((family.members for family in families if family.held_before is None), key=len, default=[])
     # Nothing fits where every family is large. One too many is better than none, unless training lost most by it.
     if not held and len(smallest) * 2 <= total:
         held += smallest

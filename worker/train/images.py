@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from base.errors import UnavailableError
 from base.paths import text_to_path
+from model_store import StoreError
 from vision.images import Preprocessing
 from vision.networks import NetworkSpec, spec_from_json
 from vision.serving import Engine, ModelFiles, export_onnx, graph_spec_of, open_engine
@@ -38,6 +39,7 @@ from vision.training import (
 )
 from worker.errors import JobRefused
 from worker.models.files import SERVING
+from worker.train.seen import read_seen, short
 from worker.train.training import Training
 
 log = logging.getLogger("sortline.training")
@@ -168,12 +170,19 @@ class InputReader:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Both sides of a training, how they came about, and pairs (training, validation) of near-duplicates."""
+    """Both sides of a training.
+
+    Attributes:
+        note: how they came about, a sentence.
+        leaks: near-duplicates (training, validation).
+        families: for each validation image its digest, and those of its family where it was dealt out with one.
+    """
 
     training: Inputs
     validation: Inputs
     note: str
     leaks: list[tuple[Path, Path]]
+    families: list[list[str]]
 
 
 def split_images(training: Training, reader: InputReader, dataset: Dataset) -> Split:
@@ -186,6 +195,7 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
     places = {image: place for place, image in enumerate(found)}
     train = [image for image in dataset.train if image in places]
     leaks: list[tuple[Path, Path]] = []
+    family_of: dict[LabelledImage, list[LabelledImage]] = {}
     if dataset.validation is not None:
         validation = [image for image in dataset.validation if image in places]
         of_train, of_validation = (
@@ -200,20 +210,38 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
         dealt = split_by_family(
             train,
             fraction=training.recipe.validation_fraction,
-            seed=training.recipe.seed,
             features=features,
             known=dataset.families,
             digests=reader.digests,
+            held_before=_held_before(training, reader.digests),
         )
         train, validation = list(dealt.train), list(dealt.validation)
-        note = f"{dealt.families} families, none on both sides"
+        family_of = {image: family for family in dealt.families for image in family}
+        note = f"{len(dealt.families)} families, none on both sides"
     _refuse_empty(reader, dataset, train, validation)
     taken, held_out = reader.read(train, training.freeze, reader.repeats), reader.read(validation, training.freeze)
     # Without a backbone, images are decoded only now.
     _refuse_empty(reader, dataset, taken.images, held_out.images)
     absent = _absent(dataset, held_out.images)
     notes = [note, f"no image validates {', '.join(absent)}" if absent else "", *dataset.notes]
-    return Split(taken, held_out, "; ".join(filter(None, notes)), leaks)
+    families = [
+        [reader.digests[member.path] for member in (image, *family_of.get(image, ()))] for image in held_out.images
+    ]
+    return Split(taken, held_out, "; ".join(filter(None, notes)), leaks, families)
+
+
+def _held_before(training: Training, digests: Digests) -> dict[str, bool]:
+    """Return, by digest, which of these images earlier versions held out: the newest one and that in production."""
+    store, name = training.runtime.store, training.job.name
+    try:
+        known = [store.versions(name)[-1], store.aliases(name).get("production")]
+    except StoreError:
+        return {}
+    before: dict[str, bool] = {}
+    for number in filter(None, known):
+        if (seen := read_seen(store, store.resolve(f"{name}:{number}"))) is not None:
+            before |= dict.fromkeys(seen.trained, False) | dict.fromkeys(seen.answers, True)
+    return {digest: before[short(digest)] for digest in digests.values() if short(digest) in before}
 
 
 def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> list[tuple[Inputs, Inputs]]:

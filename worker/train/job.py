@@ -96,7 +96,7 @@ def _train(training: Training) -> Trained:
         return Trained(f"val {best.val_top1:.1%} in epoch {best.epoch}", scores=scores)
     version = publish_trained(training, reader, dataset, split, network, fitted)
     training.remove_checkpoints()
-    promoted = promote(training, version, dataset, split)
+    promoted = promote(training, version, split, fitted)
     return Trained(f"published {version.manifest.reference}; {promoted}", pin_of(version))
 
 

@@ -20,6 +20,7 @@ from worker.train.drawing import Drawing
 from worker.train.images import InputReader, Split
 from worker.train.network import Fitted
 from worker.train.report import TrainingReport, report_files
+from worker.train.seen import SPLIT, seen_csv
 from worker.train.training import Training
 
 GOLDEN_IMAGES = 16
@@ -60,7 +61,7 @@ def publish_trained(
             publish_s = round(time.perf_counter() - started, 3)
             seconds = {**training.progress.seconds, "publish": publish_s}
             whole = replace(report, precisions=proofs, seconds=seconds)
-            files = report_files(whole, drawing.plots(), limits)
+            files = report_files(whole, drawing.plots(), limits) | {SPLIT: _seen(reader, split, whole)}
             return Details(training=_described(training, whole), files=files)
 
         publication = Publication(
@@ -103,6 +104,15 @@ def _report(training: Training, reader: InputReader, dataset: Dataset, split: Sp
         skipped=reader.skipped,
         fingerprint=fingerprint(dataset, reader.digests),
         seconds=training.progress.seconds,
+    )
+
+
+def _seen(reader: InputReader, split: Split, report: TrainingReport) -> bytes:
+    digests, labels = reader.digests, [info.label for info in report.classes]
+    answers = zip(report.images, report.predicted.tolist(), strict=True)
+    return seen_csv(
+        (digests[image.path] for image in split.training.images),
+        {digests[image.path]: labels[predicted] for image, predicted in answers},
     )
 
 
