@@ -14,6 +14,7 @@ from producer.commands.label import label
 from producer.commands.monitor import monitor
 from producer.commands.report import report
 from producer.commands.stack import doctor, up, worker
+from producer.commands.tag import tag
 from producer.commands.train import TrainCommand, train
 from producer.errors import FAILURE, OK, UNREACHABLE, USAGE, ProducerError
 
@@ -56,7 +57,7 @@ def options(
 ) -> None: ...
 
 
-for command in (label, report, train, worker, up, doctor):
+for command in (label, report, tag, train, worker, up, doctor):
     app.command(cls=TrainCommand if command is train else None)(command)
 # Options that it doesn't know are Flower's.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)
