@@ -11,6 +11,17 @@ from pathlib import Path
 STUCK = 70  # EX_SOFTWARE of sysexits.h: a worker ended itself because one chunk took too long
 
 
+# What a process brings upon itself. Any other signal comes from outside: SIGKILL, too, which memory pressure sends.
+OWN_SIGNALS = {
+    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP
+}  # fmt: skip
+
+
+def ended_itself(code: int) -> bool:
+    """Whether a process ended by its own doing, from ``Popen.returncode``."""
+    return code >= 0 or -code in OWN_SIGNALS
+
+
 def how_it_ended(code: int) -> str:
     """Return the name of the signal that ended a process, or its exit code, from ``Popen.returncode``."""
     if code >= 0:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import random
+import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import redis
 
+from base.errors import UnavailableError
 from configs.settings import Settings
-from jobs.label import ChunkResult, Row
+from jobs.label import ChunkResult, LabelChunk, Row
 from tests.broker.conftest import KEYS, Desk, NewProducer, chunk_of, really_working, stored_pin, waiting, working
 from tests.conftest import wait_until
 from worker.errors import WorkerError
 from worker.label.chunk import label_chunk
-from worker.label.isolated import label_isolated
+from worker.label.isolated import ProcessLost, _row, label_isolated
 from worker.runtime import ATTEMPTS, Runtime
 
 IMAGES = 6
@@ -49,7 +54,7 @@ def test_a_chunk_without_poison_has_the_rows_of_an_undisturbed_worker(real_setti
 def test_a_poison_image_costs_its_own_row(
     real_settings: Settings, monkeypatch: pytest.MonkeyPatch, action: str, detail: str
 ) -> None:
-    monkeypatch.setenv("TEST_FAULT", f"read {POISON:05d}.png={action}")
+    monkeypatch.setenv("TEST_FAULT", f"decode {POISON:05d}.png={action}")
     calm = undisturbed(real_settings).rows
 
     rows = isolated(real_settings.model_copy(update={"stuck_s": 2.0 if action == "hang" else 60.0}))
@@ -64,11 +69,85 @@ def test_a_process_killed_once_for_another_reason_costs_no_row(
     real_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Alone the image passes; the second time, together with the others, it ends the process.
-    monkeypatch.setenv("TEST_FAULT", f"read {POISON:05d}.png:2")
+    monkeypatch.setenv("TEST_FAULT", f"decode {POISON:05d}.png:2")
 
     rows = isolated(real_settings)
 
     assert [row.error for row in rows] == [None] * IMAGES
+
+
+def test_no_number_of_kills_from_outside_costs_a_row(real_settings: Settings) -> None:
+    calm, kills, ended = undisturbed(real_settings).rows, [0], threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.03) and kills[0] < 6:
+            for child in psutil.Process().children():
+                with suppress(psutil.Error):
+                    if "worker.label.isolated" in child.cmdline() and random.random() < 0.1:  # noqa: S311
+                        child.kill()
+                        kills[0] += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        rows: tuple[Row, ...] = ()
+        while not rows:
+            with suppress(WorkerError):  # it goes back to the queue, and comes again
+                rows = isolated(real_settings)
+    finally:
+        ended.set()
+        killer.join()
+
+    assert rows == calm
+    assert kills[0] > 1
+
+
+def test_a_file_system_that_stands_still_is_not_blamed_on_an_image(
+    real_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_FAULT", f"read {POISON:05d}.png=hang")
+
+    with pytest.raises(UnavailableError, match=rf"{POISON:05d}.png could not be read within 2 s: its file system"):
+        isolated(real_settings.model_copy(update={"stuck_s": 2.0}))
+
+
+OWN, OUTER = ProcessLost("ended with SIGSEGV", by_itself=True), ProcessLost("ended with SIGKILL", by_itself=False)
+LABELLED = Row(top=((0, 1.0),))
+
+
+class Scripted:
+    """A process that ends as it is told to, one chunk after the other, and is new after each end."""
+
+    def __init__(self, *ends: ProcessLost, is_running: bool = False) -> None:
+        self.ends, self.is_running = list(ends), is_running
+
+    def label(self, _: LabelChunk) -> tuple[Row, ...]:
+        self.is_running = not self.ends
+        if self.ends:
+            raise self.ends.pop(0)
+        return (LABELLED,)
+
+
+@pytest.mark.parametrize(
+    ("process", "is_lost"),
+    [
+        (Scripted(OWN), False),
+        (Scripted(OWN, OWN), True),
+        (Scripted(OWN, OWN, is_running=True), False),  # the first had labelled others before
+        (Scripted(OWN, OWN, OWN, is_running=True), True),
+        (Scripted(OUTER, OUTER, OUTER), False),
+        (Scripted(OUTER, OUTER, OUTER, OUTER), True),
+        (Scripted(OUTER, OWN, OUTER), False),
+    ],
+)
+def test_an_image_is_blamed_for_what_it_does_again_to_processes_that_had_nothing_else(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, process: Any, is_lost: bool
+) -> None:
+    monkeypatch.setattr("worker.label.isolated.PAUSE_S", 0)
+
+    row = _row(process, chunk_of(settings, 0, 1))
+
+    assert row.error == ("worker_lost" if is_lost else None)
 
 
 def test_a_model_that_can_not_be_loaded_is_not_blamed_on_an_image(real_settings: Settings) -> None:
@@ -132,7 +211,7 @@ def test_a_late_copy_of_an_ended_run_is_dropped_with_its_attempts_though_redis_f
 def test_a_chunk_on_which_three_workers_died_is_isolated_and_the_next_is_not(
     real_settings: Settings, client: redis.Redis, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TEST_FAULT", f"read {POISON:05d}.png=segv")  # for children: this process has looked already
+    monkeypatch.setenv("TEST_FAULT", f"decode {POISON:05d}.png=segv")  # for children: this process has looked already
     producer = new_producer(8, pin=stored_pin(real_settings))
     client.hset(KEYS.attempts(producer.run.plan.run), "0", ATTEMPTS)
 

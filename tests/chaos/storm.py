@@ -109,7 +109,7 @@ def write_mixed_images(folder: Path, count: int, poison: bool) -> str:
     for place, action in enumerate(POISON if poison else ()):
         name = f"{(place + 1) * count // 6:07d}-{action}.png"
         (folder / name).write_bytes((folder / "0000000.png").read_bytes())
-        faults.append(f"read {folder.name}/{name}={action}")
+        faults.append(f"decode {folder.name}/{name}={action}")
     return ",".join(faults)
 
 

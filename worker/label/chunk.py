@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from base.fault import fault
 from base.paths import path_to_text
 from jobs import ChunkResult, LabelChunk, Row
 from storage import Folder
 from vision.images import DEFAULT_LIMITS, ImageLimits
-from vision.serving import Classifier, Outcome
+from vision.serving import Classifier, Outcome, Source
 from worker.label.data_root import check_local, opened_images
 
 
@@ -18,14 +21,18 @@ def label_chunk(
     data_root: Path | Folder,
     limits: ImageLimits = DEFAULT_LIMITS,
     worker: str = "",
+    on_read: Callable[[], object] = lambda: None,
 ) -> ChunkResult:
     """Return one row for each path of ``chunk``, in order; what can't be read becomes an error row.
+
+    ``on_read`` is called each time an image is in memory, before it is decoded.
 
     Raises:
         UnavailableError: the data root itself is away: a share that isn't mounted, say.
     """
     with opened_images(data_root, chunk.paths, limits.max_bytes) as sources:
-        outcomes, seconds = classifier.classify(sources, chunk.top_k)
+        watched = [partial(_read, *one, on_read) for one in zip(sources, chunk.paths, strict=True)]
+        outcomes, seconds = classifier.classify(watched, chunk.top_k)
     # strict: as many rows as paths, or no result at all
     rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
     if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
@@ -34,6 +41,13 @@ def label_chunk(
         check_local(data_root, missing, limits.max_bytes)
     engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
     return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
+
+
+def _read(source: Source, path: str, on_read: Callable[[], object]) -> bytes:
+    data = source()
+    on_read()
+    fault(f"decode {path}")
+    return data
 
 
 def _row(outcome: Outcome) -> Row:

@@ -1,10 +1,15 @@
 """Label a chunk that has ended its worker again and again: image by image, in a process of its own.
 
-The process loads the classifier once and answers until an image ends it. That image gets the error row ``worker_lost``,
-and a new process goes on with the next. Those that can be labelled are then labelled together once more, in the batches
-that an undisturbed worker makes: the same chunk gives the same bytes whether its workers were killed or not.
+The process loads the classifier once and answers until it ends. The image that it was at is then tried in new processes
+that have done nothing else: only if it ends them again and again does it get the error row ``worker_lost``. What else
+may have ended them is not the image's fault: a signal from outside (memory pressure kills this process first), the end
+of a process that still loads, a file system that stands still while the image is read.
 
-Parent and child talk in lines through a pipe: settings and model, then one chunk after another and its result.
+Those that can be labelled are then labelled together once more, in the batches that an undisturbed worker makes: the
+same chunk gives the same bytes whether its workers were killed or not.
+
+Parent and child talk in lines through a pipe: settings and model, then one chunk after another. The child says when
+each image has been read, and answers with the result.
 """
 
 from __future__ import annotations
@@ -16,27 +21,43 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from base.errors import ImageError
-from base.process import die_with, how_it_ended
+from base.errors import ImageError, UnavailableError
+from base.process import die_with, ended_itself, how_it_ended
 from configs import Settings
 from jobs import ChunkResult, LabelChunk, ModelPin, Row, from_json, to_json
 from worker.errors import WorkerError
 from worker.label.chunk import label_chunk
 from worker.logs import set_up_logging
 
-CHANCES = 2  # of an image: the process may have been killed for a reason that is not the image
+OWN_ENDS = 2  # of processes that had nothing but this image, by their own doing: it is the image's
+OUTER_ENDS = 4  # the same, by a signal from outside in just that moment: who else would hit it each time?
+LOADS = 5  # processes in a row that end before they have loaded the model: this worker can't do it now
+PAUSE_S = 0.5  # after an end from outside, doubled each time: what kills others may pass
 LOAD_LIMIT_S = 180.0
-READY = b"ready"
+END_LIMIT_S = 5.0  # a killed process that waits for a file system is left behind
+READY, READ = b"ready", b"read"
 
 
 class ProcessLost(WorkerError):
-    """The process ended, or was ended, before it answered; the message says how."""
+    """The process ended, or was ended, before it answered; the message says how.
+
+    Attributes:
+        by_itself: whether by its own doing; not by a signal from outside.
+    """
+
+    def __init__(self, how: str, *, by_itself: bool) -> None:
+        super().__init__(how)
+        self.by_itself = by_itself
 
 
 class TookTooLong(ProcessLost):
     """The process was ended because it did not answer in time."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"did not answer within {limit_s:g} s", by_itself=True)
 
 
 def label_isolated(chunk: LabelChunk, settings: Settings, worker: str = "") -> ChunkResult:
@@ -44,6 +65,7 @@ def label_isolated(chunk: LabelChunk, settings: Settings, worker: str = "") -> C
 
     Raises:
         WorkerError: it is not an image that ends the process: the model can't be loaded, or the data root is away.
+        UnavailableError: an image can't be read, since its file system stands still.
     """
     started = time.perf_counter()
     with _Process(settings, chunk.model) as process:
@@ -54,25 +76,35 @@ def label_isolated(chunk: LabelChunk, settings: Settings, worker: str = "") -> C
         places = [place for place, row in enumerate(rows) if row.error != "worker_lost"]
         if places:
             together = chunk.model_copy(update={"paths": tuple(chunk.paths[place] for place in places)})
-            with suppress(ProcessLost):  # then the rows of the single images stand
-                for place, row in zip(places, process.label(together), strict=True):
-                    rows[place] = row
+            labelled, _ = _tried(process, together)
+            for place, row in zip(places, labelled, strict=False):  # if it ended each: the single images' rows stand
+                rows[place] = row
     seconds = {"chunk_s": round(time.perf_counter() - started, 4)}
     return ChunkResult(run=chunk.run, first=chunk.first, rows=tuple(rows), worker=worker, seconds=seconds)
 
 
 def _row(process: _Process, alone: LabelChunk) -> Row:
-    why = ""
-    for _ in range(CHANCES):
-        try:
-            return process.label(alone)[0]
-        except TookTooLong as error:
-            why = str(error)
-            break
-        except ProcessLost as error:
-            why = str(error)
+    rows, why = _tried(process, alone)
+    if rows:
+        return rows[0]
     lost = ImageError("worker_lost", f"the process that labelled it {why}")
     return Row(error=lost.reason, detail=lost.detail)
+
+
+def _tried(process: _Process, chunk: LabelChunk) -> tuple[tuple[Row, ...], str]:
+    """Return the rows of ``chunk``, or none and how it ended the processes that had nothing else to do."""
+    own = outer = 0
+    while True:
+        is_new = not process.is_running
+        try:
+            return process.label(chunk), ""
+        except ProcessLost as error:
+            if is_new:  # else it may have been an earlier image that harmed it
+                own, outer = own + error.by_itself, outer + (not error.by_itself)
+            if own >= OWN_ENDS or outer >= OUTER_ENDS:
+                return (), str(error)
+            if not error.by_itself:
+                time.sleep(PAUSE_S * 2**outer)
 
 
 class _Process:
@@ -91,18 +123,46 @@ class _Process:
     def __exit__(self, *_: object) -> None:
         self._end()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a child, which may have labelled something before."""
+        return self._running is not None
+
     def label(self, chunk: LabelChunk) -> tuple[Row, ...]:
         """Return the rows of ``chunk``; ProcessLost when the child ended over it."""
         if self._running is None:
             self._start()
         limit_s = self._settings.stuck_s
         self._write(to_json(chunk).encode())
-        answer = from_json(ChunkResult, self._line(limit_s))
+        for path in chunk.paths:
+            try:
+                line = self._line(limit_s)
+            except TookTooLong as error:
+                if len(chunk.paths) > 1:  # others may be at work
+                    raise
+                why = f"{path} could not be read within {limit_s:g} s: its file system stands still"
+                raise UnavailableError(why) from error
+            if line != READ:
+                break
+        else:
+            line = self._line(limit_s)
+        answer = from_json(ChunkResult, line)
         if answer.refused is not None:
             raise WorkerError(answer.refused)
         return answer.rows
 
     def _start(self) -> None:
+        loads = 0
+        while self._running is None:
+            try:
+                self._load()
+            except ProcessLost as error:
+                loads += 1
+                if loads == LOADS or isinstance(error, TookTooLong):
+                    raise WorkerError(f"a process that only loaded {self._model} {error}") from error
+                time.sleep(PAUSE_S * 2**loads)
+
+    def _load(self) -> None:
         requests, own_requests = os.pipe()
         own_answers, answers = os.pipe()
         self._pipes, self._read = (own_requests, own_answers), b""
@@ -120,12 +180,9 @@ class _Process:
             "settings": self._settings.model_dump(mode="json"),
             "model": self._model.model_dump(),
         }
-        try:
-            self._write(json.dumps(hello).encode())
-            if (line := self._line(LOAD_LIMIT_S)) != READY:
-                raise WorkerError(from_json(ChunkResult, line).refused or "the model can't be loaded")
-        except ProcessLost as error:
-            raise WorkerError(f"a process that only loaded {self._model} {error}") from error
+        self._write(json.dumps(hello).encode())
+        if (line := self._line(LOAD_LIMIT_S)) != READY:
+            raise WorkerError(from_json(ChunkResult, line).refused or "the model can't be loaded")
 
     def _write(self, line: bytes) -> None:
         with suppress(BrokenPipeError):  # reading tells how it ended
@@ -139,10 +196,11 @@ class _Process:
             ready, _, _ = select.select([answers], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 self._end()
-                raise TookTooLong(f"did not answer within {limit_s:g} s")
+                raise TookTooLong(limit_s)
             part = os.read(answers, 1 << 16)
             if not part:
-                raise ProcessLost(f"ended with {how_it_ended(self._end(kill=False))}")
+                code = self._end(kill=False)
+                raise ProcessLost(f"ended with {how_it_ended(code)}", by_itself=ended_itself(code))
             self._read += part
         line, _, self._read = self._read.partition(b"\n")
         return line
@@ -155,7 +213,9 @@ class _Process:
             running.kill()
         for pipe in self._pipes:
             os.close(pipe)
-        return running.wait()
+        with suppress(subprocess.TimeoutExpired):
+            return running.wait(END_LIMIT_S)
+        return 0
 
 
 def main() -> None:
@@ -171,6 +231,7 @@ def main() -> None:
     set_up_logging(settings)
     from worker.runtime import Runtime
 
+    say_read = partial(os.write, answers.fileno(), READ + b"\n")  # at once, as several threads read
     runtime = Runtime(settings)
     refusal = ChunkResult(run="load", first=0)
     try:
@@ -179,7 +240,8 @@ def main() -> None:
         for line in sys.stdin:
             chunk = from_json(LabelChunk, line)
             refusal = ChunkResult(run=chunk.run, first=chunk.first)
-            print(to_json(label_chunk(chunk, classifier, runtime.data_root, runtime.limits)), file=answers)
+            result = label_chunk(chunk, classifier, runtime.data_root, runtime.limits, on_read=say_read)
+            print(to_json(result), file=answers)
     except Exception as error:  # the parent decides what becomes of the job
         why = f"{type(error).__name__}: {error}"
         print(to_json(refusal.model_copy(update={"refused": why})), file=answers)
