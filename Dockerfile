@@ -14,7 +14,7 @@ FROM build AS build-label
 RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[heif,raw]"
 
 FROM build AS build-train
-RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[train,heif,raw]"
+RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[train,heif,raw,weights]"
 
 FROM build AS build-gpu
 RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[gpu,heif,raw]"

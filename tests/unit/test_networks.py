@@ -19,7 +19,7 @@ from tests.unit.seeded import seeded_network
 from vision.errors import VisionError
 from vision.networks.layered import resampling
 from vision.networks.lenet5 import LUMA_RGB, LeNet5Spec
-from vision.networks.mobilenet_v2 import LAST_CHANNELS, MobileNetV2Spec
+from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.network import (
     FeatureExtractor,
     Head,
@@ -93,7 +93,7 @@ def test_scaling_follows_the_convention_unless_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "resnet"}, r"name is 'resnet'; it must be one of lenet5, mobilenet_v2"),
+        ({"name": "resnet"}, r"name is 'resnet'; it must be one of efficientnet_lite0, .*, lenet5, mobilenet_v2"),
         ({"classes": -1}, r"classes is -1; it must be an integer from 0"),
         ({"classes": True}, r"classes is True"),
         ({"classes": 2.0}, r"classes is 2.0"),
@@ -323,7 +323,7 @@ def test_widened_features_are_those_of_plain_networks_put_together() -> None:
     assert [part.shape[1] for part in parts] == [
         WIDENED.intermediate_channels(3),
         WIDENED.intermediate_channels(15),
-        LAST_CHANNELS,
+        MobileNetV2Spec.last_channels,
     ] * 2
     np.testing.assert_allclose(found, np.concatenate(parts, axis=1), atol=2e-4)
     np.testing.assert_allclose((found**2).sum(1), 6, rtol=1e-5)

@@ -6,9 +6,10 @@ layouts OIHW and (out, in), values float32. Cells need MindSpore.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 
 from base.errors import ImageError
 from base.files import read_file
+from base.networks import PRETRAINED
 from vision.errors import WeightsError
 from vision.networks.ckpt import read_ckpt
 from vision.networks.foreign_spec import ForeignFile, spec_of
 from vision.networks.registry import network_kinds
 from vision.networks.spec import NetworkSpec
+from vision.networks.torch_file import read_torch_file
 from vision.networks.weight_names import (
     AXES,
     CONV_DENSE,
@@ -136,10 +139,13 @@ def read_foreign(path: Path, *, convention: str | None = None) -> ImportedWeight
     kind, project = _recognised(path.name, stored)
     notes = [f"names: {project}"]
     named: dict[str, NDArray[Any]] = {}
+    if left_out := [name for name in stored if is_bookkeeping(name)]:
+        others = f" and {len(left_out) - 1} more" if left_out[1:] else ""
+        notes.append(f"left out {left_out[0]}{others}: state of the training, not of the network")
     for name, array in stored.items():
         if is_bookkeeping(name):
-            notes.append(f"left out {name}: state of the training, not of the network")
-        elif named.setdefault(kind.plain_name(name), array) is not array:
+            continue
+        if named.setdefault(kind.plain_name(name), array) is not array:
             raise WeightsError(f"{path.name}: two arrays mean {kind.plain_name(name)!r}; keep one of them")
     if odd := [f"{name} has {array.ndim}" for name, array in named.items() if not 1 <= array.ndim <= MOST_AXES]:
         raise WeightsError(f"{path.name}: arrays of a network have 1 to {MOST_AXES} axes, and {', '.join(odd)}")
@@ -163,18 +169,25 @@ def _parameters(network: Any) -> dict[str, Any]:
     return found
 
 
-def _recognised(file_name: str, stored: Iterable[str]) -> tuple[type[NetworkSpec], str]:
-    """Return the network and the project whose names for it are most among the ``stored`` ones."""
+def _recognised(file_name: str, stored: Mapping[str, NDArray[Any]]) -> tuple[type[NetworkSpec], str]:
+    """Return the network and the project whose names for it are most among the ``stored`` ones.
 
-    def found(kind: type[NetworkSpec], naming: Naming) -> int:
-        names = {kind.plain_name(name) for name in stored}
-        return sum(translation.foreign in names for translation in naming.arrays)
+    Sizes of one network share names: then the one that misses fewest, and whose shapes are most of the stored ones.
+    """
 
-    counts = {
-        (kind, project): found(kind, naming) for kind in network_kinds() for project, naming in kind.namings().items()
+    def likeness(kind: type[NetworkSpec], naming: Naming) -> tuple[int, int, int]:
+        named = {kind.plain_name(name): array for name, array in stored.items()}
+        found = [t for t in naming.arrays if t.foreign in named]
+        fitting = sum(_fits(_in_our_layout(named[t.foreign], t), t.shape) for t in found)
+        return len(found), len(found) - len(naming.arrays), fitting
+
+    likely = {
+        (kind, project): likeness(kind, naming)
+        for kind in network_kinds()
+        for project, naming in kind.namings().items()
     }
-    best = max(counts, key=counts.__getitem__)
-    if not counts[best]:
+    best = max(likely, key=likely.__getitem__)
+    if not likely[best][0]:
         raise WeightsError(
             f"{file_name}: names of no known project (it has {', '.join(sorted(stored)[:5]) or 'no arrays'})"
         )
@@ -183,11 +196,16 @@ def _recognised(file_name: str, stored: Iterable[str]) -> tuple[type[NetworkSpec
 
 def _read_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     # An allow-list: most other formats of weights are pickles, which run the code inside them.
-    if path.suffix not in (".safetensors", ".ckpt"):
+    published = {Path(known.file).name: known.sha256 for known in PRETRAINED.values()}
+    if path.suffix not in (".safetensors", ".ckpt") and path.name not in published:
         reason = _REFUSED.get(path.suffix.lower(), "convert its arrays with safetensors.numpy.save_file")
         raise WeightsError(f"{path.name}: only .safetensors and MindSpore .ckpt files are read; {reason}")
     try:
         data = read_file(path, MAX_FILE_BYTES)
+        if path.name in published:
+            if hashlib.sha256(data).hexdigest() != published[path.name]:
+                raise WeightsError("it is not the published file of that name; install its package again")
+            return read_torch_file(data), {}
         return read_safetensors(data) if path.suffix == ".safetensors" else (read_ckpt(data), {})
     except ImageError as error:
         raise WeightsError(error.detail) from error

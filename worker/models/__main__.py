@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from base.networks import PRETRAINED
 from base.process import shut_out_strangers
 from base.text_files import TextError
 from configs import SettingsError, load_settings
@@ -16,7 +17,7 @@ from model_store import ModelStore, StoreError
 from vision import VisionError
 from worker.models.exporting import FORMATS, ExportRefused, export_version
 from worker.models.graphs import add_arguments, import_bounded
-from worker.models.importing import import_file
+from worker.models.importing import import_file, pretrained_file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sortline models")
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import")
-    importing.add_argument("file", type=Path)
+    importing.add_argument("file")
     importing.add_argument("--name", required=True)
     importing.add_argument("--convention", choices=["auto", "tf", "torch"], default="auto")
     importing.add_argument("--labels")
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "import":
             shut_out_strangers()
             convention = None if given.convention == "auto" else given.convention
-            print(import_file(store, given.file, given.name, convention, given.labels))
+            file = pretrained_file(given.file) if given.file in PRETRAINED else Path(given.file)
+            print(import_file(store, file, given.name, convention, given.labels))
         elif given.command == "graph":
             print(import_bounded(store, given))
         else:

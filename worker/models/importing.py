@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 
+from base.install import pip_install
+from base.networks import PRETRAINED
 from model_store import ClassEntry, ModelStore
 from vision import WeightsError
 from vision.imported import read_labels
 from worker.models.files import prepare_mindspore
 
 GOLDEN_IMAGES = 4
+
+
+def pretrained_file(name: str) -> Path:
+    """Return where the package that ships the weights ``name``, one of `PRETRAINED`, has them on this machine.
+
+    Raises:
+        WeightsError: it is not installed.
+    """
+    known = PRETRAINED[name]
+    try:
+        return Path(str(distribution(known.package).locate_file(known.file)))
+    except PackageNotFoundError as error:
+        needed = pip_install(f"{known.package}=={known.version}")
+        raise WeightsError(f"the package that ships the weights {name} is not installed; run: {needed}") from error
 
 
 def import_file(store: ModelStore, file: Path, name: str, convention: str | None, labels: str | Path | None) -> str:
