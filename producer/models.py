@@ -23,8 +23,10 @@ def find_model(store: ModelStore, reference: str | None) -> ModelVersion:
     classifiers = [version for version in found if version.manifest.kind == "classifier"]
     if len(classifiers) == 1:
         return classifiers[0]
-    names = [version.name for version in classifiers]
-    known = ", ".join(names) or "none"
+    newest = max(classifiers, key=lambda version: version.manifest.created, default=None)
+    known = ", ".join(str(pin_of(version)) for version in classifiers) or "none"
+    if newest is not None:
+        known += f"; the newest is {pin_of(newest)}"
     raise ModelNotFound(
         f"say which model labels: pass --model NAME (in production in {store.root}: {known}); "
         "`sortline models list` shows all, `sortline train` makes one"

@@ -115,6 +115,7 @@ def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -
             model = found.plan.model
             note = f"resuming {found.plan.run}: {found.done} of {found.total} images have their row, model {model}"
             return OpenedRun(found, f"{note}; {again} that failed are tried again" if again else note)
+        former = found.plan.model
         found.close()  # ``since`` may mean it
     input_filter, note = InputFilter(request.source.base), ""
     if request.since is not None:
@@ -127,6 +128,10 @@ def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -
         if input_filter.earlier is not None:
             input_filter.earlier.close()
     notes = []
+    if resumes and former.digest != request.version.manifest.digest:
+        meant = f"{request.reference} is {pin_of(request.version)}" if request.reference else pin_of(request.version)
+        how = " now" if request.reference else " is in production now"
+        notes.append(f"{meant}{how}: labelling anew; the former report was by {former}")
     if request.since is not None:
         notes.append(f"{input_filter.unchanged:,} unchanged since {request.since}, {run.total:,} to label{note}")
     if request.duplicates:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from base.image_files import has_image_suffix
 from base.names import MODEL_NAME
 from base.paths import path_to_text
 from configs import Settings
@@ -19,6 +20,8 @@ from producer.errors import UsageError
 from producer.local.session import Session
 from producer.models import bring_pretrained, pin_of
 from producer.training import Promote
+
+MOST_FOLDERS = 12  # in a warning
 
 Purpose = Literal["publish", "score", "folds"]
 
@@ -66,6 +69,20 @@ class Training:
 def new_job(name: str) -> str:
     """Return an unused name for a job that trains model ``name``."""
     return f"train-{name}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
+
+
+def loose_images(dataset: Path) -> str | None:
+    """Return a warning about images that lie in the dataset itself, in the folder of no class."""
+    entries = sorted(entry.name for entry in dataset.iterdir()) if dataset.is_dir() else []
+    loose = sum(has_image_suffix(name) and not (dataset / name).is_dir() for name in entries)
+    if not loose:
+        return None
+    folders = [name for name in entries if not name.startswith(".") and (dataset / name).is_dir()]
+    shown = ", ".join(folders[:MOST_FOLDERS]) + (", ..." if len(folders) > MOST_FOLDERS else "")
+    return (
+        f"warning: {loose:,} images lie in {dataset} itself, in the folder of no class, and are left out; "
+        f"its folders ({shown or 'none'}) are taken for classes"
+    )
 
 
 def plan_training(settings: Settings, training: Training, *, purpose: Purpose = "publish", job: str = "") -> TrainModel:

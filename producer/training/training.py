@@ -17,7 +17,7 @@ from producer.errors import ProducerError
 from producer.local.session import Session, open_session
 from producer.terminal.model_page import report_page
 from producer.training.events import follow
-from producer.training.jobs import Training, enqueue_training, new_job, plan_training
+from producer.training.jobs import Training, enqueue_training, loose_images, new_job, plan_training
 from producer.training.sweep import (
     Trial,
     cancel_trials,
@@ -47,6 +47,8 @@ def train(settings: Settings, training: Training) -> None:
     trials = _trials(settings, training)
     if settings.broker is None:
         plan_training(settings.model_copy(update={"data_root": Path("/")}), training)  # fail early
+    if (loose := loose_images(training.dataset)) is not None:
+        console.print(loose, markup=False)
     with open_session(settings, ["train"], start=not training.detach) as session:
         settings, name = session.settings, new_job(training.name)
         if trials:

@@ -17,6 +17,7 @@ import typer.main
 from model_store import ManifestDraft, ModelStore, ModelVersion
 from producer.__main__ import app, run
 from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE
+from producer.training.jobs import loose_images
 from tests.canaries import as_id, secret
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -319,6 +320,34 @@ def test_an_empty_store_is_no_failure(home: Path, capsys: pytest.CaptureFixture[
     assert run(["models", "list"]) == OK
 
     assert capsys.readouterr().out == f"no models in {home / 'store'} yet: sortline train DATASET --config NAME\n"
+
+
+def test_of_several_models_in_production_the_message_names_the_newest(
+    model_store: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model_store, home / "store")
+    store = ModelStore(home / "store")
+    store.publish("pets", partial(copy_of, store.resolve("colours:1")))
+    store.set_alias("pets", "production", 1, who="ada", why="new")
+
+    assert run(["label", "photos"]) == FAILURE
+
+    newest = max((store.resolve(name) for name in ("colours", "pets")), key=lambda found: found.manifest.created)
+    assert f": colours:1, pets:1; the newest is {newest.manifest.reference})" in capsys.readouterr().err
+
+
+def test_images_in_no_class_folder_are_named_before_a_training_is_queued(tmp_path: Path) -> None:
+    (tmp_path / "inbox" / "2023").mkdir(parents=True)
+    (tmp_path / "inbox" / ".cache").mkdir()
+    assert loose_images(tmp_path / "inbox") is None
+    assert loose_images(tmp_path / "nowhere") is None
+    for name in ("a.jpg", "b.HEIC", "notes.txt"):
+        (tmp_path / "inbox" / name).touch()
+
+    assert loose_images(tmp_path / "inbox") == (
+        f"warning: 2 images lie in {tmp_path}/inbox itself, in the folder of no class, and are left out; "
+        "its folders (2023) are taken for classes"
+    )
 
 
 def test_a_version_is_shown_to_people_and_to_programs_and_old_ones_are_pruned(

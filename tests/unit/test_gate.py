@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from base.intervals import paired_interval
 from vision.training.dataset import LabelledImage
 from vision.training.families import split_by_family
-from worker.train.promotion import Verdict, judge
+from worker.train.promotion import Verdict, better_than_chance, judge
 from worker.train.seen import Seen
 
 TRUTH = np.array(["glass"] * 20 + ["paper"] * 20 + ["tin"] * 4)
@@ -201,3 +202,27 @@ def test_the_paired_interval_covers_the_true_difference_in_about_95_of_100_sampl
     inside = [low <= 0.07 <= high for low, high in (paired_interval(int(w), int(n), 40) for w, n, _ in cells)]
 
     assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "counts", "passes"),
+    [
+        (0.5, {0: 50, 1: 50}, False),
+        (0.58, {0: 50, 1: 50}, False),  # as may come of chance
+        (0.65, {0: 50, 1: 50}, True),
+        (0.9, {0: 90, 1: 10}, False),  # as good as saying 0 each time
+        (0.97, {0: 90, 1: 10}, True),
+        (0.2, dict.fromkeys(range(26), 10), True),
+        (1.0, {0: 2, 1: 2}, True),
+        (1.0, {0: 1, 1: 1}, False),  # two images say nothing
+    ],
+)
+def test_what_may_be_chance_is_refused_with_what_chance_would_be(
+    accuracy: float, counts: dict[int, int], passes: bool
+) -> None:
+    verdict = better_than_chance(accuracy, Counter(counts))
+
+    assert (verdict is None) == passes
+    if verdict is not None:
+        assert not verdict.passed
+        assert f"would be right in {max(counts.values()) / sum(counts.values()):.1%}" in verdict.text

@@ -104,6 +104,20 @@ def test_only_new_and_changed_files_are_labelled(opened: Opener, photos: Path, t
     tuesday.run.close()
 
 
+def test_the_same_command_after_a_promotion_says_so_before_it_labels_anew(
+    opened: Opener, version: ModelVersion, tmp_path: Path
+) -> None:
+    finish(opened("monday.csv").run, tmp_path / "monday.csv")
+    manifest = version.manifest.model_copy(update={"version": 9, "created": "2027-01-01T00:00:00Z"})
+    promoted = opened("monday.csv", model=ModelVersion(manifest=manifest, folder=version.folder))
+
+    assert promoted.note == (
+        f"{version.name}:9 is in production now: labelling anew; the former report was by {version.manifest.reference}"
+    )
+    assert (promoted.run.done, str(promoted.run.plan.model)) == (0, f"{version.name}:9")
+    promoted.run.close()
+
+
 def test_a_run_remembers_what_it_left_out_so_that_the_next_one_does_too(
     opened: Opener, photos: Path, tmp_path: Path
 ) -> None:
@@ -255,7 +269,7 @@ def test_overwrite_replaces_a_run_file_of_another_schema_version(
     with closing(sqlite3.connect(run.path)) as database:
         database.execute("PRAGMA user_version = 0")
 
-    with pytest.raises(RunFileError, match=r"another version of Sortline .*label again with --on-existing overwrite"):
+    with pytest.raises(RunFileError, match=r"an older version of Sortline .*label again with --on-existing overwrite"):
         open_run(settings, request, "resume")
     again = open_run(settings, request, "overwrite").run
     assert (again.total, again.done) == (4, 0)

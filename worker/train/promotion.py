@@ -6,6 +6,7 @@ than its margin and chance would hardly make it; the verdict says how far the fi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.files import read_file
-from base.intervals import paired_interval
+from base.intervals import paired_interval, wilson_interval
 from jobs import ModelPin
 from model_store import ModelVersion
 from worker.models.precision import chance_of_loss
@@ -78,6 +79,19 @@ def judge(
     return Verdict(True, f"{accuracy}; the true difference may be {low:+.0f} to {high:+.0f} points{doubt}")
 
 
+def better_than_chance(accuracy: float, counts: Counter[int]) -> Verdict | None:
+    """Return why not, if the accuracy may be that of always naming the class with the most of these images."""
+    images, most = counts.total(), max(counts.values())
+    low, high = wilson_interval(accuracy, images)
+    if low > most / images:
+        return None
+    return Verdict(
+        False,
+        f"accuracy {accuracy:.1%} of {images} images (95 % interval {low:.1%} to {high:.1%}) may be chance: naming one "
+        f"class each time would be right in {most / images:.1%}",
+    )
+
+
 def promote(training: Training, version: ModelVersion, split: Split, fitted: Fitted) -> str:
     """Make the version the candidate and, by the job's rule, the one in production; return what was decided."""
     job, store = training.job, training.runtime.store
@@ -89,6 +103,9 @@ def promote(training: Training, version: ModelVersion, split: Split, fitted: Fit
         verdict = Verdict(True, "nothing was in production")
     elif job.promote == "gate":
         verdict = _compared(training, version, store.resolve(f"{job.name}:{current}"), split, fitted)
+    if job.promote == "gate" and verdict.passed:
+        counts = Counter(image.class_index for image in split.validation.images)
+        verdict = better_than_chance(version.manifest.scores["val_top1"], counts) or verdict
     if verdict.passed:
         store.set_alias(job.name, "production", version.version, who=who, why=verdict.text)
         return f"in production ({verdict.text})"
