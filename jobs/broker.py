@@ -180,6 +180,11 @@ def check_broker(client: redis.Redis, settings: Settings) -> str:
             raise BrokerError(f"{where} is a Redis in {mode} mode, which Sortline can't use; give one primary's URL")
         client.delete(Keys(settings.key_prefix).nothing)
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        if not broker_url(settings).password:
+            raise BrokerError(
+                f"{where} asks for a password, and the URL has none: put redis://:PASSWORD@HOST:PORT, or "
+                "unix://:PASSWORD@/PATH, into SORTLINE_BROKER"
+            ) from error
         raise BrokerError(f"{where} refuses the user or password: {error}. Check SORTLINE_BROKER") from error
     except RefusesWrites as error:
         raise BrokerAway(f"Redis at {where} {error}") from error

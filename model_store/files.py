@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -20,7 +21,9 @@ def available(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreUnavailable(f"the model store fails at {folder}: {error}; check the disk or mount") from error
+        is_refused = error.errno in (errno.EACCES, errno.EPERM)
+        cure = f"let user {os.getuid()} read and write there" if is_refused else "check the disk or mount"
+        raise StoreUnavailable(f"the model store fails at {folder}: {error}; {cure}") from error
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

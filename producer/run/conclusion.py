@@ -49,7 +49,7 @@ def conclude(
     """
     counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say, counts=counts)
     view.stop()
-    view.say(_summary(run, counts, work, limits.max_failures))
+    view.say(_summary(run, counts, work))
     view.conclude(counts, reports)
     if session is not None:
         session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")
@@ -67,13 +67,11 @@ def sort_run(run: RunFile, reports: Request, into: Path, by: By, say: Callable[[
     say(f"to undo it: sortline report --undo-sort {undo_file(into, run)}")
 
 
-def _summary(run: RunFile, counts: Tally, work: Work, max_failures: int | None) -> str:
+def _summary(run: RunFile, counts: Tally, work: Work) -> str:
     """Return the closing line: how many, how fast, what failed and why."""
     why = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.most_common())
     rate = f" in {work.seconds:.1f} s, {work.images / max(work.seconds, 1e-9):.0f} img/s" if work.images else ""
     failed = f"{run.failed} failed ({why})" if run.failed else "0 failed"
-    if run.failed and max_failures is None:
-        failed += ", which is allowed without --max-failures"
     if curable := sum(counts.reasons[reason] for reason in CURABLE):
         failed += f"; --retry-failed tries {curable} of them again"
     return f"{run.total} images: {run.total - run.failed} labelled, {failed}{rate}, model {run.plan.model}"

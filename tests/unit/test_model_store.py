@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -148,6 +149,11 @@ def test_a_missing_store_is_unavailable_not_empty(store: ModelStore) -> None:
             read()
     with pytest.raises(StoreUnavailable, match="check the disk"), available(store.root):
         os.listdir(store.root)  # noqa: PTH208
+
+
+def test_a_store_that_a_user_may_not_write_names_the_user_not_the_disk(store: ModelStore) -> None:
+    with pytest.raises(StoreUnavailable, match=f"let user {os.getuid()} read and write there"), available(store.root):
+        raise PermissionError(errno.EACCES, "Permission denied", str(store.root))
 
 
 @pytest.mark.parametrize(

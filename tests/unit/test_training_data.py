@@ -68,6 +68,20 @@ def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_pa
     assert sorted(error.split(":")[0] for error in reader.skipped) == sorted([str(cut), str(gone)])
 
 
+def test_too_few_images_are_called_so_though_another_one_can_not_be_read(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label in ("dog", "cat"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "photos" / label / "0.png"), random.integers(0, 256, (16, 16, 3), np.uint8))
+    (tmp_path / "photos" / "cat" / "bad.png").write_text("no image")
+    dataset = read_dataset(tmp_path / "photos")
+    training = training_of(tmp_path, Recipe(network="lenet5", height_px=16, width_px=16))
+    reader = InputReader(training, None, file_digests(image.path for image in dataset.train))
+
+    with pytest.raises(JobRefused, match=r"or a single image, .* rest into train/; 1 can't be read, the first: .*bad"):
+        split_images(training, reader, dataset)
+
+
 def test_near_duplicates_on_both_sides_are_reported_with_examples_and_refused_on_request(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     photos = tmp_path / "photos"

@@ -284,14 +284,15 @@ def _leak_note(
 def _refuse_empty(
     reader: InputReader, dataset: Dataset, train: Sequence[LabelledImage], validation: Sequence[LabelledImage]
 ) -> None:
-    absent = _absent(dataset, train)
-    if train and not absent and not validation and dataset.validation is None and not reader.skipped:
+    is_dealt = dataset.validation is None
+    absent = _absent(dataset, [*train, *validation] if is_dealt else train)
+    first = f"; {len(reader.skipped)} can't be read, the first: {reader.skipped[0]}" if reader.skipped else ""
+    if is_dealt and not absent and (not validation or _absent(dataset, train)):
         raise JobRefused(
             "the images of each class are one family of near-duplicates, or a single image, so that none can be held "
-            "out to validate with: add other images, or put some into val/ and the rest into train/"
+            f"out to validate with: add other images, or put some into val/ and the rest into train/{first}"
         )
     if absent or not validation:
-        first = f"; the first that can't be read: {reader.skipped[0]}" if reader.skipped else ""
         what = f"train on in {', '.join(absent)}" if absent else "validate with"
         raise JobRefused(f"no readable image to {what}{first}")
 

@@ -104,7 +104,8 @@ def _import_onnx_runtime(device: str) -> Any:
         raise EngineError(f"ONNX Runtime is not installed; run: pip install {package}") from error
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise EngineError(
-            f"this ONNX Runtime has no {PROVIDERS[device]}; run: pip uninstall -y onnxruntime && pip install {package}"
+            f"this ONNX Runtime has no {PROVIDERS[device]}, which is for hosts with an NVIDIA GPU alone: for those, "
+            f"{pip_install('sortline[gpu]')} in an environment without onnxruntime"
         )
     if device == "cuda":
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are where no loader looks
