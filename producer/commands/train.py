@@ -99,6 +99,9 @@ def train(
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue and print the job; `sortline jobs watch JOB` follows it.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over, where the same command was interrupted before.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result and nothing else.")] = False,
     *,
     search: SearchOptions,
@@ -106,7 +109,8 @@ def train(
 ) -> None:
     """Queue a training job and follow it; the result is a new version in the model store.
 
-    With no broker, a private Redis and a training worker are started for the job and taken down again.
+    With no broker, a private Redis and a training worker are started for the job and taken down again. Interrupted? The
+    same command goes on at the last checkpoint.
 
     Examples:
 
@@ -138,6 +142,7 @@ def train(
         trials=search.trials,
         sweep_report=search.sweep_report,
         detach=detach,
+        overwrite=overwrite,
         quiet=quiet,
     )
     train_model(place.settings(config, parse_assignments(training.assignments)), training)

@@ -16,7 +16,7 @@ from base.paths import path_to_text
 from configs import Settings
 from jobs import ModelPin, TrainModel, to_json
 from model_store import ModelNotFound, ModelStore, StoreUnavailable
-from producer.errors import UsageError
+from producer.errors import ProducerError, UsageError
 from producer.local.session import Session
 from producer.models import bring_pretrained, pin_of
 from producer.training import Promote
@@ -24,6 +24,10 @@ from producer.training import Promote
 MOST_FOLDERS = 12  # in a warning
 
 Purpose = Literal["publish", "score", "folds"]
+
+
+class TrainingFailed(ProducerError):
+    """The job ended without a new version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class Training:
         folds: parts of a cross-validation; 0 for none.
         sweep: what to try for keys of the recipe; ``trials`` random draws of it when given, else all combinations.
         sweep_report: where the table of the trials goes.
+        overwrite: start over where the same training was interrupted.
     """
 
     dataset: Path
@@ -49,6 +54,7 @@ class Training:
     trials: int | None = None
     sweep_report: Path | None = None
     detach: bool = False
+    overwrite: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -13,11 +13,10 @@ from rich.console import Console
 from configs import Settings
 from jobs import TrainModel
 from model_store import ModelStore, StoreError
-from producer.errors import ProducerError
 from producer.local.session import Session, open_session
 from producer.terminal.model_page import report_page
 from producer.training.events import follow
-from producer.training.jobs import Training, enqueue_training, loose_images, new_job, plan_training
+from producer.training.jobs import Training, TrainingFailed, enqueue_training, loose_images, new_job, plan_training
 from producer.training.sweep import (
     Trial,
     cancel_trials,
@@ -29,12 +28,9 @@ from producer.training.sweep import (
     shown,
 )
 from producer.training.sweep_view import SweepView, table_of, write_sweep_csv
+from producer.training.unfinished import job_of
 
 NO_WORKER_AFTER_S = 10.0
-
-
-class TrainingFailed(ProducerError):
-    """The job ended without a new version."""
 
 
 def train(settings: Settings, training: Training) -> None:
@@ -49,24 +45,31 @@ def train(settings: Settings, training: Training) -> None:
         plan_training(settings.model_copy(update={"data_root": Path("/")}), training)  # fail early
     if (loose := loose_images(training.dataset)) is not None:
         console.print(loose, markup=False)
-    with open_session(settings, ["train"], start=not training.detach) as session:
-        settings, name = session.settings, new_job(training.name)
+    with ExitStack() as open_, open_session(settings, ["train"], start=not training.detach) as session:
+        settings, name, is_begun = session.settings, new_job(training.name), False
         if trials:
             best = _search(session, training, trials, name, console)
             settings = settings.model_copy(update={"training": best.recipe})
             _say_how_to_confirm(console, best, training, len(trials))
+        elif session.stack is not None:
+            name, is_begun = open_.enter_context(job_of(settings, training))
         job = plan_training(settings, training, purpose="folds" if training.folds else "publish", job=name)
         enqueue_training(session, job)
         if training.detach:
             print(job.job)
             console.print(f"queued; follow it with: sortline jobs watch {job.job}")
             return
-        console.print(f"job {job.job}", markup=False)
+        begun = " goes on at its last checkpoint; --overwrite starts over" if is_begun else ""
+        console.print(f"job {job.job}{begun}", markup=False)
         try:
             print(watch(session, job.job, console, [job]))
         except KeyboardInterrupt:
             if session.stack is None:
                 console.print(f"the job goes on; sortline jobs watch {job.job}, or: sortline jobs cancel {job.job}")
+            elif trials:
+                console.print("stopping; the search is done, its best trial is not published")
+            else:
+                console.print("stopping; the same command goes on at the last checkpoint, --overwrite starts over")
             raise
 
 

@@ -219,6 +219,30 @@ def test_a_killed_training_process_starts_again_and_one_version_is_published(
     assert "state   done" in again
 
 
+def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(home: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(write_shades(tmp_path / "photos")), *QUICK, "--set", "epochs=60", "--name", "shades"]
+    command = subprocess.Popen(
+        [SORTLINE, *arguments],
+        env=environment(home, {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
+    )  # fmt: skip
+    assert command.stderr is not None
+    said = ""
+    while "epoch 3/" not in said and (line := command.stderr.readline()):
+        said += line
+    command.send_signal(signal.SIGINT)
+    published, rest = command.communicate(timeout=60)
+    assert (command.returncode, published) == (130, ""), said + rest
+    assert "stopping; the same command goes on at the last checkpoint, --overwrite starts over" in rest
+
+    done = sortline(*arguments, home=home)
+
+    assert done.stdout == "shades:1\n"
+    assert "goes on at its last checkpoint" in done.stderr
+    assert "epoch 1/60" not in done.stderr
+    assert "epoch 60/60" in done.stderr
+    assert not any((home / "checkpoints").iterdir())
+
+
 @pytest.mark.long
 def test_a_job_whose_redis_is_flushed_and_whose_process_dies_is_queued_again_and_goes_on(
     home: Path, tmp_path: Path, redis_server: RedisServer
