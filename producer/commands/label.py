@@ -80,7 +80,7 @@ def label(
     labelling = Labelling(
         source=source,
         model=how.model,
-        reports=reports.request(output, ranks=top_k, probabilities=reports.prob_columns),
+        reports=reports.request(output, ranks=top_k),
         max_failures=max_failures,
         on_existing=how.on_existing,
         detach=detach,

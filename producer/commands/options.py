@@ -13,7 +13,7 @@ import typer
 
 from base.broker_url import masked_url
 from producer.errors import UsageError
-from producer.reports import EMBED_MB, By
+from producer.reports import EMBED_MB, By, CsvDialect
 from producer.run import OnExisting
 
 if TYPE_CHECKING:  # pydantic is slow to import, and --help needs none of it
@@ -107,10 +107,38 @@ class ReportOptions(PageOptions):
     prob_columns: Annotated[bool, _reports("--prob-columns", help="A column with the probability of every class.")] = (
         False
     )
+    columns: Annotated[
+        str | None,
+        _reports("--columns", metavar="LIST", help="Only these columns, in this order, as in path,label,confidence."),
+    ] = None
+    min_confidence: Annotated[
+        float | None,
+        _reports(
+            min=0,
+            max=1,
+            help="A column decision: below this confidence review, else accept. --sort-into puts those into unsure/.",
+        ),
+    ] = None
+    csv_dialect: Annotated[
+        CsvDialect | None,
+        _reports(help="CSV that Excel opens: with a byte order mark; semicolons where the comma is the decimal sign."),
+    ] = None
     sort_into: Annotated[
         Path | None, _reports("--sort-into", metavar="DIR", help="Put each labelled image into DIR/LABEL/ too.")
     ] = None
     by: Annotated[By, _reports("--by", help="How: a link to the image, a copy, or the image itself.")] = "link"
+
+    def request(self, output: Path, **more: Any) -> Request:
+        """Return the reports that are asked for."""
+        return PageOptions.request(
+            self,
+            output,
+            probabilities=self.prob_columns,
+            columns=[name.strip() for name in (self.columns or "").split(",") if name.strip()],
+            min_confidence=self.min_confidence,
+            csv_dialect=self.csv_dialect,
+            **more,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from producer.runfile import RunFile
 
 
+CHANGES = ("formats", "prob_columns", "class_map", "columns", "min_confidence", "csv_dialect")
+KEPT = ("probabilities", "class_map", "columns", "min_confidence", "csv_dialect")  # of the newest request, if not given
+
+
 @with_options
 def report(
     run: Annotated[
@@ -86,21 +90,18 @@ def _requests(
     kept = requests_of(run)
     path = os.path.abspath(named)  # noqa: PTH100 - links stay as the user wrote them
     earlier = [request for request in kept if path in request.outputs.values()] or kept
-    changes = (output, options.formats, top_k, options.prob_columns, options.class_map, options.embed_mb != EMBED_MB)
-    if earlier and not any(changes):
+    changes = (output, top_k, *(getattr(options, name) for name in CHANGES), options.embed_mb != EMBED_MB)
+    if earlier and all(change in (None, False) for change in changes):
         return earlier
     if not earlier:
-        return [options.request(output or Path("report.csv"), ranks=top_k, probabilities=options.prob_columns)]
+        return [options.request(output or Path("report.csv"), ranks=top_k)]
     base = earlier[-1]
     if output is None and not options.formats:
         options = replace(options, formats=",".join(base.formats))
-    made = options.request(
-        output or base.main,
-        ranks=top_k or base.ranks,
-        probabilities=options.prob_columns or base.probabilities,
-        truth=base.truth,
-    )
-    return [made if options.class_map is not None else replace(made, class_map=base.class_map)]
+    made = options.request(output or base.main, ranks=top_k or base.ranks, truth=base.truth)
+    return [
+        replace(made, **{name: getattr(base, name) for name in KEPT if getattr(made, name) in (None, False, [], {})})
+    ]
 
 
 def _undo(journal: Path) -> None:

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from base.text import safe_cell
-from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
+from producer.reports.layout import CONFIDENCE_DIGITS, Layout, Value
 from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
-_SPECIAL = re.compile('^[=+\\-@\t]|[",\r\n]')  # few cells hold one: a single look at the others
-_QUOTED = re.compile('[",\r\n]')
+_SPECIAL = re.compile('^[=+\\-@\t]|[",;\r\n]')  # few cells hold one: a single look at the others
 ERROR_COLUMNS = ["path", "error", "error_detail", "width", "height"]
 
 
+class Dialect(NamedTuple):
+    """How a CSV is written: byte order mark, separator, decimal sign, end of a line."""
+
+    mark: str
+    separator: str
+    decimal: str
+    end: str
+
+
+# Excel takes a CSV without a mark for Windows-1252, and where the comma is the decimal sign it separates by semicolons.
+DIALECTS = {
+    None: Dialect("", ",", ".", "\n"),
+    "excel": Dialect("\ufeff", ",", ".", "\r\n"),
+    "excel-semicolon": Dialect("\ufeff", ";", ",", "\r\n"),
+}
+
+
 def write_csv(run: RunFile, path: Path, layout: Layout | None = None, rows: Iterable[StoredRow] | None = None) -> None:
-    """Write the report beside ``path`` and rename it there: UTF-8, RFC 4180, ``\\n`` line ends."""
+    """Write the report beside ``path`` and rename it there: UTF-8, RFC 4180, ``\\n`` line ends or as Excel wants it."""
     shown = layout or Layout.of(run.plan)
-    _write(run, path, header(shown), _lines(shown, shown.answers(run.rows() if rows is None else rows)))
+    answers = shown.answers(run.rows() if rows is None else rows)
+    _write(run, path, shown, shown.columns, map(shown.values, answers))
 
 
 CSV = table("csv", write_csv)
@@ -28,56 +46,33 @@ CSV = table("csv", write_csv)
 def write_errors(run: RunFile, path: Path, layout: Layout) -> None:
     """Write the images that have an error row alone."""
     failed = layout.answers(run.rows(failed=True))
-    _write(run, path, ERROR_COLUMNS, (f"{_cell(answer.path)},{_picture(answer)}\n" for answer in failed))
+    _write(
+        run,
+        path,
+        layout,
+        ERROR_COLUMNS,
+        ([row.path, row.error, row.detail, row.width or None, row.height or None] for row in failed),
+    )
 
 
-def header(layout: Layout) -> list[str]:
-    more = [name for rank in range(2, layout.ranks + 1) for name in (f"label_{rank}", f"confidence_{rank}")]
-    return [
-        "path",
-        "status",
-        "label",
-        "confidence",
-        "group",
-        *more,
-        "error",
-        "error_detail",
-        "width",
-        "height",
-        "model",
-        *(["duplicate_of"] if layout.duplicates else []),
-        *(f"p:{name}" for name in layout.probability_names),
-    ]
+def _write(run: RunFile, path: Path, layout: Layout, head: Iterable[str], rows: Iterable[Iterable[Value]]) -> None:
+    mark, separator, decimal, end = DIALECTS[layout.csv_dialect]
+    names = {"ok", "error", "missing", layout.model, *layout.names, *filter(None, layout.groups)}
+    known: dict[Value, str] = {None: "", **{name: _cell(name, separator) for name in names}}
+    number = f"%.{CONFIDENCE_DIGITS}f"
+
+    def shown(value: Value) -> str:
+        if isinstance(value, float):
+            return (number % value).replace(".", decimal)
+        return _cell(value, separator) if isinstance(value, str) else str(value)
+
+    with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        file.write(mark + separator.join(_cell(name, separator) for name in head) + end)
+        for row in rows:
+            file.write(separator.join([known[cell] if cell in known else shown(cell) for cell in row]) + end)
 
 
-def _lines(layout: Layout, answers: Iterable[Answer]) -> Iterator[str]:
-    known = {text: _cell(text) for text in {"", layout.model, *layout.names, *filter(None, layout.groups)}}
-    one_rank, no_rank = f"%s,%.{CONFIDENCE_DIGITS}f", ","
-    for answer in answers:
-        ranked = [one_rank % (known[name], value) for name, value in answer.ranked]
-        ranked += [no_rank] * (layout.ranks - len(ranked))
-        cells = [
-            _cell(answer.path),
-            answer.status,
-            ranked[0],
-            known[answer.group or ""],
-            *ranked[1:],
-            _picture(answer),
-            known[answer.model],
-        ]
-        if layout.duplicates:
-            cells.append(_cell(answer.duplicate_of))
-        if layout.probability_names:
-            cells += [f"{value:.{CONFIDENCE_DIGITS}f}" if answer.ranked else "" for value in answer.probabilities]
-        yield ",".join(cells) + "\n"
-
-
-def _picture(answer: Answer) -> str:
-    error = f"{_cell(answer.error or '')},{_cell(answer.detail)}" if answer.error or answer.detail else ","
-    return f"{error},{answer.width or ''},{answer.height or ''}"
-
-
-def _cell(text: str) -> str:
+def _cell(text: str, separator: str = ",") -> str:
     """Return ``text`` as it stands in a line: safe, and quoted where it must be.
 
     Python's own writer takes twice the time. It also leaves a bare return unquoted, which a label may hold and readers
@@ -86,10 +81,4 @@ def _cell(text: str) -> str:
     if _SPECIAL.search(text) is None:
         return text
     safe = safe_cell(text)
-    return '"' + safe.replace('"', '""') + '"' if _QUOTED.search(safe) else safe
-
-
-def _write(run: RunFile, path: Path, head: list[str], lines: Iterable[str]) -> None:
-    with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-        file.write(",".join(map(_cell, head)) + "\n")
-        file.writelines(lines)
+    return '"' + safe.replace('"', '""') + '"' if any(sign in safe for sign in (separator, '"', "\r", "\n")) else safe

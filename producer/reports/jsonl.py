@@ -24,6 +24,9 @@ JSONL = table("jsonl", write_jsonl)
 
 def record(layout: Layout, answer: Answer) -> dict[str, Any]:
     """Return one row; text stands as it is, since nothing runs formulas in JSON."""
+    if layout.chosen:
+        cells = zip(layout.columns, layout.values(answer), strict=True)
+        return {name: round(cell, CONFIDENCE_DIGITS) if isinstance(cell, float) else cell for name, cell in cells}
     best = answer.ranked[0] if answer.ranked else None
     found: dict[str, Any] = {
         "path": answer.path,
@@ -38,6 +41,8 @@ def record(layout: Layout, answer: Answer) -> dict[str, Any]:
         "height": answer.height or None,
         "model": answer.model or None,
     }
+    if layout.min_confidence is not None:
+        found["decision"] = answer.decision
     if layout.duplicates:
         found["duplicate_of"] = answer.duplicate_of or None
     if layout.probability_names and best:

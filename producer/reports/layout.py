@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from base.text_files import read_table
 from producer.errors import UsageError
+from producer.reports import CsvDialect
 from producer.runfile import Plan, StoredRow
 
 CONFIDENCE_DIGITS = 4  # more would show the noise between engines
+
+Value: TypeAlias = str | float | int | None  # of a cell; floats are confidences
 
 ClassMap = Mapping[str, tuple[str, str | None]]  # label of the model -> name and group in reports
 _NO_MAP: ClassMap = {}
@@ -29,6 +33,7 @@ class Answer(NamedTuple):
     status: str  # "ok", "error" or "missing"
     ranked: list[tuple[str, float]]
     group: str | None
+    decision: str | None
     probabilities: list[float]
     error: str | None
     detail: str
@@ -47,6 +52,9 @@ class Layout:
         ranks: how many labels a row shows.
         probability_names: the names with a column of their own; empty without ``--prob-columns``.
         duplicates: whether there is a column ``duplicate_of``.
+        min_confidence: below it an answer's ``decision`` is "review"; without it there is no such column.
+        chosen: the columns to show, in this order; all when empty.
+        csv_dialect: a name of `producer/reports/csv.py: DIALECTS`.
     """
 
     names: list[str]
@@ -55,15 +63,26 @@ class Layout:
     model: str
     probability_names: list[str]
     duplicates: bool = False
+    min_confidence: float | None = None
+    chosen: Sequence[str] = ()
+    csv_dialect: CsvDialect | None = None
+    places: Sequence[int] = ()  # of the chosen columns among all
 
     @classmethod
     def of(
-        cls, plan: Plan, *, ranks: int | None = None, class_map: ClassMap = _NO_MAP, probabilities: bool = False
+        cls,
+        plan: Plan,
+        *,
+        ranks: int | None = None,
+        class_map: ClassMap = _NO_MAP,
+        probabilities: bool = False,
+        **shown: Any,
     ) -> Layout:
         """Return the layout of ``plan``; UsageError when its rows can't fill the columns, or the map has other labels.
 
         Args:
             ranks: labels a row; as many as the run kept by default.
+            shown: ``min_confidence``, ``chosen`` and ``csv_dialect``.
         """
         classes = len(plan.labels)
         kept = min(plan.top_k, classes)
@@ -80,14 +99,71 @@ class Layout:
             raise UsageError(f"the class map names {label!r}, which is no label of {plan.model}{meant}")
         mapped = [class_map.get(label, (label, None)) for label in plan.labels]
         names = [name for name, _ in mapped]
-        return cls(
+        found = cls(
             names=names,
             groups=[new or old for (_, new), old in zip(mapped, plan.groups, strict=False)],
             ranks=min(ranks or kept, kept),
             model=str(plan.model),
             probability_names=list(dict.fromkeys(names)) if probabilities else [],
             duplicates=plan.duplicates,
+            **shown,
         )
+        if unknown := [name for name in found.chosen if name not in found.all_columns]:
+            raise UsageError(f"--columns: no column {unknown[0]!r}; there are {', '.join(found.all_columns)}")
+        if twice := [name for name, count in Counter(found.chosen).items() if count > 1]:
+            raise UsageError(f"--columns: {twice[0]} is named twice")
+        return replace(found, places=[found.all_columns.index(name) for name in found.chosen])
+
+    @property
+    def all_columns(self) -> list[str]:
+        """The columns of a table, in order."""
+        more = [name for rank in range(2, self.ranks + 1) for name in (f"label_{rank}", f"confidence_{rank}")]
+        return [
+            "path",
+            "status",
+            "label",
+            "confidence",
+            "group",
+            *(["decision"] if self.min_confidence is not None else []),
+            *more,
+            "error",
+            "error_detail",
+            "width",
+            "height",
+            "model",
+            *(["duplicate_of"] if self.duplicates else []),
+            *(f"p:{name}" for name in self.probability_names),
+        ]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are shown."""
+        return list(self.chosen) or self.all_columns
+
+    def is_unsure(self, confidence: float) -> bool:
+        """Return whether somebody should look at an answer."""
+        return self.min_confidence is not None and confidence < self.min_confidence
+
+    def values(self, answer: Answer) -> list[Value]:
+        """Return the cells of a row, one a column; None where there is nothing."""
+        ranked: list[Value] = [part for pair in answer.ranked for part in pair]
+        ranked += [None] * (2 * self.ranks - len(ranked))
+        cells: list[Value] = [
+            answer.path,
+            answer.status,
+            *ranked[:2],
+            answer.group,
+            *([answer.decision] if self.min_confidence is not None else []),
+            *ranked[2:],
+            answer.error,
+            answer.detail or None,
+            answer.width or None,
+            answer.height or None,
+            answer.model or None,
+            *([answer.duplicate_of or None] if self.duplicates else []),
+            *(value if answer.ranked else None for value in answer.probabilities),
+        ]
+        return [cells[place] for place in self.places] if self.places else cells
 
     def answers(self, rows: Iterable[StoredRow]) -> Iterator[Answer]:
         places = {name: place for place, name in enumerate(self.probability_names)}
@@ -101,6 +177,7 @@ class Layout:
                 "ok" if row.top else "error" if row.error else "missing",
                 [(self.names[index], value) for index, value in row.top[: self.ranks]],
                 self.groups[row.top[0][0]] if row.top else None,
+                ("review" if self.is_unsure(row.top[0][1]) else "accept") if row.top else None,
                 probabilities,
                 row.error,
                 row.detail,

@@ -9,8 +9,7 @@ from typing import Any
 
 from base.install import pip_install
 from producer.errors import UsageError
-from producer.reports.csv import header
-from producer.reports.layout import Answer, Layout
+from producer.reports.layout import Layout
 from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
@@ -36,7 +35,7 @@ def write_parquet(run: RunFile, path: Path, layout: Layout, rows: Iterable[Store
     schema = schema_of(layout).with_metadata({"model": layout.model, "digest": run.plan.model.digest})
     answers = layout.answers(run.rows() if rows is None else rows)
     with replacing(path, run.path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-        while group := [_values(layout, answer) for answer in islice(answers, ROWS_A_GROUP)]:
+        while group := [layout.values(answer) for answer in islice(answers, ROWS_A_GROUP)]:
             columns = [
                 pa.array(column, field.type) for column, field in zip(zip(*group, strict=True), schema, strict=True)
             ]
@@ -55,24 +54,4 @@ def schema_of(layout: Layout) -> Any:
             return pa.float32()
         return pa.int32() if column in ("width", "height") else pa.string()
 
-    return pa.schema([pa.field(name, kind(name), nullable=name not in ("path", "status")) for name in header(layout)])
-
-
-def _values(layout: Layout, answer: Answer) -> list[str | float | None]:
-    ranked: list[str | float | None] = [part for pair in answer.ranked for part in pair]
-    ranked += [None] * (2 * layout.ranks - len(ranked))
-    probabilities = [value if answer.ranked else None for value in answer.probabilities]
-    return [
-        answer.path,
-        answer.status,
-        *ranked[:2],
-        answer.group,
-        *ranked[2:],
-        answer.error,
-        answer.detail or None,
-        answer.width or None,
-        answer.height or None,
-        answer.model or None,
-        *([answer.duplicate_of or None] if layout.duplicates else []),
-        *probabilities,
-    ]
+    return pa.schema([pa.field(name, kind(name), nullable=name not in ("path", "status")) for name in layout.columns])

@@ -9,11 +9,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from producer.errors import UsageError
-from producer.reports import EMBED_MB
+from producer.reports import EMBED_MB, CsvDialect
 from producer.reports.csv import CSV, write_errors
 from producer.reports.jsonl import JSONL
 from producer.reports.layout import Layout, read_class_map
@@ -41,6 +42,7 @@ class Request:
         ranks: labels a row; all that the run kept when None.
         class_map: as read; kept, so that a file that has changed since changes no report made again.
         embed_mb: size of the thumbnails inside the page.
+        min_confidence, columns, csv_dialect: as `Layout` has them.
     """
 
     outputs: dict[str, str]
@@ -49,6 +51,9 @@ class Request:
     class_map: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     truth: Truth = "auto"
     embed_mb: float = EMBED_MB
+    min_confidence: float | None = None
+    columns: list[str] = field(default_factory=list)
+    csv_dialect: CsvDialect | None = None
 
     @property
     def main(self) -> Path:
@@ -71,7 +76,15 @@ class Request:
 
     def layout(self, run: RunFile) -> Layout:
         """Return the columns; UsageError when the run can't fill them."""
-        return Layout.of(run.plan, ranks=self.ranks, class_map=self.class_map, probabilities=self.probabilities)
+        return Layout.of(
+            run.plan,
+            ranks=self.ranks,
+            class_map=self.class_map,
+            probabilities=self.probabilities,
+            min_confidence=self.min_confidence,
+            chosen=self.columns,
+            csv_dialect=self.csv_dialect,
+        )
 
     def check_rows(self, run: RunFile) -> None:
         """Raise UsageError when the rows can't fill the columns, or the folders name no class where they should."""
@@ -104,24 +117,18 @@ def request_of(
     formats: str | None,
     *,
     in_folder: Sequence[str] = ("csv",),
-    ranks: int | None = None,
-    probabilities: bool = False,
     class_map: Path | None = None,
-    truth: Truth = "auto",
-    embed_mb: float = EMBED_MB,
+    **more: Any,
 ) -> Request:
-    """Return what options ask for; UsageError for what would fail only when all work is done."""
+    """Return what options ask for; UsageError for what would fail only when all work is done.
+
+    Args:
+        more: as `Request` has them.
+    """
     outputs = outputs_of(output, formats_of(formats), in_folder=in_folder)
     for name in outputs.keys() & FORMATS.keys():
         FORMATS[name].check()
-    return Request(
-        outputs=outputs,
-        ranks=ranks,
-        probabilities=probabilities,
-        class_map=read_class_map(class_map) if class_map is not None else {},
-        truth=truth,
-        embed_mb=embed_mb,
-    )
+    return Request(outputs=outputs, class_map=read_class_map(class_map) if class_map is not None else {}, **more)
 
 
 def formats_of(text: str | None) -> list[str]:
@@ -193,7 +200,7 @@ def write_reports(
         if not FORMATS[name].is_table:
             FORMATS[name].write(report, request.path(name), ())
     write_errors(run, request.path("errors"), layout)
-    write_summary(run, request.path("summary"), counts)
+    write_summary(run, request.path("summary"), counts, request.min_confidence)
     request.keep(run)
     return counts
 

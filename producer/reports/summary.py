@@ -64,12 +64,14 @@ class Timing:
         )
 
 
-def write_summary(run: RunFile, path: Path, tally: Tally) -> None:
+def write_summary(run: RunFile, path: Path, tally: Tally, min_confidence: float | None = None) -> None:
     with replacing(path, run.path) as beside:
-        beside.write_text(json.dumps(summary(run, tally), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(
+            json.dumps(summary(run, tally, min_confidence), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
-def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
+def summary(run: RunFile, tally: Tally, min_confidence: float | None = None) -> dict[str, Any]:
     """Return the summary; counts are sorted, the largest first."""
     plan, timing = run.plan, Timing.of(run)
     found: dict[str, Any] = {
@@ -94,6 +96,8 @@ def summary(run: RunFile, tally: Tally) -> dict[str, Any]:
         "workers": timing.workers,
         "stage_seconds": timing.stages,
     }
+    if min_confidence is not None:
+        found |= {"min_confidence": min_confidence, "review": tally.review}
     if tally.evaluation is not None:
         found["evaluation"] = evaluated(tally.evaluation)
     return found

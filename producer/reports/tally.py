@@ -36,6 +36,7 @@ class Tally:
     labels: Counter[str] = field(default_factory=Counter)
     groups: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    review: int = 0  # below --min-confidence
     confidence_sum: float = 0.0
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
     wrong_histogram: list[int] = field(default_factory=lambda: [0] * BINS)
@@ -96,6 +97,7 @@ def counted(
         found.labels[name] += 1
         if group:
             found.groups[group] += 1
+        found.review += layout.is_unsure(confidence)
         found.confidence_sum += confidence
         found.histogram[place] += 1
         _offer(least_sure, -confidence, row.input_index)

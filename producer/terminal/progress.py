@@ -108,6 +108,8 @@ class RunView:
             )
         for line in accuracy(counts.evaluation) if counts.evaluation is not None else ():
             self.say(line)
+        if counts.review:
+            self.say(f"to review, below {request.min_confidence:g}: {counts.review:,} images")
         self.say(report_line(request))
 
     @property

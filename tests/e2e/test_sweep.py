@@ -44,7 +44,7 @@ def test_a_search_survives_a_trial_that_diverges_and_publishes_the_best_recipe_o
     # Of a squared loss, so large a step makes the next one larger still.
     done = sortline("train", str(photos), *SMALL, "--set", "loss=squared", "--sweep", "lr_max=10.0,1e-9,0.02",
                     "--sweep-report", "s.csv", home=home, limit_s=240)  # fmt: skip
-    shown = json.loads(sortline("models", "show", "shades", "--json", home=home).stdout)
+    shown = json.loads(sortline("models", "show", "shades:1", "--json", home=home).stdout)
 
     best, middle, failed = rows_of(home / "s.csv")
     assert done.stdout == "shades:1\n"

@@ -25,7 +25,6 @@ from jobs.label import LabelChunk
 from jobs.messages import ModelPin
 from producer import errors
 from producer.__main__ import app
-from producer.reports.csv import header
 from producer.reports.layout import Layout
 from producer.runfile import Plan
 from producer.terminal.troubleshooting import PAGE, advice_on
@@ -234,7 +233,7 @@ def test_documented_columns_are_those_of_the_report() -> None:
         column for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for column in re.findall(r"`(\w+)`", row)
     ]
 
-    assert columns == header(Layout.of(plan))
+    assert columns == Layout.of(plan).columns
     assert ",".join(columns) in reference.splitlines()
     assert ",".join(columns) in readme.splitlines()
 

@@ -18,7 +18,7 @@ from base.text import safe_cell
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
 from producer.errors import ProducerError
-from producer.reports.csv import _cell, header, write_csv
+from producer.reports.csv import _cell, write_csv
 from producer.reports.layout import Layout
 from producer.reports.report import replacing
 from producer.runfile import Plan, RunFile
@@ -106,7 +106,7 @@ def test_no_more_columns_than_the_model_has_labels(tmp_path: Path) -> None:
     run = made(tmp_path, ["a.jpg"], [OK], top_k=100)
 
     assert Layout.of(run.plan).ranks == 3
-    assert [name for name in header(Layout.of(run.plan)) if name.startswith("label")] == ["label", "label_2", "label_3"]
+    assert [name for name in Layout.of(run.plan).columns if name.startswith("label")] == ["label", "label_2", "label_3"]
 
 
 def test_a_row_with_fewer_labels_than_columns_is_filled_up(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from base.text_files import read_table
 from jobs.label import Row
 from producer.commands.options import Formats
 from producer.errors import UsageError
-from producer.reports.csv import header, write_csv, write_errors
+from producer.reports import CsvDialect
+from producer.reports.csv import write_csv, write_errors
 from producer.reports.jsonl import write_jsonl
 from producer.reports.layout import Layout, read_class_map
 from producer.reports.parquet import schema_of, write_parquet
@@ -86,7 +88,7 @@ def test_the_types_of_parquet_columns_do_not_depend_on_the_rows(tmp_path: Path) 
 
     bad, mixed = pq.read_table(tmp_path / "all_bad.parquet"), pq.read_table(tmp_path / "mixed.parquet")
     assert bad.schema == mixed.schema == schema_of(layout)
-    assert mixed.schema.names == header(layout)
+    assert mixed.schema.names == layout.columns
     assert mixed.schema.field("confidence_2").type == pa.float32()
     assert mixed.schema.field("label").type == pa.string()
     assert mixed.schema.metadata[b"model"] == b"waste:7"
@@ -385,3 +387,72 @@ def test_memory_stays_flat_whatever_the_number_of_rows(tmp_path: Path, monkeypat
             assert counts.ok == images
 
     assert peaks[1] < 1.15 * peaks[0]  # 22 bytes a row would show
+
+
+def test_chosen_columns_are_those_of_every_table_in_their_order(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["=a.jpg", "b.jpg"], [ok(0, 0.75), BROKEN]) as run:
+        request = request_of(tmp_path / "out", "csv,jsonl,parquet", columns=["confidence", "path", "error"])
+        write_reports(run, request, max_pixels=1)
+
+    out = tmp_path / "out"
+    assert (out / "report.csv").read_text() == "confidence,path,error\n0.7500,'=a.jpg,\n,b.jpg,truncated\n"
+    assert [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()] == [
+        {"confidence": 0.75, "path": "=a.jpg", "error": None},
+        {"confidence": None, "path": "b.jpg", "error": "truncated"},
+    ]
+    found = pq.read_table(out / "report.parquet")
+    assert found.schema.names == ["confidence", "path", "error"]
+    assert found.to_pylist() == [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+
+
+def test_a_column_that_is_not_there_is_refused_before_anything_is_labelled(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["a.jpg"], []) as run:
+        for columns, why in (
+            (["path", "lable"], r"--columns: no column 'lable'; there are path, status, label, .*, model$"),
+            (["decision"], r"no column 'decision'"),  # without --min-confidence
+            (["path", "path"], r"--columns: path is named twice"),
+        ):
+            with pytest.raises(UsageError, match=why):
+                request_of(tmp_path / "r.csv", None, columns=columns).check_rows(run)
+        request_of(tmp_path / "r.csv", None, columns=["decision"], min_confidence=0.5).check_rows(run)
+
+
+def test_answers_below_a_confidence_are_to_be_reviewed_in_every_format(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], [ok(0, 0.7), ok(1, 0.6999), BROKEN]) as run:
+        request = request_of(tmp_path / "out", "csv,jsonl,parquet,html", min_confidence=0.7, ranks=1)
+        counts = write_reports(run, request, max_pixels=1)
+        layout = request.layout(run)
+
+    out = tmp_path / "out"
+    rows = list(csv.DictReader((out / "report.csv").read_text().splitlines()))
+    assert [row["decision"] for row in rows] == ["accept", "review", ""]
+    assert list(rows[0])[4:6] == ["group", "decision"]
+    assert [json.loads(line)["decision"] for line in (out / "report.jsonl").read_text().splitlines()] == [
+        "accept", "review", None,
+    ]  # fmt: skip
+    assert pq.read_table(out / "report.parquet")["decision"].to_pylist() == ["accept", "review", None]
+    summary = json.loads((out / "summary.json").read_text())
+    assert (counts.review, summary["review"], summary["min_confidence"]) == (1, 1, 0.7)
+    assert layout.columns[5] == "decision"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "start", "cells"),
+    [
+        ("excel", "\ufeffpath,status,", ["a;b.jpg", '"c,d.jpg"', "0.7500"]),
+        ("excel-semicolon", "\ufeffpath;status;", ['"a;b.jpg"', "c,d.jpg", "0,7500"]),
+    ],
+)
+def test_a_csv_for_excel_has_its_mark_separator_and_line_ends(
+    dialect: CsvDialect, start: str, cells: list[str], tmp_path: Path
+) -> None:
+    with run_of(tmp_path, ["a;b.jpg", "c,d.jpg"], [ok(0, 0.75), BROKEN]) as run:
+        request = request_of(tmp_path / "r.csv", None, csv_dialect=dialect)
+        write_reports(run, request, max_pixels=1)
+
+    text = (tmp_path / "r.csv").read_bytes().decode()
+    assert text.startswith(start)
+    assert text.count("\r\n") == text.count("\n") == 3
+    assert all(cell in text for cell in cells)
+    assert [row["path"] for _, row in read_table(tmp_path / "r.csv")[1]] == ["a;b.jpg", "c,d.jpg"]
+    assert read_table(tmp_path / "r.errors.csv")[1][0][1]["path"] == "c,d.jpg"

@@ -308,3 +308,16 @@ def test_steps_are_on_the_disk_before_they_are_taken(tmp_path: Path, monkeypatch
         sort(run, tmp_path / "out", "move")
 
     assert str(tmp_path / "out" / "glass" / "a.jpg") in seen
+
+
+def test_images_below_the_confidence_go_into_a_folder_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / "in" / name).write_text(name)
+    labels = ["unsure", "paper", "tin"]
+    rows = [ok(0, 0.9), ok(0, 0.4), ok(1, 0.4)]
+    with run_of(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], rows, base=str(tmp_path / "in"), labels=labels) as run:
+        sort_images(run, Layout.of(run.plan, min_confidence=0.5), tmp_path / "out", "copy")
+
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.jpg"))
+    assert found == ["unsure-2/a.jpg", "unsure/b.jpg", "unsure/c.jpg"]
