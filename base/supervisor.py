@@ -62,6 +62,7 @@ class Supervisor:
         self._persistent = persistent
         self._own_groups = own_groups
         self._kept: dict[str, _Kept] = {}
+        self.has_lost = False  # whether one has ended by itself
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str], log: Path | None = None) -> None:
         """Start a process that dies with this one; its output goes to ``log``, or where that of this one goes."""
@@ -79,6 +80,7 @@ class Supervisor:
                     kept.process = self._spawn(kept.command, kept.environment, kept.log)
                     kept.started, kept.again_at = now, None
             elif (code := kept.process.poll()) is not None:
+                self.has_lost = True
                 quick = now - kept.started < LIVED_S
                 kept.quick_deaths = kept.quick_deaths + 1 if quick else 1
                 if self._is_final(code, kept.quick_deaths, quick=quick):

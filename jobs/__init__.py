@@ -6,7 +6,7 @@ from base.doors import lazy
 
 if TYPE_CHECKING:
     from jobs.app import UNREACHED, App, make_app
-    from jobs.board import ENDED, JobBoard, JobState
+    from jobs.board import ENDED, KEPT_S, JobBoard, JobState
     from jobs.broker import AWAY, Keys, check_broker, connect, passwords, redis_fault, redis_now
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
     from jobs.label import LABEL_RUN, ChunkResult, LabelChunk, Row, SampledInput

@@ -50,7 +50,7 @@ def run_models(arguments: list[str], settings: Settings, output: IO[str] | None 
     command = [sys.executable, "-m", "worker.models", *arguments]
     code = subprocess.run(command, cwd=settings.home, env=environment, stdout=output, check=False).returncode
     if code < 0:
-        raise ProducerError(f"{arguments[0]} ended with {how_it_ended(code)}; nothing was published or written")
+        raise ProducerError(f"the process for this ended with {how_it_ended(code)}; nothing was published or written")
     return code
 
 

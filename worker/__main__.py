@@ -16,7 +16,7 @@ from typing import Any
 
 from base.process import shut_out_strangers
 from configs import Settings, SettingsError, load_settings
-from jobs import BrokerAway, BrokerError, check_broker, connect
+from jobs import BrokerAway, BrokerError, JobBoard, Keys, check_broker, connect
 from storage import ExtraMissing
 from worker.errors import WorkerError
 from worker.handler import Handler
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         client = connect(settings)
         try:
             check_broker(client, settings)  # a wrong password would be retried for ever by Celery
+            kind.tidy(settings, JobBoard(client, Keys(settings.key_prefix)))
         except BrokerAway as error:
             print(f"sortline worker: {error}; waiting for it", file=sys.stderr)
         client.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from configs import Settings
-from jobs import JobMessage, SchemaMismatch
+from jobs import JobBoard, JobMessage, SchemaMismatch
 from worker.runtime import Runtime
 
 AnyJob = TypeVar("AnyJob", bound=JobMessage)
@@ -49,6 +49,10 @@ class Handler(ABC, Generic[AnyJob, AnyResult]):
     @abstractmethod
     def check_host(cls, settings: Settings) -> None:
         """Raise an error when no such job can be done on this host."""
+
+    @classmethod
+    def tidy(cls, settings: Settings, board: JobBoard) -> None:
+        """Remove what jobs that have ended left on this host; called at the start, where Redis is there."""
 
     @classmethod
     @abstractmethod

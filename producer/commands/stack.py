@@ -99,6 +99,7 @@ def up(
     """
     from rich.console import Console
 
+    from producer.local.leftovers import SHARED
     from producer.local.monitor import start_flower
     from producer.local.session import Session  # noqa: F401 - a missing broker library shows before anything starts
     from producer.local.stack import LocalStack
@@ -108,7 +109,7 @@ def up(
     settings = settings_of(home=home, store=store)
     signal.signal(signal.SIGTERM, _as_interrupt)
     signal.signal(signal.SIGINT, _as_interrupt)  # a shell's `&` starts us with SIGINT ignored
-    with LocalStack(settings, folder="up", persistent=True) as stack:
+    with LocalStack(settings, folder=SHARED, persistent=True) as stack:
         stack.say = partial(console.print, markup=False)
         stack.start_worker("label")
         if train:

@@ -25,11 +25,10 @@ from base.supervisor import ProcessEnded, Supervisor
 from configs import Settings, environment_of
 from jobs import Keys
 from producer.errors import ProducerError, UsageError
+from producer.local.leftovers import LOCK, SHARED, SOCKET_NOTE, remove_leftovers
 
 REDIS = "redis"
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
-SOCKET_NOTE = "socket"  # file that says where the socket is; a long SORTLINE_HOME can't hold it itself
-LOCK = "lock"
 DATA = ("appendonlydir", "appendonly.aof", "dump.rdb")  # what Redis keeps, by its version
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 15.0
@@ -73,6 +72,7 @@ class LocalStack:
                 raise StackError(
                     f"{self.socket} is too long for a socket: set SORTLINE_HOME or TMPDIR to a shorter path"
                 )
+        remove_leftovers(self.settings.home)
         try:
             self._lock = hold(self.folder / LOCK)
         except HeldError as error:
@@ -89,13 +89,16 @@ class LocalStack:
             for kind in self._workers:  # they import for longer than Redis starts
                 self.start_worker(kind)
             self._await_redis()
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End all at once where workers have nothing at hand and Redis keeps nothing; else workers first, warm."""
+    def __exit__(self, error: object = None, *_: object) -> None:
+        """End all at once where workers have nothing at hand and Redis keeps nothing; else workers first, warm.
+
+        Logs stay where they may say what went wrong.
+        """
         if not self._persistent and self._becomes_idle():
             self._processes.kill()
         self._processes.stop(lambda name: name != REDIS, STOP_LIMIT_S)
@@ -104,6 +107,9 @@ class LocalStack:
             shutil.rmtree(self._short_folder, ignore_errors=True)
         if self._owned_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+            if error is None and not self._processes.has_lost:
+                for log in self.settings.home.glob(f"logs/{self.folder.name}-*.log"):
+                    log.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
 
@@ -204,7 +210,7 @@ def private_root(settings: Settings) -> Path | str:
 
 def shared_stack_socket(settings: Settings) -> Path:
     """Where `sortline up` has its Redis."""
-    folder = settings.home / "run" / "up"
+    folder = settings.home / "run" / SHARED
     try:
         return Path(os.fsdecode((folder / SOCKET_NOTE).read_bytes()))
     except OSError:

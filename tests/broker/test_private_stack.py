@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import redis
 from configs.settings import Settings
 from jobs.broker import Keys, check_broker, connect
 from producer.errors import UsageError
+from producer.local.leftovers import ELSEWHERE_KEPT_S, LOGS_KEPT_S, remove_leftovers
 from producer.local.stack import LocalStack, StackError, is_answering, shared_stack_socket
 from tests.conftest import wait_until
 
@@ -146,6 +149,7 @@ def test_two_commands_of_one_process_number_have_a_folder_each(home: Path, monke
 
 UP = """
 import sys
+import time
 from pathlib import Path
 from configs.settings import Settings
 from producer.local.stack import LocalStack
@@ -239,3 +243,74 @@ def test_what_a_redis_kept_stays_where_it_is_when_another_cause_keeps_it_from_st
 
     with persistent(home, []) as stack, redis.Redis(unix_socket_path=str(stack.socket)) as client:
         assert client.get("key") == b"kept"
+
+
+def test_what_a_killed_command_left_goes_with_the_next_one(home: Path) -> None:
+    long = home / ("x" * 90)
+    killed = subprocess.Popen([sys.executable, "-c", PRIVATE, str(long)], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    socket = Path(killed.stdout.readline().strip())
+    assert socket.exists()
+    (left,) = (long / "run").iterdir()
+    killed.kill()
+    killed.communicate()
+
+    with LocalStack(Settings(home=long)) as stack:
+        assert set((long / "run").iterdir()) == {stack.folder}
+        assert not socket.parent.exists()
+        assert socket.parent != left
+
+    assert list((long / "run").iterdir()) == []
+
+
+PRIVATE = """
+import sys, time
+from pathlib import Path
+from configs.settings import Settings
+from producer.local.stack import LocalStack
+with LocalStack(Settings(home=Path(sys.argv[1]))) as stack:
+    print(stack.socket, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_leftovers_of_other_hosts_stay_for_a_month_and_what_lives_stays(home: Path) -> None:
+    now = time.time()
+    names = {"no lock": "", "elsewhere": "process 1 on elsewhere", "up": f"process 1 on {os.uname().nodename}"}
+    for name, text in names.items():
+        (home / "run" / name).mkdir(parents=True)
+        if text:
+            (home / "run" / name / "lock").write_text(text)
+
+    with LocalStack(Settings(home=home)) as stack:
+        remove_leftovers(home)
+        assert {path.name for path in (home / "run").iterdir()} == {*names, stack.folder.name}
+        for path in (home / "run").iterdir():
+            os.utime(path, (now, now - ELSEWHERE_KEPT_S - 1))
+        remove_leftovers(home)
+        assert {path.name for path in (home / "run").iterdir()} == {"up", stack.folder.name}
+        assert stack.socket.exists()
+
+
+def test_logs_go_with_their_stack_unless_something_went_wrong_and_then_after_a_week(home: Path) -> None:
+    with LocalStack(Settings(home=home)):
+        assert len(list((home / "logs").iterdir())) == 1
+    assert list((home / "logs").iterdir()) == []
+
+    with pytest.raises(ZeroDivisionError), LocalStack(Settings(home=home)):
+        raise ZeroDivisionError
+    (kept,) = (home / "logs").iterdir()
+    for age_s, there in ((LOGS_KEPT_S - 60, True), (LOGS_KEPT_S + 60, False)):
+        os.utime(kept, (time.time(), time.time() - age_s))
+        remove_leftovers(home)
+        assert kept.exists() == there
+
+
+def test_logs_stay_where_a_process_ended_by_itself(home: Path) -> None:
+    with LocalStack(Settings(home=home)) as stack:
+        stack.start("brief", [sys.executable, "-c", "raise SystemExit(70)"])
+        while not stack._processes.has_lost:
+            stack.check()
+            time.sleep(0.01)
+
+    assert {path.name.rpartition("-")[2] for path in (home / "logs").iterdir()} == {"redis.log", "brief.log"}

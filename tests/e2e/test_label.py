@@ -304,11 +304,11 @@ def test_the_same_finished_command_has_nothing_to_do_until_the_folder_changes(
     write_images(tmp_path / "photos", 4)
     env = {"SORTLINE_STORE": str(model_store)}
     sortline("label", str(tmp_path / "photos"), home=home, env=env)
-    started = set((home / "logs").iterdir())
+    started = (home / "run").stat().st_mtime_ns
 
     again = sortline("label", str(tmp_path / "photos"), home=home, env=env)
     refused = sortline("label", str(tmp_path / "photos"), "--on-existing", "error", home=home, code=2, env=env)
-    assert set((home / "logs").iterdir()) == started != set()  # neither has started even a Redis
+    assert (home / "run").stat().st_mtime_ns == started  # neither has started even a Redis
     write_images(tmp_path / "photos", 6)
     more = sortline("label", str(tmp_path / "photos"), home=home, env=env)
 
@@ -323,12 +323,18 @@ def test_the_worker_of_a_private_stack_has_the_settings_of_the_file_that_its_com
 ) -> None:
     write_images(tmp_path / "photos", 4)
     (home / "mine.toml").write_text('precision = "f32"\nlog_format = "json"\nkey_prefix = "mine:"\n')
-    env = {"SORTLINE_STORE": str(model_store)}
+    env = {"SORTLINE_STORE": str(model_store), "SORTLINE_CHUNK_IMAGES": "1"}
+    label = "label", str(tmp_path / "photos"), "-o", str(home / "report.csv"), "--config", str(home / "mine.toml")
 
-    sortline("label", str(tmp_path / "photos"), "--config", "mine.toml", home=home, env=env)
+    with producer(*label, home=home, env=env) as process:
+        wait_until(lambda: any((home / "logs").glob("*label-worker.log")), 60, "a worker")
+        (log,) = (home / "logs").glob("*label-worker.log")
+        with log.open() as lines:
+            assert process.wait(60) == 0
+            text = lines.read()
 
-    (log,) = (home / "logs").glob("*label-worker.log")
-    assert '"event": "chunk labelled"' in log.read_text()
+    assert '"event": "chunk labelled"' in text
+    assert list((home / "logs").iterdir()) == []  # of no use any more
     assert [row["status"] for row in rows_of(home / "report.csv")] == ["ok"] * 4
 
 

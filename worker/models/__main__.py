@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             file = pretrained_file(given.file) if given.file in PRETRAINED else Path(given.file)
             print(import_file(store, file, given.name, convention, given.labels))
         elif given.command == "graph":
+            shut_out_strangers()
             print(import_bounded(store, given))
         else:
             print(export_version(store, given.reference, given.format, given.output, force=given.force))

@@ -14,13 +14,14 @@ from base.errors import UnavailableError
 from base.fault import fault
 from base.install import pip_install
 from configs import Settings, SettingsError, read_recipe
-from jobs import EventState, JobEvent, JobState, SchemaMismatch, TrainModel
+from jobs import EventState, JobBoard, JobEvent, JobState, SchemaMismatch, TrainModel
 from model_store import StoreUnavailable
 from worker.errors import JobCancelled, JobRefused, WorkerError
 from worker.handler import Delivery, Handler
 from worker.lease import beat_s
 from worker.runtime import ATTEMPTS, Runtime
 from worker.train.events import Events, ask_redis
+from worker.train.leftovers import remove_leftovers
 
 BEATS = 3  # of a lease, within which a worker that is at a job shows on the board
 
@@ -48,16 +49,22 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
             raise SettingsError(f"training reads a folder; the data root {settings.data_root} is none")
 
     @classmethod
+    def tidy(cls, settings: Settings, board: JobBoard) -> None:
+        remove_leftovers(settings.home, board)
+
+    @classmethod
     def description(cls, settings: Settings) -> dict[str, object]:
         return {"engine": f"MindSpore {version('mindspore')}", "device": settings.device}
 
     @classmethod
     def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> None:
         Events(runtime).send_surely(JobEvent(job=error.job, state="failed", text=str(error)))
+        remove_leftovers(runtime.settings.home, runtime.board, error.job)
 
     @classmethod
     def end_revoked(cls, runtime: Runtime, job: TrainModel, why: str) -> None:
         Events(runtime).send_surely(JobEvent(job=job.job, state="cancelled", text=why))
+        remove_leftovers(runtime.settings.home, runtime.board, job.job)
 
     def beat(self) -> None:
         if self._has_ended or not self._has_begun:
@@ -127,6 +134,7 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
     def publish(self, result: JobEvent) -> None:
         self._has_ended = True
         self._events.send_surely(result)
+        remove_leftovers(self.runtime.settings.home, self.runtime.board, self.job.job)
 
     def conclude(self, result: JobEvent) -> str:
         return result.text

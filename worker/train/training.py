@@ -15,6 +15,7 @@ from jobs import JobEvent, TrainModel
 from vision.training import Augmentation, Epoch
 from worker.errors import JobCancelled
 from worker.runtime import Runtime
+from worker.train.leftovers import checkpoints_of, scratch_of
 
 STEPS_EVERY_S = 5.0  # within an epoch
 LONG_S = 20.0  # a training that takes longer says so after the first step that could be timed
@@ -73,12 +74,12 @@ class Training:
     @property
     def checkpoints(self) -> Path:
         """Folder of the job's checkpoints, which outlive a process that dies."""
-        return self.runtime.settings.home / "checkpoints" / self.job.job
+        return checkpoints_of(self.runtime.settings.home, self.job.job)
 
     @property
     def scratch(self) -> Path:
         """Folder of what only this attempt needs."""
-        return self.runtime.settings.home / "scratch" / self.job.job
+        return scratch_of(self.runtime.settings.home, self.job.job)
 
     def scratch_file(self, prefix: str) -> Path:
         """Return a new empty file in the scratch folder."""
