@@ -73,7 +73,10 @@ class TrainCommand(TyperCommand):
 @with_options
 def train(
     dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="One folder a class, or train/ and val/ with such folders.")
+        Path,
+        typer.Argument(
+            metavar="DATASET", help="One folder a class, or train/ and val/ with such folders; or a CSV: path,label."
+        ),
     ],
     config: Annotated[
         Path,

@@ -72,6 +72,9 @@ class Training:
             raise UsageError(f"--sweep-report {self.sweep_report}: the table is a CSV; give it a name with .csv")
 
 
+TABLES = (".csv", ".tsv")  # labelled images as a table, which workers read as such
+
+
 def new_job(name: str) -> str:
     """Return an unused name for a job that trains model ``name``."""
     return f"train-{name}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
@@ -95,9 +98,10 @@ def plan_training(settings: Settings, training: Training, *, purpose: Purpose = 
     """Return the message of a training job; what can be seen to be wrong is refused here, before anything is queued."""
     dataset, name = training.dataset, training.name
     folder = Path(os.path.abspath(dataset))  # noqa: PTH100 - links stay links
-    if not folder.is_dir():
+    if not folder.is_dir() and not (folder.is_file() and folder.suffix.lower() in TABLES):
         raise UsageError(
-            f"no such folder: {dataset}. DATASET holds one folder a class, or train/ and val/ with such folders"
+            f"no such folder: {dataset}. DATASET holds one folder a class, or train/ and val/ with such folders; or it "
+            "is a CSV with the columns path and label"
         )
     if not re.fullmatch(MODEL_NAME, name):
         raise UsageError(f"--name {name!r}: a model's name is lower-case letters, digits, '.', '_' and '-'")

@@ -137,7 +137,7 @@ def plan_trials(axes: Sequence[Axis], recipe: Recipe, count: int | None = None) 
 def refuse_other_splits(axes: Sequence[Axis], dataset: Path) -> None:
     """Refuse a search whose trials would be scored on different images."""
     for axis in axes:
-        if axis.key in SPLITTING and not (dataset / "val").is_dir():
+        if axis.key in SPLITTING and dataset.is_dir() and not (dataset / "val").is_dir():
             raise UsageError(
                 f"--sweep {axis.key}: without a val/ folder it decides which images validate, so the trials' scores "
                 f"could not be compared; give {dataset} a val/, or use --folds"

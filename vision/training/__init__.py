@@ -28,5 +28,6 @@ if TYPE_CHECKING:
     from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
     from vision.training.rbf import RbfCenters, choose_rbf_centers, set_rbf_head
     from vision.training.samples import Samples, StoredRows
+    from vision.training.table import read_table_dataset
 else:
     __getattr__ = lazy(__name__)

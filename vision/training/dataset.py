@@ -71,6 +71,14 @@ class Dataset:
     unlisted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def side_names(self) -> tuple[str, str]:
+        """What validation and training are called: their folders, where both have one."""
+        sides = (self.validation or self.train, self.train)
+        val, train = (side[0].path.relative_to(self.root).parts[0] for side in sides)
+        is_split = {val.lower(), train.lower()} <= SPLIT_FOLDERS
+        return (f"{val}/", f"{train}/") if is_split else ("validation", "training")
+
 
 def read_dataset(root: Path, *, labels: Path | None = None) -> Dataset:
     """Return the classes and files of a folder; ``labels`` replaces its own ``classes.csv``. No image is opened.

@@ -35,6 +35,7 @@ from vision.training import (
     frozen_spec,
     load_pixels,
     read_dataset,
+    read_table_dataset,
     split_by_family,
 )
 from worker.errors import JobRefused
@@ -67,7 +68,7 @@ class Inputs:
 
 
 def find_images(training: Training) -> tuple[Dataset, Digests]:
-    """Return the dataset of the job, and the digest of each file that can be opened.
+    """Return the dataset of the job, a folder or a table, and the digest of each file that can be opened.
 
     Raises:
         JobRefused: it is not below the worker's data root, or that is no folder.
@@ -81,7 +82,7 @@ def find_images(training: Training) -> tuple[Dataset, Digests]:
     folder = (root / text_to_path(training.job.dataset)).resolve()
     if not folder.is_relative_to(root.resolve()):
         raise JobRefused(f"the dataset {training.job.dataset} is not below the worker's data root")
-    dataset = read_dataset(folder)
+    dataset = read_table_dataset(folder, root) if folder.is_file() else read_dataset(folder)
     images = [*dataset.train, *(dataset.validation or ())]
     notes = "".join(f"; {note}" for note in dataset.notes)
     training.progress.report(f"{len(images)} images in {len(dataset.classes)} classes: {folder}{notes}")
@@ -274,8 +275,8 @@ def _leak_note(
         f"{duplicate.relative_to(dataset.root)} is like {original.relative_to(dataset.root)}"
         for duplicate, original in list(duplicates.items())[:3]
     )
-    val, train = (side[0].path.relative_to(dataset.root).parts[0] for side in (dataset.validation or (), dataset.train))
-    note = f"{val}/ as given; {len(duplicates)} of its {len(validation)} images have a near-duplicate in {train}/"
+    val, train = dataset.side_names
+    note = f"{val} as given; {len(duplicates)} of its {len(validation)} images have a near-duplicate in {train}"
     if duplicates and refused:
         raise JobRefused(f"{note}: {examples}; take them out of one side, or leave --fail-on-leak away")
     return f"{note}, such as {examples}" if duplicates else note
