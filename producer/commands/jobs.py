@@ -138,6 +138,7 @@ def gather(
         else:
             request = kept[-1]
         request.check_places()
+        request.check_rows(run)
         if retry_failed:
             run.forget_curable()
         limits = Limits(max_failures, session.settings.max_image_pixels)

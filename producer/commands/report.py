@@ -73,6 +73,7 @@ def report(
     with closing(find_run(settings, run)) as found, RunView(quiet=False, bar=False) as view:
         requests = _requests(found, run, output, top_k, reports)
         for request in requests:
+            request.check_rows(found)
             counts = write_reports(found, request, max_pixels=settings.max_image_pixels, say=view.say)
             if counts.missing:
                 view.say(f"{counts.missing} of {counts.images} images have no row yet; `sortline label` goes on")

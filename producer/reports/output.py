@@ -15,7 +15,7 @@ OTHER_FORMATS = frozenset(
     suffix
     for suffixes in (
         "json ndjson geojson json5 xml yaml yml toml ini cfg htm xhtml mht mhtml svg pdf md rst tex rtf doc docx odt",
-        "tsv tab psv xls xlsx xlsm xlsb ods numbers pq feather arrow ipc orc avro h5 hdf5 mat npy npz pkl pickle log",
+        "tsv tab psv xls xlsm xlsb ods numbers pq feather arrow ipc orc avro h5 hdf5 mat npy npz pkl pickle log",
         "db sqlite sqlite3 sql dta sav sas7bdat rds rdata gz tgz bz2 xz zst lz4 zip 7z tar rar run",
     )
     for suffix in suffixes.split()

@@ -45,21 +45,29 @@ class Format:
         write: writes a report beside the path and renames it there, of the rows if it is a table.
         is_table: whether it has a row an image; tables are written while rows are counted, others from the counts.
         check: raises UsageError where a package is missing: before hours of labelling, not after.
+        most_rows: that a file can hold.
     """
 
     name: str
     write: Callable[[Report, Path, Iterable[StoredRow]], object]
     is_table: bool = True
     check: Callable[[], None] = lambda: None
+    most_rows: int | None = None
 
 
 def table(
     name: str,
     write: Callable[[RunFile, Path, Layout, Iterable[StoredRow]], object],
     check: Callable[[], None] = lambda: None,
+    most_rows: int | None = None,
 ) -> Format:
     """Return the format whose rows ``write`` writes."""
-    return Format(name, lambda report, path, rows: write(report.run, path, report.layout, rows), check=check)
+    return Format(
+        name,
+        lambda report, path, rows: write(report.run, path, report.layout, rows),
+        check=check,
+        most_rows=most_rows,
+    )
 
 
 @contextmanager

@@ -25,10 +25,11 @@ from producer.reports.report import Report
 from producer.reports.summary import write_summary
 from producer.reports.tally import Tally, Truth, counted
 from producer.reports.truth import FolderTruth
+from producer.reports.xlsx import XLSX
 from producer.runfile import RunFile, StoredRow
 
 # In the order in which they are listed and written. A new one is a file and a word here.
-FORMATS = {format_.name: format_ for format_ in (CSV, PARQUET, JSONL, HTML)}
+FORMATS = {format_.name: format_ for format_ in (CSV, PARQUET, JSONL, XLSX, HTML)}
 
 FIRST_S = 1.0  # in which the first chunks are sent, before an early report takes its part of the time
 
@@ -89,6 +90,9 @@ class Request:
     def check_rows(self, run: RunFile) -> None:
         """Raise UsageError when the rows can't fill the columns, or the folders name no class where they should."""
         layout = self.layout(run)
+        for most, name in ((FORMATS[name].most_rows, name) for name in self.formats):
+            if most is not None and run.total > most:
+                raise UsageError(f"--format {name}: a file holds {most:,} rows, and this run has {run.total:,}")
         if self.truth == "folders":
             FolderTruth(run, layout, is_asked_for=True).check()
 

@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["r.json", "r.xlsx", "r.csv.gz", "r.tsv"])
+@pytest.mark.parametrize("name", ["r.json", "r.xls", "r.csv.gz", "r.tsv"])
 def test_no_suffix_promises_another_format(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -27,7 +27,7 @@ def test_no_suffix_promises_another_format(
     monkeypatch.chdir(tmp_path)
 
     assert run(["label", str(CASES / "output-json"), "-o", name]) == USAGE
-    assert "there are csv, parquet, jsonl, html" in capsys.readouterr().err
+    assert "there are csv, parquet, jsonl, xlsx, html" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

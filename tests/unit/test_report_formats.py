@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
+from xml.etree import ElementTree
+from zipfile import ZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +33,7 @@ from producer.reports.report import table
 from producer.reports.request import FORMATS, Request, formats_of, outputs_of, request_of, write_reports
 from producer.reports.summary import Timing, summary
 from producer.reports.truth import FolderTruth
+from producer.reports.xlsx import write_xlsx
 from producer.runfile import RunFile, StoredRow
 from tests.unit.reported import ok, run_of, tally
 
@@ -240,8 +244,8 @@ def test_a_class_map_that_can_not_be_meant_is_refused(name: str, text: str, mess
 def test_formats_are_read_from_a_list_and_unknown_ones_refused() -> None:
     assert formats_of("html, CSV") == ["csv", "html"]
     assert formats_of(None) == []
-    with pytest.raises(UsageError, match="no such format; there are csv, parquet, jsonl, html"):
-        formats_of("csv,xlsx")
+    with pytest.raises(UsageError, match="no such format; there are csv, parquet, jsonl, xlsx, html"):
+        formats_of("csv,xls")
 
 
 def test_a_format_is_an_entry_of_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,10 +297,12 @@ def test_each_report_has_its_place(output: str, formats: list[str], expected: li
     assert len(set(found.values())) == len(found)
 
 
-@pytest.mark.parametrize("name", ["r.json", "r.xlsx", "r.XLS", "r.csv.gz", "r.tsv", "r.htm", "r.pq", "r.zip", "r.png"])
+@pytest.mark.parametrize("name", ["r.json", "r.xlsm", "r.XLS", "r.csv.gz", "r.tsv", "r.htm", "r.pq", "r.zip", "r.png"])
 def test_a_suffix_of_another_format_is_refused_with_those_there_are(name: str, tmp_path: Path) -> None:
     for formats in (None, "csv", "csv,html"):
-        with pytest.raises(UsageError, match=r"no report has the format \.\w+; there are csv, parquet, jsonl, html"):
+        with pytest.raises(
+            UsageError, match=r"no report has the format \.\w+; there are csv, parquet, jsonl, xlsx, html"
+        ):
             request_of(tmp_path / name, formats)
     (tmp_path / name).mkdir()
     assert request_of(tmp_path / name, None).main == tmp_path / name / "report.csv"  # a folder that is there
@@ -456,3 +462,58 @@ def test_a_csv_for_excel_has_its_mark_separator_and_line_ends(
     assert all(cell in text for cell in cells)
     assert [row["path"] for _, row in read_table(tmp_path / "r.csv")[1]] == ["a;b.jpg", "c,d.jpg"]
     assert read_table(tmp_path / "r.errors.csv")[1][0][1]["path"] == "c,d.jpg"
+
+
+def sheet_of(path: Path) -> list[list[str | float | None]]:
+    """Return the cells of a workbook with one sheet, read as the format's specification has it."""
+    spaces = {"x": "http://schemas.openxmlformats.org/spreadsheetml/2006/main"}
+    with ZipFile(path) as file:
+        tree = ElementTree.fromstring(file.read("xl/worksheets/sheet1.xml"))  # noqa: S314 - ours
+    rows = []
+    for row in tree.findall(".//x:row", spaces):
+        cells: dict[str, str | float] = {}
+        for cell in row.findall("x:c", spaces):
+            column = re.sub(r"[0-9]", "", cell.attrib["r"])
+            text = cell.find("x:is/x:t", spaces)
+            value = cell.find("x:v", spaces)
+            assert cell.find("x:f", spaces) is None  # a formula
+            cells[column] = text.text or "" if text is not None else float(value.text or "")  # type: ignore[union-attr]
+        rows.append([cells.get(column) for column in "ABCDEFGHIJKLMNOPQR"])
+    return rows
+
+
+def test_a_workbook_has_the_cells_of_the_csv_none_a_formula_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    labels = ["=1+1", "http://x", "t\x07\ufffein\n"]
+    rows = [ok(0, 0.75, top_k=1), ok(1, top_k=1), ok(2, top_k=1), BROKEN]
+    for name in ("1", "2"):
+        with run_of(tmp_path / name, ["=a.jpg", "0123", "c.jpg", "d.jpg"], rows, labels=labels, top_k=1) as run:
+            run.plan = replace(run.plan, run=f"photos-{name}")
+            write_xlsx(run, tmp_path / f"{name}.xlsx", Layout.of(run.plan))
+            columns = Layout.of(run.plan).columns
+
+    assert (tmp_path / "1.xlsx").read_bytes() == (tmp_path / "2.xlsx").read_bytes()
+    head, *shown = sheet_of(tmp_path / "1.xlsx")
+    assert head[: len(columns)] == columns
+    assert [row[:4] for row in shown] == [
+        ["=a.jpg", "ok", "=1+1", 0.75],
+        ["0123", "ok", "http://x", 0.9],
+        ["c.jpg", "ok", "t\\x07\ufffdin\\n", 0.9],
+        ["d.jpg", "error", None, None],
+    ]
+
+
+def test_more_rows_than_a_sheet_holds_are_refused_before_anything_is_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "xlsx", replace(FORMATS["xlsx"], most_rows=1))
+    with run_of(tmp_path, ["a.jpg", "b.jpg"], []) as run:
+        with pytest.raises(UsageError, match="--format xlsx: a file holds 1 rows, and this run has 2"):
+            request_of(tmp_path / "r.xlsx", None).check_rows(run)
+        request_of(tmp_path / "r.csv", None).check_rows(run)
+
+
+def test_without_xlsxwriter_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xlsxwriter", None)
+
+    with pytest.raises(UsageError, match=r"--format xlsx needs XlsxWriter .* -m pip install \"sortline\[xlsx\]\""):
+        request_of(tmp_path / "r.xlsx", None)
