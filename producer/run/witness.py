@@ -32,6 +32,9 @@ FOLDER_AWAY_S = 30.0  # an image whose folder is gone is waited for; then it cou
 AGAIN_AFTER_S = 1.0  # an image that is waited for is sent again
 
 
+_UNSURE = {"not_found", "unreadable"}
+
+
 class SourceAway(ProducerError):
     """None of the run's images is there any more."""
 
@@ -83,25 +86,30 @@ class Witness:
         return time.monotonic() - self._away_since if self._away_since is not None else 0.0
 
     def unsure(self, result: ChunkResult) -> set[int]:
-        """Return the inputs that ``result`` says are not there, and that may be: their rows must not be taken."""
-        missing = {result.first + at for at, row in enumerate(result.rows) if row.error == "not_found"}
-        if not missing:
-            return missing
+        """Return the inputs that ``result`` says can't be had, and that may be: their rows must not be taken."""
+        reasons = dict(enumerate((row.error for row in result.rows), start=result.first))
+        if _UNSURE.isdisjoint(reasons.values()):
+            return set()
         is_away = self._is_away()
         unsure = set()
         for idx, path in self._run.files(result.first, len(result.rows)):
-            if idx not in missing:
-                continue
             whole = self._whole(path)
-            if state_of(whole) is not None:
+            if reasons[idx] not in _UNSURE:
+                continue
+            if state_of(whole) is None:
+                if is_away or self._folder_is_away(idx, whole):
+                    unsure.add(idx)
+            elif reasons[idx] == "not_found":
                 if idx in self._missed:  # the first time it may have been in the middle of being replaced
                     missed = self._misses.setdefault(result.worker, whole)
-                    why = f"it does not find {missed}, which is here: is its data root the same folder?"
+                    why = (
+                        f"it does not find {missed}: is the share mounted, and is it the same folder as the command's?"
+                    )
                     self._refusals.note(result.worker, why, may_pass=True)
-                self._missed.add(idx)
                 unsure.add(idx)
-            elif is_away or self._folder_is_away(idx, whole):
+            elif idx not in self._missed:  # a share may fail for a moment; what no worker may read stays so
                 unsure.add(idx)
+            self._missed.add(idx)
         if unsure:
             self._unsure_at = time.monotonic()
         return unsure

@@ -131,7 +131,7 @@ def test_a_worker_that_never_finds_what_is_here_is_refused_and_named(
         for _ in in_time(seen.gatherer.gather()):
             answers(seen, client)
 
-    with pytest.raises(RunRefused, match=f"{HOSTNAME} refuses this run: it does not find .*00000.png, which is here"):
+    with pytest.raises(RunRefused, match=f"{HOSTNAME} refuses this run: it does not find .*00000.png: is the share"):
         answered()
 
     assert seen.run.done == 0
@@ -220,3 +220,24 @@ def test_a_folder_that_stays_away_is_deleted_images(
         producer.finish()
 
     assert [row.error for row in run.rows()] == [None] * 4 + ["not_found"] * 4
+
+
+def test_what_cannot_be_read_is_tried_once_more(
+    desk: Desk, seen: Producer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathering = begun(seen)
+    answers(seen, client, error="unreadable")  # a share that fails for a moment
+    with working(desk):
+        for _ in in_time(gathering):
+            pass
+    assert len(labelled(seen.run)) == IMAGES
+
+
+def test_what_no_worker_may_read_is_unreadable(seen: Producer, client: redis.Redis) -> None:
+    gathering = begun(seen)
+    for _ in range(2):
+        answers(seen, client, error="unreadable")
+        next(gathering)
+        next(gathering)
+
+    assert [row.error for row in seen.run.rows(failed=True)] == ["unreadable"] * 4

@@ -33,8 +33,18 @@ def cluster(url: str, store: Path, root: Path, **more: object) -> dict[str, str]
 class Fleet:
     """``count`` label workers. ``ended`` holds the exit code of each process that ended by itself or was killed."""
 
-    def __init__(self, count: int, home: Path, env: Settings, more: Settings = NOTHING, *, again: bool = True) -> None:
+    def __init__(
+        self,
+        count: int,
+        home: Path,
+        env: Settings,
+        more: Settings = NOTHING,
+        *,
+        again: bool = True,
+        name: str = "label",
+    ) -> None:
         self._home = home
+        self._name = name
         self._env = environment(home, {**env, **more})
         self._again = again
         self._closed = threading.Event()
@@ -49,7 +59,7 @@ class Fleet:
         return "".join(self.log_of(number) for number in range(len(self.workers)))
 
     def log_of(self, number: int) -> str:
-        return (self._home / f"label-{number}.log").read_text(encoding="utf-8", errors="replace")
+        return (self._home / f"{self._name}-{number}.log").read_text(encoding="utf-8", errors="replace")
 
     def code_of(self, number: int, limit_s: float) -> int:
         """The exit code of a worker that is not started again, once it has ended.
@@ -68,9 +78,9 @@ class Fleet:
             worker.wait()
 
     def _start(self, number: int) -> psutil.Popen:
-        with (self._home / f"label-{number}.log").open("ab") as log:
+        with (self._home / f"{self._name}-{number}.log").open("ab") as log:
             return psutil.Popen(
-                [sys.executable, "-m", "worker", "--queues", "label", "--name", f"label-{number}"],
+                [sys.executable, "-m", "worker", "--queues", "label", "--name", f"{self._name}-{number}"],
                 env=self._env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -86,9 +96,11 @@ class Fleet:
 
 
 @contextmanager
-def fleet(count: int, home: Path, env: Settings, more: Settings = NOTHING, *, again: bool = True) -> Iterator[Fleet]:
+def fleet(
+    count: int, home: Path, env: Settings, more: Settings = NOTHING, *, again: bool = True, name: str = "label"
+) -> Iterator[Fleet]:
     """Workers inside the block. Their logs are printed when it is left: pytest shows them when the test fails."""
-    made = Fleet(count, home, env, more, again=again)
+    made = Fleet(count, home, env, more, again=again, name=name)
     try:
         yield made
     finally:

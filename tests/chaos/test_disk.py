@@ -241,7 +241,7 @@ def test_a_worker_waits_for_a_share_that_went_away(
             share.mkdir()
         if not started:
             first = workers.enter_context(fleet(1, home, env))
-        said = "the model store" if gone == "store" else "is the share mounted?"
+        said = "the model store" if gone == "store" else "is the share mounted"
         wait_until(lambda: first.log.count(said) >= 2, 60, "a worker that waits")
         before = rows_done(home)
         if "mount point" in gone:

@@ -38,7 +38,8 @@ def check_sample(data_root: Path | Folder, sample: Sequence[SampledInput]) -> No
         other = sample[same.index(False)].path
         root = data_root if isinstance(data_root, Path) else data_root.url
         raise UnavailableError(
-            f"{other} is not below {root} as the command sees it: is the share mounted, and the same folder as there?"
+            f"{other} below {root} is not as the command sees it: is the share mounted, "
+            "and is it the same folder as the command's?"
         )
 
 

@@ -65,7 +65,7 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
             if not runtime.standing.is_proven(job.run):
                 check_sample(runtime.data_root, job.sample)
             result = label_chunk(job, classifier, runtime.data_root, runtime.limits, worker)
-            if any(row.error == "not_found" for row in result.rows):  # the data root may have gone since
+            if any(row.error in ("not_found", "unreadable") for row in result.rows):  # the data root may be away by now
                 check_sample(runtime.data_root, job.sample)
         runtime.standing.succeed(job.run)
         return result
