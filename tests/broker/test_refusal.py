@@ -26,6 +26,7 @@ from tests.broker.conftest import (
     enqueue,
     in_time,
     labelled,
+    queued,
     really_working,
     stored_pin,
     waiting,
@@ -210,8 +211,9 @@ def test_a_producer_newer_than_all_workers_is_refused_with_the_side_to_update_an
         with monkeypatch.context() as newer:
             newer.setattr("producer.run.enqueue.to_json", lambda chunk: _of_schema_4(to_json(chunk)))
             refused(producer, r" refuses this run: .* schema version 4, .* side of the worker")
-        # They went back, for workers that know this version.
-        wait_until(lambda: waiting(client) + client.hlen(KEYS.unacked) == 3, 5, "the queued chunks")
+        # They went back, for workers that know this version, and show no paths to who looks at the queue.
+        wait_until(lambda: waiting(client) == 3, 5, "the queued chunks")
+        assert set(queued(client)) == {f"inbox chunk {number}/3, 4 images" for number in (1, 2, 3)}
         client.flushdb()
         again = new_producer(run=producer.run, stale_s=2)
         again.finish()

@@ -12,7 +12,7 @@ import pytest
 
 from base.files import replacing, write_file
 from base.image_files import IMAGE_SUFFIXES
-from base.process import resident_bytes
+from base.process import ended_itself, resident_bytes
 from base.text import printable, safe_cell
 from producer.sources.argument import open_source
 from vision.training.dataset import read_dataset
@@ -89,3 +89,11 @@ def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
 
     assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "by_itself"),
+    [("exit 1", True), ("kill -SEGV $$", True), ("kill -ABRT $$", True), ("kill -KILL $$", False), ("kill $$", False)],
+)
+def test_an_end_of_its_own_doing_differs_from_one_by_a_signal_from_outside(command: str, by_itself: bool) -> None:
+    assert ended_itself(subprocess.run(["sh", "-c", command], check=False).returncode) is by_itself
