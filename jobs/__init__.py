@@ -8,9 +8,21 @@ if TYPE_CHECKING:
     from jobs.app import UNREACHED, App, make_app
     from jobs.board import ENDED, KEPT_S, JobBoard, JobState
     from jobs.broker import AWAY, Keys, check_broker, connect, passwords, redis_fault, redis_now
+    from jobs.counter import count_up
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
     from jobs.label import LABEL_RUN, ChunkResult, LabelChunk, Row, SampledInput
-    from jobs.messages import FIRST, QUEUED_AT, RUN_ID, JobMessage, ModelPin, PathText, RunId, from_json, to_json
+    from jobs.messages import (
+        FIRST,
+        QUEUED_AT,
+        RUN_ID,
+        JobMessage,
+        ModelPin,
+        PathText,
+        RunId,
+        faults_of,
+        from_json,
+        to_json,
+    )
     from jobs.train import EventState, JobEvent, TrainModel
 else:
     __getattr__ = lazy(__name__)

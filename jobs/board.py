@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter
 from redis.client import Pipeline
 
 from jobs.broker import AWAY, Keys
+from jobs.counter import count_up
 from jobs.messages import RunId
 
 KEPT_S = 30 * 24 * 3600
@@ -101,7 +102,7 @@ class JobBoard:
 
     def discount_attempt(self, job: str) -> None:
         """Take back the last start of ``job``, whose process has not died."""
-        with suppress(*AWAY):
+        with suppress(*UNREADABLE):
             self._client.hincrby(self._keys.job(job), "attempts", -1)
 
     def ask_to_cancel(self, job: str) -> None:
@@ -139,7 +140,4 @@ class JobBoard:
 
     def _leave(self, job: str, name: str) -> int:
         # Redis may have forgotten the job: what is left for it must then go away by itself too.
-        pipeline = self._client.pipeline()
-        pipeline.hincrby(self._keys.job(job), name, 1)
-        pipeline.expire(self._keys.job(job), KEPT_S)
-        return int(pipeline.execute()[0])
+        return count_up(self._client, self._keys.job(job), name, KEPT_S)

@@ -77,10 +77,12 @@ def from_json(kind: type[AnyMessage], text: object) -> AnyMessage:
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         _check_schema(kind, text)
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:3]
-        )
-        raise MessageError(f"not a valid {kind.__name__} message: {faults}") from error
+        raise MessageError(f"not a valid {kind.__name__} message: {faults_of(error)}") from error
+
+
+def faults_of(error: ValidationError) -> str:
+    """Return the first few faults that pydantic found, in one line."""
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:3])
 
 
 class _Envelope(BaseModel):

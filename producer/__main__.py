@@ -87,10 +87,12 @@ def run(arguments: list[str]) -> int:
         explained = _explained(error)
         if explained is None:
             raise
+        from base.text import printable
         from producer.terminal.troubleshooting import advice_on
 
         code, text = explained
         advice = advice_on(text)
+        text = "\n".join(map(printable, text.splitlines()))  # some of it may be a stranger's
         print(f"sortline: {text}" + (f"\nmore: {advice}" if advice else ""), file=sys.stderr)
         return code
 

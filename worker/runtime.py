@@ -16,7 +16,7 @@ import redis
 
 from base.process import resident_bytes
 from configs import Settings
-from jobs import AWAY, ChunkResult, JobBoard, JobEvent, Keys, LabelChunk, ModelPin, connect, to_json
+from jobs import AWAY, ChunkResult, JobBoard, JobEvent, Keys, LabelChunk, ModelPin, connect, count_up, to_json
 from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore
 from storage import Folder, open_folder
 from vision import VisionError
@@ -72,10 +72,7 @@ class Runtime:
         The count is in Redis, since another worker takes over. A Redis that loses it allows a few more attempts.
         """
         key = self.keys.attempts(chunk.run)
-        pipeline = self.client.pipeline()
-        pipeline.hincrby(key, str(chunk.first), 1)
-        pipeline.expire(key, STREAM_KEPT_S)
-        number = int(pipeline.execute()[0])
+        number = count_up(self.client, key, str(chunk.first), STREAM_KEPT_S)
         try:
             yield number
         except Exception:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from base.paths import path_to_text
 from producer.reports.report import replacing
 from producer.reports.tally import Tally, ranked
 from producer.reports.truth import ClassScore, Evaluation, Score
@@ -77,7 +78,7 @@ def summary(run: RunFile, tally: Tally, min_confidence: float | None = None) -> 
     found: dict[str, Any] = {
         "run": plan.run,
         "source": plan.source,
-        "base": plan.base,
+        "base": path_to_text(plan.base),
         "model": plan.model.model_dump(),
         "images": tally.images,
         "ok": tally.ok,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import redis
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from base.paths import text_to_path
 from base.text import printable
 from base.urls import is_url
-from jobs import RUN_ID, Keys, MessageError, PathText
+from jobs import RUN_ID, Keys, MessageError, PathText, faults_of
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.runfile import Plan, RunFile
@@ -108,7 +108,10 @@ def _inputs(client: redis.Redis, name: str, plan: Plan) -> Iterator[str]:
     for first in range(0, plan.total, INPUTS_A_PIECE):
         packed = zlib.decompressobj()
         text = packed.decompress(b64decode(str(client.lindex(name, 1 + first // INPUTS_A_PIECE))), MAX_PIECE_BYTES)
-        paths = _PIECE.validate_json(text)
+        try:
+            paths = _PIECE.validate_json(text)
+        except ValidationError as error:
+            raise ValueError(faults_of(error)) from error
         if len(paths) != min(INPUTS_A_PIECE, plan.total - first):
             raise ValueError(f"its inputs are not the {plan.total} of its plan")
         for path in map(text_to_path, paths):

@@ -9,7 +9,7 @@ from jobs import ChunkResult, Keys, MessageError, SchemaMismatch, from_json
 from producer.run.refusals import Refusals
 from producer.run.window import Window
 from producer.run.witness import Witness
-from producer.runfile import RunFile
+from producer.runfile import RowsMisfit, RunFile
 
 CHUNKS_AT_ONCE = 64
 
@@ -64,7 +64,11 @@ class Journal:
         elif self._window.is_answered_by(result):
             fault("before journal")
             unsure = self._witness.unsure(result)
-            self._run.record(result, unsure)
+            try:
+                self._run.record(result, unsure)
+            except RowsMisfit as error:
+                self._refuse(result.worker, str(error))
+                return
             fault("after journal")
             if len(unsure) < len(result.rows):
                 self._refusals.forget(result.worker)

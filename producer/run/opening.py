@@ -56,7 +56,7 @@ class RunRequest:
         parts += ["duplicates"] if self.duplicates else []
         parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-        slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-")[:40] or "run"
+        slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-_")[:40] or "run"
         return settings.home / "runs" / f"{slug}-{digest}.run"
 
 

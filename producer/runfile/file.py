@@ -39,6 +39,10 @@ class RunFileError(ProducerError):
     """The run file can't be read, or another producer holds it."""
 
 
+class RowsMisfit(RunFileError):
+    """Rows can't be of this run; none is stored. The message says what whoever sent them did."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a run is. ``waiting`` says what it waits for when it does, ``worker`` who sent the newest rows."""
@@ -186,14 +190,15 @@ class RunFile:
         """Journal the rows of a chunk; return how many of them are new. Durable against a crash of this process.
 
         The inputs of ``without`` stay without a row.
+
+        Raises:
+            RowsMisfit: they are past the end of the run, or have labels that its model does not have.
         """
         if result.first + len(result.rows) > self.total:
-            raise RunFileError(f"worker {result.worker} sent rows past the end of run {self.plan.run}")
+            raise RowsMisfit(f"it sent rows past the end of run {self.plan.run}")
         labels, top_k = len(self.plan.labels), self.plan.top_k
         if any(len(row.top) > top_k or any(index >= labels for index, _ in row.top) for row in result.rows):
-            raise RunFileError(
-                f"worker {result.worker} sent labels that {self.plan.model} does not have; is it up to date?"
-            )
+            raise RowsMisfit(f"it sent labels that {self.plan.model} does not have; is it up to date?")
         with _writing(self.path), self._db:
             self._db.execute("BEGIN")
             new, failed = insert_rows(self._db, result.first, result.rows, without)

@@ -7,10 +7,10 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from configs import MAX_CHUNK_IMAGES
-from jobs import ModelPin, RunId
+from jobs import ModelPin, RunId, faults_of
 
 
 def _check_name(text: str) -> str:
@@ -54,8 +54,13 @@ class Plan:
             values: dict[str, Any] = json.loads(text)
         except RecursionError as error:
             raise ValueError("JSON of too many levels") from error
+        if not isinstance(values, dict):
+            raise TypeError("no JSON object")
         cls(**values)  # refuses unknown fields, which pydantic would pass over
-        plan: Plan = TypeAdapter(cls).validate_python(values)
+        try:
+            plan: Plan = TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise ValueError(faults_of(error)) from error
         if len(plan.groups) < len(plan.labels):
             raise ValueError("fewer groups than labels")
         return plan

@@ -14,6 +14,8 @@ from producer.local.session import Session
 from tests.broker.conftest import HOSTNAME, KEYS, Desk, NewProducer, chunk_of, envelope, with_arguments, working
 from tests.conftest import wait_until
 
+pytestmark = pytest.mark.timeout(60)  # a worker that ended would be waited for
+
 UNACKNOWLEDGED = {
     "no text": b"\xff\xfe",
     "no JSON": b"{",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,9 @@ from configs.settings import Settings
 from producer.errors import OK, TOO_MANY_FAILURES, UsageError
 from producer.reports.request import request_of
 from producer.run.labelling import Labelling, label_source
+from producer.runfile import RunFile
 from tests.broker.conftest import KEYS, really_working
+from tests.conftest import write_images
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -45,6 +50,26 @@ def test_a_folder_becomes_a_report_and_the_same_command_finds_nothing_new(
     assert client.keys(KEYS.results("*")) == []
     (path,) = (real_settings.home / "runs").glob("*.run")
     assert path.stem.startswith("data-")
+
+
+ANY_NAMES = ["_fotos", "-x", "__", "日本", "a b", ".hidden", os.fsdecode(b"caf\xe9"), "x" * 200]
+
+
+@pytest.mark.parametrize("name", ANY_NAMES, ids=range(8))
+def test_a_folder_of_any_name_is_labelled(
+    real_settings: Settings, labelling: Labelling, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "data" / "in" / name
+    write_images(tmp_path / "made", 2)  # OpenCV takes no path that is not UTF-8
+    shutil.copytree(tmp_path / "made", folder)
+
+    with really_working(real_settings):
+        code = label_source(real_settings, Labelling(source=str(folder), model=None, reports=labelling.reports))
+
+    assert code == OK
+    (path,) = (real_settings.home / "runs").glob("*.run")
+    with closing(RunFile(path)) as run:
+        assert (run.done, run.failed) == (2, 0)
 
 
 def test_more_failures_than_allowed_are_an_exit_code_of_their_own(

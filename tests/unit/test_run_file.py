@@ -17,7 +17,7 @@ import pytest
 
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
-from producer.runfile import CURABLE, Plan, RunFile, RunFileError
+from producer.runfile import CURABLE, Plan, RowsMisfit, RunFile, RunFileError
 from producer.runfile.inputs import digest_of
 from producer.sources.since import InputFilter
 
@@ -178,7 +178,7 @@ def test_a_chunk_is_sent_until_its_rows_come(run: RunFile) -> None:
 @pytest.mark.parametrize(("first", "count"), [(8, 3), (10, 1), (2**53 - 1, 1)])
 def test_rows_past_the_end_are_refused_and_none_is_kept(run: RunFile, first: int, count: int) -> None:
     run.note_sent(first, count)
-    with pytest.raises(RunFileError, match=r"worker label-1@host sent rows past the end of run inbox-20260301-1a2b3c"):
+    with pytest.raises(RowsMisfit, match=r"^it sent rows past the end of run inbox-20260301-1a2b3c"):
         run.record(answer(first, *[OK] * count))
 
     assert (run.done, missing(run)[-1][0]) == (0, 8)
