@@ -27,7 +27,7 @@ def remove_leftovers(home: Path) -> None:
             # Not one that is not locked yet: it names no host.
             if folder.name != SHARED and (is_old or _is_of_this_host(folder)):
                 with hold(folder / LOCK):
-                    _remove_socket(folder)
+                    remove_socket(folder)
                     shutil.rmtree(folder)
     alive = tuple(f"{folder.name}-" for folder in _listed(home / "run"))
     for log in _listed(home / "logs"):
@@ -42,7 +42,7 @@ def _is_of_this_host(folder: Path) -> bool:
     return False
 
 
-def _remove_socket(folder: Path) -> None:
+def remove_socket(folder: Path) -> None:
     """Remove the socket that has a short path elsewhere, with its folder, which holds nothing else."""
     with suppress(OSError):
         socket = Path(os.fsdecode((folder / SOCKET_NOTE).read_bytes()))

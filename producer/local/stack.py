@@ -25,7 +25,7 @@ from base.supervisor import ProcessEnded, Supervisor
 from configs import Settings, environment_of
 from jobs import Keys
 from producer.errors import ProducerError, UsageError
-from producer.local.leftovers import LOCK, SHARED, SOCKET_NOTE, remove_leftovers
+from producer.local.leftovers import LOCK, SHARED, SOCKET_NOTE, remove_leftovers, remove_socket
 
 REDIS = "redis"
 SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux, 104 on macOS
@@ -79,6 +79,7 @@ class LocalStack:
             if self._short_folder is not None:
                 self._short_folder.rmdir()
             raise UsageError(f"a stack is up already: {self.folder} is in use by {error}") from error
+        remove_socket(self.folder)  # of a killed `sortline up`
         with open(self.folder / SOCKET_NOTE, "wb", opener=private) as file:
             file.write(os.fsencode(self.socket))
         # Workers that stay read the folders of all commands to come.

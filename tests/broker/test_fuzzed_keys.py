@@ -56,6 +56,8 @@ DEFAULT = 500
 EXAMPLES = int(os.environ.get("SORTLINE_FUZZ_EXAMPLES", DEFAULT))
 RUN = "inbox-1"
 
+pytestmark = pytest.mark.timeout(60 + EXAMPLES // 4)  # a worker that ended would be waited for
+
 Test = Callable[..., None]
 
 
@@ -247,7 +249,6 @@ def test_what_a_producer_sees_of_the_queue(session: Session, client: redis.Redis
     assert backlog.missing({0, 4}) <= {0, 4}
 
 
-@pytest.mark.timeout(60 + EXAMPLES // 10)  # a worker that ended would be waited for
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_outlives_its_queue_its_unacknowledged_messages_and_what_is_sent_to_all(
     desk: Desk, settings: Settings, client: redis.Redis, new_producer: NewProducer

@@ -263,6 +263,21 @@ def test_what_a_killed_command_left_goes_with_the_next_one(home: Path) -> None:
     assert list((long / "run").iterdir()) == []
 
 
+def test_the_short_socket_of_a_killed_stack_goes_with_the_next_one(home: Path) -> None:
+    long = home / ("x" * 90)
+    first = LocalStack(Settings(home=long), folder="up", persistent=True)
+    first.__enter__()
+    left = home / "left"
+    first.socket.parent.rename(left)  # as if nobody had been there to remove it
+    first.__exit__()
+    left.rename(first.socket.parent)
+    assert first.socket.parent.exists()
+
+    with LocalStack(Settings(home=long), folder="up", persistent=True) as second:
+        assert not first.socket.parent.exists()
+        assert second.socket.exists()
+
+
 PRIVATE = """
 import sys, time
 from pathlib import Path

@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from base.networks import PRETRAINED
 from base.process import shut_out_strangers
+from base.text import printable
 from base.text_files import TextError
 from configs import SettingsError, load_settings
 from model_store import ModelStore, StoreError
@@ -42,16 +44,21 @@ def main(arguments: list[str] | None = None) -> int:
             shut_out_strangers()
             convention = None if given.convention == "auto" else given.convention
             file = pretrained_file(given.file) if given.file in PRETRAINED else Path(given.file)
-            print(import_file(store, file, given.name, convention, given.labels))
+            _say(import_file(store, file, given.name, convention, given.labels))
         elif given.command == "graph":
             shut_out_strangers()
-            print(import_bounded(store, given))
+            _say(import_bounded(store, given))
         else:
-            print(export_version(store, given.reference, given.format, given.output, force=given.force))
+            _say(export_version(store, given.reference, given.format, given.output, force=given.force))
     except (ExportRefused, TextError, VisionError, StoreError, SettingsError, OSError) as error:
-        print(f"sortline: {error}", file=sys.stderr)
+        _say(f"sortline: {error}", sys.stderr)
         return 2 if isinstance(error, ExportRefused | TextError) else 1
     return 0
+
+
+def _say(text: str, to: TextIO | None = None) -> None:
+    for line in text.splitlines():
+        print(printable(line), file=to)  # names may be those of a stranger's file
 
 
 if __name__ == "__main__":
