@@ -11,13 +11,13 @@ RUN sed -E '/^ *--hash/d; s/ *\\$//' requirements.lock > constraints.txt
 COPY . ./
 
 FROM build AS build-label
-RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[heif,raw]"
+RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[heif,raw,remote]"
 
 FROM build AS build-train
 RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[train,heif,raw,weights]"
 
 FROM build AS build-gpu
-RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[gpu,heif,raw]"
+RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[gpu,heif,raw,remote]"
 
 FROM build AS build-monitor
 RUN /opt/sortline/bin/pip install --constraint constraints.txt ".[monitor]"
