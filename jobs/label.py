@@ -11,6 +11,8 @@ from jobs.messages import Digest, Index, JobMessage, Message, ModelPin, PathText
 
 LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one task
 
+MAX_SAMPLED_BYTES = 32 * 1024 * 1024  # each worker of a run reads it
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -20,7 +22,7 @@ class SampledInput(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: PathText
-    size: Annotated[int, Field(ge=1, lt=2**53)]  # bytes
+    size: Annotated[int, Field(ge=1, le=MAX_SAMPLED_BYTES)]
     sha256: Digest
 
 

@@ -8,6 +8,7 @@ the workers' word is all there is.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from hashlib import sha256
 from itertools import islice
@@ -17,7 +18,7 @@ from typing import NamedTuple
 from base.errors import ImageError
 from base.files import read_file
 from base.paths import text_to_path
-from jobs import ChunkResult, SampledInput
+from jobs import MAX_SAMPLED_BYTES, ChunkResult, SampledInput
 from producer.errors import ProducerError
 from producer.run.enqueue import BelowRoot
 from producer.run.refusals import Refusals
@@ -27,7 +28,7 @@ from producer.sources.since import FileState, state_of
 LOOK_S = 2.0  # between two looks at the sample
 SPREAD = 9  # inputs that are looked at, over the whole run
 SENT = 3  # of them go to the workers
-MOST_BYTES = 32 * 1024 * 1024  # of a file that is sent: each worker reads it
+LOOK_LIMIT_S = 2.0  # a share that stands still must not hold the command as well
 FOLDER_AWAY_S = 30.0  # an image whose folder is gone is waited for; then it counts as deleted
 AGAIN_AFTER_S = 1.0  # an image that is waited for is sent again
 
@@ -54,6 +55,7 @@ class Witness:
         self._spread = [_File(self._whole(path), below_root.text(path)) for path in run.spread_files(SPREAD)]
         self._sample: tuple[SampledInput, ...] = ()
         self._looked = self._unsure_at = float("-inf")
+        self._looking = threading.Thread()
         self._away_since: float | None = None
         self._digests: dict[tuple[str, FileState], str] = {}
         self._gone: dict[int, float] = {}  # input -> when its folder was first seen to be gone
@@ -62,23 +64,21 @@ class Witness:
 
     def sample(self) -> tuple[SampledInput, ...]:
         """Return inputs as they are now, for workers to compare; SourceAway when there is none of them any more."""
-        if time.monotonic() - self._looked > LOOK_S:
+        if self._away_since is not None or time.monotonic() - self._looked > LOOK_S:
             self.look()
         return self._sample
 
     def look(self) -> None:
         """Take a new sample; SourceAway when none of the inputs is there any more."""
-        states = [(file, state) for file in self._spread if (state := state_of(file.path)) is not None]
-        # One or two may have been deleted: then their folder is still there.
-        if self._spread and not states and (len(self._spread) >= SENT or not any(map(_has_folder, self._spread))):
-            self._away_since = self._away_since or time.monotonic()
+        if not self._looking.is_alive():
+            self._looking = threading.Thread(target=self._look, daemon=True)
+            self._looking.start()
+            self._looking.join(LOOK_LIMIT_S)
+        if self._away_since is not None:
             raise SourceAway(
                 f"none of the images of {self._run.plan.source} is there any more ({self._spread[0].path}, for one): "
                 "is its disk or share there?"
             )
-        sampled = (self._sampled(file, state) for file, state in states)
-        self._sample = tuple(islice(filter(None, sampled), SENT))
-        self._looked, self._away_since = time.monotonic(), None
 
     @property
     def away_s(self) -> float:
@@ -125,8 +125,18 @@ class Witness:
             return True
         return False
 
+    def _look(self) -> None:
+        states = [(file, state) for file in self._spread if (state := state_of(file.path)) is not None]
+        # One or two may have been deleted: then their folder is still there.
+        if self._spread and not states and (len(self._spread) >= SENT or not any(map(_has_folder, self._spread))):
+            self._away_since = self._away_since or time.monotonic()
+            return
+        sampled = (self._sampled(file, state) for file, state in states)
+        self._sample = tuple(islice(filter(None, sampled), SENT))
+        self._looked, self._away_since = time.monotonic(), None
+
     def _sampled(self, file: _File, state: FileState) -> SampledInput | None:
-        if not 0 < state.size <= MOST_BYTES or file.name.startswith("../"):
+        if not 0 < state.size <= MAX_SAMPLED_BYTES or file.name.startswith("../"):
             return None
         if (file.path, state) not in self._digests:
             try:

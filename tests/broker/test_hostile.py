@@ -104,6 +104,9 @@ ENTRIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "no paths": lambda _: with_arguments(chunk_text(paths=[])),
     "too many paths": lambda _: with_arguments(chunk_text(paths=["a"] * 4097)),
     "a path that is a number": lambda _: with_arguments(chunk_text(paths=[1])),
+    "a sample that fills the memory": lambda _: with_arguments(
+        chunk_text(sample=[{"path": "a", "size": 2**40, "sha256": "0f" * 32}])
+    ),
     "a true top_k": lambda _: with_arguments(chunk_text(top_k=True)),
     "a body of three bytes": lambda _: {**envelope(), "body": "AAAA"},
     "a body that is an object": lambda _: with_body({"a": 1}),

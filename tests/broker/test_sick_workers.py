@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -241,3 +242,19 @@ def test_what_no_worker_may_read_is_unreadable(seen: Producer, client: redis.Red
         next(gathering)
 
     assert [row.error for row in seen.run.rows(failed=True)] == ["unreadable"] * 4
+
+
+def test_a_share_that_stands_still_here_does_not_hold_the_run(
+    desk: Desk, seen: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = threading.Event()
+    monkeypatch.setattr("producer.run.witness.LOOK_S", 0)
+    monkeypatch.setattr("producer.run.witness.LOOK_LIMIT_S", 0.1)
+    monkeypatch.setattr("producer.run.witness.state_of", lambda _: still.wait(60) and None)
+    try:
+        with working(desk):
+            seen.finish(10)
+    finally:
+        still.set()
+
+    assert len(labelled(seen.run)) == IMAGES
