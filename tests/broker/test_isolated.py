@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tests.broker.conftest import KEYS, Desk, NewProducer, chunk_of, really_work
 from tests.conftest import wait_until
 from worker.errors import WorkerError
 from worker.label.chunk import label_chunk
-from worker.label.isolated import ProcessLost, _row, label_isolated
+from worker.label.isolated import ProcessLost, _Process, _row, label_isolated
 from worker.runtime import ATTEMPTS, Runtime
 
 IMAGES = 6
@@ -118,8 +119,15 @@ LABELLED = Row(top=((0, 1.0),))
 class Scripted:
     """A process that ends as it is told to, one chunk after the other, and is new after each end."""
 
-    def __init__(self, *ends: ProcessLost, is_running: bool = False) -> None:
-        self.ends, self.is_running = list(ends), is_running
+    busy_s = 0.1
+
+    def __init__(self, *ends: ProcessLost, is_running: bool = False, is_hunted: bool = False) -> None:
+        self.ends, self.is_running, self.is_hunted = list(ends), is_running, is_hunted
+
+    def idle(self, seconds: float) -> None:
+        assert seconds > self.busy_s
+        if self.is_hunted:
+            raise WorkerError("a process that had nothing to do ended with SIGKILL")
 
     def label(self, _: LabelChunk) -> tuple[Row, ...]:
         self.is_running = not self.ends
@@ -148,6 +156,31 @@ def test_an_image_is_blamed_for_what_it_does_again_to_processes_that_had_nothing
     row = _row(process, chunk_of(settings, 0, 1))
 
     assert row.error == ("worker_lost" if is_lost else None)
+
+
+def test_what_ends_idle_processes_as_well_is_not_the_image(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.label.isolated.PAUSE_S", 0)
+    hunted: Any = Scripted(OUTER, OUTER, OUTER, OUTER, is_hunted=True)
+
+    with pytest.raises(WorkerError, match="had nothing to do"):
+        _row(hunted, chunk_of(settings, 0, 1))
+
+
+def test_an_idle_process_lives_or_is_named(real_settings: Settings) -> None:
+    def kill() -> None:
+        wait_until(lambda: psutil.Process().children(), 20, "the process")
+        time.sleep(3)  # it loads for a second
+        for child in psutil.Process().children():
+            if "worker.label.isolated" in child.cmdline():
+                child.kill()
+
+    with _Process(real_settings, stored_pin(real_settings)) as process:
+        process.idle(0.2)
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(WorkerError, match="a process that had nothing to do ended with SIGKILL"):
+            process.idle(20)
+        killer.join()
 
 
 def test_a_model_that_can_not_be_loaded_is_not_blamed_on_an_image(real_settings: Settings) -> None:

@@ -33,9 +33,10 @@ from worker.label.chunk import label_chunk
 from worker.logs import set_up_logging
 
 OWN_ENDS = 2  # of processes that had nothing but this image, by their own doing: it is the image's
-OUTER_ENDS = 4  # the same, by a signal from outside in just that moment: who else would hit it each time?
+OUTER_ENDS = 4  # the same, by a signal from outside, while a process that does nothing lives on
 LOADS = 5  # processes in a row that end before they have loaded the model: this worker can't do it now
 PAUSE_S = 0.5  # after an end from outside, doubled each time: what kills others may pass
+CONTROL, LONGEST_IDLE_S = 3.0, 30.0  # so many times as long, a process that does nothing has to live
 LOAD_LIMIT_S = 180.0
 END_LIMIT_S = 5.0  # a killed process that waits for a file system is left behind
 READY, READ = b"ready", b"read"
@@ -92,8 +93,13 @@ def _row(process: _Process, alone: LabelChunk) -> Row:
 
 
 def _tried(process: _Process, chunk: LabelChunk) -> tuple[tuple[Row, ...], str]:
-    """Return the rows of ``chunk``, or none and how it ended the processes that had nothing else to do."""
+    """Return the rows of ``chunk``, or none and how it ended the processes that had nothing else to do.
+
+    Raises:
+        WorkerError: a process that has nothing to do at all is ended, too.
+    """
     own = outer = 0
+    longest_s = 0.0
     while True:
         is_new = not process.is_running
         try:
@@ -101,7 +107,11 @@ def _tried(process: _Process, chunk: LabelChunk) -> tuple[tuple[Row, ...], str]:
         except ProcessLost as error:
             if is_new:  # else it may have been an earlier image that harmed it
                 own, outer = own + error.by_itself, outer + (not error.by_itself)
-            if own >= OWN_ENDS or outer >= OUTER_ENDS:
+            longest_s = max(longest_s, process.busy_s)
+            if own >= OWN_ENDS:
+                return (), str(error)
+            if outer >= OUTER_ENDS:
+                process.idle(min(longest_s * CONTROL, LONGEST_IDLE_S))
                 return (), str(error)
             if not error.by_itself:
                 time.sleep(PAUSE_S * 2**outer)
@@ -116,6 +126,7 @@ class _Process:
         self._running: subprocess.Popen[bytes] | None = None
         self._pipes = (-1, -1)  # to write requests into, to read answers from
         self._read = b""
+        self._asked = 0.0
 
     def __enter__(self) -> _Process:
         return self
@@ -128,11 +139,27 @@ class _Process:
         """Whether there is a child, which may have labelled something before."""
         return self._running is not None
 
+    @property
+    def busy_s(self) -> float:
+        """How long ago the last chunk was given to a child."""
+        return time.monotonic() - self._asked
+
+    def idle(self, seconds: float) -> None:
+        """Let a new child live for so long with nothing to do; WorkerError when it is ended as well."""
+        self._end()
+        self._start()
+        try:
+            self._line(seconds)
+        except TookTooLong:
+            return
+        except ProcessLost as error:
+            raise WorkerError(f"a process that had nothing to do {error}") from error
+
     def label(self, chunk: LabelChunk) -> tuple[Row, ...]:
         """Return the rows of ``chunk``; ProcessLost when the child ended over it."""
         if self._running is None:
             self._start()
-        limit_s = self._settings.stuck_s
+        limit_s, self._asked = self._settings.stuck_s, time.monotonic()
         self._write(to_json(chunk).encode())
         for path in chunk.paths:
             try:
