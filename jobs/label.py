@@ -37,6 +37,7 @@ class LabelChunk(JobMessage):
     paths: Annotated[tuple[PathText, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES)]
     model: ModelPin
     top_k: Annotated[int, Field(ge=1, le=1000)]
+    file_info: bool = False  # whether rows say how long each file is, and its sha256
     sample: Annotated[tuple[SampledInput, ...], Field(max_length=16)] = ()  # of the run; empty: nothing to compare
 
 
@@ -45,6 +46,7 @@ class Row(BaseModel):
 
     ``top`` holds (class index, probability) pairs, the most probable first; empty for an error. ``error`` is a short
     reason code, ``detail`` a sentence. Sizes are those of the image as a person sees it, in pixels; 0 when unknown.
+    ``bytes`` and ``sha256`` are of the file, if the chunk asks for them and it could be read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -54,6 +56,8 @@ class Row(BaseModel):
     detail: Annotated[str, StringConstraints(max_length=1000)] = ""
     width: Annotated[int, Field(ge=0, le=2**31)] = 0
     height: Annotated[int, Field(ge=0, le=2**31)] = 0
+    bytes: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    sha256: Digest | None = None
 
 
 class ChunkResult(Message):

@@ -40,6 +40,10 @@ def label(
             help="Label byte-identical images once; reports name the first one in the column duplicate_of.",
         ),
     ] = False,
+    file_info: Annotated[
+        bool,
+        typer.Option("--file-info", help="Columns with the file's length, time of the last change and sha256."),
+    ] = False,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,
@@ -89,6 +93,7 @@ def label(
         by=reports.by,
         since=since,
         duplicates=duplicates,
+        file_info=file_info,
         retry_failed=how.retry_failed,
     )
     raise typer.Exit(label_source(place.settings(how.config), labelling))

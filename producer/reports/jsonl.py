@@ -45,6 +45,8 @@ def record(layout: Layout, answer: Answer) -> dict[str, Any]:
         found["decision"] = answer.decision
     if layout.duplicates:
         found["duplicate_of"] = answer.duplicate_of or None
+    if layout.file_info:
+        found |= {"bytes": answer.bytes or None, "modified": answer.modified or None, "sha256": answer.sha256 or None}
     if layout.probability_names and best:
         values = (round(value, CONFIDENCE_DIGITS) for value in answer.probabilities)
         found["probabilities"] = dict(zip(layout.probability_names, values, strict=True))

@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,6 +42,9 @@ class Answer(NamedTuple):
     height: int
     model: str
     duplicate_of: str
+    bytes: int
+    modified: str  # as 2026-03-01T12:00:00Z
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Layout:
         ranks: how many labels a row shows.
         probability_names: the names with a column of their own; empty without ``--prob-columns``.
         duplicates: whether there is a column ``duplicate_of``.
+        file_info: whether there are columns ``bytes``, ``modified`` and ``sha256``.
         min_confidence: below it an answer's ``decision`` is "review"; without it there is no such column.
         chosen: the columns to show, in this order; all when empty.
         csv_dialect: a name of `producer/reports/csv.py: DIALECTS`.
@@ -63,6 +68,7 @@ class Layout:
     model: str
     probability_names: list[str]
     duplicates: bool = False
+    file_info: bool = False
     min_confidence: float | None = None
     chosen: Sequence[str] = ()
     csv_dialect: CsvDialect | None = None
@@ -106,6 +112,7 @@ class Layout:
             model=str(plan.model),
             probability_names=list(dict.fromkeys(names)) if probabilities else [],
             duplicates=plan.duplicates,
+            file_info=plan.file_info,
             **shown,
         )
         if unknown := [name for name in found.chosen if name not in found.all_columns]:
@@ -132,6 +139,7 @@ class Layout:
             "height",
             "model",
             *(["duplicate_of"] if self.duplicates else []),
+            *(["bytes", "modified", "sha256"] if self.file_info else []),
             *(f"p:{name}" for name in self.probability_names),
         ]
 
@@ -161,6 +169,7 @@ class Layout:
             answer.height or None,
             answer.model or None,
             *([answer.duplicate_of or None] if self.duplicates else []),
+            *([answer.bytes or None, answer.modified or None, answer.sha256 or None] if self.file_info else []),
             *(value if answer.ranked else None for value in answer.probabilities),
         ]
         return [cells[place] for place in self.places] if self.places else cells
@@ -185,7 +194,17 @@ class Layout:
                 row.height,
                 self.model if row.top or row.error else "",
                 row.duplicate_of if row.top else "",
+                row.bytes,
+                _moment(row.modified_ns) if row.modified_ns else "",
+                row.sha256,
             )
+
+
+def _moment(modified_ns: int) -> str:
+    try:
+        return datetime.fromtimestamp(modified_ns // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError):  # a clock that was never set
+        return ""
 
 
 def read_class_map(path: Path) -> dict[str, tuple[str, str | None]]:

@@ -52,6 +52,8 @@ def schema_of(layout: Layout) -> Any:
     def kind(column: str) -> Any:
         if column.startswith(("confidence", "p:")):
             return pa.float32()
+        if column == "bytes":
+            return pa.int64()
         return pa.int32() if column in ("width", "height") else pa.string()
 
     return pa.schema([pa.field(name, kind(name), nullable=name not in ("path", "status")) for name in layout.columns])

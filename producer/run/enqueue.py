@@ -38,6 +38,7 @@ class ChunkSender:
             paths=tuple(self._below_root.text(path) for path in paths),
             model=plan.model,
             top_k=plan.top_k,
+            file_info=plan.file_info,
             sample=sample,
         )
         if plan.chunk_images:

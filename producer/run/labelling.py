@@ -45,6 +45,7 @@ class Labelling:
     by: By = "link"
     since: str | None = None
     duplicates: bool = False
+    file_info: bool = False
     retry_failed: bool = False
 
 
@@ -101,6 +102,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         report=labelling.reports.main,
         since=labelling.since,
         duplicates=labelling.duplicates,
+        file_info=labelling.file_info,
         retry_failed=labelling.retry_failed,
     )
 

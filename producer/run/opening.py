@@ -36,6 +36,7 @@ class RunRequest:
         report: the main report.
         since: an earlier run, as ``find_run`` knows it; what is unchanged since is left out.
         duplicates: label byte-identical images once.
+        file_info: keep length, time of the last change and sha256 of each file.
         retry_failed: take back the rows of an earlier call that a cure may mend.
     """
 
@@ -47,6 +48,7 @@ class RunRequest:
     reference: str | None = None
     since: str | None = None
     duplicates: bool = False
+    file_info: bool = False
     retry_failed: bool = False
 
     def path(self, settings: Settings) -> Path:
@@ -54,6 +56,7 @@ class RunRequest:
         parts = [self.source.base, self.origin, self.reference or "", str(self.top_k), str(self.report)]
         parts += [f"since {self.since}"] if self.since is not None else []
         parts += ["duplicates"] if self.duplicates else []
+        parts += ["file info"] if self.file_info else []
         parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-_")[:40] or "run"
@@ -197,6 +200,7 @@ def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: 
         top_k=min(request.top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
         duplicates=request.duplicates,
+        file_info=request.file_info,
         skipped=source.skipped,  # which the walk below fills
     )
     run = RunFile.create(path, plan, request.source.paths(), input_filter)

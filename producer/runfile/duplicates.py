@@ -81,6 +81,11 @@ def fill_duplicates(database: sqlite3.Connection, first: int, images: int) -> in
         among,
     ).rowcount
     database.execute(
+        "INSERT OR IGNORE INTO contents SELECT places.idx, bytes, sha256 FROM places"
+        " JOIN contents ON contents.idx = places.first WHERE first >= ? AND first < ?",
+        among,
+    )
+    database.execute(
         "UPDATE places SET first = NULL WHERE first >= ? AND first < ?"
         " AND EXISTS (SELECT 1 FROM rows WHERE rows.idx = places.first AND error IS NOT NULL)",
         among,

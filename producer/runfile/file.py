@@ -294,7 +294,13 @@ class RunFile:
     def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
         """Yield every input in order, with its row; or only those that failed."""
         with _reading(self.path):
-            yield from stored_rows(self._db, labels=len(self.plan.labels), places=self.plan.duplicates, failed=failed)
+            yield from stored_rows(
+                self._db,
+                labels=len(self.plan.labels),
+                places=self.plan.duplicates,
+                failed=failed,
+                file_info=self.plan.file_info,
+            )
 
     def rows_as_they_come(self, are_all: Event) -> Iterator[StoredRow]:
         """Yield every input in order once it has its row, to another thread; RunFileError if one has none at the end.
@@ -309,7 +315,7 @@ class RunFile:
             at = 0
             while at < self.total:
                 is_over = are_all.is_set()
-                batch = next_rows(database, at, labels=len(self.plan.labels))
+                batch = next_rows(database, at, labels=len(self.plan.labels), file_info=self.plan.file_info)
                 yield from batch
                 at += len(batch)
                 if len(batch) < ROWS_A_BATCH:

@@ -24,6 +24,12 @@ _COLUMNS = (
     "inputs.idx, inputs.path, COALESCE(top, '[]'), error, COALESCE(detail, ''), COALESCE(width, 0), COALESCE(height, 0)"
 )
 
+_INFO = (
+    "COALESCE(contents.bytes, 0), COALESCE(contents.sha256, ''), COALESCE(files.modified_ns, 0)",
+    "LEFT JOIN contents USING (idx) LEFT JOIN files USING (idx)",
+)
+_NO_INFO = "0, '', 0", ""
+
 
 class StoredRow(NamedTuple):
     """One input with its row; ``top`` and ``error`` are both empty while it has none."""
@@ -36,6 +42,9 @@ class StoredRow(NamedTuple):
     width: int
     height: int
     duplicate_of: str = ""
+    bytes: int = 0
+    sha256: str = ""
+    modified_ns: int = 0
 
 
 def insert_rows(
@@ -53,6 +62,10 @@ def insert_rows(
         "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)",
         ((index, to_json(row.top).decode(), row.error, row.detail, row.width, row.height) for index, row in new),
     )
+    database.executemany(
+        "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)",
+        ((index, row.bytes, row.sha256) for index, row in new if row.sha256 is not None),
+    )
     return len(new), sum(row.error is not None for _, row in new)
 
 
@@ -62,36 +75,42 @@ def delete_curable(database: sqlite3.Connection) -> int:
     return database.execute(f"DELETE FROM rows WHERE error IN ({marks})", CURABLE).rowcount  # noqa: S608
 
 
-def stored_rows(database: sqlite3.Connection, *, labels: int, places: bool, failed: bool) -> Iterator[StoredRow]:
+def stored_rows(
+    database: sqlite3.Connection, *, labels: int, places: bool, failed: bool, file_info: bool
+) -> Iterator[StoredRow]:
     """Yield every input in the order of the report, with its row; or only those that failed.
 
     Args:
         labels: of the model; a row with another class index is damaged.
         places: whether duplicates were looked for, so that the order stands in the table of this name.
+        file_info: whether bytes, sha256 and time of the last change are wanted.
 
     Raises:
         TypeError, ValueError: the file is damaged.
     """
-    joined = "JOIN rows USING (idx)" if failed else "LEFT JOIN rows USING (idx)"
+    info, with_info = _INFO if file_info else _NO_INFO
+    joined = f"{'' if failed else 'LEFT '}JOIN rows USING (idx) {with_info}"
     found = database.execute(
-        f"SELECT {_COLUMNS}, COALESCE(originals.path, '') FROM places JOIN inputs USING (idx) {joined}"  # noqa: S608
+        f"SELECT {_COLUMNS}, COALESCE(originals.path, ''), {info} FROM places JOIN inputs USING (idx) {joined}"  # noqa: S608
         " LEFT JOIN inputs AS originals ON originals.idx = places.first WHERE NOT ? OR error IS NOT NULL ORDER BY place"
         if places
-        else f"SELECT {_COLUMNS}, '' FROM inputs {joined} WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",  # noqa: S608
+        else f"SELECT {_COLUMNS}, '', {info} FROM inputs {joined} WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",  # noqa: S608
         (failed,),
     )
     while batch := found.fetchmany(ROWS_A_BATCH):
         yield from _decoded(batch, labels)
 
 
-def next_rows(database: sqlite3.Connection, at: int, *, labels: int) -> list[StoredRow]:
+def next_rows(database: sqlite3.Connection, at: int, *, labels: int, file_info: bool) -> list[StoredRow]:
     """Return the inputs from index ``at`` on that have their row, up to the first that has none; a batch at most.
 
     Raises:
         TypeError, ValueError: the file is damaged.
     """
+    info, with_info = _INFO if file_info else _NO_INFO
     found = database.execute(
-        f"SELECT {_COLUMNS}, '' FROM inputs JOIN rows USING (idx) WHERE inputs.idx >= ? ORDER BY inputs.idx LIMIT ?",  # noqa: S608
+        f"SELECT {_COLUMNS}, '', {info} FROM inputs JOIN rows USING (idx) {with_info}"  # noqa: S608
+        " WHERE inputs.idx >= ? ORDER BY inputs.idx LIMIT ?",
         (at, ROWS_A_BATCH),
     ).fetchall()
     batch = [row for place, row in enumerate(found, start=at) if row[0] == place]
@@ -99,15 +118,16 @@ def next_rows(database: sqlite3.Connection, at: int, *, labels: int) -> list[Sto
 
 
 def _decoded(batch: Sequence[tuple[Any, ...]], labels: int) -> Iterator[StoredRow]:
-    indexes, paths, tops, errors, details, widths, heights, firsts = zip(*batch, strict=True)
-    _check(str, paths, tops, details, firsts)
+    indexes, paths, tops, errors, details, widths, heights, firsts, sizes, digests, times = zip(*batch, strict=True)
+    _check(str, paths, tops, details, firsts, digests)
     _check(str | None, errors)
-    _check(int, widths, heights)
+    _check(int, widths, heights, sizes, times)
     try:
         decoded = _pairs(labels).validate_json(f"[{','.join(tops)}]", strict=True)
     except ValidationError as error:
         raise ValueError(f"a row of inputs {indexes[0]} to {indexes[-1]} has no possible labels") from error
-    return starmap(StoredRow, zip(indexes, paths, decoded, errors, details, widths, heights, firsts, strict=True))
+    columns = (indexes, paths, decoded, errors, details, widths, heights, firsts, sizes, digests, times)
+    return starmap(StoredRow, zip(*columns, strict=True))
 
 
 @lru_cache(maxsize=1)

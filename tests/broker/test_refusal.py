@@ -209,8 +209,8 @@ def test_a_producer_newer_than_all_workers_is_refused_with_the_side_to_update_an
     JobBoard(client, KEYS).add("inbox-1", kind="label", title="inbox")
     with working(desk):
         with monkeypatch.context() as newer:
-            newer.setattr("producer.run.enqueue.to_json", lambda chunk: _of_schema_4(to_json(chunk)))
-            refused(producer, r" refuses this run: .* schema version 4, .* side of the worker")
+            newer.setattr("producer.run.enqueue.to_json", lambda chunk: _of_schema_5(to_json(chunk)))
+            refused(producer, r" refuses this run: .* schema version 5, .* side of the worker")
         # They went back, for workers that know this version, and show no paths to who looks at the queue.
         wait_until(lambda: waiting(client) == 3, 5, "the queued chunks")
         assert set(queued(client)) == {f"inbox chunk {number}/3, 4 images" for number in (1, 2, 3)}
@@ -224,7 +224,7 @@ def test_a_producer_newer_than_all_workers_is_refused_with_the_side_to_update_an
 def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
     desk: Desk, client: redis.Redis, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newer = _of_schema_4(to_json(ChunkResult(run="inbox-1", first=0, worker="label-9@new")))
+    newer = _of_schema_5(to_json(ChunkResult(run="inbox-1", first=0, worker="label-9@new")))
     with monkeypatch.context() as alone:
         alone.setattr("producer.local.session.Session.workers", lambda *_: ["label-9@new"])
         producer = new_producer(12)
@@ -232,7 +232,7 @@ def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
         next(gathering)
         next(gathering)
         client.xadd(producer.stream, {"json": newer})
-        with pytest.raises(RunRefused, match=r"worker label-9@new sent .* schema version 4, .* side of the producer"):
+        with pytest.raises(RunRefused, match=r"worker label-9@new sent .* schema version 5, .* side of the producer"):
             for _ in in_time(gathering):
                 pass
 
@@ -243,8 +243,8 @@ def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
     assert len(labelled(again.run)) == 12
 
 
-def _of_schema_4(text: str) -> str:
-    return text.replace('"schema_version":3', '"schema_version":4,"more":[]')
+def _of_schema_5(text: str) -> str:
+    return text.replace('"schema_version":4', '"schema_version":5,"more":[]')
 
 
 def test_a_training_job_that_waits_for_its_surroundings_is_not_taken_for_one_that_kills_its_processes(
@@ -277,7 +277,7 @@ def test_a_newer_training_job_ends_with_the_side_to_update(desk: Desk, client: r
     desk.board.add("train-1", kind="train", title="train")
     with working(desk):
         for job in ("train-1", "train-of-a-stranger"):
-            text = json.dumps({"schema_version": 4, "job": job, "network": "of another time"})
+            text = json.dumps({"schema_version": 5, "job": job, "network": "of another time"})
             enqueue(client, with_arguments(text, task=TrainModel.task))
         wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, "an empty queue")
 

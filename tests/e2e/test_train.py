@@ -220,7 +220,7 @@ def test_a_killed_training_process_starts_again_and_one_version_is_published(
 
 
 def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(home: Path, tmp_path: Path) -> None:
-    arguments = ["train", str(write_shades(tmp_path / "photos")), *QUICK, "--set", "epochs=60", "--name", "shades"]
+    arguments = ["train", str(write_shades(tmp_path / "photos")), *QUICK, "--set", "epochs=800", "--name", "shades"]
     command = subprocess.Popen(
         [SORTLINE, *arguments],
         env=environment(home, {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
@@ -238,8 +238,8 @@ def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(home:
 
     assert done.stdout == "shades:1\n"
     assert "goes on at its last checkpoint" in done.stderr
-    assert "epoch 1/60" not in done.stderr
-    assert "epoch 60/60" in done.stderr
+    assert "epoch 1/800" not in done.stderr
+    assert "epoch 800/800" in done.stderr
     assert not any((home / "checkpoints").iterdir())
 
 

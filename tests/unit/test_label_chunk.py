@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,24 @@ def test_a_broken_image_becomes_a_row_and_its_neighbours_are_labelled(tmp_path: 
     assert all(row.top == () for row in result.rows[1:-1])
     assert "gone.png does not exist" in result.rows[5].detail
     assert from_json(ChunkResult, to_json(result)) == result
+
+
+def test_rows_say_how_long_each_file_is_and_its_digest_when_the_chunk_asks_for_them(
+    tmp_path: Path, opened: Opener
+) -> None:
+    good = write_image(tmp_path / "red.png", RED).read_bytes()
+    (tmp_path / "cut.png").write_bytes(good[:20])
+    chunk = chunk_of("red.png", "cut.png", "gone.png").model_copy(update={"file_info": True})
+
+    rows = label_chunk(chunk, opened(), tmp_path).rows
+
+    assert [(row.bytes, row.sha256) for row in rows] == [
+        (len(good), sha256(good).hexdigest()),
+        (20, sha256(good[:20]).hexdigest()),
+        (0, None),
+    ]
+    plain = label_chunk(chunk_of("red.png", "cut.png"), opened(), tmp_path).rows
+    assert [(row.bytes, row.sha256) for row in plain] == [(0, None), (0, None)]
 
 
 def test_a_chunk_of_broken_images_only_has_a_row_for_each(tmp_path: Path, opened: Opener) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from base.text_files import read_table
-from jobs.label import Row
+from jobs.label import ChunkResult, Row
 from producer.commands.options import Formats
 from producer.errors import UsageError
 from producer.reports import CsvDialect
@@ -35,6 +36,7 @@ from producer.reports.summary import Timing, summary
 from producer.reports.truth import FolderTruth
 from producer.reports.xlsx import write_xlsx
 from producer.runfile import RunFile, StoredRow
+from producer.sources.since import InputFilter
 from tests.unit.reported import ok, run_of, tally
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -517,3 +519,25 @@ def test_without_xlsxwriter_the_command_says_what_to_install(tmp_path: Path, mon
 
     with pytest.raises(UsageError, match=r"--format xlsx needs XlsxWriter .* -m pip install \"sortline\[xlsx\]\""):
         request_of(tmp_path / "r.xlsx", None)
+
+
+def test_file_info_stands_in_every_table_and_comes_from_those_who_read_the_file(tmp_path: Path) -> None:
+    digest = "ab" * 32
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in" / name).write_text(name)
+        os.utime(tmp_path / "in" / name, (0, 1_772_366_400.5))
+    with run_of(tmp_path, [], []) as run:
+        plan = replace(run.plan, base=str(tmp_path / "in"), file_info=True)
+    run = RunFile.create(tmp_path / "i.run", plan, ["a.jpg", "b.jpg"], InputFilter(plan.base))
+    with closing(run):
+        run.record(ChunkResult(run=plan.run, first=0, rows=(ok(0).model_copy(update={"bytes": 7, "sha256": digest}),)))
+        run.record(ChunkResult(run=plan.run, first=1, rows=(BROKEN,)))
+        write_reports(run, request_of(tmp_path / "out", "csv,jsonl,parquet", columns=[]), max_pixels=1)
+
+    first, second = csv.DictReader((tmp_path / "out" / "report.csv").read_text().splitlines())
+    assert (first["bytes"], first["modified"], first["sha256"]) == ("7", "2026-03-01T12:00:00Z", digest)
+    assert (second["bytes"], second["modified"], second["sha256"]) == ("", "2026-03-01T12:00:00Z", "")
+    good, _ = map(json.loads, (tmp_path / "out" / "report.jsonl").read_text().splitlines())
+    assert (good["bytes"], good["modified"], good["sha256"]) == (7, "2026-03-01T12:00:00Z", digest)
+    assert pq.read_table(tmp_path / "out" / "report.parquet")["bytes"].to_pylist() == [7, None]

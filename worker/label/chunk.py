@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from base.fault import fault
@@ -31,10 +32,16 @@ def label_chunk(
         UnavailableError: the data root itself is away: a share that isn't mounted, say.
     """
     with opened_images(data_root, chunk.paths, limits.max_bytes) as sources:
-        watched = [partial(_read, *one, on_read) for one in zip(sources, chunk.paths, strict=True)]
+        contents: dict[int, tuple[int, str]] = {}  # of the files that could be read: bytes and sha256
+        note = contents if chunk.file_info else None
+        watched = [
+            partial(_read, source, path, on_read, place, note)
+            for place, (source, path) in enumerate(zip(sources, chunk.paths, strict=True))
+        ]
         outcomes, seconds = classifier.classify(watched, chunk.top_k)
     # strict: as many rows as paths, or no result at all
-    rows = tuple(_row(outcome) for _, outcome in zip(chunk.paths, outcomes, strict=True))
+    found = zip(range(len(chunk.paths)), outcomes, strict=True)
+    rows = tuple(_row(outcome, *contents.get(place, (0, None))) for place, outcome in found)
     if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
         # It may have gone away meanwhile: these rows would be of images that are well.
         missing = [path for path, row in zip(chunk.paths, rows, strict=True) if row.error == "not_found"]
@@ -43,15 +50,20 @@ def label_chunk(
     return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
 
 
-def _read(source: Source, path: str, on_read: Callable[[], object]) -> bytes:
+def _read(
+    source: Source, path: str, on_read: Callable[[], object], place: int, contents: dict[int, tuple[int, str]] | None
+) -> bytes:
     data = source()
     on_read()
+    if contents is not None:
+        contents[place] = len(data), sha256(data).hexdigest()
     fault(f"decode {path}")
     return data
 
 
-def _row(outcome: Outcome) -> Row:
-    if outcome.error is not None:
-        detail = path_to_text(outcome.error.detail)[:1000]
-        return Row(error=outcome.error.reason, detail=detail, width=outcome.width_px, height=outcome.height_px)
-    return Row(top=tuple(outcome.top), width=outcome.width_px, height=outcome.height_px)
+def _row(outcome: Outcome, size: int, digest: str | None) -> Row:
+    row = Row(width=outcome.width_px, height=outcome.height_px, bytes=size, sha256=digest)
+    if outcome.error is None:
+        return row.model_copy(update={"top": tuple(outcome.top)})
+    detail = path_to_text(outcome.error.detail)[:1000]
+    return row.model_copy(update={"error": outcome.error.reason, "detail": detail})
