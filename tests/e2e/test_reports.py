@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -32,7 +33,8 @@ def test_one_command_writes_every_report_and_another_makes_them_again(
         "-o",
         "out",
         "--format",
-        "csv,parquet,jsonl,html",
+        "csv,parquet,jsonl,xlsx,html",
+        "--file-info",
         "--prob-columns",
         "--top-k",
         "2",
@@ -41,12 +43,16 @@ def test_one_command_writes_every_report_and_another_makes_them_again(
     done = sortline(*command, home=home, env=env)
 
     out = home / "out"
-    names = ["errors.csv", "report.csv", "report.html", "report.jsonl", "report.parquet", "summary.json"]
+    names = ["errors.csv", *(f"report.{name}" for name in ("csv", "html", "jsonl", "parquet", "xlsx")), "summary.json"]
     assert sorted(path.name for path in out.iterdir()) == names
     rows = rows_of(out / "report.csv")
     assert len(rows) == 41
     assert {f"p:{label}" for label in LABELS} < set(rows[0])
     assert "label_3" not in rows[0]
+    for row in rows:  # the broken one too
+        data = (photos / row["path"]).read_bytes()
+        assert (row["bytes"], row["sha256"]) == (str(len(data)), sha256(data).hexdigest())
+        assert row["modified"].endswith("Z")
     assert sum(float(rows[0][f"p:{label}"]) for label in LABELS) == pytest.approx(1, abs=3e-4)
     assert pq.read_table(out / "report.parquet").num_rows == 41
     assert len((out / "report.jsonl").read_text().splitlines()) == 41
@@ -56,7 +62,7 @@ def test_one_command_writes_every_report_and_another_makes_them_again(
     assert summary["seconds"] > 0
     assert summary["engines"][0]["engine"] == "openvino"
     assert summary["engines"][0]["images"] == 41
-    assert "report: out/report.csv, beside it report.parquet, report.jsonl, report.html" in done.stderr
+    assert "report: out/report.csv, beside it report.parquet, report.jsonl, report.xlsx, report.html" in done.stderr
 
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     for path in list(out.iterdir()):
