@@ -74,6 +74,9 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
         cards += [accuracy_card(name, score.right, score.images, score.interval) for name, score in shown]
     failed_note = ", ".join(f"{name} {count:,}" for name, count in ranked(counts.reasons)[:3])
     cards.append(card("Not readable", f"{counts.failed:,}", failed_note or "every image was read"))
+    if skipped := run.plan.skipped:
+        note = ", ".join(f"{what} {count:,}" for what, count in ranked(skipped)[:5])
+        cards.append(card("Skipped", f"{sum(skipped.values()):,}", f"no images: {note}"))
     if counts.ok:
         unsure = sum(counts.histogram[: len(counts.histogram) // 2])
         mean = f"{100 * counts.confidence_sum / counts.ok:.1f} %"

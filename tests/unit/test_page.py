@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from html import unescape
 from pathlib import Path
@@ -147,3 +148,14 @@ def test_many_classes_are_listed_instead_of_drawn(tmp_path: Path) -> None:
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     with run_of(tmp_path, ["a.jpg", "b.jpg"], [ok(0), ok(1)]) as run:
         assert page_of(run, tmp_path / "r.html") == page_of(run, tmp_path / "r.html")
+
+
+def test_what_was_skipped_stands_on_the_page(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["a.jpg"], [ok(0)]) as run:
+        plain = page_of(run, tmp_path / "plain.html")
+        run.plan = replace(run.plan, skipped={".txt": 2, ".mov": 1200, "@eadir/": 1})
+        text = page_of(run, tmp_path / "r.html")
+
+    assert "Skipped" not in plain
+    assert "1,203" in text
+    assert "no images: .mov 1,200, .txt 2, @eadir/ 1" in text
