@@ -421,3 +421,17 @@ def test_help_imports_neither_pydantic_nor_celery_nor_redis() -> None:
 
     assert "Label folders of images" in done.stdout
     assert done.stderr == "0\n"
+
+
+def test_an_import_whose_process_is_ended_by_a_signal_is_a_sentence(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    (tmp_path / "a.ckpt").touch()
+
+    assert run(["models", "import", str(tmp_path / "a.ckpt"), "--name", "x", "--home", str(home)]) == 1
+
+    assert "ended with SIGSEGV; nothing was published or written" in capsys.readouterr().err
