@@ -15,7 +15,7 @@ from worker.handler import Delivery, Handler
 from worker.lease import Lease
 from worker.runtime import Runtime
 
-TRIES = 12  # of a job whose surroundings are away: 50 s in the default configuration
+TRIES = 12  # of a job that waits for its surroundings and is not put back: 50 s in the default configuration
 LONGEST_WAIT_S = 15
 
 

@@ -53,15 +53,15 @@ class Refusals:
         Args:
             look: raises its error when the cause lies with the images, not with the workers.
         """
-        if not self._refusals:
-            return
-        look()
         now = time.monotonic()
-        for worker, refusal in self._refusals.items():
-            if (worker, refusal.why) not in self._warned:
-                self._warned.add((worker, refusal.why))
-                self._warn(f"warning: {worker} keeps away from this run: {refusal.why}")
-        if now < self._next_look or not any(self._is_over(refusal, now) for refusal in self._refusals.values()):
+        unnamed = {(worker, refusal.why) for worker, refusal in self._refusals.items()} - self._warned
+        may_end = now >= self._next_look and any(self._is_over(refusal, now) for refusal in self._refusals.values())
+        if unnamed or may_end:
+            look()
+        for worker, why in sorted(unnamed):
+            self._warn(f"warning: {worker} keeps away from this run: {why}")
+        self._warned |= unnamed
+        if not may_end:
             return
         there = self._workers()
         over = [worker for worker in there if worker in self._refusals and self._is_over(self._refusals[worker], now)]

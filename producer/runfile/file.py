@@ -175,7 +175,7 @@ class RunFile:
 
     def spread_files(self, count: int) -> list[str]:
         """Return the paths of up to ``count`` inputs that this machine has seen, from the whole run."""
-        first_from = "JOIN files USING (idx) WHERE inputs.idx >= ? ORDER BY inputs.idx LIMIT ?"
+        first_from = "WHERE idx = (SELECT idx FROM files WHERE idx >= ? ORDER BY idx LIMIT ?)"
         found = [self._inputs(first_from, (self.total * place // count, 1)) for place in range(count)]
         return list(dict.fromkeys(path for inputs in found for _, path in inputs))
 
