@@ -96,6 +96,10 @@ class Services:
         (programs / "redis-cli").chmod(0o755)
         self._path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
 
+    @property
+    def redis_port(self) -> int:
+        return self._ports[REDIS_PORT]
+
     def log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.deploy.kustomize import Manifest, containers_of, pod_of
+from tests.cluster.kustomize import Manifest, containers_of, pod_of
 
 OURS = re.compile(r"(?:.*/)?sortline-(label|train|gpu|monitor)(?::[\w.]+)?")
 
@@ -37,7 +37,8 @@ def as_compose(objects: Iterable[Manifest], secret: Mapping[str, str], folder: P
             ]
             services[name] = {
                 **_image(container["image"]), "command": words, "environment": environment,
-                **_volumes(found, container, maps, folder), "healthcheck": {"test": _probe(container)},
+                **_volumes(found, container, maps, folder), **_folder(container),
+                "healthcheck": {"test": _probe(container)},
             }  # fmt: skip
     return {"services": services}
 
@@ -45,6 +46,10 @@ def as_compose(objects: Iterable[Manifest], secret: Mapping[str, str], folder: P
 def _image(image: str) -> dict[str, Any]:
     match = OURS.fullmatch(image)
     return {"build": {"target": match.group(1)}} if match else {"image": image}
+
+
+def _folder(container: Manifest) -> dict[str, str]:
+    return {"working_dir": container["workingDir"]} if "workingDir" in container else {}
 
 
 def _environment(
@@ -89,7 +94,7 @@ def _volumes(
             mounts.append(f"{files}:{target}")
         else:
             claim = volume.get("persistentVolumeClaim", {}).get("claimName", mount["name"])
-            mounts.append(f"{claim}{'/' if 'subPath' in mount else ''}{mount.get('subPath', '')}:{target}")
+            mounts.append(f"{claim}:{target}")
     return {"volumes": mounts, "tmpfs": scratch}
 
 

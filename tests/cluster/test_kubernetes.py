@@ -17,9 +17,9 @@ import yaml
 from configs.settings import Settings
 from jobs.broker import Keys
 from jobs.label import LabelChunk
+from tests.cluster.kustomize import Manifest, build, containers_of, identity, pod_of
+from tests.cluster.pods import as_compose, read_secret
 from tests.compose.services import ROOT, dockerfile
-from tests.deploy.kustomize import Manifest, build, containers_of, identity, pod_of
-from tests.deploy.pods import as_compose, read_secret
 from tests.unit.test_docs import parse
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -112,6 +112,8 @@ def test_what_a_pod_refers_to_is_there(objects: list[Manifest]) -> None:
             assert ("ConfigMap", name) in known
         for key in re.findall(r'"secretKeyRef": {"name": "sortline", "key": "([^"]+)"', text):
             assert key in keys
+        if '"FLOWER_BASIC_AUTH"' in text:  # a Service of this name would come in as options of Flower
+            assert pod_of(found)["spec"]["enableServiceLinks"] is False
         if found["kind"] in ("Service", "PodDisruptionBudget"):
             selector = found["spec"]["selector"]
             selector = selector.get("matchLabels", selector)
