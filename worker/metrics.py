@@ -36,6 +36,9 @@ class Metrics:
         self._images = Counter(
             "sortline_images", "Images that got their row", ["status", "model"], registry=registry
         )  # fmt: skip
+        self._failed = Counter(
+            "sortline_failed_images", "Error rows by their reason code", ["reason"], registry=registry
+        )
         self._stages = Counter(
             "sortline_stage_seconds", "Time by stage of a chunk; stages overlap", ["stage"], registry=registry
         )
@@ -79,6 +82,8 @@ class Metrics:
         statuses = Tally("ok" if row.error is None else "error" for row in result.rows)
         for status, count in statuses.items():
             self._images.labels(status, model).inc(count)
+        for reason, count in Tally(row.error for row in result.rows if row.error is not None).items():
+            self._failed.labels(reason).inc(count)
         for stage, seconds in result.seconds.items():
             self._stages.labels(stage.removesuffix("_s")).inc(seconds)
         seconds = result.seconds.get("chunk_s", 0.0)

@@ -26,6 +26,7 @@ FLOWERS = {
 }
 OURS = {
     "sortline_images": "counter",
+    "sortline_failed_images": "counter",
     "sortline_stage_seconds": "counter",
     "sortline_chunk_seconds": "histogram",
     "sortline_queue_wait_seconds": "histogram",
@@ -96,6 +97,7 @@ def test_metrics_and_logs_tell_of_a_run(
     }
     assert samples["sortline_images_total", "colours:1", "ok"] == 20
     assert samples["sortline_images_total", "colours:1", "error"] == 1
+    assert samples["sortline_failed_images_total", "not_an_image"] == 1
     assert samples[("sortline_chunk_seconds_count",)] == 3
     assert samples["sortline_model_loads_total", "colours:1"] == 1
     assert samples["sortline_model_hits_total", "colours:1"] == 2

@@ -46,6 +46,7 @@ def test_rows_count_by_status_and_version_and_times_by_stage() -> None:
 
     assert value(metrics, "sortline_images_total", status="ok", model="waste:1") == 4
     assert value(metrics, "sortline_images_total", status="error", model="waste:1") == 2
+    assert value(metrics, "sortline_failed_images_total", reason="truncated") == 2
     assert value(metrics, "sortline_stage_seconds_total", stage="decode") == 1.0
     assert value(metrics, "sortline_stage_seconds_total", stage="chunk") == 0.5
     assert value(metrics, "sortline_chunk_seconds_count") == 2
