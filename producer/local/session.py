@@ -17,6 +17,7 @@ from base.broker_url import unix_url
 from configs import Settings
 from jobs import BrokerError, JobBoard, Keys, check_broker, connect
 from producer.errors import BrokerUnreachable, UsageError
+from producer.local.leftovers import remove_leftovers
 from producer.local.stack import LocalStack, is_answering, shared_stack_socket
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def open_session(settings: Settings, workers: Sequence[str] = (), *, start: bool
     if settings.broker is None and not is_alone(settings):
         socket = shared_stack_socket(settings)
         settings = settings.model_copy(update={"broker": unix_url(socket), "data_root": Path("/")})
+    remove_leftovers(settings.home)
     if settings.broker is not None:
         with _connected(settings) as client:
             yield Session(settings, client)

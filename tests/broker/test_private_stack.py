@@ -18,8 +18,9 @@ from configs.settings import Settings
 from jobs.broker import Keys, check_broker, connect
 from producer.errors import UsageError
 from producer.local.leftovers import ELSEWHERE_KEPT_S, LOGS_KEPT_S, remove_leftovers
+from producer.local.session import open_session
 from producer.local.stack import LocalStack, StackError, is_answering, shared_stack_socket
-from tests.conftest import wait_until
+from tests.conftest import RedisServer, wait_until
 
 # Says when it was asked to end, and ends a little later: a worker that finishes what it has at hand. Its sleeps are the
 # work: 0.3 s are what a killed one would not get to, 60 s outlast the test.
@@ -276,6 +277,14 @@ def test_the_short_socket_of_a_killed_stack_goes_with_the_next_one(home: Path) -
     with LocalStack(Settings(home=long), folder="up", persistent=True) as second:
         assert not first.socket.parent.exists()
         assert second.socket.exists()
+
+
+def test_a_command_with_a_broker_removes_what_a_killed_one_left(home: Path, redis_server: RedisServer) -> None:
+    (home / "run" / "1-aa").mkdir(parents=True)
+    (home / "run" / "1-aa" / "lock").write_text(f"process 1 on {os.uname().nodename}")
+
+    with open_session(Settings(home=home, broker=redis_server.url), start=False):
+        assert list((home / "run").iterdir()) == []
 
 
 PRIVATE = """
