@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.errors import WeightsError
+from vision.protobuf import LENGTH, VARINT, fields, varint
 
 _Part = int | memoryview
-VARINT, LENGTH = 0, 2  # kinds of fields
 NO_CHECKPOINT = "not a MindSpore checkpoint"
 MOST_AXES = 32  # of NumPy 1
-MOST_DIGITS = 10  # of 7 bits, in a number of 64
 _NUMBERS = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float16", "Float32", "Float64")
 _TYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "Bool": np.dtype(np.bool_),
@@ -55,7 +54,11 @@ def read_ckpt(data: bytes) -> dict[str, NDArray[Any]]:
         if zlib.crc32(body) != int.from_bytes(data[-10:], "big"):
             raise WeightsError("damaged: its checksum is not that of its content")
     arrays: dict[str, NDArray[Any]] = {}
-    for name, slices in groupby(map(_tensor, _parts(body, 1)[1]), key=lambda tensor: tensor.name):
+    try:
+        tensors = [_tensor(value) for value in _parts(body, 1)[1]]
+    except ValueError as error:
+        raise WeightsError(f"{NO_CHECKPOINT}, or cut off: {error}") from error
+    for name, slices in groupby(tensors, key=lambda tensor: tensor.name):
         if name in arrays:
             raise WeightsError(f"two arrays are called {name!r:.200}")
         arrays[name] = _array(list(slices))
@@ -93,39 +96,19 @@ def _tensor(value: _Part) -> _Tensor:
 
 def _parts(message: _Part, *known: int) -> dict[int, list[_Part]]:
     """Return what a message holds, by the numbers of its fields, of which all are ``known``."""
-    data, at = _bytes(message), 0
     parts: dict[int, list[_Part]] = {number: [] for number in known}
-    while at < len(data):
-        key, at = _number(data, at)
-        number, wire_type = key >> 3, key & 7
+    for number, wire_type, value in fields(_bytes(message)):
         if number not in parts or wire_type not in (VARINT, LENGTH):
             raise WeightsError(f"{NO_CHECKPOINT}: it has a field {number} of type {wire_type}")
-        value, at = _number(data, at)
-        if wire_type == VARINT:
-            parts[number].append(value)
-        elif value > len(data) - at:
-            raise WeightsError(f"{NO_CHECKPOINT}, or cut off: {value} bytes are to come, and {len(data) - at} do")
-        else:
-            parts[number].append(data[at : at + value])
-            at += value
+        parts[number].append(value)
     return parts
-
-
-def _number(data: memoryview, at: int) -> tuple[int, int]:
-    """Return the number that begins at ``at``, 7 bits a byte, and where it ends."""
-    value = 0
-    for digit, byte in enumerate(data[at : at + MOST_DIGITS]):
-        value |= (byte & 0x7F) << 7 * digit
-        if byte < 0x80:
-            return value, at + digit + 1
-    raise WeightsError(f"{NO_CHECKPOINT}, or cut off")
 
 
 def _numbers(data: memoryview) -> list[int]:
     found: list[int] = []
     at = 0
     while at < len(data) and len(found) <= MOST_AXES:
-        value, at = _number(data, at)
+        value, at = varint(data, at)
         found.append(value)
     return found
 

@@ -1,22 +1,20 @@
 """A served graph with its convolutions in 16-bit floats: what GPUs compute fastest.
 
 The graph is edited as the protocol buffer that it is, by the field numbers of onnx.proto
-(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto): the onnx package would bring a protobuf into training workers
-beside which MindSpore can't be imported.
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from vision.errors import EngineError
-from vision.serving.engines.onnx_file import fields
+from vision.protobuf import encoded, fields
 
 JOINING: Final = (b"Clip", b"Add", b"Relu")  # what stands between convolutions
 OPSET: Final = 12  # in older ones ONNX Runtime clips 16-bit floats on the CPU, without a word
@@ -48,7 +46,7 @@ def convolutions_in_f16(onnx: bytes) -> bytes:
         EngineError: ONNX Runtime is not installed, or the graph can't be converted.
     """
     try:
-        return _message((field, _changed(field, value)) for field, value in parsed(_folded(onnx)))
+        return encoded((field, _changed(field, value)) for field, value in parsed(_folded(onnx)))
     except Exception as error:  # ONNX Runtime's exceptions share no base but this
         raise EngineError(f"the graph can't be converted to f16: {error}") from error
 
@@ -70,11 +68,11 @@ def _folded(onnx: bytes) -> bytes:
 def _changed(field: int, value: int | bytes) -> int | bytes:
     """Return what a field of the model becomes."""
     if field == MODEL_GRAPH and isinstance(value, bytes):
-        return _message(_halved(parsed(value)))
+        return encoded(_halved(parsed(value)))
     if field == MODEL_OPSET and isinstance(value, bytes):
         opset = dict(parsed(value))
         if not opset.get(OPSET_DOMAIN):
-            return _message([(OPSET_VERSION, max(OPSET, int(opset[OPSET_VERSION])))])
+            return encoded([(OPSET_VERSION, max(OPSET, int(opset[OPSET_VERSION])))])
     return value
 
 
@@ -111,8 +109,8 @@ def _halved(graph: list[Field]) -> list[Field]:
         raise ValueError("it has no convolutions, or nothing after them")
     read = {name for node in nodes for name in _of(node, NODE_INPUT)}
     return [
-        *((GRAPH_NODE, _message(node)) for node in nodes),
-        *((GRAPH_TENSOR, _message(tensor)) for name, tensor in weights.items() if name in read),
+        *((GRAPH_NODE, encoded(node)) for node in nodes),
+        *((GRAPH_TENSOR, encoded(tensor)) for name, tensor in weights.items() if name in read),
         # Value infos state the types of before; ONNX Runtime infers them anew.
         *(one for one in graph if one[0] not in (GRAPH_NODE, GRAPH_TENSOR, GRAPH_VALUE_INFO)),
     ]
@@ -128,35 +126,17 @@ def _tensor_in_f16(tensor: list[Field], name: bytes) -> list[Field]:
 
 
 def _cast(source: bytes, target: bytes, kind: int) -> list[Field]:
-    to = _message([(ATTRIBUTE_NAME, b"to"), (ATTRIBUTE_INT, kind), (ATTRIBUTE_TYPE, TYPE_INT)])
+    to = encoded([(ATTRIBUTE_NAME, b"to"), (ATTRIBUTE_INT, kind), (ATTRIBUTE_TYPE, TYPE_INT)])
     names: list[Field] = [(NODE_INPUT, source), (NODE_OUTPUT, target), (NODE_NAME, target), (NODE_KIND, b"Cast")]
     return [*names, (NODE_ATTRIBUTE, to)]
 
 
 def parsed(message: bytes) -> list[Field]:
     """Return field numbers and values: whole numbers, or bytes for everything else."""
-    return [(field, value if isinstance(value, int) else bytes(value)) for field, value in fields(memoryview(message))]
+    return [
+        (field, value if isinstance(value, int) else bytes(value)) for field, _, value in fields(memoryview(message))
+    ]
 
 
 def _of(message: list[Field], wanted: int) -> list[bytes]:
     return [value for field, value in message if field == wanted and isinstance(value, bytes)]
-
-
-def _message(values: Iterable[Field]) -> bytes:
-    """Return the bytes that `parsed` reads: numbers as varints, the rest with its length before it."""
-    parts = []
-    for field, value in values:
-        if isinstance(value, int):
-            parts += [_varint(field << 3), _varint(value)]
-        else:
-            parts += [_varint(field << 3 | 2), _varint(len(value)), value]
-    return b"".join(parts)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

@@ -6,10 +6,10 @@ runtime would look in its working directory, at a file that no checksum covers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from vision.errors import EngineError
+from vision.protobuf import fields
 
 # Field numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto) that lead to a tensor.
 _INSIDE: Final[dict[str, dict[int, str]]] = {
@@ -33,9 +33,9 @@ def check_onnx(data: bytes) -> None:
         EngineError: not ONNX, cut off, or with external data.
     """
     try:
-        graphs = [field for field, _ in fields(memoryview(data)) if field == 7]
+        graphs = [field for field, _, _ in fields(memoryview(data)) if field == 7]
         external = _has_external_data("model", memoryview(data), 0)
-    except (IndexError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"not an ONNX file, or a damaged one: {error}; export or publish the model again") from error
     if not graphs:
         raise EngineError("not an ONNX file: it holds no graph; export or publish the model again")
@@ -49,7 +49,7 @@ def check_onnx(data: bytes) -> None:
 def _has_external_data(kind: str, message: memoryview, depth: int) -> bool:
     if depth > _MAX_DEPTH:
         raise ValueError("graphs nested too deeply")
-    for field, value in fields(message):
+    for field, _, value in fields(message):
         if kind == "tensor":
             if field == _TENSOR_EXTERNAL_DATA or (field == _TENSOR_DATA_LOCATION and value != 0):
                 return True
@@ -59,38 +59,3 @@ def _has_external_data(kind: str, message: memoryview, depth: int) -> bool:
             if _has_external_data(_INSIDE[kind][field], value, depth + 1):
                 return True
     return False
-
-
-def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (field number, value) of a protobuf message; groups, which ONNX does not use, are refused."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        field, wire_type = tag >> 3, tag & 7
-        if wire_type == 0:
-            number, position = _varint(message, position)
-            yield field, number
-            continue
-        if wire_type == 2:
-            length, position = _varint(message, position)
-        else:
-            sizes = {1: 8, 5: 4}
-            if wire_type not in sizes:
-                raise ValueError(f"unknown wire type {wire_type}")
-            length = sizes[wire_type]
-        if position + length > len(message):
-            raise ValueError("cut off")
-        yield field, message[position : position + length]
-        position += length
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    number = shift = 0
-    while shift < 64:
-        byte = message[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, position
-        shift += 7
-    raise ValueError("a number of more than 64 bits")
