@@ -209,6 +209,8 @@ def redis_fault(error: Exception) -> str | None:
         return str(found)
     if isinstance(found, RefusesWrites):
         return f"Redis {found}"
+    if str(found).startswith("WRONGTYPE"):
+        return f"Redis has a key of another type where one of Sortline's would be: delete it ({found})"
     return f"Redis can't be {'reached' if isinstance(found, AWAY) else 'used'}: {found}"
 
 

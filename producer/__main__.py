@@ -112,7 +112,7 @@ def _explained(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, BrokerError):
         return UNREACHABLE, str(error)
     if (fault := redis_fault(error)) is not None:
-        return UNREACHABLE, fault
+        return FAILURE if "WRONGTYPE" in fault else UNREACHABLE, fault
     if isinstance(error, StoreError | MessageError | UnavailableError | OSError):
         return FAILURE, str(error)
     return None

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import redis
 
-from configs.settings import Settings
+from configs.settings import Settings, environment_of
 from jobs.board import KEPT_S, JobBoard
 from jobs.broker import connect
 from jobs.errors import MessageError
+from producer.__main__ import run
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.run.detached import MAX_PIECE_BYTES, download, find_detached, upload
@@ -149,6 +150,38 @@ def test_an_entry_that_no_sortline_wrote_hides_no_job(what: str, settings: Setti
     board.update("x", state="done")
 
 
+@pytest.mark.parametrize(
+    ("key", "command"),
+    [
+        (KEYS.jobs, ["list"]),
+        (KEYS.job("train-1"), ["cancel", "train-1"]),
+        (KEYS.job("train-1"), ["show", "train-1"]),
+        (KEYS.results("train-2"), ["watch", "train-2"]),
+        (KEYS.inputs("x"), ["gather", "x"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_key_of_another_type_is_a_sentence(
+    key: str,
+    command: list[str],
+    settings: Settings,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    JobBoard(client, KEYS).add("train-2", kind="train", title="train")
+    client.delete(key)
+    client.set(key, "text")
+
+    assert run(["jobs", *command]) in (1, 2)
+
+    said = capsys.readouterr().err
+    assert said.startswith("sortline: ")
+    assert "Traceback" not in said
+
+
 def test_a_field_of_a_later_version_is_passed_over(board: JobBoard, client: redis.Redis) -> None:
     board.add("inbox-1", kind="label", title="inbox")
     client.hset(KEYS.job("inbox-1"), "colour", "green")
@@ -196,8 +229,8 @@ def test_a_second_upload_replaces_the_first(settings: Settings, client: redis.Re
     found = download(client, KEYS, "inbox-1", tmp_path / "there.run")
 
     assert [row.path for row in found.rows()] == ["a.png"]
-    for run in (long, short, found):
-        run.close()
+    for each in (long, short, found):
+        each.close()
 
 
 def test_a_run_that_redis_does_not_know_is_a_usage_error_and_leaves_no_file(
