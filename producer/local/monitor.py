@@ -12,6 +12,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,13 +119,14 @@ def password_file(home: Path) -> Path:
 def flower_password(home: Path) -> tuple[str, bool]:
     """Return Flower's password, and whether it was made just now."""
     path = password_file(home)
-    try:
-        return path.read_text(encoding="utf-8").strip(), False
-    except FileNotFoundError:
-        password = secrets.token_urlsafe(12)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(password + "\n")
-        return password, True
+    with suppress(FileNotFoundError):
+        if (password := path.read_text(encoding="utf-8").strip()) and password.isprintable():
+            return password, False
+        path.unlink()  # a power cut left nothing in it, or zeros: no password for anybody to guess
+    password = secrets.token_urlsafe(12)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(password + "\n")
+    return password, True
 
 
 def free_port(address: str = ADDRESS) -> int:

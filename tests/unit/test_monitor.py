@@ -42,6 +42,17 @@ def test_the_password_is_made_once_shown_once_and_readable_by_its_owner_only(hom
     assert (home / "flower-password").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("left", [b"", bytes(17)])  # by a power cut
+def test_a_damaged_password_file_is_no_password(home: Path, left: bytes) -> None:
+    (home / "flower-password").write_bytes(left)
+
+    password, is_new = flower_password(home)
+
+    assert (len(password) >= 16, is_new) == (True, True)
+    assert flower_password(home) == (password, False)
+    assert (home / "flower-password").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.7", "flower.example", ""])  # noqa: S104 - refused
 def test_any_other_address_without_a_password_is_refused(home: Path, address: str) -> None:
     if address:
