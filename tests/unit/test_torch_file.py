@@ -158,7 +158,8 @@ def test_what_is_no_dict_of_tensors_is_refused_by_its_name(body: bytes, message:
 
 def test_nesting_as_deep_as_a_file_is_long_ends_nothing() -> None:
     deep = b")" + b"\x85" * 200_000
-    for body in (deep, b"}" + text("x") + deep + b"s", storage().replace(text("a"), deep), tensor(at=deep)):
+    nowhere = dict_of(weight=tensor(at=storage().replace(text("a"), deep)))
+    for body in (deep, b"}" + text("x") + deep + b"s", nowhere, tensor(at=deep)):
         with pytest.raises(WeightsError):
             read_torch_file(torch_file(body))
 

@@ -82,6 +82,7 @@ class EfficientNetLite1Spec(EfficientNetLiteSpec):
 
     name: ClassVar[str] = "efficientnet_lite1"
     usual_size_px: ClassVar[int] = 240
+    tells_near_duplicates: ClassVar[bool] = True
     blocks: ClassVar[tuple[Block, ...]] = scaled_blocks(1.0, 1.1)
 
 
