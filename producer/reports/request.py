@@ -151,6 +151,8 @@ def outputs_of(output: Path, formats: Sequence[str], *, in_folder: Sequence[str]
     ``report.errors.csv`` and ``report.summary.json``. Any other name, dots or not, is a folder, which holds
     ``report.*``, ``errors.csv`` and ``summary.json``. A text file may hold the CSV.
     """
+    if str(output) == "-":
+        raise UsageError("-o -: reports are files; name one, or a folder")
     path = Path(os.path.abspath(output))  # noqa: PTH100 - links stay as the user wrote them
     suffix = path.suffix.lower().removeprefix(".")
     if path.is_dir() or suffix not in (*FORMATS, "txt"):

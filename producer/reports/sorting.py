@@ -193,11 +193,15 @@ def _resume(journal: Path, run: RunFile, by: By, done: Sorted) -> int:
 
 
 def _write(file: TextIO, steps: Iterable[Step]) -> None:
-    for step in steps:
-        line = {"index": step.place, "from": path_to_text(step.source), "to": path_to_text(step.target)}
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
+    try:
+        for step in steps:
+            line = {"index": step.place, "from": path_to_text(step.source), "to": path_to_text(step.target)}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or file.name  # a full disk names no file
+        raise
 
 
 def _by(journal: Path) -> By:

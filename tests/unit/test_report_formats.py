@@ -333,6 +333,11 @@ def test_a_place_that_can_not_be_written_is_refused_before_anything_is_labelled(
         request_of(tmp_path / output, None).check_places()
 
 
+def test_a_dash_is_no_report() -> None:
+    with pytest.raises(UsageError, match="-o -: reports are files"):
+        request_of(Path("-"), "csv")
+
+
 def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("the report of yesterday")
 

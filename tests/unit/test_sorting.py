@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -308,6 +309,19 @@ def test_steps_are_on_the_disk_before_they_are_taken(tmp_path: Path, monkeypatch
         sort(run, tmp_path / "out", "move")
 
     assert str(tmp_path / "out" / "glass" / "a.jpg") in seen
+
+
+def test_a_full_disk_names_the_undo_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inbox = photos(tmp_path / "inbox", "a.jpg")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused = pytest.raises(OSError, match=r"No space left on device: .*/out/undo-inbox-1\.jsonl")
+    with run_of(tmp_path, ["a.jpg"], [ok(0)], base=str(inbox)) as run, refused:
+        sort(run, tmp_path / "out", "move")
+    assert [path.name for path in inbox.iterdir()] == ["a.jpg"]
 
 
 def test_images_below_the_confidence_go_into_a_folder_of_their_own(tmp_path: Path) -> None:
