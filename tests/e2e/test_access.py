@@ -119,7 +119,7 @@ def test_the_acl_lets_nobody_do_anything_else(port: int) -> None:
         ("EVAL", "return 1", "0"), ("EVAL_RO", "return 1", "0"), ("EVALSHA", "0" * 40, "0"), ("SCRIPT", "FLUSH"),
         ("SCRIPT", "LOAD", "return 1"), ("SCRIPT", "KILL"), ("FUNCTION", "LIST"), ("FCALL", "f", "0"),
         ("SELECT", "0"), ("SELECT", "1"), ("MOVE", "sortline:x", "1"), ("COPY", "sortline:x", "sortline:y", "DB", "1"),
-        ("SPUBLISH", "other", "x"), ("PSUBSCRIBE", "*"), ("PSUBSCRIBE", "sortline:*"),
+        ("SPUBLISH", "other", "x"), ("PUBSUB", "CHANNELS"), ("PSUBSCRIBE", "*"), ("PSUBSCRIBE", "sortline:*"),
         ("PUBLISH", "sortline:/1.celery.pidbox", "x"), ("PSUBSCRIBE", "sortline:/1.celery.pidbox"),
         ("SORT", "sortline:x", "GET", "other"), ("OBJECT", "ENCODING", "other"), ("RENAME", "sortline:x", "other"),
         ("GET", "other"), ("SET", "other", "x"), ("DEL", "other"), ("LPUSH", "label", "x"), ("PUBLISH", "other", "x"),

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from base.process import how_it_ended
@@ -70,7 +71,8 @@ def main(arguments: list[str]) -> int:
         (resource.RLIMIT_CORE, 0),
     ):
         most = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (value, most) if most == resource.RLIM_INFINITY else (min(value, most), most))
+        with suppress(ValueError, OSError):  # macOS knows no limit of addresses
+            resource.setrlimit(limit, (value, most) if most == resource.RLIM_INFINITY else (min(value, most), most))
     try:
         found = read_foreign(path, convention=convention)
         metadata = {"spec": json.dumps(found.spec.to_json()), "notes": json.dumps(found.notes)}
