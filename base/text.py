@@ -19,6 +19,11 @@ def safe_cell(text: str) -> str:
     return "'" + text if text.startswith(FORMULA_STARTS) else text
 
 
+def plain_cell(text: str) -> str:
+    """Return the text that `safe_cell` wrote."""
+    return text[1:] if text[:1] == "'" and safe_cell(text[1:]) == text else text
+
+
 def duration(seconds: int) -> str:
     """Return ``seconds`` as a person says them: 42 s, 3 min 10 s, 2 h 5 min, 3 days."""
     if seconds < 60:

@@ -23,6 +23,6 @@ if TYPE_CHECKING:
         from_json,
         to_json,
     )
-    from jobs.train import EventState, JobEvent, TrainModel
+    from jobs.train import EventState, Finding, JobEvent, TrainModel
 else:
     __getattr__ = lazy(__name__)

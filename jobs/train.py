@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ class TrainModel(JobMessage):
     """Train a network on a labelled folder and publish it as a new version of ``name``.
 
     ``purpose`` "score" publishes nothing and answers with the scores; so does "folds", with those of a cross-validation
-    over ``folds`` parts of all images.
+    over ``folds`` parts of all images, and "audit", with what such networks find wrong with the images.
     """
 
     queue: ClassVar[str] = "train"
@@ -27,9 +27,28 @@ class TrainModel(JobMessage):
     recipe: dict[str, Any]  # configs.recipe.Recipe, validated by the worker
     backbone: ModelPin | None = None
     promote: Literal["gate", "always", "never"] = "gate"
-    purpose: Literal["publish", "score", "folds"] = "publish"
+    purpose: Literal["publish", "score", "folds", "audit"] = "publish"
     folds: Annotated[int, Field(ge=0, le=100)] = 0
     fail_on_leak: bool = False
+
+
+class Finding(NamedTuple):
+    """What an audit found of one image; paths are below the data root.
+
+    Attributes:
+        suggested: the label that networks which have not seen the image give it.
+        suspicious: whether they are sure of another label.
+        same_as, similar_to: another image with the same bytes, or one of the same class that looks alike; or "".
+    """
+
+    path: str
+    label: str
+    suggested: str
+    label_probability: float
+    suggested_probability: float
+    suspicious: bool
+    same_as: str
+    similar_to: str
 
 
 class JobEvent(Message):
@@ -41,3 +60,4 @@ class JobEvent(Message):
     epoch: dict[str, float] | None = None
     model: ModelPin | None = None
     scores: dict[str, float] | None = None
+    findings: tuple[Finding, ...] = ()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from producer.commands import jobs, models
+from producer.commands.audit import audit
 from producer.commands.eval import evaluate
 from producer.commands.label import label
 from producer.commands.monitor import monitor
@@ -57,7 +58,7 @@ def options(
 ) -> None: ...
 
 
-for command in (label, report, tag, train, worker, up, doctor):
+for command in (label, report, tag, audit, train, worker, up, doctor):
     app.command(cls=TrainCommand if command is train else None)(command)
 # Options that it doesn't know are Flower's.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)

@@ -23,7 +23,7 @@ from producer.training import Promote
 
 MOST_FOLDERS = 12  # in a warning
 
-Purpose = Literal["publish", "score", "folds"]
+Purpose = Literal["publish", "score", "folds", "audit"]
 
 
 class TrainingFailed(ProducerError):
@@ -120,7 +120,7 @@ def plan_training(settings: Settings, training: Training, *, purpose: Purpose = 
         backbone=_backbone(settings),
         promote="never" if purpose == "score" else training.promote,
         purpose=purpose,
-        folds=training.folds if purpose == "folds" else 0,
+        folds=training.folds if purpose in ("folds", "audit") else 0,
         fail_on_leak=training.fail_on_leak,
     )
 
@@ -141,7 +141,7 @@ def _backbone(settings: Settings) -> ModelPin | None:
 
 def enqueue_training(session: Session, job: TrainModel, note: str = "") -> None:
     """Put the job on the board and on the queue; ``note`` ends its title there."""
-    what = {"publish": "train", "score": "score", "folds": f"{job.folds} folds of"}[job.purpose]
+    what = {"publish": "train", "score": "score", "folds": f"{job.folds} folds of", "audit": "audit"}[job.purpose]
     title = f"{what} {job.name} on {Path(job.dataset).name}{note and ': '}{note}"
     session.board.add(job.job, kind="train", title=title)
     session.app.send_task(job.task, args=[to_json(job)], queue=job.queue, argsrepr=title, kwargsrepr=job.job)

@@ -73,11 +73,12 @@ def test_a_report_is_read_back_from_wherever_it_lies(photos: Path, tmp_path_fact
     (photos / "100%.png").write_bytes(b"picture")
     (photos / "=1.png").write_bytes(b"picture")
     reports = tmp_path_factory.mktemp("reports")
-    text = "path,status,label,confidence\na.png,ok,x,0.9\n100%25.png,ok,y,0.8\n'=1.png,ok,y,0.8\nb.png,error,,\n"
+    text = "path,status,label,confidence\na.png,ok,x,0.9\n100%25.png,ok,y,0.8\n'=1.png,ok,'=y,0.8\nb.png,error,,\n"
     path = table(reports, text, "report.csv")
     (reports / "report.summary.json").write_text(json.dumps({"base": str(photos)}))
     dataset = read_table_dataset(path, Path("/"))
-    assert [image.path.name for image in dataset.train] == ["a.png", "100%.png", "=1.png"]
+    assert [image.path.name for image in dataset.train] == ["=1.png", "a.png", "100%.png"]
+    assert [info.label for info in dataset.classes] == ["=y", "x", "y"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from base.paths import as_on_disk, text_to_path
+from base.text import plain_cell
 from base.text_files import TextError, read_table
 from vision.training.dataset import (
     SPLIT_FOLDERS,
@@ -56,7 +57,7 @@ def read_table_dataset(table: Path, data_root: Path) -> Dataset:
     counts: Counter[str] = Counter()
     for number, cells in rows:
         where = f"{table}, line {number}"
-        label = " ".join(cells.get("label", "").split())
+        label = " ".join(plain_cell(cells.get("label", "")).split())
         if not label:
             counts["rows without a label"] += 1
             continue
@@ -117,7 +118,7 @@ def _side(text: str, where: str) -> str:
 
 def _find(text: str, bases: list[Path]) -> Path:
     """Return the path that a cell means: as written, or as reports write names that are no text."""
-    names = dict.fromkeys((text, text_to_path(text), text.removeprefix("'")))
+    names = dict.fromkeys((text, text_to_path(text), plain_cell(text), text_to_path(plain_cell(text))))
     found = (base / as_on_disk(name, str(base)) for base in bases for name in names)
     there = (path for path in found if os.path.lexists(path))
     return Path(os.path.normpath(next(there, bases[0] / text)))

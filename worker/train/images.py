@@ -30,6 +30,7 @@ from vision.training import (
     StoredRows,
     build_frozen,
     file_digests,
+    find_families,
     find_leaks,
     fold_by_family,
     frozen_spec,
@@ -243,6 +244,12 @@ def _held_before(training: Training, digests: Digests) -> dict[str, bool]:
         if (seen := read_seen(store, store.resolve(f"{name}:{number}"))) is not None:
             before |= dict.fromkeys(seen.trained, False) | dict.fromkeys(seen.answers, True)
     return {digest: before[short(digest)] for digest in digests.values() if short(digest) in before}
+
+
+def families_of(training: Training, reader: InputReader, dataset: Dataset) -> list[list[LabelledImage]]:
+    """Return the images that can be read, by family: those of a class that are near-duplicates, or named so."""
+    found, features = _readable(training, reader, dataset)
+    return find_families(found, features, dataset.families, reader.digests)
 
 
 def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> list[tuple[Inputs, Inputs]]:

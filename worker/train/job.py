@@ -20,6 +20,7 @@ from vision.serving import can_halve, can_quantise
 from vision.training import Dataset, TrainingStopped
 from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
+from worker.train.audit import audit
 from worker.train.images import InputReader, Inputs, find_images, fold_images, split_images
 from worker.train.network import build, fit_network, with_new_head
 from worker.train.promotion import promote
@@ -80,6 +81,8 @@ def _train(training: Training) -> Trained:
     if job.purpose == "folds":
         text, scores = _cross_validate(training, reader, dataset)
         return Trained(text, scores=scores)
+    if job.purpose == "audit":
+        return Trained(audit(training, reader, dataset))
     with closing(reader), progress.phase("features"):
         split = split_images(training, reader, dataset)
     skipped = f", {len(reader.skipped)} unreadable skipped" if reader.skipped else ""

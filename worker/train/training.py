@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs import Recipe
-from jobs import JobEvent, TrainModel
+from jobs import Finding, JobEvent, TrainModel
 from vision.training import Augmentation, Epoch
 from worker.errors import JobCancelled
 from worker.runtime import Runtime
@@ -35,12 +35,12 @@ class Progress:
         self._job, self._send, self.cancelled = job, send, cancelled
         self.seconds: dict[str, float] = {}
 
-    def report(self, text: str, epoch: Epoch | None = None) -> None:
+    def report(self, text: str, epoch: Epoch | None = None, findings: tuple[Finding, ...] = ()) -> None:
         """Send an event; JobCancelled when the job was cancelled."""
         if self.cancelled():
             raise JobCancelled(text)
         figures = {name: float(value) for name, value in asdict(epoch).items()} if epoch else None
-        self._send(JobEvent(job=self._job, state="progress", text=text, epoch=figures))
+        self._send(JobEvent(job=self._job, state="progress", text=text, epoch=figures, findings=findings))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
