@@ -3,34 +3,40 @@
 For each precision of the worker's own engine: how far its probabilities are from the published ones on the golden
 images, how many photos get the same label as from f32 on the CPU, and images a second from memory. Then the ceiling,
 which is the slower of decoding on all cores and inference on the device, since they share nothing; and how close a
-whole `sortline label` comes to it, with each number of label workers that share the device and the cores.
+whole `sortline label` comes to it, with each number of label processes that share the device and the cores; 0 lets the
+worker choose, and prints why it chose so.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import subprocess
+import json
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from itertools import cycle
+from contextlib import closing, suppress
+from hashlib import sha256
+from itertools import cycle, product
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from base.process import available_cpus
-from benchmarks.home import SORTLINE, environment, label, stack, temporary_home, wait_for
+from benchmarks.home import label, stack, temporary_home, wait_for
 from benchmarks.limit import link_all
 from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Engine, open_engine, precisions
+from worker.device_use import Nvidia
 from worker.models.files import read_files
 
 PHOTOS_IN_MEMORY = 1024
+WARM_UPS = 5
 ENGINE = "onnxruntime"
 
 
@@ -42,7 +48,9 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--device", default="cuda", help="of the label workers")
     parser.add_argument("--images", type=int, default=100_000, help="names of photos that each command labels")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="label workers that share the device")
+    parser.add_argument("--processes", type=int, nargs="+", default=[0, 1, 4], help="that share the device; 0 is auto")
+    parser.add_argument("--repeats", type=int, default=2, help="of each command")
+    parser.add_argument("--precisions", nargs="+", help="of whole commands; by default all")
     parser.add_argument("--measured-s", type=float, default=5.0, help="of decoding, and of each precision")
     options = parser.parse_args()
     store = ModelStore(options.store)
@@ -105,45 +113,62 @@ def infer_rate(engine: Engine, pixels: NDArray[np.uint8], measured_s: float) -> 
 
 
 def whole_commands(options: argparse.Namespace, paths: list[Path], decode: float, infer: Mapping[str, float]) -> None:
-    """Print the rate of a whole command with each precision and number of workers, against a running stack."""
-    for precision, rate in infer.items():
-        for workers in options.workers:
-            more = {
-                "SORTLINE_STORE": str(options.store.absolute()),
-                "SORTLINE_DEVICE": options.device,
-                "SORTLINE_ENGINE": ENGINE,
-                "SORTLINE_PRECISION": precision,
-                "SORTLINE_DECODE_THREADS": str(max(1, available_cpus() // workers)),
-            }
-            with temporary_home() as home, stack(home, more), more_workers(home, more, workers - 1):
-                link_all(paths, home / "photos", options.images)
-                label(home, home / "photos", more, model=options.model)  # every worker loads the model
-                done = label(home, home / "photos", more, model=options.model)
-            ceiling = min(decode, rate)
+    """Print the rate of a whole command with each precision and number of processes, against a running stack."""
+    for precision, processes in product(options.precisions or infer, options.processes):
+        more = {
+            "SORTLINE_STORE": str(options.store.absolute()),
+            "SORTLINE_DEVICE": options.device,
+            "SORTLINE_ENGINE": ENGINE,
+            "SORTLINE_PRECISION": precision,
+            "SORTLINE_PROCESSES": str(processes),
+        }
+        free = free_bytes()
+        with temporary_home() as home, stack(home, more):
+            link_all(paths, home / "photos", options.images)
+            count, reason = chosen(home)
+            for _ in range(WARM_UPS):  # each process loads the model with its first chunk
+                label(home, home / "photos", more, model=options.model)
+                if len(json.loads((home / "report.summary.json").read_text())["workers"]) == count:
+                    break
+            runs = [label(home, home / "photos", more, model=options.model) for _ in range(options.repeats)]
+            digest = sha256((home / "report.csv").read_bytes()).hexdigest()[:12]
+            device_gb, host_gb = (free - free_bytes()) / count / 1e9, resident_bytes() / 1e9
+        ceiling = min(decode, infer[precision])
+        asked = f"{processes or 'auto'} process{'es' if processes != 1 else ''}" + (reason if not processes else "")
+        for done in runs:
             print(
-                f"sortline label, {precision}, {workers} worker{'s' if workers > 1 else ''}: whole command "
-                f"{done.images / done.seconds:9.0f} img/s, {done.images / done.seconds / ceiling:.1%} of the ceiling "
-                f"{ceiling:.0f}; {done.rate:.0f} img/s without its start and report",
+                f"sortline label, {precision}, {asked}: whole command {done.images / done.seconds:.0f} img/s, "
+                f"{done.images / done.seconds / ceiling:.1%} of the ceiling {ceiling:.0f}; first chunk to last row "
+                f"{done.rate:.0f} img/s, {done.rate / ceiling:.1%}",
                 flush=True,
             )
+        print(
+            f"  each process: {device_gb:.2f} GB of the device, {host_gb:.2f} GB resident; report {digest}", flush=True
+        )
 
 
-@contextmanager
-def more_workers(home: Path, more: Mapping[str, str], count: int) -> Iterator[None]:
-    """``count`` label workers beside that of the stack, ready to work."""
-    broker = f"unix://{home}/run/up/redis.sock"
-    env = environment(home, {**more, "SORTLINE_BROKER": broker, "SORTLINE_DATA_ROOT": "/"})
-    names = [f"more-{number}" for number in range(count)]
-    with ExitStack() as ending, (home / "workers.log").open("ab") as log:
-        for name in names:
-            command = [SORTLINE, "worker", "--queues", "label", "--name", name]
-            worker = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-            ending.callback(worker.wait)
-            ending.callback(worker.terminate)
-        for name in names:
-            check = [SORTLINE, "worker", "--queues", "label", "--name", name, "--check"]
-            wait_for(lambda check=check: not subprocess.run(check, env=env, capture_output=True).returncode, name)  # type: ignore[misc]
-        yield
+def chosen(home: Path) -> tuple[int, str]:
+    """Return how many processes the stack's label worker has, and why, as its log says."""
+    log = home / "logs" / "up-label-worker.log"
+    said = re.compile(r"processes=(\d+) reason=(.+)")
+    wait_for(lambda: said.search(log.read_text()), "the worker")
+    found = said.search(log.read_text())
+    return (int(found[1]), f" ({found[1]}: {found[2]})") if found else (0, "")
+
+
+def free_bytes() -> int:
+    """Return the free memory of the first GPU, 0 without one."""
+    return Nvidia().free_memory("0") or 0
+
+
+def resident_bytes() -> int:
+    """Return the memory of the largest label process of this benchmark."""
+    found = [0]
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "worker" in process.cmdline():
+                found.append(process.memory_info().rss)
+    return max(found)
 
 
 if __name__ == "__main__":

@@ -93,12 +93,14 @@ def test_gpu_prints_parity_ceiling_and_distance_also_without_a_gpu(
     write_photos(tmp_path / "photos", 40)
 
     said = run(home, "gpu", "colours", str(tmp_path / "photos"), "--store", str(model_store), "--device", "cpu",
-               "--measured-s", "0.2", "--images", "60", "--workers", "1", "2")  # fmt: skip
+               "--measured-s", "0.2", "--images", "60", "--processes", "0", "2")  # fmt: skip
 
     assert re.search(r"decode, +\d+ cores +\d+ img/s", said)
     assert re.search(r"onnxruntime on cpu, f32, .* +\d+ img/s, golden difference \S+, 100.0% equal labels", said)
-    for workers in ("1 worker", "2 workers"):
-        assert re.search(rf"sortline label, f32, {workers}: whole command +\d+ img/s, [\d.]+% of the ceiling \d+", said)
+    for processes in (r"auto processes \(1: 'no GPU .*'\)", "2 processes"):
+        assert re.search(
+            rf"sortline label, f32, {processes}: whole command \d+ img/s, [\d.]+% of the ceiling \d+", said
+        )
 
 
 def test_the_gpu_script_says_how_it_is_used() -> None:
