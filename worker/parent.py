@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +17,14 @@ from base.supervisor import USAGE, ProcessEnded, Supervisor
 log = logging.getLogger("sortline.worker")
 
 LOOK_S = 0.5
+COLD_S = 5.0  # in which processes put their chunks back on the queue
 
 
 def run_processes(queue: str, name: str, parts: Sequence[dict[str, str]]) -> int:
     """Keep a worker process alive for each part until a signal; return the exit code.
 
-    The signals mean what they mean to one worker: SIGTERM and the first Ctrl-C finish the work at hand, a second
-    Ctrl-C or SIGQUIT does not.
+    As with one worker, SIGTERM and the first Ctrl-C finish the work at hand, and a second Ctrl-C or SIGQUIT puts it
+    back on the queue; what has not ended after five seconds is killed then.
     """
     processes = Supervisor(Path.cwd(), log.warning, persistent=True, own_groups=False)
     with _received() as signals:
@@ -37,13 +39,16 @@ def run_processes(queue: str, name: str, parts: Sequence[dict[str, str]]) -> int
             came, code = [signal.SIGTERM], USAGE
         else:
             code = 0
-        passed_on = signal.SIGQUIT if signal.SIGQUIT in came else signal.SIGTERM
-        processes.signal(passed_on)
+        is_cold = signal.SIGQUIT in came
+        processes.signal(signal.SIGQUIT if is_cold else signal.SIGTERM)
+        killed_at = time.monotonic() + COLD_S
         while processes.living:
-            if {signal.SIGINT, signal.SIGQUIT} & set(signals.wait(LOOK_S)):
-                passed_on = signal.SIGQUIT
-                processes.signal(passed_on)
-    return code or int(passed_on == signal.SIGQUIT)  # Celery's code for a cold stop, too
+            if {signal.SIGINT, signal.SIGQUIT} & set(signals.wait(LOOK_S)) and not is_cold:
+                processes.signal(signal.SIGQUIT)
+                is_cold, killed_at = True, time.monotonic() + COLD_S
+            if is_cold and time.monotonic() > killed_at:  # code that never returns ends in no other way
+                processes.signal(signal.SIGKILL)
+    return code or int(is_cold)  # Celery's code for a cold stop, too
 
 
 class _Signals:

@@ -18,8 +18,8 @@ from worker.device_use import Nvidia
 
 CORES_A_PROCESS = 2
 HOST_BYTES_A_PROCESS = 2_000_000_000
-GPU_BYTES_A_PROCESS = {"f16": 4_000_000_000}
-FULL_GPU_BYTES_A_PROCESS = 8_000_000_000  # in f32, which "auto" may turn out to be
+GPU_BYTES_A_PROCESS = {"f16": 7_000_000_000}
+FULL_GPU_BYTES_A_PROCESS = 12_000_000_000  # in f32, which "auto" may turn out to be
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 

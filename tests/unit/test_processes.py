@@ -13,7 +13,7 @@ from worker.device_use import Nvidia
 from worker.processes import Host, plan_processes, visible_gpus
 
 GB = 1_000_000_000
-H100 = {"GPU-a": 80 * GB}
+H200 = {"GPU-a": 140 * GB}
 
 
 def cores(parts: list[dict[str, str]]) -> list[int]:
@@ -24,17 +24,18 @@ def cores(parts: list[dict[str, str]]) -> list[int]:
     ("host", "settings", "count", "reason"),
     [
         (Host(cores=16), Settings(), 1, "no GPU for ONNX Runtime: one process uses all cores"),
-        (Host(cores=16, memory_bytes=128 * GB, gpus=H100), Settings(), 8, "8 on each of 1 by 16 cores at 2 a process"),
-        (Host(cores=2, gpus=H100), Settings(), 1, "1 on each of 1 by 2 cores"),
-        (Host(cores=1, gpus=H100), Settings(), 1, "1 on each of 1 by 1 cores"),
-        (Host(cores=16, gpus={"0": 25 * GB}), Settings(), 3, "by free GPU memory at 8 GB a process"),
-        (Host(cores=16, gpus={"0": 25 * GB}), Settings(precision="f16"), 6, "by free GPU memory at 4 GB a process"),
+        (Host(cores=16, memory_bytes=128 * GB, gpus=H200), Settings(), 8, "8 on each of 1 by 16 cores at 2 a process"),
+        (Host(cores=2, gpus=H200), Settings(), 1, "1 on each of 1 by 2 cores"),
+        (Host(cores=1, gpus=H200), Settings(), 1, "1 on each of 1 by 1 cores"),
+        (Host(cores=16, gpus={"0": 79 * GB}), Settings(), 6, "by free GPU memory at 12 GB a process"),
+        (Host(cores=16, gpus={"0": 79 * GB}), Settings(precision="f16"), 8, "by 16 cores at 2 a process"),
+        (Host(cores=16, gpus={"0": 24 * GB}), Settings(precision="f16"), 3, "by free GPU memory at 7 GB a process"),
         (Host(cores=16, gpus={"0": 2 * GB}), Settings(), 1, "1 on each of 1 by free GPU memory"),
-        (Host(cores=16, memory_bytes=8 * GB, gpus=H100), Settings(), 4, "by free memory at 2 GB a process"),
-        (Host(cores=32, gpus={"0": 80 * GB, "1": 25 * GB}), Settings(), 6, "3 on each of 2 by free GPU memory"),
-        (Host(cores=256, gpus={str(n): 80 * GB for n in range(8)}), Settings(), 64, "8 on each of 8 by the most"),
-        (Host(cores=16, gpus=H100), Settings(processes=3), 3, "asked for"),
-        (Host(cores=16, gpus=H100), Settings(processes=1), 1, "asked for"),
+        (Host(cores=16, memory_bytes=8 * GB, gpus=H200), Settings(), 4, "by free memory at 2 GB a process"),
+        (Host(cores=32, gpus={"0": 80 * GB, "1": 25 * GB}), Settings(), 4, "2 on each of 2 by free GPU memory"),
+        (Host(cores=256, gpus={str(n): 140 * GB for n in range(8)}), Settings(), 64, "8 on each of 8 by the most"),
+        (Host(cores=16, gpus=H200), Settings(processes=3), 3, "asked for"),
+        (Host(cores=16, gpus=H200), Settings(processes=1), 1, "asked for"),
     ],
 )
 def test_cores_devices_and_memory_say_how_many(host: Host, settings: Settings, count: int, reason: str) -> None:
@@ -54,8 +55,8 @@ def test_processes_share_all_cores_and_none_of_them_divides_again() -> None:
 
 
 def test_processes_take_turns_on_the_gpus_and_a_single_gpu_is_left_as_it_is() -> None:
-    two = plan_processes(Settings(), Host(cores=12, gpus={"GPU-a": 80 * GB, "GPU-b": 80 * GB}))
-    one = plan_processes(Settings(), Host(cores=12, gpus=H100))
+    two = plan_processes(Settings(), Host(cores=12, gpus={"GPU-a": 140 * GB, "GPU-b": 140 * GB}))
+    one = plan_processes(Settings(), Host(cores=12, gpus=H200))
 
     assert [part["CUDA_VISIBLE_DEVICES"] for part in two.parts] == ["GPU-a", "GPU-b"] * 3
     assert not any("CUDA_VISIBLE_DEVICES" in part for part in one.parts)
@@ -125,15 +126,15 @@ def test_a_host_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_gpu_that_does_not_compute_the_labels_does_not_count(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    monkeypatch.setattr("worker.processes.visible_gpus", lambda *_: H100)
+    monkeypatch.setattr("worker.processes.visible_gpus", lambda *_: H200)
     monkeypatch.setattr("vision.serving.engines.onnx_cuda.OnnxCudaEngine.found_here", lambda: "1.31 with CUDA")
 
     assert not Host.here(settings).gpus
-    assert Host.here(Settings()).gpus == H100
+    assert Host.here(Settings()).gpus == H200
 
 
 def test_an_onnx_runtime_that_was_built_without_cuda_makes_no_gpu_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.processes.visible_gpus", lambda *_: H100)
+    monkeypatch.setattr("worker.processes.visible_gpus", lambda *_: H200)
 
     host = Host.here(Settings())
 
