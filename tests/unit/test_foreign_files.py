@@ -205,6 +205,7 @@ def test_a_file_that_is_none_is_not_waited_for(tmp_path: Path) -> None:
             read_foreign(tmp_path / f"{name}.ckpt")
 
 
+@pytest.mark.slow
 def test_weights_read_apart_are_those_of_the_file(tmp_path: Path) -> None:
     network = seeded_network(LENET)
     export_checkpoint(network, tmp_path / "a.ckpt")
@@ -218,6 +219,7 @@ def test_weights_read_apart_are_those_of_the_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.arrays[name], array)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_file_is_said_by_the_process_that_read_it(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").write_bytes(CHECKPOINTS["long"][0])
 
@@ -225,6 +227,7 @@ def test_what_is_wrong_with_a_file_is_said_by_the_process_that_read_it(tmp_path:
         read_apart(tmp_path / "a.ckpt", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("does", "why"),
     [

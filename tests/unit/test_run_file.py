@@ -201,6 +201,14 @@ def test_the_same_name_twice_has_two_rows(tmp_path: Path) -> None:
     run.close()
 
 
+def test_a_plan_goes_round_through_json_with_any_name_of_a_folder() -> None:
+    wanted = replace(plan(), source="caf%E9", base=os.fsdecode(b"/photos/caf\xe9"))
+
+    assert Plan.from_json(wanted.to_json()) == wanted
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        Plan.from_json(replace(plan(), base="/\ud800").to_json())
+
+
 def test_creating_again_replaces_inputs_and_rows(run: RunFile) -> None:
     run.record(answer(0, OK))
     run.note_sent(4, 4)
