@@ -91,10 +91,10 @@ def _volumes(
             files.mkdir(parents=True, exist_ok=True)
             for name, text in maps[files.name].items():
                 (files / name).write_text(text)
-            mounts.append(f"{files}:{target}")
+            mounts.append(f"{files}:{target}:ro")
         else:
             claim = volume.get("persistentVolumeClaim", {}).get("claimName", mount["name"])
-            mounts.append(f"{claim}:{target}")
+            mounts.append(f"{claim}:{target}{':ro' if mount.get('readOnly') else ''}")
     return {"volumes": mounts, "tmpfs": scratch}
 
 

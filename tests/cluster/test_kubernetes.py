@@ -138,6 +138,9 @@ def test_keda_counts_the_keys_that_our_queue_has_and_nobody_is_killed_in_mid_chu
 
     counted = {trigger["metadata"]["listName"] for trigger in scaled["triggers"]}
     assert counted == {keys.queue(LabelChunk.queue), keys.unacked}
+    window = int(objects["ConfigMap", "sortline"]["data"]["SORTLINE_WINDOW_CHUNKS"])
+    listed = int(scaled["triggers"][0]["metadata"]["listLength"])
+    assert window >= (listed + 1) * scaled["maxReplicaCount"]  # one run, with a chunk at hand in each worker, uses all
     assert scaled["minReplicaCount"] == 0
     assert scaled["cooldownPeriod"] > defaults.visibility_timeout_s
     assert "replicas" not in worker  # each apply would undo what KEDA chose
