@@ -81,26 +81,25 @@ def test_no_number_of_kills_from_outside_costs_a_row(real_settings: Settings) ->
     calm, kills, ended = undisturbed(real_settings).rows, [0], threading.Event()
 
     def kill() -> None:
-        while not ended.wait(0.03) and kills[0] < 6:
+        while not ended.wait(0.05) and kills[0] < 6:
             for child in psutil.Process().children():
                 with suppress(psutil.Error):
-                    if "worker.label.isolated" in child.cmdline() and random.random() < 0.1:  # noqa: S311
+                    if "worker.label.isolated" in child.cmdline() and random.random() < 0.15:  # noqa: S311
                         child.kill()
                         kills[0] += 1
 
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        rows: tuple[Row, ...] = ()
-        while not rows:
+        labelled: list[tuple[Row, ...]] = []
+        while not labelled or kills[0] < 4:
             with suppress(WorkerError):  # it goes back to the queue, and comes again
-                rows = isolated(real_settings)
+                labelled.append(isolated(real_settings))
     finally:
         ended.set()
         killer.join()
 
-    assert rows == calm
-    assert kills[0] > 1
+    assert labelled == [calm] * len(labelled)
 
 
 def test_a_file_system_that_stands_still_is_not_blamed_on_an_image(
