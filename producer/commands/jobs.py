@@ -120,7 +120,7 @@ def gather(
 
       sortline jobs gather inbox-4d5e6f70-20260301-1a2b3c -o monday.csv
     """
-    from producer.reports.request import request_of, requests_of
+    from producer.reports.request import EarlyReport, request_of, requests_of
     from producer.run.conclusion import Limits, conclude
     from producer.run.detached import find_detached
     from producer.run.execution import execute
@@ -142,7 +142,9 @@ def gather(
         if retry_failed:
             run.forget_curable()
         limits = Limits(max_failures, session.settings.max_image_pixels)
-        code = conclude(run, view, request, limits, execute(session, run, view), session)
+        with EarlyReport(run, request) as early:
+            work = execute(session, run, view)
+        code = conclude(run, view, request, limits, work, session, early.counts())
     raise typer.Exit(code)
 
 
