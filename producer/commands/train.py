@@ -81,9 +81,11 @@ def train(
     config: Annotated[
         Path,
         typer.Option(
-            "--config", metavar="FILE", help="The recipe: a TOML file, or the name of one that ships (digits, waste26)."
+            "--config",
+            metavar="FILE",
+            help="The recipe: a TOML file, or the name of one that ships (photos, digits, waste26).",
         ),
-    ],
+    ] = Path("photos"),
     name: Annotated[
         str | None, typer.Option("--name", help="Model name in the store; the default is the recipe's name.")
     ] = None,
@@ -116,6 +118,8 @@ def train(
     same command goes on at the last checkpoint.
 
     Examples:
+
+      sortline train photos/ --name kitchen
 
       sortline train digits/train --config digits
 

