@@ -9,6 +9,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -56,7 +57,8 @@ def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
         path: a file of its own, made if need be, and never replaced or removed: such a lock holds nobody off.
         how: as of ``fcntl.flock``; with LOCK_NB, BlockingIOError when another holds it.
     """
-    with path.open("a+b") as file:  # over NFS a shared lock needs a file that is open for reading, too
+    # Over NFS a shared lock needs a file that is open for reading, too. A group may share a store, strangers may not.
+    with open(path, "a+b", opener=partial(os.open, mode=0o660)) as file:
         fcntl.flock(file, how)
         yield
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 
-from base.files import locked
+from base.files import locked, private
 from configs import Settings
 from producer.training.jobs import Training, TrainingFailed, new_job, plan_training
 
@@ -21,7 +21,7 @@ def job_of(settings: Settings, training: Training) -> Iterator[tuple[str, bool]]
     """
     message = plan_training(settings, training, job="train-of-these-options").model_dump_json()
     note = settings.home / "trainings" / sha256(message.encode()).hexdigest()[:16]
-    note.parent.mkdir(parents=True, exist_ok=True)
+    note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as held:
         try:
             held.enter_context(locked(note.with_suffix(".lock"), fcntl.LOCK_EX | fcntl.LOCK_NB))
@@ -35,7 +35,8 @@ def job_of(settings: Settings, training: Training) -> Iterator[tuple[str, bool]]
         is_begun = bool(name) and checkpoints.is_dir()
         if not is_begun:
             name = new_job(training.name)
-            note.write_text(name, encoding="utf-8")
+            with open(note, "w", encoding="utf-8", opener=private) as file:
+                file.write(name)
         try:
             yield name, is_begun
         except TrainingFailed:
