@@ -57,7 +57,7 @@ class Hold:
                     return False
                 self._beats += 1
                 pipeline.multi()
-                pipeline.set(self._key, f"{self._owner} {self._beats} {self.name}", ex=HOLD_S)
+                pipeline.set(self._key, f"{self._owner} {self._beats} {self.name}", px=int(HOLD_S * 1000))
                 pipeline.execute()
             except redis.WatchError:
                 return False
