@@ -17,6 +17,7 @@ from worker.runtime import Runtime
 
 TRIES = 12  # of a job that waits for its surroundings and is not put back: 50 s in the default configuration
 LONGEST_WAIT_S = 15
+RETURNS = 1000  # of a message that goes back: without an end, what an ended command left would go round for ever
 
 
 class TryLater(WorkerError):
@@ -55,7 +56,7 @@ def run_job(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery,
                 fault("counted")
                 result = handler.work(attempt)
         except Exception as error:
-            if (pause_s := handler.put_back(error)) is not None:
+            if delivery.retries < RETURNS and (pause_s := handler.put_back(error)) is not None:
                 raise PutBack(pause_s) from error
             # Redis being away is no reason to wait: it can't take another try either.
             if isinstance(error, AWAY) or not handler.may_pass(error) or delivery.retries >= TRIES:
@@ -78,7 +79,11 @@ def _decoded(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery
     except SchemaMismatch as error:
         known = runtime.board.get(error.job)
         is_awaited = known is not None and not known.ended  # else a stranger's, and nobody reads an answer
-        if is_awaited and (pause_s := kind.refuse_mismatch(runtime, error, delivery.worker)) is not None:
+        if (
+            is_awaited
+            and delivery.retries < RETURNS
+            and (pause_s := kind.refuse_mismatch(runtime, error, delivery.worker)) is not None
+        ):
             raise PutBack(pause_s) from error
         raise
 

@@ -23,6 +23,7 @@ from tests.broker.conftest import (
     Desk,
     NewProducer,
     Producer,
+    chunk_of,
     enqueue,
     in_time,
     labelled,
@@ -245,6 +246,20 @@ def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
 
 def _of_schema_5(text: str) -> str:
     return text.replace('"schema_version":4', '"schema_version":5,"more":[]')
+
+
+def test_what_a_command_has_left_does_not_go_round_for_ever(
+    desk: Desk, settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.runner.RETURNS", 3)
+    assert isinstance(settings.data_root, Path)
+    settings.data_root.rename(settings.data_root.with_name("unmounted"))
+
+    with working(desk):
+        enqueue(client, with_arguments(to_json(chunk_of(settings, 0))))
+        wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0 and desk.answered, 10, "the end of it")
+
+    assert desk.answered == [0]  # that it could not be done
 
 
 def test_a_training_job_that_waits_for_its_surroundings_is_not_taken_for_one_that_kills_its_processes(
