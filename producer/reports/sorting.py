@@ -42,10 +42,9 @@ class Step(NamedTuple):
 
 
 @dataclass(slots=True)
-class Sorted:
-    """What became of a sort or of its undoing: images placed, and a sentence about each that was not."""
+class Done:
+    """What became of the images of a run: how many were left as they are, and a sentence about each."""
 
-    placed: int = 0
     left: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -54,6 +53,13 @@ class Sorted:
         self.left += 1
         if len(self.problems) < LISTED:
             self.problems.append(sentence)
+
+
+@dataclass(slots=True)
+class Sorted(Done):
+    """What became of a sort or of its undoing: how many images were placed, too."""
+
+    placed: int = 0
 
 
 def undo_file(into: Path, run: RunFile) -> Path:

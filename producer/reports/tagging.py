@@ -11,7 +11,7 @@ import io
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 from xml.etree import ElementTree
@@ -22,10 +22,10 @@ from base.urls import is_url
 from producer.errors import UsageError
 from producer.reports import Sidecar
 from producer.reports.layout import Layout
+from producer.reports.sorting import Done
 from producer.runfile import RunFile
 
 MAX_BYTES: Final = 10_000_000  # of a sidecar; those of editors hold their steps and reach some 100 kB
-LISTED: Final = 20  # problems that are named one by one
 NAMESPACES: Final = {
     "x": "adobe:ns:meta/",
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
@@ -82,19 +82,11 @@ class SidecarError(Exception):
 
 
 @dataclass(slots=True)
-class Tagged:
-    """What became of the images of a run: sidecars written or removed, those that are right already, and problems."""
+class Tagged(Done):
+    """What became of the images of a run: sidecars written or removed, and those that are right already, too."""
 
     written: int = 0
     unchanged: int = 0
-    left: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def leave(self, sentence: str) -> None:
-        """Count an image that is left as it is, and why."""
-        self.left += 1
-        if len(self.problems) < LISTED:
-            self.problems.append(sentence)
 
 
 def tag_images(run: RunFile, layout: Layout, sidecar: Sidecar, least: float, *, undo: bool = False) -> Tagged:
