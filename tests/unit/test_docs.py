@@ -2,7 +2,8 @@
 
 Every `sortline` of a shell block must parse. The README's blocks are run by `tests/e2e/test_readme.py`, those of five
 pages by `tests/e2e/test_pages.py`, those of five more by `tests/e2e/test_server_pages.py`, those of
-`docs/guide/performance.md` with tiny sizes by `tests/e2e/test_benchmarks.py`, `docker-compose.yml` by `tests/compose`.
+`docs/guide/performance.md` with tiny sizes by `tests/e2e/test_benchmarks.py`, `docker-compose.yml` by `tests/compose`,
+the two machines of `docs/guide/cluster.md` by `tests/cluster/test_hosts.py`.
 Both tests of pages name the few blocks that they pass over, and why.
 """
 
@@ -101,14 +102,14 @@ def names_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_in_running_text_exist(name: str) -> None:
-    folders = "base|benchmarks|configs|docs|examples|jobs|model_store|producer|storage|tests|vision|worker"
+    folders = "base|benchmarks|configs|deploy|docs|examples|jobs|model_store|producer|storage|tests|vision|worker"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text_of(name)):
         assert (ROOT / path).exists(), f"{name} names {path}"
 
 
 @pytest.mark.parametrize("name", ["docs/development/testing.md", "docs/development/verification.md"])
 def test_tests_that_a_page_names_below_tests_exist(name: str) -> None:
-    found = re.findall(r"`((?:broker|browser|chaos|compose|e2e|unit)/[\w./-]+)`", text_of(name))
+    found = re.findall(r"`((?:broker|browser|chaos|compose|cluster|e2e|unit)/[\w./-]+)`", text_of(name))
 
     assert len(found) > 20
     assert [path for path in found if not (ROOT / "tests" / path).exists()] == []
