@@ -20,7 +20,7 @@ from base.networks import PRETRAINED
 from configs import Settings
 from model_store import ModelStore, StoreUnavailable
 from producer.errors import ProducerError
-from tests.conftest import SHARED, sortline, write_images
+from tests.conftest import SHARED, sortline
 from tests.unit.seeded import seeded_network
 from vision.errors import VisionError, WeightsError
 from vision.networks.efficientnet_lite import EfficientNetLite0Spec, EfficientNetLite1Spec, EfficientNetLite2Spec
@@ -121,10 +121,14 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir() and os.environ.get("CI") != "true", reason="needs ../shared")
 @pytest.mark.timeout(300)
 def test_photos_are_trained_on_with_nothing_but_a_name(home: Path) -> None:
-    for label in ("dark", "bright"):
-        write_images(home / "photos" / label, 6)
+    for label in ("00_07", "01_02"):
+        (home / "photos" / label).mkdir(parents=True)
+        for photo in sorted((SHARED / "data" / "waste" / "train" / label).iterdir())[:12]:
+            (home / "photos" / label / photo.name).symlink_to(photo)
 
     trained = sortline("train", str(home / "photos"), "--name", "kitchen", "--set", "epochs=1", home=home, limit_s=250)
 
