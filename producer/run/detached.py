@@ -64,9 +64,14 @@ def find_detached(session: Session, job: str, data_root: Path | str | None = Non
             if run.plan.run == job:
                 return run
             run.close()
-    if by := session.board.ended_by(job):
-        raise UsageError(f"run {job} was gathered by {by}; only there, and where it was sent, is its run file")
-    return download(session.client, session.keys, job, runs / f"{job}.run", data_root)
+    try:
+        if not session.board.ended_by(job):
+            return download(session.client, session.keys, job, runs / f"{job}.run", data_root)
+    except (UsageError, MessageError):
+        if not session.board.ended_by(job):  # it may end while we read
+            raise
+    by = printable(session.board.ended_by(job))
+    raise UsageError(f"run {job} was gathered by {by:.200}; only there, and where it was sent, is its run file")
 
 
 def download(client: redis.Redis, keys: Keys, job: str, path: Path, data_root: Path | str | None = None) -> RunFile:

@@ -14,6 +14,7 @@ from hashlib import sha256
 import redis
 from redis.client import Pipeline
 
+from base.text import printable
 from jobs import Keys
 from producer.errors import RunHeld
 from producer.runfile import RunFile
@@ -77,5 +78,5 @@ class Hold:
 
     def _look_at(self, held: str, name: str) -> None:
         if self._seen is not None and held != self._seen:
-            raise RunHeld(f"run {self._run} is in use by {name[:200]}; wait for it or stop it")
+            raise RunHeld(f"run {self._run} is in use by {printable(name):.200}; wait for it or stop it")
         self._seen = held

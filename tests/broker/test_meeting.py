@@ -11,6 +11,7 @@ import redis
 
 from configs.settings import Settings
 from jobs.board import JobBoard
+from jobs.errors import MessageError
 from jobs.label import LabelChunk
 from producer.errors import RunHeld, UsageError
 from producer.local.session import Session
@@ -77,6 +78,24 @@ def test_a_host_that_comes_third_learns_who_gathered_the_run(
 
     session = Session(settings.model_copy(update={"home": tmp_path / "third"}), client)
     with pytest.raises(UsageError, match=r"run inbox-1 was gathered by process \d+ on "):
+        find_detached(session, "inbox-1")
+
+
+def test_a_run_that_ends_elsewhere_while_its_inputs_are_read_is_no_damaged_one(
+    client: redis.Redis, settings: Settings, tmp_path: Path, first: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = JobBoard(client, KEYS)
+
+    def ends(*_: object) -> None:
+        client.delete(KEYS.inputs("inbox-1"))
+        with client.pipeline() as pipeline:
+            board.end_work(pipeline, "inbox-1", "process 7 on \x1b[31mred")
+            pipeline.execute()
+        raise MessageError("its inputs are not those of its plan")
+
+    monkeypatch.setattr("producer.run.detached._inputs", ends)
+    session = Session(settings.model_copy(update={"home": tmp_path / "third"}), client)
+    with pytest.raises(UsageError, match=r"run inbox-1 was gathered by process 7 on \\x1b\[31mred; only there"):
         find_detached(session, "inbox-1")
 
 
