@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Label folders of images with your own trained network, on the machines you have.
 
-    sortline train photos/ --config waste26    # queue a training job; publishes a model version
+    sortline train photos/ --name kitchen      # queue a training job; publishes a model version
 
     sortline label inbox/ -o report.csv        # one CSV row an image
 
