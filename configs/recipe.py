@@ -106,6 +106,10 @@ class Recipe(_Table):
     validation_fraction: float = Field(
         0.1, gt=0, lt=0.9, description="fraction of the families held out when there is no val/"
     )
+    refit: bool = Field(
+        True,
+        description="train once more on all images and publish that; the scores stay those of the training before",
+    )
     int8: bool = Field(
         False, description="make an 8-bit graph too, and publish it if it labels as f32 does; for CPUs with VNNI"
     )

@@ -87,7 +87,7 @@ def test_a_job_of_five_leases_runs_once_beside_idle_workers_and_goes_on_when_kil
 
     assert took_s > 5 * LEASE_S
     assert watched.stdout == "shades:1\n"
-    assert watched.stderr.count(f"epoch 1/{EPOCHS}") == 1  # the second process went on at the checkpoint
+    assert watched.stderr.count(f"\nepoch 1/{EPOCHS},") == 1  # the second process went on at the checkpoint
     assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
 
 

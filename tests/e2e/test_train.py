@@ -101,7 +101,7 @@ def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class
         worse = sortline(*train, *hopeless, home=home, env=env)
 
     assert "in production (nothing was in production)" in good.stderr
-    compared = "shades:2 against shades:1 on 4 images that neither was trained on: accuracy 50.0% against 100.0%"
+    compared = "shades:2 against shades:1 on 4 images held out from both: accuracy 50.0% against 100.0%"
     assert f"production stays 1 ({compared}, 0 won and 2 lost; allowed is a loss of 1.0%)" in worse.stderr
 
 
@@ -212,7 +212,7 @@ def test_a_killed_training_process_starts_again_and_one_version_is_published(
         again = sortline("jobs", "show", job, home=home, env=env).stdout
 
     assert watched.stdout == "shades:1\n"
-    assert watched.stderr.count("epoch 1/60") == 1  # it went on from the checkpoint of the last whole epoch
+    assert watched.stderr.count("\nepoch 1/60,") == 1  # it went on from the checkpoint of the last whole epoch
     assert "epoch 60/60" in watched.stderr
     assert not any((home / "checkpoints").iterdir())
     assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
@@ -238,7 +238,7 @@ def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(home:
 
     assert done.stdout == "shades:1\n"
     assert "goes on at its last checkpoint" in done.stderr
-    assert "epoch 1/800" not in done.stderr
+    assert "\nepoch 1/800," not in done.stderr
     assert "epoch 800/800" in done.stderr
     assert not any((home / "checkpoints").iterdir())
 
@@ -270,7 +270,7 @@ def test_a_job_whose_redis_is_flushed_and_whose_process_dies_is_queued_again_and
 
     assert published == "shades:1\n", said
     assert "Redis had lost this job; it is queued again" in said
-    assert said.count("epoch 1/400") == 1  # it went on from its checkpoint
+    assert said.count("\nepoch 1/400,") == 1  # it went on from its checkpoint
     assert "epoch 400/400" in said
     assert sorted(path.name for path in (home / "store" / "shades" / "versions").iterdir()) == ["0001"]
 

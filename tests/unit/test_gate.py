@@ -75,9 +75,7 @@ def test_recall_of_a_class_may_fall_by_what_chance_makes_of_one_class_in_three()
 
 
 def test_without_an_image_to_compare_on_nothing_is_promoted() -> None:
-    assert verdict(set(), set(), TRUTH[:0]) == Verdict(
-        False, "there is no image that neither was trained on; promote it by hand"
-    )
+    assert verdict(set(), set(), TRUTH[:0]) == Verdict(False, "no image was held out from both; promote it by hand")
 
 
 SEEN = Seen(frozenset({"a", "b"}), {"c": "tin", "d": "glass"}, is_refit=False)

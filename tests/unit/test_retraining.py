@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from configs.recipe import Recipe
 from configs.settings import Settings
 from jobs.train import TrainModel
 from vision.training.dataset import file_digests
+from vision.training.fitting import TrainingStopped
+from vision.training.fitting import fit as fit_samples
+from worker.errors import JobCancelled
 from worker.runtime import Runtime
 from worker.train.job import Trained, train_model
 from worker.train.seen import SPLIT, read_seen, short
@@ -48,18 +54,29 @@ def add_photos(root: Path, numbers: range) -> None:
                 cv2.imwrite(str(root / "photos" / label / f"{number}{member}.png"), pixels + (member == "b"))
 
 
-def train(root: Path, **changes: Any) -> Trained:
+def train(
+    root: Path, said: list[str] | None = None, cancelled: Callable[[], bool] = lambda: False, **changes: Any
+) -> Trained:
+    """Train the next version of ``shades``; a job that was cut off goes on."""
     runtime = Runtime(Settings(home=root / "home", data_root=root, device="cpu"))
     recipe = RECIPE.model_copy(update=changes)
     name = f"train-{len(list((root / 'home').glob('store/shades/versions/*')))}"
     job = TrainModel(job=name, dataset="photos", name="shades", recipe={})
-    return train_model(job, recipe, runtime, report=lambda event: None, cancelled=lambda: False)
+    texts = [] if said is None else said
+    return train_model(job, recipe, runtime, report=lambda event: texts.append(event.text), cancelled=cancelled)
+
+
+def version_of(root: Path, version: int) -> Path:
+    return root / "home" / "store" / "shades" / "versions" / f"{version:04d}"
+
+
+def manifest_of(root: Path, version: int) -> Any:
+    return json.loads((version_of(root, version) / "manifest.json").read_bytes())
 
 
 def split_of(root: Path, version: int) -> dict[str, str]:
     """Return the side of each photo by its name in its class."""
-    folder = root / "home" / "store" / "shades" / "versions" / f"{version:04d}"
-    with (folder / SPLIT).open(encoding="utf-8") as file:
+    with (version_of(root, version) / SPLIT).open(encoding="utf-8") as file:
         sides = {row["sha256"]: row["side"] for row in csv.DictReader(file)}
     photos = sorted((root / "photos").glob("*/*"))
     digests = file_digests(photos)
@@ -80,7 +97,7 @@ def test_what_was_held_out_stays_so_and_versions_are_compared_on_it(tmp_path: Pa
     assert all(after[photo] == after[photo.replace("a.png", "b.png")] for photo in after)
     held_out = [photo for photo, side in after.items() if side == "validation"]
     assert len(held_out) > sum(side == "validation" for side in before.values())
-    assert f"shades:2 against shades:1 on {len(held_out)} images that neither was trained on" in second.text
+    assert f"shades:2 against shades:1 on {len(held_out)} images held out from both" in second.text
 
 
 def test_a_version_that_learnt_nothing_is_kept_out_by_its_answers_to_held_out_photos(tmp_path: Path) -> None:
@@ -96,3 +113,74 @@ def test_a_version_that_learnt_nothing_is_kept_out_by_its_answers_to_held_out_ph
     assert good.answers.keys() == bad.answers.keys()
     assert set(good.answers.values()) == {"bright", "dark"}
     assert len(set(bad.answers.values())) == 1
+
+
+def test_a_last_training_on_all_photos_is_published_and_the_figures_are_of_the_one_before(tmp_path: Path) -> None:
+    add_photos(tmp_path, range(16))
+    plain: list[str] = []
+    said: list[str] = []
+    train(tmp_path, plain, refit=False)
+    train(tmp_path, said)
+
+    before, version = manifest_of(tmp_path, 1), manifest_of(tmp_path, 2)
+    images = before["training"]["images"]
+    whole = images["training"] + images["validation"]
+    assert not [text for text in plain if "all images" in text]
+    assert f"training on all {whole} images, to publish that: 12 epochs" in said
+    assert sum(text.startswith("all images, epoch ") for text in said) == 12
+    assert not any("val" in text for text in said if text.startswith("all images, "))
+    assert [manifest["training"]["refit"] for manifest in (before, version)] == [False, True]
+    assert version["training"]["images"] == images
+    assert version["scores"] == before["scores"]
+    assert version["files"]["weights.safetensors"] != before["files"]["weights.safetensors"]
+    assert version["files"][SPLIT] == before["files"][SPLIT]
+    page = (version_of(tmp_path, 2) / "report.html").read_text(encoding="utf-8")
+    assert f"of a last training on all {whole} images" in page
+    assert "its weights are kept" not in page
+
+
+def test_a_constant_learning_rate_is_followed_to_the_best_epoch(tmp_path: Path) -> None:
+    add_photos(tmp_path, range(16))
+    said: list[str] = []
+    train(tmp_path, said, lr_schedule="constant", epochs=5)
+
+    best = manifest_of(tmp_path, 1)["training"]["best_epoch"]
+    assert sum(text.startswith("all images, epoch ") for text in said) == best
+
+
+def test_a_last_training_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    add_photos(tmp_path, range(16))
+    train(tmp_path)
+    said: list[str] = []
+    with pytest.raises(JobCancelled):
+        train(tmp_path, said, cancelled=lambda: any("all images, epoch 5/" in text for text in said))
+    again: list[str] = []
+    train(tmp_path, again)
+
+    assert next(text.split(",")[1] for text in again if text.startswith("all images, epoch ")) == " epoch 6/12"
+    first, second = (manifest_of(tmp_path, number)["files"]["weights.safetensors"] for number in (1, 2))
+    assert first == second
+
+
+@pytest.mark.parametrize("how", ["stops", "is worse"])
+def test_a_last_training_that_fails_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    add_photos(tmp_path, range(16))
+    real = fit_samples
+
+    def fit(*given: Any, last_epoch: int | None = None, **options: Any) -> Any:
+        if last_epoch is None:
+            return real(*given, **options)
+        if how == "stops":
+            raise TrainingStopped("the loss is nan at step 3 (epoch 1)")
+        history, best = real(*given, **options)
+        return history, replace(best, val_top1=0.5)
+
+    monkeypatch.setattr("worker.train.network.fit", fit)
+    said: list[str] = []
+    train(tmp_path, said)
+    train(tmp_path, refit=False)
+
+    assert any(text.startswith("all images: ") and text.endswith("; published is the training before") for text in said)
+    first, second = manifest_of(tmp_path, 1), manifest_of(tmp_path, 2)
+    assert first["training"]["refit"] is False
+    assert first["files"]["weights.safetensors"] == second["files"]["weights.safetensors"]

@@ -73,6 +73,7 @@ def small_report(
         recipe={"network": "lenet5", "augmentation": {"flip": True, "scale": [0.5, 1.0]}, "patience": None},
         counts={"training": 1234, "validation": len(images), "skipped": 0},
         split="12 families, none on both sides",
+        is_refit=False,
         leaks=[],
         skipped=[],
         fingerprint="ab" * 32,
@@ -197,6 +198,18 @@ def test_the_page_needs_nothing_but_itself(read: Reader) -> None:
         "default-src 'none'; style-src 'sha256-[A-Za-z0-9+/]+='; img-src data:; base-uri 'none'; form-action 'none'",
         policies[0] or "",
     )
+
+
+def test_the_page_of_a_model_that_was_trained_on_all_images_says_what_its_figures_are_of(
+    waste: TrainingReport, read: Reader
+) -> None:
+    refit = page_of(replace(waste, is_refit=True, counts={"training": 1234, "validation": 5, "skipped": 0}))
+
+    assert "The published weights are of a last training on all 1,239 images" in refit.text
+    assert "All figures are of the training before it" in refit.text
+    assert "number 2 was the best. " in refit.text
+    assert "last training" not in read.text
+    assert "number 2 was the best, and its weights are kept." in read.text
 
 
 def test_headline_figures_are_those_counted_by_hand(waste: TrainingReport, read: Reader) -> None:

@@ -49,12 +49,15 @@ def fit(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[int, int, float], None] = lambda step, steps, step_s: None,
     cancelled: Callable[[], bool] = lambda: False,
+    last_epoch: int | None = None,
 ) -> tuple[list[Epoch], Epoch]:
     """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and the best, whose weights it keeps.
 
-    Best is the highest validation top-1, among equals the lowest validation loss. With a ``checkpoints`` folder, each
-    epoch leaves one there, and a training of the same data, recipe and first weights goes on from the newest: same
-    weights in the end. The ``repr`` of ``augment`` is part of the recipe.
+    Best is the highest validation top-1, among equals the lowest validation loss. With a ``last_epoch`` nothing is
+    chosen: training ends there, on the way that ``options`` says, and the last weights are kept.
+
+    With a ``checkpoints`` folder, each epoch leaves one there, and a training of the same data, recipe and first
+    weights goes on from the newest: same weights in the end. The ``repr`` of ``augment`` is part of the recipe.
     ``on_step`` is given steps done, steps in all, and the seconds of one, after each call of the graph that trains, of
     which one may take up to `MOST_STEPS` steps; not of an epoch's first.
 
@@ -65,14 +68,14 @@ def fit(
     fitting = _Fitting(model, training, validation, classes, options, augment, on_step, cancelled)
     if checkpoints is not None:
         fitting.resume(checkpoints)
-    for number in range(len(fitting.history) + 1, options.epochs + 1):
-        if fitting.has_lost_patience():
+    for number in range(len(fitting.history) + 1, (last_epoch or options.epochs) + 1):
+        if last_epoch is None and fitting.has_lost_patience():
             break
         epoch = fitting.run_epoch(number)
         if checkpoints is not None:
             fitting.save(checkpoints)
         on_epoch(epoch)
-    return fitting.history, fitting.finish()
+    return fitting.history, fitting.finish(chooses=last_epoch is None)
 
 
 @dataclass
@@ -194,11 +197,12 @@ class _Fitting:
         )
         save(checkpoints, checkpoint, kept=CHECKPOINTS_KEPT)
 
-    def finish(self) -> Epoch:
-        """Give the model the weights of the best epoch; return it."""
-        _set_parameters(self.model, self.best_weights)
+    def finish(self, *, chooses: bool) -> Epoch:
+        """Return the best epoch, whose weights the model then has; or, without a choice, the last."""
+        if chooses:
+            _set_parameters(self.model, self.best_weights)
         self.model.set_train(False)
-        return best_of(self.history)
+        return best_of(self.history) if chooses else self.history[-1]
 
     def _digest(self) -> str:
         """Return a digest of all that decides the course of a training, the first weights among it."""

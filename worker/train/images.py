@@ -175,6 +175,7 @@ class Split:
     """Both sides of a training.
 
     Attributes:
+        whole: the images of both, as those of training.
         note: how they came about, a sentence.
         leaks: near-duplicates (training, validation).
         families: for each validation image its digest, and those of its family where it was dealt out with one.
@@ -182,6 +183,7 @@ class Split:
 
     training: Inputs
     validation: Inputs
+    whole: Inputs
     note: str
     leaks: list[tuple[Path, Path]]
     families: list[list[str]]
@@ -221,7 +223,11 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
         family_of = {image: family for family in dealt.families for image in family}
         note = f"{len(dealt.families)} families, none on both sides"
     _refuse_empty(reader, dataset, train, validation)
-    taken, held_out = reader.read(train, training.freeze, reader.repeats), reader.read(validation, training.freeze)
+    whole = reader.read([*train, *validation], training.freeze, reader.repeats)
+    kept = set(validation)
+    is_held = np.array([image in kept for image in whole.images], bool)  # some can't be decoded
+    taken = whole.only(np.flatnonzero(~is_held), whole.views)
+    held_out = whole.only(np.flatnonzero(is_held), 1)
     # Without a backbone, images are decoded only now.
     _refuse_empty(reader, dataset, taken.images, held_out.images)
     absent = _absent(dataset, held_out.images)
@@ -229,7 +235,7 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
     families = [
         [reader.digests[member.path] for member in (image, *family_of.get(image, ()))] for image in held_out.images
     ]
-    return Split(taken, held_out, "; ".join(filter(None, notes)), leaks, families)
+    return Split(taken, held_out, whole, "; ".join(filter(None, notes)), leaks, families)
 
 
 def _held_before(training: Training, digests: Digests) -> dict[str, bool]:

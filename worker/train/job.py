@@ -22,7 +22,7 @@ from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
 from worker.train.audit import audit
 from worker.train.images import InputReader, Inputs, find_images, fold_images, split_images
-from worker.train.network import build, fit_network, with_new_head
+from worker.train.network import build, fit_network, refit, with_new_head
 from worker.train.promotion import promote
 from worker.train.publication import already_published, pin_of, publish_trained
 from worker.train.training import Progress, Report, Training
@@ -89,7 +89,7 @@ def _train(training: Training) -> Trained:
     progress.report(
         f"training on {_counted(split.training)}, validating with {_counted(split.validation)}{skipped}; {split.note}"
     )
-    network = with_new_head(training, network, len(split.training.images))
+    built, network = network, with_new_head(training, network, len(split.training.images))
     with progress.phase("train"):
         fitted = fit_network(training, network, split.training, split.validation)
     if job.purpose == "score":
@@ -97,6 +97,9 @@ def _train(training: Training) -> Trained:
         best = fitted.best
         scores = {"val_top1": best.val_top1, "val_top5": best.val_top5, "val_loss": best.val_loss}
         return Trained(f"val {best.val_top1:.1%} in epoch {best.epoch}", scores=scores)
+    if recipe.refit:
+        with progress.phase("refit"):
+            network, fitted = refit(training, built, network, split, fitted)
     version = publish_trained(training, reader, dataset, split, network, fitted)
     training.remove_checkpoints()
     promoted = promote(training, version, split, fitted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import mindspore
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +26,7 @@ from vision.training import (
     FitOptions,
     RbfCenters,
     Samples,
+    TrainingStopped,
     build_trained,
     choose_rbf_centers,
     cut_of,
@@ -34,7 +36,7 @@ from vision.training import (
 )
 from worker.errors import JobRefused
 from worker.models.files import WEIGHTS
-from worker.train.images import Inputs
+from worker.train.images import Inputs, Split
 from worker.train.training import Pace, Training
 
 # What of a recipe is the network's: fields of its spec.
@@ -85,14 +87,24 @@ class Fitted:
     history: list[Epoch]
     best: Epoch
     logits: NDArray[np.float64]  # of the validation images, by the best epoch's weights
+    is_refit: bool = False  # whether a network trained on all images has taken its place since
 
 
-def fit_network(training: Training, network: Any, inputs: Inputs, held_out: Inputs, prefix: str = "") -> Fitted:
+def fit_network(
+    training: Training,
+    network: Any,
+    inputs: Inputs,
+    held_out: Inputs,
+    prefix: str = "",
+    *,
+    last_epoch: int | None = None,
+) -> Fitted:
     """Train the part of ``network`` that is not frozen; it then has the weights of the best epoch.
 
     Args:
         inputs, held_out: of training and of validation, as the trained part takes them.
         prefix: of what is reported.
+        last_epoch: where training ends and nothing is chosen, since ``held_out`` is among the ``inputs``.
     """
     recipe = training.recipe
     samples, validation = inputs.samples(), held_out.samples()
@@ -105,7 +117,7 @@ def fit_network(training: Training, network: Any, inputs: Inputs, held_out: Inpu
     else:
         frozen_statistics = recipe.batch_norm == "frozen" and training.job.backbone is not None
         model = build_trained(network, training.freeze, batch_norm_frozen=frozen_statistics)
-    pace = Pace(training.progress, recipe.epochs, prefix)
+    pace = Pace(training.progress, last_epoch or recipe.epochs, prefix, is_measured=last_epoch is None)
     history, best = fit(
         model,
         samples,
@@ -113,15 +125,46 @@ def fit_network(training: Training, network: Any, inputs: Inputs, held_out: Inpu
         network.spec.classes,
         fit_options(recipe),
         augment=(training.augmentation or None) if training.freeze == "none" else None,
-        checkpoints=training.checkpoints,
+        checkpoints=training.checkpoints if last_epoch is None else training.checkpoints / "refit",
         on_epoch=pace.epoch,
         on_step=pace.step,
         cancelled=training.progress.cancelled,
+        last_epoch=last_epoch,
     )
     logits = predict_logits(model, validation.inputs, recipe.batch_size)
     if centers is not None:
         set_rbf_head(network, centers, model)
     return Fitted(history, best, logits)
+
+
+def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fitted) -> tuple[Any, Fitted]:
+    """Return a network of the same recipe trained on all images; or the given one, where that fails.
+
+    A learning rate that decays is followed to its end, as a cross-validation does. Else, and where patience ended the
+    training before, the best epoch is the last.
+
+    Args:
+        built: the network as it was before any training.
+        network, fitted: the one that was measured, and how.
+    """
+    recipe, progress, whole = training.recipe, training.progress, split.whole
+    follows = recipe.lr_schedule != "constant" and len(fitted.history) == recipe.epochs
+    epochs = recipe.epochs if follows else fitted.best.epoch
+    progress.report(f"training on all {len(whole.images)} images, to publish that: {epochs} epochs")
+    mindspore.set_seed(recipe.seed)
+    last = with_new_head(training, built, len(whole.images))
+    try:
+        top1 = fit_network(training, last, whole, split.validation, "all images, ", last_epoch=epochs).best.val_top1
+    except TrainingStopped as error:
+        if progress.cancelled():
+            raise
+        progress.report(f"all images: {error}; published is the training before")
+        return network, fitted
+    # Of images that it was trained on, it can hardly know fewer than a network that was not.
+    if top1 < fitted.best.val_top1 - recipe.gate_accuracy_margin:
+        progress.report(f"all images: only {top1:.1%} of those held out before; published is the training before")
+        return network, fitted
+    return last, replace(fitted, is_refit=True)
 
 
 def fit_options(recipe: Recipe) -> FitOptions:

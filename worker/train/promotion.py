@@ -59,7 +59,7 @@ def judge(
     """
     images = len(truth)
     if not images:
-        return Verdict(False, "there is no image that neither was trained on; promote it by hand")
+        return Verdict(False, "no image was held out from both; promote it by hand")
     won, lost = new & ~old, old & ~new
     accuracy = f"accuracy {new.mean():.1%} against {old.mean():.1%}, {won.sum()} won and {lost.sum()} lost"
     if _is_worse(won, lost, accuracy_margin, DOUBT):
@@ -141,7 +141,7 @@ def _compared(
         recall_margin=training.recipe.gate_recall_margin,
     )
     whose = f"{version.manifest.reference} against {current.manifest.reference} on {len(fair)} images"
-    how = " that neither was trained on" if seen else f"; what {current.manifest.reference} was trained on is not known"
+    how = " held out from both" if seen else f"; what {current.manifest.reference} was trained on is not known"
     return Verdict(verdict.passed, f"{whose}{how}: {verdict.text}")
 
 

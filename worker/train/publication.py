@@ -100,6 +100,7 @@ def _report(training: Training, reader: InputReader, dataset: Dataset, split: Sp
             "skipped": len(reader.skipped),
         },
         split=split.note,
+        is_refit=fitted.is_refit,
         leaks=split.leaks,
         skipped=reader.skipped,
         fingerprint=fingerprint(dataset, reader.digests),
@@ -126,6 +127,7 @@ def _described(training: Training, report: TrainingReport) -> dict[str, Any]:
         "split": report.split,
         "leaks": len({duplicate for _, duplicate in report.leaks}),
         "best_epoch": report.best.epoch,
+        "refit": report.is_refit,
         "seconds": report.seconds,
     }
 

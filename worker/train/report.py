@@ -70,6 +70,7 @@ class TrainingReport:
     recipe: Mapping[str, Any]  # nested, plain JSON values
     counts: Mapping[str, int]  # of images: "training", "validation", "skipped"
     split: str  # how the validation images were chosen, a sentence
+    is_refit: bool  # whether the published weights were then trained on all images
     leaks: Sequence[tuple[Path, Path]]  # (training, validation) near-duplicates
     skipped: Sequence[str]  # a line for each unreadable image
     fingerprint: str  # of the dataset
@@ -190,10 +191,12 @@ def _page(report: TrainingReport, plots: Mapping[str, bytes], limits: ImageLimit
     page = template("training.html").render(
         title=report.title,
         subtitle=f"{len(report.images):,} validation images, {len(report.classes):,} classes. Of "
-        f"{len(report.history)} epochs number {report.best.epoch} was the best, and its weights are kept.",
+        f"{len(report.history)} epochs number {report.best.epoch} was the best"
+        + ("." if report.is_refit else ", and its weights are kept."),
         plots={name: data_uri("png", png) for name, png in plots.items()},
         cards=_cards(report),
         chance=_chance(report),
+        refit=report.is_refit and report.counts["training"] + report.counts["validation"],
         classes=_classes(report),
         confused=_confused(report),
         precisions=[_precision(name, proof) for name, proof in report.precisions.items()],

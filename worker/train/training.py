@@ -95,8 +95,8 @@ class Training:
 class Pace:
     """Reports epochs, and steps while an epoch is long; and as soon as a step was timed, how long all will take."""
 
-    def __init__(self, progress: Progress, epochs: int, prefix: str = "") -> None:
-        self._progress, self._epochs, self._prefix = progress, epochs, prefix
+    def __init__(self, progress: Progress, epochs: int, prefix: str = "", *, is_measured: bool = True) -> None:
+        self._progress, self._epochs, self._prefix, self._is_measured = progress, epochs, prefix, is_measured
         self._steps: list[float] = []
         self._started = self._reported = time.monotonic()
         self._first: int | None = None  # epoch of this process: a checkpoint may have spared the ones before
@@ -106,10 +106,11 @@ class Pace:
         self._first = epoch.epoch if self._first is None else self._first
         self._reported = time.monotonic()
         epoch_s = (self._reported - self._started) / (epoch.epoch - self._first + 1)
+        val = f"val {epoch.val_top1:.1%}, " if self._is_measured else ""
         self._progress.report(
-            f"{self._prefix}epoch {epoch.epoch}/{self._epochs}, loss {epoch.train_loss:.3f}, val {epoch.val_top1:.1%}, "
+            f"{self._prefix}epoch {epoch.epoch}/{self._epochs}, loss {epoch.train_loss:.3f}, {val}"
             f"eta {epoch_s * (self._epochs - epoch.epoch):.0f} s",
-            epoch,
+            epoch if self._is_measured else None,
         )
 
     def step(self, step: int, steps: int, step_s: float) -> None:
