@@ -110,6 +110,7 @@ def test_a_version_that_learnt_nothing_is_kept_out_by_its_answers_to_held_out_ph
     good, bad = (read_seen(runtime.store, runtime.store.resolve(f"shades:{number}")) for number in (1, 2))
     assert good is not None
     assert bad is not None
+    assert good.is_refit
     assert good.answers.keys() == bad.answers.keys()
     assert set(good.answers.values()) == {"bright", "dark"}
     assert len(set(bad.answers.values())) == 1

@@ -151,6 +151,21 @@ def test_the_best_epoch_is_kept_not_the_last() -> None:
     assert evaluate(model, held_out, 8)[1] == best.val_top1
 
 
+@pytest.mark.parametrize("last_epoch", [3, 4])
+def test_with_a_last_epoch_training_ends_there_and_nothing_is_chosen(last_epoch: int) -> None:
+    model, right = head(), samples(30, 1)
+    held_out = replace(right, targets=(right.targets + 1) % 3)  # what is learnt makes it worse
+    options = replace(OPTIONS, lr_schedule="constant", epochs=4)
+    whole, best = fit(head(), samples(40), held_out, 3, options)
+
+    history, last = fit(model, samples(40), held_out, 3, replace(options, patience=1), last_epoch=last_epoch)
+
+    assert best.epoch < 3
+    assert last is history[-1]
+    assert [epoch.val_loss for epoch in history] == [epoch.val_loss for epoch in whole[:last_epoch]]
+    assert evaluate(model, held_out, 8)[0] == last.val_loss
+
+
 def test_patience_ends_a_training_that_gets_no_better() -> None:
     history, best = fit(head(), samples(90), samples(30, 1), 3, replace(OPTIONS, epochs=50, lr_max=1e-12, patience=3))
 
