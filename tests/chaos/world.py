@@ -37,6 +37,7 @@ from tests.conftest import SORTLINE, RedisServer, environment, free_port, write_
 IMAGES = 360  # of a run
 STEPS = 12  # of a history
 WORKERS = 3
+BEGIN_S = 10.0
 FINISH_S = 150.0  # a command of a world that is well, and takes longer, stands
 SETTINGS = {"chunk_images": 4, "visibility_timeout_s": 3, "window_chunks": 6, "decode_threads": 1}
 # What a command may end with while the world is ill, or when another is at its run.
@@ -301,7 +302,16 @@ class World:
             words = ("label", str(listed), "-o", f"report-{number}.csv", "-q")
             self.runs.append(Run(inputs, words, is_detached=bool(number)))
         for run in self.runs:
-            run.commands.append(self._start(run, "a", run.words + (("--detach",) if run.is_detached else ())))
+            self._start(run, "a", run.words + (("--detach",) if run.is_detached else ()))
+        deadline = time.monotonic() + BEGIN_S  # a command that finds no Redis ends, and there is nothing to disturb
+        while not (self.runs[1].job and self._is_at_work()):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+
+    def _is_at_work(self) -> bool:
+        with self.server.client() as client:
+            return bool(client.exists("sortline:unacked"))
 
     def _start(self, run: Run, host: str, words: tuple[str, ...]) -> Command:
         home, number = self._home(host), sum(len(known.commands) for known in self.runs)
