@@ -25,7 +25,7 @@ from pydantic import (
 from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
 FILE_NAME_PATTERN = (
@@ -123,7 +123,7 @@ class ManifestDraft(_Record):
 class Manifest(ManifestDraft):
     """A published model version. ``created`` is UTC, such as "2026-03-01T12:30:00Z"."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     name: Name
     version: Annotated[int, Field(ge=1)]
     created: str

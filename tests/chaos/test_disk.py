@@ -186,15 +186,16 @@ def test_a_producer_that_may_not_write_says_where_and_goes_on_when_it_may(
     command = ("label", str(tmp_path / "photos"), "-o", str(home / "reports" / "report.csv"))
     with fleet(1, home, env):
         with read_only(folder):
-            refused = sortline(*command, home=home, env=env, code=1)
+            refused = sortline(*command, home=home, env=env, code=1 if where == "home" else 2)
             left = list(folder.iterdir())
         again = sortline(*command, home=home, env=env)
 
     assert "Traceback" not in refused.stderr
-    assert re.search(f"{REFUSED}.*{folder}", refused.stderr)
+    assert re.search(REFUSED, refused.stderr)
+    assert str(folder) in refused.stderr
     assert left == []
     assert len(rows_of(home / "reports" / "report.csv")) == 64
-    assert ("nothing new: all 64 images have their row" in again.stderr) == (where == "report")
+    assert "nothing new" not in again.stderr  # it was refused before anything was labelled
 
 
 def test_a_run_file_whose_folder_goes_away_is_finished_all_the_same(
