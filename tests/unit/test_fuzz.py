@@ -31,7 +31,7 @@ from jobs.label import ChunkResult, LabelChunk, Row
 from jobs.messages import Message, ModelPin, from_json, to_json
 from jobs.train import JobEvent, TrainModel
 from model_store.errors import ManifestError
-from model_store.manifest import ClassEntry, FileEntry, Manifest
+from model_store.manifest import SCHEMA_VERSION, ClassEntry, FileEntry, Manifest
 from producer.reports.request import request_of, write_reports
 from producer.runfile import Plan, RunFile, RunFileError
 from tests.unit.awkward_images import corpus
@@ -212,7 +212,7 @@ def test_a_damaged_manifest_is_refused(edits: list[Any]) -> None:
     damaged = edited(MANIFEST, edits)
     with suppress(ManifestError):
         Manifest.from_bytes(damaged, "manifest.json")
-        assert json.loads(damaged)["schema_version"] == 2  # then it is canonical again
+        assert json.loads(damaged)["schema_version"] == SCHEMA_VERSION  # then it is canonical again
 
 
 # --- run files
