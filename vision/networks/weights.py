@@ -118,9 +118,12 @@ def read_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, st
 
 
 def to_safetensors(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of a safetensors file with these arrays and this metadata in its header."""
+    """Return the bytes of a safetensors file with these arrays and this metadata in its header.
+
+    The same bytes for the same arrays only where the metadata has one entry: safetensors writes several in any order.
+    """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    data: bytes = safetensors.numpy.save(contiguous, metadata={"format": "np", **metadata})
+    data: bytes = safetensors.numpy.save(contiguous, metadata=dict(metadata))
     return data
 
 
