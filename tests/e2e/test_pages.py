@@ -62,7 +62,7 @@ def test_the_blocks_of_a_page_run(page: str, kitchen: Path, open_redis_server: R
     home = folder / "home"
     home.mkdir()
     shutil.copytree(kitchen, home / "store")
-    settings = {"SORTLINE_BROKER": open_redis_server.url, "SORTLINE_DATA_ROOT": str(tmp_path)}
+    settings = {"SORTLINE_BROKER": open_redis_server.url, "SORTLINE_DATA_ROOT": str(folder)}
     replaced = {
         "redis://queue:6379/0": open_redis_server.url,
         "/mnt/photos": str(folder),

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.long
 # Blocks that begin so are not run here, and why.
 NOT_HERE = {
     "sortline models import mobilenetv2": "tests/e2e/test_waste.py does, with weights",
+    "sortline models import efficientnet": "tests/unit/test_efficientnet_lite.py does, with weights",
     "cp configs/compose.env.example": "no container engine; tests/compose starts the services as processes",
     "docker compose run": "the same; tests/compose holds its commands to what `sortline` takes",
 }
@@ -75,7 +76,7 @@ def test_every_block_of_these_pages_is_run_or_named() -> None:
     skipped = [block for page in PAGES for block in all_blocks_of(page) if block.startswith(tuple(NOT_HERE))]
 
     assert [start for start in NOT_HERE if not any(block.startswith(start) for block in skipped)] == []
-    assert [len(blocks_of(page)) for page in PAGES] == [2, 1, 6, 4, 2, 1]
+    assert [len(blocks_of(page)) for page in PAGES] == [3, 1, 6, 4, 2, 1]
 
 
 def test_the_blocks_of_the_pages_about_training_run(folder: Path, open_redis_server: RedisServer) -> None:
@@ -83,6 +84,8 @@ def test_the_blocks_of_the_pages_about_training_run(folder: Path, open_redis_ser
     env = {"SORTLINE_BROKER": open_redis_server.url, "SORTLINE_DATA_ROOT": "/", **SMALL}
     replaced = {
         "--config waste26": "--config digits",
+        "train photos/ --name": "train photos/ --config digits --name",
+        "-o audit.csv": "-o audit.csv --folds 2",
         "--folds 5": "--folds 2",
         "augmentation.repeat=0,4,8": "augmentation.flip=true",
         "--trials 20": "--trials 1",
@@ -93,10 +96,11 @@ def test_the_blocks_of_the_pages_about_training_run(folder: Path, open_redis_ser
     }
 
     with trainer(open_redis_server, home):
-        first, job = run_page("training", folder, replaced, env)
+        first, audited, job = run_page("training", folder, replaced, env)
         (search,) = run_page("tuning", folder, replaced, env)
 
     assert "published kitchen:4" in first
+    assert "of 16 labels look wrong" in audited
     assert "published kitchen:5" in job
     assert "published" in search
     assert "of 16 images in 2 folds by family" in search
