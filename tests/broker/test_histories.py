@@ -215,7 +215,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def wait(self) -> None:
         """Stand still for longer than a hold lasts."""
-        time.sleep(0.25)
+        time.sleep(0.25)  # the hold of a producer that is gone has expired then
 
     def teardown(self) -> None:
         """All is well from now on: each host ends with its rows, or a refusal if the other has ended."""

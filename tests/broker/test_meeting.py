@@ -150,7 +150,7 @@ def test_a_producer_that_lost_its_run_to_another_deletes_nothing_of_it(
 ) -> None:
     mine, theirs = (Hold(client, KEYS, producer.run) for producer in (first, second))
     assert mine.take()
-    time.sleep(2.2)
+    time.sleep(2.2)  # its hold expires
     assert theirs.take()
 
     mine.release(lambda pipeline: pipeline.delete(KEYS.inputs("inbox-1")))

@@ -294,7 +294,7 @@ from configs.settings import Settings
 from producer.local.stack import LocalStack
 with LocalStack(Settings(home=Path(sys.argv[1]))) as stack:
     print(stack.socket, flush=True)
-    time.sleep(600)
+    time.sleep(600)  # until the test kills it
 """
 
 
@@ -335,6 +335,6 @@ def test_logs_stay_where_a_process_ended_by_itself(home: Path) -> None:
         stack.start("brief", [sys.executable, "-c", "raise SystemExit(70)"])
         while not stack._processes.has_lost:
             stack.check()
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks
 
     assert {path.name.rpartition("-")[2] for path in (home / "logs").iterdir()} == {"redis.log", "brief.log"}

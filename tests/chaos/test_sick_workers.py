@@ -106,7 +106,7 @@ def test_a_source_that_goes_away_and_comes_back_costs_no_row(
     with producer("label", str(source), "-o", str(home / "report.csv"), home=home, env=env) as running:
         wait_until(lambda: rows_done(home) > 20, 60, "the first rows")
         moved.rename(tmp_path / "away")
-        time.sleep(3)
+        time.sleep(3)  # long enough for workers to fail on it
         assert running.poll() is None
         assert rows_done(home) < 2 * IMAGES
         (tmp_path / "away").rename(moved)

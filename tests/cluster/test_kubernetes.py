@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
 import pytest
-import yaml
 
 from configs.settings import Settings
 from jobs.broker import Keys
@@ -72,14 +69,6 @@ def test_the_schemas_do_look() -> None:
     with pytest.raises(kubernetes_validate.ValidationError, match="arguments"):
         kubernetes_validate.validate(worker, VERSIONS[0], strict=True)
     assert not jsonschema.Draft202012Validator(KEDA).is_valid(scaled)
-
-
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl to compare with")
-def test_kubectl_makes_the_same_objects(folder: Path, objects: list[Manifest]) -> None:
-    text = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True).stdout
-
-    theirs = {identity(found): found for found in yaml.safe_load_all(text)}
-    assert theirs == {identity(found): found for found in objects}
 
 
 def test_a_pod_can_do_no_more_than_it_must(objects: list[Manifest]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -150,8 +151,10 @@ def test_where_sidecars_lie() -> None:
     assert sidecar_of(Path("a/b.c.jpg"), "stem") == Path("a/b.c.xmp")
 
 
-@pytest.mark.skipif(shutil.which("exiv2") is None, reason="exiv2, which digiKam reads with, is not installed")
 def test_exiv2_reads_it(sidecar: Path) -> None:
+    """It is what digiKam reads with; CI installs it, and may not lack it."""
+    if shutil.which("exiv2") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no exiv2 on this machine: apt-get install exiv2")
     sidecar.write_text(OTHERS, encoding="utf-8")
     change_sidecar(sidecar, ["Recycling", "paper"])
     done = subprocess.run(["exiv2", "-px", sidecar], capture_output=True, text=True, check=True)
