@@ -315,6 +315,11 @@ def test_leftovers_of_other_hosts_stay_for_a_month_and_what_lives_stays(home: Pa
         assert {path.name for path in (home / "run").iterdir()} == {"up", stack.folder.name}
         assert stack.socket.exists()
 
+        (log,) = (home / "logs").iterdir()
+        os.utime(log, (now, now - LOGS_KEPT_S - 60))  # a stack that had nothing to say for a week
+        remove_leftovers(home)
+        assert log.exists()
+
 
 def test_logs_go_with_their_stack_unless_something_went_wrong_and_then_after_a_week(home: Path) -> None:
     with LocalStack(Settings(home=home)):
