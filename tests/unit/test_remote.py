@@ -43,12 +43,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _nothing_old_to_collect() -> Iterator[None]:
+def _nothing_old_to_collect() -> None:
     """Each test here collects garbage: without what other modules hold, which takes half a second a time."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

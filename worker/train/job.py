@@ -58,12 +58,13 @@ def train_model(
     if (earlier := already_published(job, runtime.store)) is not None:
         return Trained(f"published {earlier} before its worker died; promote it by hand", earlier)
     training = Training(job=job, recipe=recipe, runtime=runtime, progress=Progress(job.job, report, cancelled))
-    gc.freeze()  # MindSpore collects garbage at each of six compilations: a tenth of a second among what it imported
+    # MindSpore collects garbage at each of six compilations: a tenth of a second among what it imported. For good: the
+    # process ends with the job.
+    gc.freeze()
     try:
         with _errors_sorted(cancelled):
             return _train(training)
     finally:
-        gc.unfreeze()
         shutil.rmtree(training.scratch, ignore_errors=True)
 
 
