@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# The tests start Python hundreds of times. Where this is set, as in many containers, each start would compile all modules.
+unexport PYTHONDONTWRITEBYTECODE
 # Files of tests are spread over the cores; the tests of one file stay together, for what they share. In the order of
 # tests/conftest.py: files with slow tests first.
 JOBS ?= auto
