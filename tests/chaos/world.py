@@ -46,6 +46,11 @@ REFUSALS = re.compile(r"was gathered by|no detached run|was cancelled after|is i
 # What may stay in Redis: the board, and what workers have bound.
 KEPT_KEYS = re.compile(r"sortline:(job:.*|jobs|_kombu\..*)|_kombu\..*|sortline:unacked_mutex")
 
+IS_NO_REPLICA = ("REPLICAOF", "NO", "ONE")
+NEEDS_NO_REPLICA = ("CONFIG", "SET", "min-replicas-to-write", "0")
+HAS_ROOM = ("CONFIG", "SET", "maxmemory", "0")
+REDIS_IS_WELL = (IS_NO_REPLICA, NEEDS_NO_REPLICA, HAS_ROOM)
+
 
 class PromiseBroken(Exception):
     """What the promise excludes has happened."""
@@ -173,6 +178,9 @@ class World:
         """Mend all that is broken."""
         self._step += 10**6
         self._mend_what_is_due()
+        with self.server.client() as client:  # it may have stood still when it was asked to
+            for words in REDIS_IS_WELL:
+                client.execute_command(*words)
         for worker in self.workers:
             worker.mend()
             worker.keep()
@@ -262,15 +270,15 @@ class World:
     def fail_over(self) -> None:
         """Be a replica of what is not there: nothing can be written."""
         self._ask_redis("REPLICAOF", "127.0.0.1", "1")
-        self._later(lambda: self._ask_redis("REPLICAOF", "NO", "ONE"))
+        self._later(lambda: self._ask_redis(*IS_NO_REPLICA))
 
     def refuse_writes(self) -> None:
         self._ask_redis("CONFIG", "SET", "min-replicas-to-write", "3")
-        self._later(lambda: self._ask_redis("CONFIG", "SET", "min-replicas-to-write", "0"))
+        self._later(lambda: self._ask_redis(*NEEDS_NO_REPLICA))
 
     def fill_redis(self) -> None:
         self._ask_redis("CONFIG", "SET", "maxmemory", "1100000")
-        self._later(lambda: self._ask_redis("CONFIG", "SET", "maxmemory", "0"))
+        self._later(lambda: self._ask_redis(*HAS_ROOM))
 
     def fill_disk(self) -> None:
         disk = self.folder / self._chance.choice("ab")
