@@ -6,7 +6,7 @@ from base.doors import lazy
 
 if TYPE_CHECKING:
     from jobs.app import UNREACHED, App, make_app
-    from jobs.board import ENDED, KEPT_S, JobBoard, JobState
+    from jobs.board import KEPT_S, JobBoard
     from jobs.broker import AWAY, Keys, check_broker, connect, passwords, redis_fault, redis_now
     from jobs.counter import count_up
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         from_json,
         to_json,
     )
+    from jobs.state import ENDED, LAST_AT, STOPPED, JobState
     from jobs.train import EventState, Finding, JobEvent, TrainModel
 else:
     __getattr__ = lazy(__name__)

@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from dataclasses import asdict
 
 import redis
-from pydantic import Field, TypeAdapter
 from redis.client import Pipeline
 
 from jobs.broker import AWAY, Keys
 from jobs.counter import count_up
-from jobs.messages import RunId
+from jobs.state import ENDED, JOB_STATE, JobState, Kind, as_it_is
 
 KEPT_S = 30 * 24 * 3600
-ENDED = frozenset({"done", "failed", "cancelled"})
 UNREADABLE = (*AWAY, redis.ResponseError)  # Redis is away, or has something there that no Sortline wrote
-Kind = Literal["label", "train"]
-Moment = Annotated[
-    float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)
-]  # until the year 10,000, which has no date
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobState:
-    """One job as people see it. Times are seconds since 1970."""
-
-    job: RunId
-    kind: Kind
-    title: str
-    state: Literal["queued", "running", "done", "failed", "cancelled"] = "queued"
-    text: str = ""
-    model: str = ""
-    created: Moment = 0.0
-    updated: Moment = 0.0
-
-    @property
-    def ended(self) -> bool:
-        return self.state in ENDED
-
-
-_JOB_STATE = TypeAdapter(JobState)
 
 
 class JobBoard:
@@ -52,10 +24,12 @@ class JobBoard:
         self._client = client
         self._keys = keys
 
-    def add(self, job: str, *, kind: Kind, title: str, model: str = "") -> None:
+    def add(self, job: str, *, kind: Kind, title: str, model: str = "", total: int = 0, again: str = "") -> None:
         """Put a queued job on the board. A Redis that is away or full keeps people from seeing it, and nothing else."""
         now = time.time()
-        state = JobState(job=job, kind=kind, title=title, model=model, created=now, updated=now)
+        state = JobState(
+            job=job, kind=kind, title=title, model=model, created=now, updated=now, total=total, again=again
+        )
         pipeline = self._client.pipeline()
         pipeline.hdel(self._keys.job(job), "cancel", "attempts", "over")  # queued again: an earlier end is past
         pipeline.hset(self._keys.job(job), mapping=asdict(state))
@@ -65,7 +39,7 @@ class JobBoard:
         with suppress(*AWAY):
             pipeline.execute()
 
-    def update(self, job: str, **values: str) -> None:
+    def update(self, job: str, **values: str | int) -> None:
         """Change fields of a job. A job that Redis forgot stays forgotten; one that is away misses the change."""
         with suppress(*UNREADABLE):
             if self._client.hexists(self._keys.job(job), "job"):
@@ -85,16 +59,21 @@ class JobBoard:
         pipeline.execute()
 
     def get(self, job: str) -> JobState | None:
-        """Return one job, or None when Redis doesn't know it or has an entry that no Sortline wrote."""
+        """Return a job as it was noted last; None when Redis doesn't know it or has an entry that no Sortline wrote."""
         with suppress(redis.ResponseError, ValueError):  # a late attempt or cancel may have left a hash without its job
-            state = _JOB_STATE.validate_python(self._client.hgetall(self._keys.job(job)))
+            state = JOB_STATE.validate_python(self._client.hgetall(self._keys.job(job)))
             return state if state.job == job else None
         return None
 
+    def look(self, job: str) -> JobState | None:
+        """Return how a job stands now, or None as ``get`` does."""
+        noted = self.get(job)
+        return as_it_is(self._client, self._keys, noted) if noted is not None else None
+
     def jobs(self) -> list[JobState]:
-        """Return all jobs, the newest first. What can't be read is left out."""
+        """Return how all jobs stand now, the newest first. What can't be read is left out."""
         names: list[str] = self._client.zrevrange(self._keys.jobs, 0, -1)
-        return [state for name in names if (state := self.get(name)) is not None]
+        return [state for name in names if (state := self.look(name)) is not None]
 
     def count_attempt(self, job: str) -> int:
         """Count one more start of ``job``; return which one it is. Forgotten together with the job."""

@@ -91,6 +91,10 @@ class Keys:
         """Hash of a run: how many workers began each chunk (by its first index) and have not ended it."""
         return f"{self.prefix}attempts:{run}"
 
+    def labelled(self, run: str) -> str:
+        """Hash of a run: images of each chunk that workers have labelled, by its first index; and when the newest."""
+        return f"{self.prefix}labelled:{run}"
+
     def inputs(self, job: str) -> str:
         """List of compressed path lists of a detached run."""
         return f"{self.prefix}inputs:{job}"

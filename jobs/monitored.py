@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from functools import cached_property
 from typing import Any
 
 import flower.command
@@ -23,10 +25,14 @@ from redis.backoff import NoBackoff
 from tornado.ioloop import IOLoop
 from tornado.web import url
 
-from configs import load_settings
+from configs import Settings, load_settings
 from jobs.app import App, make_app
+from jobs.board import JobBoard
+from jobs.broker import AWAY, Keys, connect
 from jobs.broker import broker_url as broker_of
 from jobs.kinds import KINDS
+from jobs.label import LABEL_RUN
+from jobs.state import JobState
 
 os.umask(0o077)  # its database holds arguments and results, and Flower trusts what it reads from it
 
@@ -58,6 +64,17 @@ $(function () {
 """
 
 
+# Of a run that goes on, or that no event has ended; the end of others is what Celery knows.
+STATES = {
+    "queued": states.PENDING,
+    "running": states.STARTED,
+    "labelled": states.SUCCESS,
+    "interrupted": states.REVOKED,
+    "cancelled": states.REVOKED,
+}
+ASK_AGAIN_S = 10.0
+
+
 class MovingTasks(TasksView):
     """Flower's page of tasks, asking for newer texts every two seconds unless ``FLOWER_AUTO_REFRESH`` is off."""
 
@@ -74,8 +91,39 @@ handlers[:] = [
 ]
 
 
+class Board:
+    """The states of runs as `sortline jobs list` shows them; asked again after a while where Redis does not answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._asks_from = 0.0  # monotonic seconds
+
+    @cached_property
+    def _board(self) -> JobBoard:
+        client = connect(self._settings)
+        client.connection_pool.connection_kwargs.update(socket_timeout=1.0, socket_connect_timeout=1.0, retry=None)
+        return JobBoard(client, Keys(self._settings.key_prefix))
+
+    def state_of(self, run: str) -> JobState | None:
+        """Return how a run stands now; None where that is not known."""
+        if time.monotonic() < self._asks_from:
+            return None
+        try:
+            return self._board.look(run)
+        except AWAY:
+            self._asks_from = time.monotonic() + ASK_AGAIN_S
+            return None
+
+
 def shown(task: Task) -> Task:
-    """Return ``task`` (a copy) as a person reads it: no quotes around text, and a failure's reason as its result."""
+    """Return ``task`` (a copy) as a person reads it: no quotes around text, and a failure's reason as its result.
+
+    Celery's events say nothing of a command that was killed, or of a run that nobody gathers: of runs the board counts.
+    """
+    if task.name == LABEL_RUN and (found := board.state_of(task.uuid)) is not None and found.state in STATES:
+        task.state = STATES[found.state]
+        task.result = f"{found.state}: {found.text}" if found.state in ("labelled", "interrupted") else found.text
+        task.exception = None
     for name in ("args", "kwargs", "result"):
         text = getattr(task, name, None)
         if isinstance(text, str) and len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
@@ -86,11 +134,12 @@ def shown(task: Task) -> Task:
     return task
 
 
+settings = load_settings()
+board = Board(settings)
 options.format_task = shown
 options.tasks_columns = COLUMNS
 options.natural_time = True
 
-settings = load_settings()
 app: App = make_app(settings)
 
 

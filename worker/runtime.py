@@ -16,7 +16,19 @@ import redis
 
 from base.process import resident_bytes
 from configs import Settings
-from jobs import AWAY, ChunkResult, JobBoard, JobEvent, Keys, LabelChunk, ModelPin, connect, count_up, to_json
+from jobs import (
+    AWAY,
+    LAST_AT,
+    ChunkResult,
+    JobBoard,
+    JobEvent,
+    Keys,
+    LabelChunk,
+    ModelPin,
+    connect,
+    count_up,
+    to_json,
+)
 from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore
 from storage import Folder, open_folder
 from vision import VisionError
@@ -157,6 +169,10 @@ class Runtime:
         pipeline = self.client.pipeline(transaction=False)
         pipeline.xadd(self.keys.results(job), {"json": to_json(message)})
         pipeline.expire(self.keys.results(job), STREAM_KEPT_S)
+        if isinstance(message, ChunkResult) and message.rows:  # how far the run is, also while nobody gathers it
+            seen = {str(message.first): len(message.rows), LAST_AT: round(time.time(), 3)}
+            pipeline.hset(self.keys.labelled(job), mapping=seen)
+            pipeline.expire(self.keys.labelled(job), STREAM_KEPT_S)
         pipeline.execute()
 
     def publish(self, job: str, message: ChunkResult | JobEvent) -> None:

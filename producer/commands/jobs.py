@@ -59,13 +59,15 @@ def show(job: Job, broker: Broker = None, home: Home = None) -> None:
         found = _found(session, job)
         for name in ("job", "kind", "title", "state", "text", "model"):
             print(f"{name:7} {printable(getattr(found, name))}")
+        if found.state == "running" and (by := session.client.get(session.keys.holder(job))):
+            print(f"{'by':7} {printable(str(by)).split(' ', 2)[-1]}")
         for name in ("created", "updated"):
             print(f"{name:7} {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(getattr(found, name)))}")
 
 
 @app.command()
 def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
-    """Follow a training job to its end, from its first event on.
+    """Follow a job until it ends or stops: a training from its first event on, a run whoever is at it.
 
     Example:
 
@@ -73,13 +75,13 @@ def watch(job: Job, broker: Broker = None, home: Home = None) -> None:
     """
     from rich.console import Console
 
+    from producer.run.watch import watch_run
     from producer.training.training import watch as watch_training
 
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     with _session(broker, home) as session:
-        found = _found(session, job)
-        if found.kind == "label":
-            raise UsageError(f"{job} labels a folder: sortline jobs gather {job} -o report.csv shows its progress")
-        print(watch_training(session, job, Console(stderr=True, highlight=False, soft_wrap=True)))
+        follow = watch_run if _found(session, job).kind == "label" else watch_training
+        print(follow(session, job, console))
 
 
 @app.command()
@@ -96,7 +98,7 @@ def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
             raise UsageError(f"job {job} is {found.state}")
         session.board.ask_to_cancel(job)
         if found.kind == "label":
-            session.board.update(job, state="cancelled")
+            session.board.update(job, state="cancelled", text=f"{found.done} of {found.total} images were labelled")
         print(f"asked to cancel {job}")
 
 
@@ -155,7 +157,7 @@ def _session(broker: str | None, home: Path | None) -> AbstractContextManager[Se
 
 
 def _found(session: Session, job: str) -> JobState:
-    found = session.board.get(job)
+    found = session.board.look(job)
     if found is None:
         raise UsageError(f"no job {job} on this broker; `sortline jobs list` shows what there is")
     return found

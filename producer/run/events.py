@@ -37,19 +37,26 @@ def reported(session: Session, run: RunFile, gathering: Iterator[Progress]) -> I
             yield progress
     except (GeneratorExit, KeyboardInterrupt):  # Ctrl-C, or an error of whoever looks at the progress
         events.end("task-revoked", "interrupted", terminated=False)
+        events.note(state="interrupted", text="")
         raise
     except RunHeld:
         raise  # the events are those of the producer that is at it
     except RunCancelled as error:
         events.end("task-revoked", str(error), terminated=False)
-        session.board.update(run.plan.run, state="cancelled")
+        events.note(state="cancelled", text=str(error))
         raise
     except Exception as error:
         if isinstance(error, RunRefused):
             events.note_worker(error.worker)
         events.end("task-failed", str(error), exception=str(error))
+        events.note(state="interrupted", text=str(error))  # the same command goes on
         raise
     events.end("task-succeeded", events.summary())
+
+
+def announce(session: Session, run: RunFile) -> None:
+    """Let Flower know of a run that nobody gathers yet."""
+    _RunEvents(session, run)
 
 
 class _RunEvents:
@@ -78,8 +85,12 @@ class _RunEvents:
             self._seen.popleft()
         text = self._text()
         self._send("task-progress", result=text)
+        self.note(text=text)
+
+    def note(self, **values: str) -> None:
+        """Note on the board of jobs how the run stands."""
         with contextlib.suppress(redis.RedisError):
-            self._session.board.update(self._run.plan.run, text=text)
+            self._session.board.update(self._run.plan.run, done=self._run.done, **values)
 
     def note_worker(self, worker: str) -> None:
         """Take the name of a worker that has sent no rows."""

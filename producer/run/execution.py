@@ -8,7 +8,7 @@ from producer.local.session import Session
 from producer.run.conclusion import Work
 from producer.run.enqueue import ChunkSender
 from producer.run.events import reported
-from producer.run.gather import Gatherer
+from producer.run.gather import Gatherer, check_cancel
 from producer.runfile import RunFile
 from producer.terminal.progress import RunView
 
@@ -21,7 +21,8 @@ def execute(session: Session, run: RunFile, view: RunView) -> Work:
     sender = ChunkSender(session.app, run.plan)
     started, at_start, hint = time.monotonic(), run.done, None
     if run.done < run.total:
-        session.board.update(run.plan.run, state="running")
+        check_cancel(session, run)
+        session.board.update(run.plan.run, state="running", total=run.total, done=run.done)
         run.begin_work()
     for progress in reported(session, run, Gatherer(session, run, sender, view.warn).gather()):
         if progress.done > at_start:

@@ -32,6 +32,12 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # between two tries while Redis is aw
 Chunks = Iterator[tuple[int, list[str]]]  # index of the first image, paths
 
 
+def check_cancel(session: Session, run: RunFile) -> None:
+    """Raise RunCancelled when somebody has cancelled ``run``."""
+    if session.board.is_cancelled(run.plan.run):
+        raise RunCancelled(f"run {run.plan.run} was cancelled after {run.done} of {run.total} images")
+
+
 class Gatherer:
     """One producer's work on one run."""
 
@@ -161,8 +167,7 @@ class Gatherer:
             self._cancel_checked = now
             if board.is_wanted(run.plan.run):
                 return
-            if board.is_cancelled(run.plan.run):
-                raise RunCancelled(f"run {run.plan.run} was cancelled after {run.done} of {run.total} images")
+            check_cancel(self._session, run)
             board.resume_work(run.plan.run)  # it was gathered elsewhere: workers would drop what is sent from here
 
     def _leave(self, is_done: bool) -> None:
@@ -175,7 +180,7 @@ class Gatherer:
         def clean_up(pipeline: Pipeline) -> None:
             if self._run.total:  # first: a chunk that comes twice must not begin anew what is deleted
                 self._session.board.end_work(pipeline, run, self._hold.name)
-            pipeline.delete(keys.results(run), keys.inputs(run), keys.attempts(run))
+            pipeline.delete(keys.results(run), keys.inputs(run), keys.attempts(run), keys.labelled(run))
 
         with contextlib.suppress(*AWAY, redis.WatchError, RunHeld):
             if is_done:

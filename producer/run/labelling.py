@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from configs import Settings
+from jobs import passwords
 from model_store import ModelStore
 from producer.errors import OK, UsageError
 from producer.local.session import Session, is_alone, open_session
@@ -62,8 +64,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
             if session is None and run.done < run.total:
                 session = connect()
             if session is not None and run.done < run.total:
-                title = f"{run.plan.source}, {run.total} images"
-                session.board.add(run.plan.run, kind="label", title=title, model=str(run.plan.model))
+                _announce(session, run)
             if session is not None and labelling.detach:
                 return _detach(session, run, view, labelling.reports)
             work, counts = NO_WORK, None
@@ -105,6 +106,26 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         file_info=labelling.file_info,
         retry_failed=labelling.retry_failed,
     )
+
+
+def _announce(session: Session, run: RunFile) -> None:
+    """Put the run on the board of jobs, with the command that goes on with it."""
+    command = _command()
+    for secret in passwords(session.settings):
+        command = command.replace(secret, "***")
+    session.board.add(
+        run.plan.run,
+        kind="label",
+        title=f"{run.plan.source}, {run.total} images",
+        model=str(run.plan.model),
+        total=run.total,
+        again=f", on {os.uname().nodename} in {Path.cwd()}: {command}",
+    )
+    session.board.update(run.plan.run, done=run.done)
+
+
+def _command() -> str:
+    return shlex.join(["sortline", *sys.argv[1:]])
 
 
 def _execute(session: Session, run: RunFile, view: RunView) -> Work:
@@ -149,7 +170,7 @@ def _opened(
         view.say("looking for duplicates, which reads the files of equal size")
     alone = settings.model_copy(update={"data_root": private_root(settings)})
     opened = open_run(session.settings if session is not None else alone, request, labelling.on_existing)
-    run, go_on = opened.run, f"to go on: {shlex.join(['sortline', *sys.argv[1:]])}"
+    run, go_on = opened.run, f"to go on: {_command()}"
     try:
         labelling.reports.check_rows(run)  # before anything is labelled
         for line in [opened.note, *request.source.unreadable]:
@@ -174,6 +195,7 @@ def _opened(
 def _detach(session: Session, run: RunFile, view: RunView, reports: Request) -> int:
     """Put every chunk without rows on the queue, and the list of inputs beside it for whoever gathers."""
     from producer.run.enqueue import ChunkSender
+    from producer.run.events import announce
     from producer.run.refusals import Refusals
     from producer.run.witness import Witness
 
@@ -184,6 +206,7 @@ def _detach(session: Session, run: RunFile, view: RunView, reports: Request) -> 
         sender.send(first, paths, witness.sample())
         run.note_sent(first, len(paths))
     sender.close()
+    announce(session, run)
     print(run.plan.run)
     view.say(f"{run.total} images enqueued; collect with: sortline jobs gather {run.plan.run} -o {reports.main}")
     return OK

@@ -20,11 +20,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from configs.settings import Settings
-from jobs.board import ENDED, JobBoard, JobState
+from jobs.board import JobBoard
 from jobs.broker import connect
 from jobs.errors import MessageError
 from jobs.label import ChunkResult, LabelChunk, Row
 from jobs.messages import to_json
+from jobs.state import STOPPED, JobState
 from jobs.train import JobEvent
 from producer.errors import RunHeld, UsageError
 from producer.local.session import Session
@@ -127,6 +128,8 @@ def test_the_board(session: Session, client: redis.Redis, fields: dict[str, byte
     if fields:
         client.hset(KEYS.job("x"), mapping={"job": "x", "kind": "label", "title": "t", **fields})
     put(client, KEYS.job("y"), name, kind)
+    put(client, KEYS.labelled("x"), name, kind)
+    client.hset(KEYS.labelled("y"), mapping={name: "4", "0": name, "at": name})
     board.add("sound", kind="train", title="t")
     client.zadd(KEYS.jobs, {name: 1.0, "x": 2.0, "y": 3.0})
 
@@ -135,7 +138,7 @@ def test_the_board(session: Session, client: redis.Redis, fields: dict[str, byte
     assert "sound" in [state.job for state in states]
     for state in states:
         assert (0 <= state.created < 1e12, 0 <= state.updated < 1e12) == (True, True)
-        assert state.state in {"queued", "running", *ENDED}
+        assert state.state in {"queued", "running", *STOPPED}
     for job in ("x", "y"):
         assert board.is_wanted(job) in (True, False)
         assert board.is_cancelled(job) in (True, False)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from configs.errors import SettingsError
 from configs.recipe import Recipe
-from jobs.board import JobState
+from jobs.state import JobState
 from jobs.train import JobEvent
 from producer.__main__ import run
 from producer.errors import USAGE, UsageError

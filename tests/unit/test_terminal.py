@@ -16,8 +16,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from base.text import printable
-from jobs.board import JobState
 from jobs.label import ChunkResult
+from jobs.state import JobState
 from producer.reports.request import request_of
 from producer.reports.tally import Tally
 from producer.reports.truth import Evaluation
