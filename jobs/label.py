@@ -38,7 +38,24 @@ class LabelChunk(JobMessage):
     model: ModelPin
     top_k: Annotated[int, Field(ge=1, le=1000)]
     file_info: bool = False  # whether rows say how long each file is, and its sha256
+    exif: bool = False  # whether rows say what cameras wrote into each file
     sample: Annotated[tuple[SampledInput, ...], Field(max_length=16)] = ()  # of the run; empty: nothing to compare
+
+
+Name = Annotated[str, StringConstraints(max_length=100)]
+
+
+class Photo(BaseModel):
+    """What a photo's EXIF says: when it was taken (ISO 8601, perhaps with a zone), with what, and where; in degrees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    taken: Annotated[str, StringConstraints(pattern=r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([+-]\d\d:\d\d)?)?$")] = ""
+    make: Name = ""
+    model: Name = ""
+    serial: Name = ""  # of the camera's body
+    latitude: Annotated[float, Field(ge=-90, le=90)] | None = None
+    longitude: Annotated[float, Field(ge=-180, le=180)] | None = None
 
 
 class Row(BaseModel):
@@ -46,7 +63,7 @@ class Row(BaseModel):
 
     ``top`` holds (class index, probability) pairs, the most probable first; empty for an error. ``error`` is a short
     reason code, ``detail`` a sentence. Sizes are those of the image as a person sees it, in pixels; 0 when unknown.
-    ``bytes`` and ``sha256`` are of the file, if the chunk asks for them and it could be read.
+    ``bytes`` and ``sha256`` are of the file, if the chunk asks for them and it could be read; so is ``photo``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -58,6 +75,7 @@ class Row(BaseModel):
     height: Annotated[int, Field(ge=0, le=2**31)] = 0
     bytes: Annotated[int, Field(ge=0, lt=2**53)] = 0
     sha256: Digest | None = None
+    photo: Photo | None = None
 
 
 class ChunkResult(Message):

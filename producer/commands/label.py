@@ -44,6 +44,10 @@ def label(
         bool,
         typer.Option("--file-info", help="Columns with the file's length, time of the last change and sha256."),
     ] = False,
+    exif: Annotated[
+        bool,
+        typer.Option("--exif", help="Columns with when, with what camera and where each photo was taken, by its EXIF."),
+    ] = False,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,
@@ -94,6 +98,7 @@ def label(
         since=since,
         duplicates=duplicates,
         file_info=file_info,
+        exif=exif,
         retry_failed=how.retry_failed,
     )
     raise typer.Exit(label_source(place.settings(how.config), labelling))

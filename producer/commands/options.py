@@ -111,6 +111,15 @@ class ReportOptions(PageOptions):
         str | None,
         _reports("--columns", metavar="LIST", help="Only these columns, in this order, as in path,label,confidence."),
     ] = None
+    bursts: Annotated[
+        str | None,
+        _reports(
+            "--bursts",
+            metavar="GAP",
+            help="Columns with the burst that a photo is of, and its vote: photos of one camera in one folder, each "
+            "taken at most this long after the one before, as in 60s. Implies --exif.",
+        ),
+    ] = None
     min_confidence: Annotated[
         float | None,
         _reports(
@@ -130,11 +139,14 @@ class ReportOptions(PageOptions):
 
     def request(self, output: Path, **more: Any) -> Request:
         """Return the reports that are asked for."""
+        from producer.reports.bursts import gap_of
+
         return PageOptions.request(
             self,
             output,
             probabilities=self.prob_columns,
             columns=[name.strip() for name in (self.columns or "").split(",") if name.strip()],
+            bursts_s=gap_of(self.bursts) if self.bursts is not None else None,
             min_confidence=self.min_confidence,
             csv_dialect=self.csv_dialect,
             **more,

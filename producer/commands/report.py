@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from producer.runfile import RunFile
 
 
-CHANGES = ("formats", "prob_columns", "class_map", "columns", "min_confidence", "csv_dialect")
-KEPT = ("probabilities", "class_map", "columns", "min_confidence", "csv_dialect")  # of the newest request, if not given
+CHANGES = ("formats", "prob_columns", "class_map", "columns", "bursts", "min_confidence", "csv_dialect")
+KEPT = (
+    "probabilities",
+    "class_map",
+    "columns",
+    "bursts_s",
+    "min_confidence",
+    "csv_dialect",
+)  # of the newest request, if not given
 
 
 @with_options

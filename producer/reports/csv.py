@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from base.text import safe_cell
-from producer.reports.layout import CONFIDENCE_DIGITS, Layout, Value
+from producer.reports.layout import CONFIDENCE_DIGITS, DEGREE_DIGITS, Degrees, Layout, Value
 from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
@@ -59,11 +59,11 @@ def _write(run: RunFile, path: Path, layout: Layout, head: Iterable[str], rows: 
     mark, separator, decimal, end = DIALECTS[layout.csv_dialect]
     names = {"ok", "error", "missing", layout.model, *layout.names, *filter(None, layout.groups)}
     known: dict[Value, str] = {None: "", **{name: _cell(name, separator) for name in names}}
-    number = f"%.{CONFIDENCE_DIGITS}f"
+    number, degrees = f"%.{CONFIDENCE_DIGITS}f", f"%.{DEGREE_DIGITS}f"
 
     def shown(value: Value) -> str:
         if isinstance(value, float):
-            return (number % value).replace(".", decimal)
+            return ((degrees if isinstance(value, Degrees) else number) % value).replace(".", decimal)
         return _cell(value, separator) if isinstance(value, str) else str(value)
 
     with replacing(path, run.path) as beside, beside.open("w", encoding="utf-8", newline="") as file:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout
+from producer.reports.layout import CONFIDENCE_DIGITS, Answer, Layout, rounded
 from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
@@ -25,8 +25,7 @@ JSONL = table("jsonl", write_jsonl)
 def record(layout: Layout, answer: Answer) -> dict[str, Any]:
     """Return one row; text stands as it is, since nothing runs formulas in JSON."""
     if layout.chosen:
-        cells = zip(layout.columns, layout.values(answer), strict=True)
-        return {name: round(cell, CONFIDENCE_DIGITS) if isinstance(cell, float) else cell for name, cell in cells}
+        return dict(zip(layout.columns, map(rounded, layout.values(answer)), strict=True))
     best = answer.ranked[0] if answer.ranked else None
     found: dict[str, Any] = {
         "path": answer.path,
@@ -43,10 +42,7 @@ def record(layout: Layout, answer: Answer) -> dict[str, Any]:
     }
     if layout.min_confidence is not None:
         found["decision"] = answer.decision
-    if layout.duplicates:
-        found["duplicate_of"] = answer.duplicate_of or None
-    if layout.file_info:
-        found |= {"bytes": answer.bytes or None, "modified": answer.modified or None, "sha256": answer.sha256 or None}
+    found.update(zip(layout.more, map(rounded, answer.more), strict=True))
     if layout.probability_names and best:
         values = (round(value, CONFIDENCE_DIGITS) for value in answer.probabilities)
         found["probabilities"] = dict(zip(layout.probability_names, values, strict=True))

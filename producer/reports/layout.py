@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,11 +14,19 @@ from typing import Any, NamedTuple, TypeAlias
 from base.text_files import read_table
 from producer.errors import UsageError
 from producer.reports import CsvDialect
+from producer.reports.bursts import Bursts
 from producer.runfile import Plan, StoredRow
 
 CONFIDENCE_DIGITS = 4  # more would show the noise between engines
 
-Value: TypeAlias = str | float | int | None  # of a cell; floats are confidences
+DEGREE_DIGITS = 6  # a tenth of a metre
+
+
+class Degrees(float):
+    """A latitude or longitude."""
+
+
+Value: TypeAlias = str | float | int | None  # of a cell; floats are confidences, unless they are Degrees
 
 ClassMap = Mapping[str, tuple[str, str | None]]  # label of the model -> name and group in reports
 _NO_MAP: ClassMap = {}
@@ -27,7 +35,8 @@ _NO_MAP: ClassMap = {}
 class Answer(NamedTuple):
     """One image as every format shows it.
 
-    ``ranked`` holds (name, confidence), the most probable first; ``probabilities`` one value a column of them.
+    ``ranked`` holds (name, confidence), the most probable first; ``probabilities`` one value a column of them,
+    ``more`` one a column of `Layout.more`.
     """
 
     path: str
@@ -41,10 +50,7 @@ class Answer(NamedTuple):
     width: int
     height: int
     model: str
-    duplicate_of: str
-    bytes: int
-    modified: str  # as 2026-03-01T12:00:00Z
-    sha256: str
+    more: list[Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,8 @@ class Layout:
         ranks: how many labels a row shows.
         probability_names: the names with a column of their own; empty without ``--prob-columns``.
         duplicates: whether there is a column ``duplicate_of``.
-        file_info: whether there are columns ``bytes``, ``modified`` and ``sha256``.
+        file_info, exif: whether there are the columns of `FILE_COLUMNS` and of `EXIF_COLUMNS`.
+        bursts: with them there are the columns of `BURST_COLUMNS`.
         min_confidence: below it an answer's ``decision`` is "review"; without it there is no such column.
         chosen: the columns to show, in this order; all when empty.
         csv_dialect: a name of `producer/reports/csv.py: DIALECTS`.
@@ -69,6 +76,8 @@ class Layout:
     probability_names: list[str]
     duplicates: bool = False
     file_info: bool = False
+    exif: bool = False
+    bursts: Bursts | None = None
     min_confidence: float | None = None
     chosen: Sequence[str] = ()
     csv_dialect: CsvDialect | None = None
@@ -88,7 +97,7 @@ class Layout:
 
         Args:
             ranks: labels a row; as many as the run kept by default.
-            shown: ``min_confidence``, ``chosen`` and ``csv_dialect``.
+            shown: ``bursts``, ``min_confidence``, ``chosen`` and ``csv_dialect``.
         """
         classes = len(plan.labels)
         kept = min(plan.top_k, classes)
@@ -113,6 +122,7 @@ class Layout:
             probability_names=list(dict.fromkeys(names)) if probabilities else [],
             duplicates=plan.duplicates,
             file_info=plan.file_info,
+            exif=plan.exif,
             **shown,
         )
         if unknown := [name for name in found.chosen if name not in found.all_columns]:
@@ -138,9 +148,18 @@ class Layout:
             "width",
             "height",
             "model",
-            *(["duplicate_of"] if self.duplicates else []),
-            *(["bytes", "modified", "sha256"] if self.file_info else []),
+            *self.more,
             *(f"p:{name}" for name in self.probability_names),
+        ]
+
+    @property
+    def more(self) -> list[str]:
+        """The columns that options added to those of all tables."""
+        return [
+            *(["duplicate_of"] if self.duplicates else []),
+            *(FILE_COLUMNS if self.file_info else []),
+            *(EXIF_COLUMNS if self.exif else []),
+            *(BURST_COLUMNS if self.bursts is not None else []),
         ]
 
     @property
@@ -168,14 +187,16 @@ class Layout:
             answer.width or None,
             answer.height or None,
             answer.model or None,
-            *([answer.duplicate_of or None] if self.duplicates else []),
-            *([answer.bytes or None, answer.modified or None, answer.sha256 or None] if self.file_info else []),
+            *answer.more,
             *(value if answer.ranked else None for value in answer.probabilities),
         ]
         return [cells[place] for place in self.places] if self.places else cells
 
     def answers(self, rows: Iterable[StoredRow]) -> Iterator[Answer]:
         places = {name: place for place, name in enumerate(self.probability_names)}
+        if self.bursts is not None:
+            self.bursts.find(self.names)
+        more = [_MORE[name] for name in self.more if name in _MORE]
         for row in rows:
             probabilities = [0.0] * len(places)
             if places:
@@ -193,18 +214,46 @@ class Layout:
                 row.width,
                 row.height,
                 self.model if row.top or row.error else "",
-                row.duplicate_of if row.top else "",
-                row.bytes,
-                _moment(row.modified_ns) if row.modified_ns else "",
-                row.sha256,
+                [
+                    *(value(row) for value in more),
+                    *(self.bursts.of(row.input_index) if self.bursts is not None else ()),
+                ],
             )
 
 
-def _moment(modified_ns: int) -> str:
+def rounded(value: Value) -> Value:
+    """Return a cell as JSON has it: no more digits than the other formats show."""
+    if not isinstance(value, float):
+        return value
+    return round(value, DEGREE_DIGITS if isinstance(value, Degrees) else CONFIDENCE_DIGITS)
+
+
+def _degrees(value: float | None) -> Degrees | None:
+    return None if value is None else Degrees(value)
+
+
+def _moment(modified_ns: int) -> str | None:
     try:
         return datetime.fromtimestamp(modified_ns // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, ValueError):  # a clock that was never set
-        return ""
+        return None
+
+
+# Of an answer's row, as `Layout.more` names them; None where there is nothing.
+_MORE: dict[str, Callable[[StoredRow], Value]] = {
+    "duplicate_of": lambda row: (row.duplicate_of or None) if row.top else None,
+    "bytes": lambda row: row.bytes or None,
+    "modified": lambda row: _moment(row.modified_ns) if row.modified_ns else None,
+    "sha256": lambda row: row.sha256 or None,
+    "taken": lambda row: row.taken or None,
+    "camera_make": lambda row: row.camera_make or None,
+    "camera_model": lambda row: row.camera_model or None,
+    "latitude": lambda row: _degrees(row.latitude),
+    "longitude": lambda row: _degrees(row.longitude),
+}
+FILE_COLUMNS = ["bytes", "modified", "sha256"]
+EXIF_COLUMNS = ["taken", "camera_make", "camera_model", "latitude", "longitude"]
+BURST_COLUMNS = ["burst", "burst_label", "burst_share"]
 
 
 def read_class_map(path: Path) -> dict[str, tuple[str, str | None]]:

@@ -46,14 +46,20 @@ PARQUET = table("parquet", write_parquet, check_pyarrow)
 
 
 def schema_of(layout: Layout) -> Any:
-    """Return the schema: text, float32 for confidences, int32 for sizes; only path and status are never null."""
+    """Return the schema: text, float32 for confidences, int32 for sizes, float64 for degrees.
+
+    Only path and status are never null.
+    """
     import pyarrow as pa
 
+    kinds = {
+        **dict.fromkeys(("width", "height", "burst"), pa.int32()),
+        **dict.fromkeys(("latitude", "longitude"), pa.float64()),
+        "bytes": pa.int64(),
+        "burst_share": pa.float32(),
+    }
+
     def kind(column: str) -> Any:
-        if column.startswith(("confidence", "p:")):
-            return pa.float32()
-        if column == "bytes":
-            return pa.int64()
-        return pa.int32() if column in ("width", "height") else pa.string()
+        return pa.float32() if column.startswith(("confidence", "p:")) else kinds.get(column, pa.string())
 
     return pa.schema([pa.field(name, kind(name), nullable=name not in ("path", "status")) for name in layout.columns])

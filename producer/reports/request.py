@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from producer.errors import UsageError
 from producer.reports import EMBED_MB, CsvDialect
+from producer.reports.bursts import Bursts
 from producer.reports.csv import CSV, write_errors
 from producer.reports.jsonl import JSONL
 from producer.reports.layout import Layout, read_class_map
@@ -43,6 +44,7 @@ class Request:
         ranks: labels a row; all that the run kept when None.
         class_map: as read; kept, so that a file that has changed since changes no report made again.
         embed_mb: size of the thumbnails inside the page.
+        bursts_s: the longest gap within a burst; without it there are no columns of bursts.
         min_confidence, columns, csv_dialect: as `Layout` has them.
     """
 
@@ -52,6 +54,7 @@ class Request:
     class_map: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     truth: Truth = "auto"
     embed_mb: float = EMBED_MB
+    bursts_s: float | None = None
     min_confidence: float | None = None
     columns: list[str] = field(default_factory=list)
     csv_dialect: CsvDialect | None = None
@@ -77,11 +80,14 @@ class Request:
 
     def layout(self, run: RunFile) -> Layout:
         """Return the columns; UsageError when the run can't fill them."""
+        if self.bursts_s is not None and not run.plan.exif:
+            raise UsageError(f"run {run.plan.run} did not keep when photos were taken; label again with --bursts")
         return Layout.of(
             run.plan,
             ranks=self.ranks,
             class_map=self.class_map,
             probabilities=self.probabilities,
+            bursts=Bursts(run, self.bursts_s) if self.bursts_s is not None else None,
             min_confidence=self.min_confidence,
             chosen=self.columns,
             csv_dialect=self.csv_dialect,
@@ -238,7 +244,7 @@ class EarlyReport:
         return self._counts
 
     def _write(self, run: RunFile, request: Request) -> None:
-        if run.plan.duplicates:  # whose rows come in another order than the report's
+        if run.plan.duplicates or request.bursts_s is not None:  # which need rows that come later
             return
         self._are_all.wait(FIRST_S)
         with suppress(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 from base.install import pip_install
 from base.text import printable
 from producer.errors import UsageError
-from producer.reports.layout import Layout
+from producer.reports.layout import Degrees, Layout
 from producer.reports.report import replacing, table
 from producer.runfile import RunFile, StoredRow
 
@@ -37,7 +37,8 @@ def write_xlsx(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRo
     with replacing(path, run.path) as beside:
         book = Workbook(str(beside), {"constant_memory": True})  # rows go to the disk one by one
         book.set_properties({"created": CREATED, "comments": f"{layout.model} {run.plan.model.digest}"})
-        sheet, number = book.add_worksheet("report"), book.add_format({"num_format": "0.0000"})
+        sheet, degrees = book.add_worksheet("report"), book.add_format({"num_format": "0.000000"})
+        number = book.add_format({"num_format": "0.0000"})
         sheet.freeze_panes(1, 0)
         for column, name in enumerate(layout.columns):
             sheet.write_string(0, column, _text(name))
@@ -47,7 +48,8 @@ def write_xlsx(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRo
                 if isinstance(cell, str):
                     sheet.write_string(place, column, _text(cell))  # never as a formula or link
                 elif cell is not None:
-                    sheet.write_number(place, column, cell, number if isinstance(cell, float) else None)
+                    shown = degrees if isinstance(cell, Degrees) else number if isinstance(cell, float) else None
+                    sheet.write_number(place, column, cell, shown)
         try:
             book.close()
         except FileCreateError as error:  # of whatever the system refused

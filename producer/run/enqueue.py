@@ -39,6 +39,7 @@ class ChunkSender:
             model=plan.model,
             top_k=plan.top_k,
             file_info=plan.file_info,
+            exif=plan.exif,
             sample=sample,
         )
         if plan.chunk_images:

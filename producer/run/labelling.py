@@ -48,6 +48,7 @@ class Labelling:
     since: str | None = None
     duplicates: bool = False
     file_info: bool = False
+    exif: bool = False
     retry_failed: bool = False
 
 
@@ -104,6 +105,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         since=labelling.since,
         duplicates=labelling.duplicates,
         file_info=labelling.file_info,
+        exif=labelling.exif or labelling.reports.bursts_s is not None,
         retry_failed=labelling.retry_failed,
     )
 

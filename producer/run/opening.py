@@ -37,6 +37,7 @@ class RunRequest:
         since: an earlier run, as ``find_run`` knows it; what is unchanged since is left out.
         duplicates: label byte-identical images once.
         file_info: keep length, time of the last change and sha256 of each file.
+        exif: keep what cameras wrote into each file.
         retry_failed: take back the rows of an earlier call that a cure may mend.
     """
 
@@ -49,6 +50,7 @@ class RunRequest:
     since: str | None = None
     duplicates: bool = False
     file_info: bool = False
+    exif: bool = False
     retry_failed: bool = False
 
     def path(self, settings: Settings) -> Path:
@@ -57,6 +59,7 @@ class RunRequest:
         parts += [f"since {self.since}"] if self.since is not None else []
         parts += ["duplicates"] if self.duplicates else []
         parts += ["file info"] if self.file_info else []
+        parts += ["exif"] if self.exif else []
         parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-_")[:40] or "run"
@@ -201,6 +204,7 @@ def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: 
         chunk_images=settings.chunk_images,
         duplicates=request.duplicates,
         file_info=request.file_info,
+        exif=request.exif,
         skipped=source.skipped,  # which the walk below fills
     )
     run = RunFile.create(path, plan, request.source.paths(), input_filter)

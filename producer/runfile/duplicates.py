@@ -86,6 +86,11 @@ def fill_duplicates(database: sqlite3.Connection, first: int, images: int) -> in
         among,
     )
     database.execute(
+        "INSERT OR IGNORE INTO photos SELECT places.idx, taken, make, model, serial, latitude, longitude FROM places"
+        " JOIN photos ON photos.idx = places.first WHERE first >= ? AND first < ?",
+        among,
+    )
+    database.execute(
         "UPDATE places SET first = NULL WHERE first >= ? AND first < ?"
         " AND EXISTS (SELECT 1 FROM rows WHERE rows.idx = places.first AND error IS NOT NULL)",
         among,

@@ -299,7 +299,7 @@ class RunFile:
                 labels=len(self.plan.labels),
                 places=self.plan.duplicates,
                 failed=failed,
-                file_info=self.plan.file_info,
+                of_files=self.plan.file_info or self.plan.exif,
             )
 
     def rows_as_they_come(self, are_all: Event) -> Iterator[StoredRow]:
@@ -315,7 +315,9 @@ class RunFile:
             at = 0
             while at < self.total:
                 is_over = are_all.is_set()
-                batch = next_rows(database, at, labels=len(self.plan.labels), file_info=self.plan.file_info)
+                batch = next_rows(
+                    database, at, labels=len(self.plan.labels), of_files=self.plan.file_info or self.plan.exif
+                )
                 yield from batch
                 at += len(batch)
                 if len(batch) < ROWS_A_BATCH:

@@ -24,11 +24,19 @@ _COLUMNS = (
     "inputs.idx, inputs.path, COALESCE(top, '[]'), error, COALESCE(detail, ''), COALESCE(width, 0), COALESCE(height, 0)"
 )
 
-_INFO = (
-    "COALESCE(contents.bytes, 0), COALESCE(contents.sha256, ''), COALESCE(files.modified_ns, 0)",
-    "LEFT JOIN contents USING (idx) LEFT JOIN files USING (idx)",
-)
-_NO_INFO = "0, '', 0", ""
+# What a run was asked for about its files, as the last fields of StoredRow have it: how it is found, and its type.
+_OF_FILES: dict[str, Any] = {
+    "COALESCE(contents.bytes, 0)": int,
+    "COALESCE(contents.sha256, '')": str,
+    "COALESCE(files.modified_ns, 0)": int,
+    "COALESCE(taken, '')": str,
+    "COALESCE(make, '')": str,
+    "COALESCE(model, '')": str,
+    "COALESCE(serial, '')": str,
+    "latitude": float | None,
+    "longitude": float | None,
+}
+_WITH_FILES = "LEFT JOIN contents USING (idx) LEFT JOIN files USING (idx) LEFT JOIN photos USING (idx)"
 
 
 class StoredRow(NamedTuple):
@@ -45,6 +53,12 @@ class StoredRow(NamedTuple):
     bytes: int = 0
     sha256: str = ""
     modified_ns: int = 0
+    taken: str = ""
+    camera_make: str = ""
+    camera_model: str = ""
+    camera_serial: str = ""
+    latitude: float | None = None
+    longitude: float | None = None
 
 
 def insert_rows(
@@ -66,6 +80,14 @@ def insert_rows(
         "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)",
         ((index, row.bytes, row.sha256) for index, row in new if row.sha256 is not None),
     )
+    database.executemany(
+        "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            (index, photo.taken, photo.make, photo.model, photo.serial, photo.latitude, photo.longitude)
+            for index, photo in ((index, row.photo) for index, row in new)
+            if photo is not None
+        ),
+    )
     return len(new), sum(row.error is not None for _, row in new)
 
 
@@ -76,40 +98,40 @@ def delete_curable(database: sqlite3.Connection) -> int:
 
 
 def stored_rows(
-    database: sqlite3.Connection, *, labels: int, places: bool, failed: bool, file_info: bool
+    database: sqlite3.Connection, *, labels: int, places: bool, failed: bool, of_files: bool
 ) -> Iterator[StoredRow]:
     """Yield every input in the order of the report, with its row; or only those that failed.
 
     Args:
         labels: of the model; a row with another class index is damaged.
         places: whether duplicates were looked for, so that the order stands in the table of this name.
-        file_info: whether bytes, sha256 and time of the last change are wanted.
+        of_files: whether the last fields of each row are wanted, on its file.
 
     Raises:
         TypeError, ValueError: the file is damaged.
     """
-    info, with_info = _INFO if file_info else _NO_INFO
-    joined = f"{'' if failed else 'LEFT '}JOIN rows USING (idx) {with_info}"
+    more, with_files = _more(of_files)
+    joined = f"{'' if failed else 'LEFT '}JOIN rows USING (idx) {with_files}"
     found = database.execute(
-        f"SELECT {_COLUMNS}, COALESCE(originals.path, ''), {info} FROM places JOIN inputs USING (idx) {joined}"  # noqa: S608
+        f"SELECT {_COLUMNS}, COALESCE(originals.path, ''){more} FROM places JOIN inputs USING (idx) {joined}"  # noqa: S608
         " LEFT JOIN inputs AS originals ON originals.idx = places.first WHERE NOT ? OR error IS NOT NULL ORDER BY place"
         if places
-        else f"SELECT {_COLUMNS}, '', {info} FROM inputs {joined} WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",  # noqa: S608
+        else f"SELECT {_COLUMNS}, ''{more} FROM inputs {joined} WHERE NOT ? OR error IS NOT NULL ORDER BY inputs.idx",  # noqa: S608
         (failed,),
     )
     while batch := found.fetchmany(ROWS_A_BATCH):
         yield from _decoded(batch, labels)
 
 
-def next_rows(database: sqlite3.Connection, at: int, *, labels: int, file_info: bool) -> list[StoredRow]:
+def next_rows(database: sqlite3.Connection, at: int, *, labels: int, of_files: bool) -> list[StoredRow]:
     """Return the inputs from index ``at`` on that have their row, up to the first that has none; a batch at most.
 
     Raises:
         TypeError, ValueError: the file is damaged.
     """
-    info, with_info = _INFO if file_info else _NO_INFO
+    more, with_files = _more(of_files)
     found = database.execute(
-        f"SELECT {_COLUMNS}, '', {info} FROM inputs JOIN rows USING (idx) {with_info}"  # noqa: S608
+        f"SELECT {_COLUMNS}, ''{more} FROM inputs JOIN rows USING (idx) {with_files}"  # noqa: S608
         " WHERE inputs.idx >= ? ORDER BY inputs.idx LIMIT ?",
         (at, ROWS_A_BATCH),
     ).fetchall()
@@ -117,16 +139,22 @@ def next_rows(database: sqlite3.Connection, at: int, *, labels: int, file_info: 
     return list(_decoded(batch, labels)) if batch else []
 
 
+def _more(of_files: bool) -> tuple[str, str]:
+    return ("".join(f", {column}" for column in _OF_FILES), _WITH_FILES) if of_files else ("", "")
+
+
 def _decoded(batch: Sequence[tuple[Any, ...]], labels: int) -> Iterator[StoredRow]:
-    indexes, paths, tops, errors, details, widths, heights, firsts, sizes, digests, times = zip(*batch, strict=True)
-    _check(str, paths, tops, details, firsts, digests)
+    indexes, paths, tops, errors, details, widths, heights, firsts, *more = zip(*batch, strict=True)
+    _check(str, paths, tops, details, firsts)
     _check(str | None, errors)
-    _check(int, widths, heights, sizes, times)
+    _check(int, widths, heights)
+    for column, kind in zip(more, _OF_FILES.values(), strict=False):
+        _check(kind, column)
     try:
         decoded = _pairs(labels).validate_json(f"[{','.join(tops)}]", strict=True)
     except ValidationError as error:
         raise ValueError(f"a row of inputs {indexes[0]} to {indexes[-1]} has no possible labels") from error
-    columns = (indexes, paths, decoded, errors, details, widths, heights, firsts, sizes, digests, times)
+    columns = (indexes, paths, decoded, errors, details, widths, heights, firsts, *more)
     return starmap(StoredRow, zip(*columns, strict=True))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-VERSION = 3  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+VERSION = 4  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
 
 # ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute
 # path. A later run compares with both.
-# ``contents``: of the files that workers could read, in a run that was asked for them.
+# ``contents`` and ``photos``: of the files that workers could read, in a run that was asked for them.
 # ``places``: of a run that deduplicates, where each input stands in the report; ``first`` is the input that a duplicate
 # takes its row from, until that one fails.
 # ``chunks``: who answered; ``work``: when commands began to work on the run; ``reports``: what was asked for.
@@ -18,6 +18,10 @@ CREATE TABLE rows (
     idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
 );
 CREATE TABLE contents (idx INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE photos (
+    idx INTEGER PRIMARY KEY, taken TEXT NOT NULL, make TEXT NOT NULL, model TEXT NOT NULL, serial TEXT NOT NULL,
+    latitude REAL, longitude REAL
+);
 CREATE TABLE sent (first INTEGER PRIMARY KEY, images INTEGER NOT NULL);
 CREATE TABLE files (idx INTEGER PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL);
 CREATE TABLE unchanged (path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL) WITHOUT ROWID;

@@ -172,7 +172,7 @@ def test_nothing_spoils_the_run_that_lies_on_its_stream(
     answer(client, 4, images=5)  # one too many
     answer(client, 8, run="another", stream=producer.stream, class_index=3)
     client.xadd(producer.stream, {"json": "not JSON"})
-    client.xadd(producer.stream, {"json": '{"schema_version": 5}'})
+    client.xadd(producer.stream, {"json": '{"schema_version": 99}'})
     client.xadd(producer.stream, {"json": to_json(ChunkResult(run="inbox-1", first=0))})  # no rows at all
     client.xadd(producer.stream, {"other": "field"})
     client.xadd(producer.stream, {"json": "[" * 100_000})

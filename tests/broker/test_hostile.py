@@ -18,7 +18,7 @@ from kombu import compression
 
 from configs.settings import Settings
 from jobs.label import LabelChunk
-from jobs.messages import to_json
+from jobs.messages import SCHEMA_VERSION, to_json
 from tests.broker.conftest import (
     KEYS,
     Desk,
@@ -51,7 +51,7 @@ def pickled(target: Path) -> dict[str, Any]:
 
 def chunk_text(**changes: object) -> str:
     message = {
-        "schema_version": 4,
+        "schema_version": SCHEMA_VERSION,
         "run": "inbox-9",
         "first": 0,
         "paths": ["00000.png"],
@@ -89,10 +89,10 @@ ENTRIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "a number": lambda _: with_arguments(7),
     "null": lambda _: with_arguments(None),
     "a list": lambda _: with_arguments([chunk_text()]),
-    "an object": lambda _: with_arguments({"schema_version": 4}),
+    "an object": lambda _: with_arguments({"schema_version": SCHEMA_VERSION}),
     "text that is no JSON": lambda _: with_arguments("{"),
     "a deep list": lambda _: with_arguments("[" * 100_000),
-    "a later schema": lambda _: with_arguments(chunk_text(schema_version=5)),
+    "a later schema": lambda _: with_arguments(chunk_text(schema_version=SCHEMA_VERSION + 1)),
     "an unknown field": lambda _: with_arguments(chunk_text(command="touch")),
     "a run that is a path": lambda _: with_arguments(chunk_text(run="../../x")),
     "a run that is another key": lambda _: with_arguments(chunk_text(run="a\nb")),

@@ -14,7 +14,7 @@ from base.errors import UnavailableError
 from configs.settings import Settings
 from jobs.board import JobBoard
 from jobs.label import ChunkResult
-from jobs.messages import from_json, to_json
+from jobs.messages import SCHEMA_VERSION, from_json, to_json
 from jobs.train import JobEvent, TrainModel
 from producer.errors import RunRefused
 from tests.broker.conftest import (
@@ -210,8 +210,8 @@ def test_a_producer_newer_than_all_workers_is_refused_with_the_side_to_update_an
     JobBoard(client, KEYS).add("inbox-1", kind="label", title="inbox")
     with working(desk):
         with monkeypatch.context() as newer:
-            newer.setattr("producer.run.enqueue.to_json", lambda chunk: _of_schema_5(to_json(chunk)))
-            refused(producer, r" refuses this run: .* schema version 5, .* side of the worker")
+            newer.setattr("producer.run.enqueue.to_json", lambda chunk: _of_later_schema(to_json(chunk)))
+            refused(producer, rf" refuses this run: .* schema version {SCHEMA_VERSION + 1}, .* side of the worker")
         # They went back, for workers that know this version, and show no paths to who looks at the queue.
         wait_until(lambda: waiting(client) == 3, 5, "the queued chunks")
         assert set(queued(client)) == {f"inbox chunk {number}/3, 4 images" for number in (1, 2, 3)}
@@ -225,7 +225,7 @@ def test_a_producer_newer_than_all_workers_is_refused_with_the_side_to_update_an
 def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
     desk: Desk, client: redis.Redis, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newer = _of_schema_5(to_json(ChunkResult(run="inbox-1", first=0, worker="label-9@new")))
+    newer = _of_later_schema(to_json(ChunkResult(run="inbox-1", first=0, worker="label-9@new")))
     with monkeypatch.context() as alone:
         alone.setattr("producer.local.session.Session.workers", lambda *_: ["label-9@new"])
         producer = new_producer(12)
@@ -233,7 +233,10 @@ def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
         next(gathering)
         next(gathering)
         client.xadd(producer.stream, {"json": newer})
-        with pytest.raises(RunRefused, match=r"worker label-9@new sent .* schema version 5, .* side of the producer"):
+        with pytest.raises(
+            RunRefused,
+            match=rf"worker label-9@new sent .* schema version {SCHEMA_VERSION + 1}, .* side of the producer",
+        ):
             for _ in in_time(gathering):
                 pass
 
@@ -244,8 +247,8 @@ def test_a_worker_newer_than_the_producer_is_named_and_loses_nothing(
     assert len(labelled(again.run)) == 12
 
 
-def _of_schema_5(text: str) -> str:
-    return text.replace('"schema_version":4', '"schema_version":5,"more":[]')
+def _of_later_schema(text: str) -> str:
+    return text.replace(f'"schema_version":{SCHEMA_VERSION}', f'"schema_version":{SCHEMA_VERSION + 1},"more":[]')
 
 
 def test_what_a_command_has_left_does_not_go_round_for_ever(
@@ -292,7 +295,7 @@ def test_a_newer_training_job_ends_with_the_side_to_update(desk: Desk, client: r
     desk.board.add("train-1", kind="train", title="train")
     with working(desk):
         for job in ("train-1", "train-of-a-stranger"):
-            text = json.dumps({"schema_version": 5, "job": job, "network": "of another time"})
+            text = json.dumps({"schema_version": SCHEMA_VERSION + 1, "job": job, "network": "of another time"})
             enqueue(client, with_arguments(text, task=TrainModel.task))
         wait_until(lambda: waiting(client) == client.hlen(KEYS.unacked) == 0, 10, "an empty queue")
 

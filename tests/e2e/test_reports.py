@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.conftest import LABELS, RedisServer, sortline, write_images
 from tests.e2e.test_label import cluster, worker
@@ -27,6 +28,10 @@ def test_one_command_writes_every_report_and_another_makes_them_again(
     photos, env = tmp_path / "photos", {"SORTLINE_STORE": str(model_store)}
     write_images(photos, 40)
     (photos / "bad.jpg").write_text("not a picture")
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0x9003: "2026:03:01 12:00:05", 0x9011: "+02:00"})
+    for name in ("00000", "00001"):
+        Image.open(photos / f"{name}.png").save(photos / f"{name}.png", exif=exif.tobytes())
     command = [
         "label",
         str(photos),
@@ -35,6 +40,8 @@ def test_one_command_writes_every_report_and_another_makes_them_again(
         "--format",
         "csv,parquet,jsonl,xlsx,html",
         "--file-info",
+        "--bursts",
+        "60s",
         "--prob-columns",
         "--top-k",
         "2",
@@ -53,6 +60,8 @@ def test_one_command_writes_every_report_and_another_makes_them_again(
         data = (photos / row["path"]).read_bytes()
         assert (row["bytes"], row["sha256"]) == (str(len(data)), sha256(data).hexdigest())
         assert row["modified"].endswith("Z")
+    assert [(row["taken"], row["burst"]) for row in rows[:3]] == [("2026-03-01T12:00:05+02:00", "1")] * 2 + [("", "")]
+    assert (rows[0]["burst_label"], rows[0]["burst_share"]) == (rows[1]["burst_label"], rows[1]["burst_share"])
     assert sum(float(rows[0][f"p:{label}"]) for label in LABELS) == pytest.approx(1, abs=3e-4)
     assert pq.read_table(out / "report.parquet").num_rows == 41
     assert len((out / "report.jsonl").read_text().splitlines()) == 41

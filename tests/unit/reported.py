@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jobs.label import ChunkResult, Row
 from jobs.messages import ModelPin
@@ -37,8 +38,9 @@ def run_of(
     top_k: int = 3,
     worker: str = "label-1@host",
     engine: str = "openvino/cpu/bf16",
+    **more: Any,
 ) -> Iterator[RunFile]:
-    """A run file in ``folder`` that holds ``rows``; closed at the end."""
+    """A run file in ``folder`` that holds ``rows``; closed at the end. ``more`` as its plan has them."""
     plan = Plan(
         run="inbox-1",
         source="inbox",
@@ -51,6 +53,7 @@ def run_of(
         folders=folders,
         top_k=top_k,
         chunk_images=2,
+        **more,
     )
     run = RunFile.create(folder / "inbox.run", plan, paths)
     try:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image
 
 from base.errors import UnavailableError
 from base.paths import path_to_text
-from jobs.label import ChunkResult, LabelChunk, Row
+from jobs.label import ChunkResult, LabelChunk, Photo, Row
 from jobs.messages import ModelPin, from_json, to_json
 from vision.errors import EngineError
 from vision.images.decode import ImageLimits
@@ -118,9 +119,11 @@ def opened() -> Iterator[Opener]:
         classifier.close()
 
 
-def write_image(path: Path, colour: tuple[int, int, int] = RED, width: int = 12, height: int = 10) -> Path:
+def write_image(
+    path: Path, colour: tuple[int, int, int] = RED, width: int = 12, height: int = 10, **saved: Any
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height), colour).save(path, "PNG")
+    Image.new("RGB", (width, height), colour).save(path, "PNG", **saved)
     return path
 
 
@@ -169,6 +172,23 @@ def test_rows_say_how_long_each_file_is_and_its_digest_when_the_chunk_asks_for_t
     ]
     plain = label_chunk(chunk_of("red.png", "cut.png"), opened(), tmp_path).rows
     assert [(row.bytes, row.sha256) for row in plain] == [(0, None), (0, None)]
+
+
+def test_rows_say_what_cameras_wrote_when_the_chunk_asks_for_it_and_no_exif_costs_a_row(
+    tmp_path: Path, opened: Opener
+) -> None:
+    tags = Image.Exif()
+    tags[0x010F], tags.get_ifd(0x8769)[0x9003] = "Canon", "2026:03:01 12:00:05"
+    write_image(tmp_path / "red.png", RED, exif=tags.tobytes())
+    write_image(tmp_path / "blue.png", BLUE, exif=b"Exif\0\0II*\0" + b"\xff" * 200)
+    chunk = chunk_of("red.png", "blue.png", "gone.png").model_copy(update={"exif": True})
+
+    result = label_chunk(chunk, opened(), tmp_path)
+
+    photo = Photo(taken="2026-03-01T12:00:05", make="Canon")
+    assert [(row.error, row.photo) for row in result.rows] == [(None, photo), (None, Photo()), ("not_found", None)]
+    assert from_json(ChunkResult, to_json(result)) == result
+    assert label_chunk(chunk_of("red.png"), opened(), tmp_path).rows[0].photo is None
 
 
 def test_a_chunk_of_broken_images_only_has_a_row_for_each(tmp_path: Path, opened: Opener) -> None:

@@ -53,7 +53,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     exif_segments = 0
     profile: list[bytes] = []
     named: bytes | None = None
-    for marker, segment in _segments(data):
+    for marker, segment in segments(data):
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             exif_segments += 1
             orientation = _orientation(segment[6:])
@@ -91,7 +91,7 @@ def _joined(parts: list[bytes]) -> bytes | None:
 
 def unusual_kind(data: bytes) -> str | None:
     """Return what is unusual about a JPEG that no decoder here knows; None when its frame is an ordinary one."""
-    for marker, segment in _segments(data):
+    for marker, segment in segments(data):
         if marker in _UNUSUAL_FRAMES:
             return _UNUSUAL_FRAMES[marker]
         if marker in _START_OF_FRAME and segment[:1] != b"\x08":
@@ -143,7 +143,7 @@ def _has_few(data: bytes, scan: int, frame: int, components: int) -> bool:
     return whole or data.count(b"\xff\xda") <= MAX_SCANS  # decoders end behind a sequential scan of all colours
 
 
-def _segments(data: bytes) -> list[tuple[int, bytes]]:
+def segments(data: bytes) -> list[tuple[int, bytes]]:
     """Return marker and content of the segments up to the first frame; fewer when the header is damaged."""
     found: list[tuple[int, bytes]] = []
     at = 2

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 
 from vision.images.colour import MAX_PROFILE_BYTES, coded_profile
 
 PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_TEXT_BYTES = 1_000_000  # unpacked; the few texts that are kept hold an orientation
-_KEPT_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0", b"Raw profile type APP1\0")
+_RAW_EXIF = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
+_KEPT_TEXTS = (b"XML:com.adobe.xmp\0", *_RAW_EXIF)
 _MAX_KEPT_TEXTS = 8
 _OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 
@@ -30,6 +32,19 @@ def lean_png(data: bytes) -> tuple[bytes, bytes | None]:
             parts.append(data[start:at])
             start = at + 12 + len(content)
     return (b"".join([*parts, data[start:]]) if parts else data), profile
+
+
+def exif_of_png(data: bytes) -> bytes:
+    """Return the EXIF block of a PNG: of its own chunk, or of the text that ImageMagick wrote; empty without."""
+    for _, kind, content, _ in _chunks(data):
+        if kind == b"eXIf":
+            return content
+        if kind in (b"zTXt", b"tEXt") and content.startswith(_RAW_EXIF):
+            packed = content.partition(b"\0")[2]
+            text = packed if kind == b"tEXt" else _unpacked(packed[1:], _MAX_TEXT_BYTES) or b""
+            with suppress(ValueError):  # keyword, length, then hexadecimal digits over many lines
+                return bytes.fromhex(b"".join(text.split()[2:]).decode("ascii"))
+    return b""
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, bytes, bool]]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from base.fault import fault
 from base.paths import path_to_text
-from jobs import ChunkResult, LabelChunk, Row
+from jobs import ChunkResult, LabelChunk, Photo, Row
 from storage import Folder
-from vision.images import DEFAULT_LIMITS, ImageLimits
+from vision.images import DEFAULT_LIMITS, ImageLimits, photo_facts
 from vision.serving import Classifier, Outcome, Source
 from worker.label.data_root import check_local, opened_images
+
+Ask = Callable[[bytes], dict[str, Any]]  # bytes of a file -> more fields of its row
 
 
 def label_chunk(
@@ -32,16 +35,15 @@ def label_chunk(
         UnavailableError: the data root itself is away: a share that isn't mounted, say.
     """
     with opened_images(data_root, chunk.paths, limits.max_bytes) as sources:
-        contents: dict[int, tuple[int, str]] = {}  # of the files that could be read: bytes and sha256
-        note = contents if chunk.file_info else None
+        facts: list[dict[str, Any]] = [{} for _ in chunk.paths]  # of the files that could be read: more of their rows
+        asked = [ask for ask, is_wanted in ((_contents, chunk.file_info), (_photo, chunk.exif)) if is_wanted]
         watched = [
-            partial(_read, source, path, on_read, place, note)
-            for place, (source, path) in enumerate(zip(sources, chunk.paths, strict=True))
+            partial(_read, source, path, on_read, asked, of_file)
+            for source, path, of_file in zip(sources, chunk.paths, facts, strict=True)
         ]
         outcomes, seconds = classifier.classify(watched, chunk.top_k)
     # strict: as many rows as paths, or no result at all
-    found = zip(range(len(chunk.paths)), outcomes, strict=True)
-    rows = tuple(_row(outcome, *contents.get(place, (0, None))) for place, outcome in found)
+    rows = tuple(_row(outcome, of_file) for of_file, outcome in zip(facts, outcomes, strict=True))
     if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
         # It may have gone away meanwhile: these rows would be of images that are well.
         missing = [path for path, row in zip(chunk.paths, rows, strict=True) if row.error == "not_found"]
@@ -51,18 +53,26 @@ def label_chunk(
 
 
 def _read(
-    source: Source, path: str, on_read: Callable[[], object], place: int, contents: dict[int, tuple[int, str]] | None
+    source: Source, path: str, on_read: Callable[[], object], asked: Iterable[Ask], facts: dict[str, Any]
 ) -> bytes:
     data = source()
     on_read()
-    if contents is not None:
-        contents[place] = len(data), sha256(data).hexdigest()
+    for ask in asked:
+        facts.update(ask(data))
     fault(f"decode {path}")
     return data
 
 
-def _row(outcome: Outcome, size: int, digest: str | None) -> Row:
-    row = Row(width=outcome.width_px, height=outcome.height_px, bytes=size, sha256=digest)
+def _contents(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+
+
+def _photo(data: bytes) -> dict[str, Any]:
+    return {"photo": Photo(**photo_facts(data)._asdict())}
+
+
+def _row(outcome: Outcome, facts: dict[str, Any]) -> Row:
+    row = Row(width=outcome.width_px, height=outcome.height_px, **facts)
     if outcome.error is None:
         return row.model_copy(update={"top": tuple(outcome.top)})
     detail = path_to_text(outcome.error.detail)[:1000]
