@@ -22,7 +22,7 @@ def explained(error: ValidationError, table: type[BaseModel], prefix: tuple[str,
 
 def _explain(item: Any, table: type[BaseModel], prefix: tuple[str, ...]) -> str:
     """Turn one of pydantic's errors into a line for the person who wrote the setting."""
-    where = (*prefix, *(str(part) for part in item["loc"]))
+    where = (*prefix, *(str(part) for part in item["loc"] if not str(part).startswith("as a ")))  # see configs.recipe
     key = ".".join(where) or "settings"
     if item["type"] != "extra_forbidden":
         # a password; a whole table; a URL that may carry either

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from base.networks import NETWORKS
 from configs.errors import explained
+
+MOST_BACKBONES = 8
+
+Layers = tuple[Annotated[int, Field(ge=1)], ...]
+Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
 
 
 class _Table(BaseModel):
@@ -38,12 +52,50 @@ class Augmentation(_Table):
     saturation: float = Field(0.0, ge=0, le=1, description="largest change either way, as a fraction")
 
 
+class Backbone(_Table):
+    """One of the pretrained, frozen parts of a network; what is left out is as the recipe says for all."""
+
+    name: str = Field(min_length=1, description="model-store reference")
+    features_at: str = Field(
+        "",
+        description="of an imported graph: the node whose output are the features; without it, what goes into the last "
+        "linear layer",
+    )
+    pooling: Literal["mean", "max"] | None = Field(None, description="instead of the recipe's")
+    intermediate_layers: Layers | None = Field(None, description="instead of the recipe's")
+    scales: Scales | None = Field(None, description="instead of the recipe's")
+
+
+def _form(value: object) -> str:
+    return "as a table" if isinstance(value, Mapping | Backbone) else "as a name"
+
+
+def _forms(value: object) -> str:
+    return "as a list" if isinstance(value, list | tuple) else _form(value)
+
+
+# Tagged, so that an error names the one form that was given; `configs.errors` leaves the tags out.
+_Name: TypeAlias = Annotated[str, Tag("as a name")]
+_OneTable: TypeAlias = Annotated[Backbone, Tag("as a table")]
+_List: TypeAlias = tuple[Annotated[_Name | _OneTable, Discriminator(_form)], ...]
+Backbones: TypeAlias = Annotated[
+    _Name | _OneTable | Annotated[_List, Field(min_length=1, max_length=MOST_BACKBONES), Tag("as a list")],
+    Discriminator(_forms),
+]
+
+
 class Recipe(_Table):
     """The recipe of one training job. Travels in the job's message."""
 
-    network: str = Field("mobilenet_v2", description=f"which network is trained: {', '.join(NETWORKS)}")
-    backbone: str | None = Field(
-        None, description="model-store reference of the pretrained, frozen backbone; none trains from scratch"
+    network: str = Field(
+        "mobilenet_v2",
+        description=f"which network is trained: {', '.join(NETWORKS)}; an imported graph and joined backbones are what "
+        "they are",
+    )
+    backbone: Backbones | None = Field(
+        None,
+        description="model-store reference of the pretrained, frozen backbone, or a list of several to be joined; none "
+        "trains from scratch",
     )
     freeze: str = Field(
         "backbone",
@@ -57,12 +109,11 @@ class Recipe(_Table):
     width_px: int = Field(224, ge=8, le=1024)
     fit: Literal["stretch", "crop", "pad"] = Field("crop", description="how an image is brought to height and width")
     pooling: Literal["mean", "max"] = Field("mean", description="how the last feature map is pooled, before the head")
-    intermediate_layers: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    intermediate_layers: Layers = Field(
         (), description="layers whose maps are pooled beside the last one; of mobilenet_v2 2 to 17"
     )
-    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
+    scales: Scales = Field(
         (1.0,),
-        min_length=1,
         description="scales of the input at which the backbone sees each image, one pass each; above 1 enlarges",
     )
     flip_averaging: bool = Field(False, description="average each image's features with its mirror image's")
@@ -127,6 +178,16 @@ class Recipe(_Table):
             raise ValueError(f"must be one of {', '.join(NETWORKS)}")
         return name
 
+    @property
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The backbones, none or one or several to be joined, each with all that it leaves to the recipe."""
+        given = self.backbone if isinstance(self.backbone, tuple) else (self.backbone,)
+        usual = {key: getattr(self, key) for key in ("pooling", "intermediate_layers", "scales")}
+        own = [
+            one.model_dump(exclude_none=True) if isinstance(one, Backbone) else {"name": one} for one in given if one
+        ]
+        return tuple(Backbone(**{**usual, **values}) for values in own)
+
     @model_validator(mode="after")
     def _check_rates(self) -> Recipe:
         if self.lr_init > self.lr_max or self.lr_end > self.lr_max:
@@ -135,15 +196,17 @@ class Recipe(_Table):
 
     @model_validator(mode="after")
     def _check_frozen_part(self) -> Recipe:
-        widened = self.scales != (1.0,) or any(
-            (self.intermediate_layers, self.flip_averaging, self.hellinger, self.rbf_centers)
+        backbones = self.backbones
+        plain = Backbone(name="plain", intermediate_layers=self.intermediate_layers, scales=self.scales)
+        widened = any((self.flip_averaging, self.hellinger, self.rbf_centers, len(backbones) > 1)) or any(
+            one.intermediate_layers or one.scales != (1.0,) for one in (plain, *backbones)
         )
-        if widened and (self.freeze != "backbone" or self.backbone is None):
+        if widened and (self.freeze != "backbone" or not backbones):
             raise ValueError(
-                "intermediate_layers, scales, flip_averaging, hellinger and rbf_centers need a backbone that is frozen "
-                'whole (freeze = "backbone")'
+                "intermediate_layers, scales, flip_averaging, hellinger, rbf_centers and several backbones need "
+                'backbones that are frozen whole (freeze = "backbone")'
             )
-        if self.backbone is not None and self.freeze == "none" and self.augmentation.repeat:
+        if backbones and self.freeze == "none" and self.augmentation.repeat:
             raise ValueError(
                 "augmentation.repeat counts views of cached features; freeze = none changes them every epoch"
             )

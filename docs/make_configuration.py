@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from configs.recipe import Augmentation, Recipe
+from configs.recipe import Augmentation, Backbone, Recipe
 from configs.settings import Settings
 
 FOLDER = Path(__file__).with_name("reference")
@@ -68,10 +68,20 @@ This page is written by `python docs/make_configuration.py` from `configs/recipe
 A recipe is the table `[training]` of a TOML file. `sortline train --config FILE` names the file, `--set KEY=VALUE`
 changes one value, `--sweep KEY=V1,V2` tries several. [Training](../guide/training.md#recipes) says which recipes ship.
 
-`intermediate_layers`, `scales`, `flip_averaging`, `hellinger` and `rbf_centers` need a backbone that is frozen whole
-(`freeze = "backbone"`). `lr_init` and `lr_end` may not be above `lr_max`.
+`intermediate_layers`, `scales`, `flip_averaging`, `hellinger`, `rbf_centers` and several backbones need backbones that
+are frozen whole (`freeze = "backbone"`). `lr_init` and `lr_end` may not be above `lr_max`.
 
 ## Keys of `[training]`
+"""
+BACKBONE = """
+## A backbone as a table
+
+Several backbones see the same picture, and the head gets the features of all of them, in this order. Each may have
+pooling, layers and scales of its own:
+
+```toml
+backbone = ["efficientnet-lite1", { name = "mobilenetv2-imagenet", intermediate_layers = [15], scales = [1.0, 1.43] }]
+```
 """
 AUGMENTATION = "\n## Augmentation: `[training.augmentation]`\n"
 
@@ -83,6 +93,8 @@ def pages() -> dict[str, str]:
         "configuration.md": CONFIGURATION + table(Settings, "", "", used),
         "recipe.md": RECIPE
         + table(Recipe, "training.", "training.", used)
+        + BACKBONE
+        + table(Backbone, "", "", used)
         + AUGMENTATION
         + table(Augmentation, "training.augmentation.", "training.", used),
     }
@@ -114,8 +126,10 @@ def default_of(name: str, field: FieldInfo) -> str:
     """Return a field's default for a person."""
     if name == "home":
         return "`$XDG_DATA_HOME/sortline`, else `~/.local/share/sortline`"
+    if field.is_required():
+        return "must be given"
     value = field.default
-    if value is None:
+    if value is None or value == "":
         return "none"
     if isinstance(value, tuple):
         return f"`{list(value)}`"
@@ -128,13 +142,16 @@ def _types(annotation: Any) -> Iterator[str]:
         yield " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     elif origin is typing.Annotated:
         base, *rules = typing.get_args(annotation)
-        yield " ".join([*_types(base), *(bound for rule in rules for bound in _bounds(rule))])
+        bounds = (bound for rule in rules if isinstance(rule, FieldInfo) for bound in _bounds(rule))
+        yield " ".join([", ".join(_types(base)), *bounds])
     elif origin is tuple:
-        yield f"list of: {', '.join(_types(typing.get_args(annotation)[0]))}"
+        yield f"list of: {' or '.join(dict.fromkeys(_types(typing.get_args(annotation)[0])))}"
     elif origin in (types.UnionType, typing.Union):
         for part in typing.get_args(annotation):
             if part is not type(None):
                 yield from _types(part)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "table"
     else:
         yield {Path: "path", str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 

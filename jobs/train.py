@@ -25,7 +25,7 @@ class TrainModel(JobMessage):
     dataset: PathText
     name: ModelName
     recipe: dict[str, Any]  # configs.recipe.Recipe, validated by the worker
-    backbone: ModelPin | None = None
+    backbones: tuple[ModelPin, ...] = ()  # of the recipe, in its order
     promote: Literal["gate", "always", "never"] = "gate"
     purpose: Literal["publish", "score", "folds", "audit"] = "publish"
     folds: Annotated[int, Field(ge=0, le=100)] = 0

@@ -25,7 +25,7 @@ from pydantic import (
 from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
 FILE_NAME_PATTERN = (
@@ -34,6 +34,7 @@ FILE_NAME_PATTERN = (
 
 Name = Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME}\z")]
 FileName = Annotated[str, StringConstraints(pattern=rf"^{FILE_NAME_PATTERN}\z")]
+Reference = Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME}:[1-9][0-9]{{0,8}}\z")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -103,7 +104,7 @@ class ManifestDraft(_Record):
     scores: dict[str, Number] = {}
     golden: Golden | None = None
     precisions: dict[str, PrecisionProof] = {}
-    parent: Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME}:[1-9][0-9]{{0,8}}\z")] | None = None
+    parents: list[Reference] = []
 
     @field_validator("classes")
     @classmethod
@@ -123,7 +124,7 @@ class ManifestDraft(_Record):
 class Manifest(ManifestDraft):
     """A published model version. ``created`` is UTC, such as "2026-03-01T12:30:00Z"."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     name: Name
     version: Annotated[int, Field(ge=1)]
     created: str

@@ -28,7 +28,7 @@ def about(store: ModelStore, version: ModelVersion) -> Iterable[str]:
         "model": manifest.reference + (f" ({', '.join(held)})" if held else ""),
         "kind": f"{manifest.kind} on {(manifest.network or {}).get('name', 'a graph of its own')}",
         "made": f"{manifest.created} by {training.get('job', 'hand')}",
-        "grown on": manifest.parent,
+        "grown on": ", ".join(manifest.parents),
         "accuracy": _accuracy(manifest.scores, images.get("validation", 0)),
         "images": f"{images['training']:,} to train, {images['validation']:,} to validate" if images else None,
         "split": training.get("split"),

@@ -117,7 +117,7 @@ def plan_training(settings: Settings, training: Training, *, purpose: Purpose = 
         dataset=path_to_text(below),
         name=name,
         recipe=settings.training.model_dump(),
-        backbone=_backbone(settings),
+        backbones=tuple(_pin(settings, backbone.name) for backbone in settings.training.backbones),
         promote="never" if purpose == "score" else training.promote,
         purpose=purpose,
         folds=training.folds if purpose in ("folds", "audit") else 0,
@@ -125,10 +125,7 @@ def plan_training(settings: Settings, training: Training, *, purpose: Purpose = 
     )
 
 
-def _backbone(settings: Settings) -> ModelPin | None:
-    reference = settings.training.backbone
-    if reference is None:
-        return None
+def _pin(settings: Settings, reference: str) -> ModelPin:
     try:
         bring_pretrained(settings, reference)
         return pin_of(ModelStore(settings.store_root).resolve(reference))

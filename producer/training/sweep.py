@@ -163,7 +163,7 @@ def run_trials(session: Session, trials: Sequence[Trial], jobs: Sequence[TrainMo
     With a backbone the first one runs alone: it leaves the features in the cache, which others would else compute too.
     """
     trial_of = {job.job: trial for trial, job in zip(trials, jobs, strict=True)}
-    alone = 1 if trials[0].recipe.backbone is not None else 0
+    alone = 1 if trials[0].recipe.backbones else 0
     for part in (jobs[:alone], jobs[alone:]):
         for job in part:
             trial = trial_of[job.job]

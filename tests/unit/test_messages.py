@@ -40,7 +40,7 @@ MESSAGES: list[Message] = [
     TrainModel(
         job="train-1", dataset="digits/train", name="digits", recipe={"epochs": 3, "augmentation": {"zoom": 0.1}}
     ),
-    TrainModel(job="train-1", dataset="d", name="m", recipe={}, backbone=PIN, promote="never"),
+    TrainModel(job="train-1", dataset="d", name="m", recipe={}, backbones=(PIN,), promote="never"),
     JobEvent(job="train-1", state="progress", text="epoch 1", epoch={"val_top1": 1.0}),
     JobEvent(job="train-1", state="done", text="published", model=PIN),
 ]

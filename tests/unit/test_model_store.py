@@ -30,7 +30,7 @@ def draft(**changes: object) -> ManifestDraft:
         "classes": [ClassEntry(label=label, folder=label, names={"zh": "猫"}) for label in ("cat", "dog")],
         "scores": {"accuracy": 0.815},
         "golden": Golden(inputs_sha256="0" * 64, tolerance=1e-4, agreement={"openvino/f32": 2e-5}),
-        "parent": "mobilenet-v2:1",
+        "parents": ["mobilenet-v2:1"],
     }
     return ManifestDraft.model_validate({**values, **changes})
 
@@ -88,13 +88,13 @@ def test_a_manifest_holds_what_was_published(store: ModelStore) -> None:
     assert json.loads(proven.to_bytes()) == {**json.loads(plain.to_bytes()), "precisions": {"openvino/bf16": PROOF}}
 
 
-@pytest.mark.parametrize("version", [1, 4, "2", None])
+@pytest.mark.parametrize("version", [1, 5, "2", None])
 def test_a_manifest_of_another_schema_version_is_refused_with_what_to_do(store: ModelStore, version: object) -> None:
     plain = store.publish("waste", writing()).manifest
     earlier = json.dumps({**json.loads(plain.to_bytes()), "schema_version": version}).encode()
 
     with pytest.raises(
-        ManifestError, match=f"here has schema version {version!r} and .* reads 3: .*; train or import the model again"
+        ManifestError, match=f"here has schema version {version!r} and .* reads 4: .*; train or import the model again"
     ):
         Manifest.from_bytes(earlier, "here")
 
@@ -260,7 +260,7 @@ def test_a_draft_that_makes_no_sense_is_refused() -> None:
         {"classes": [cat]},
         {"classes": [cat, cat]},
         {"scores": {"loss": float("inf")}},
-        {"parent": "../x:1"},
+        {"parents": ["../x:1"]},
     ):
         with pytest.raises(ValueError, match="validation error"):
             draft(**changes)

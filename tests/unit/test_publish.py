@@ -12,11 +12,9 @@ import mindspore
 import numpy as np
 import pytest
 
-from configs.recipe import Recipe
 from configs.settings import Settings
 from jobs.label import LabelChunk
 from jobs.messages import ModelPin
-from jobs.train import TrainModel
 from model_store.manifest import ClassEntry
 from model_store.store import ModelStore
 from tests.unit.seeded import seeded_network
@@ -30,7 +28,6 @@ from worker.label.chunk import label_chunk
 from worker.models.exporting import ExportRefused, export_version
 from worker.models.publish import Graph, Publication, graph_of, publish
 from worker.runtime import Runtime
-from worker.train.job import train_model
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
@@ -90,19 +87,7 @@ def test_what_needs_a_network_says_that_a_graph_has_none(graph: Graph, tmp_path:
         export_version(store, "foreign:1", "ckpt", tmp_path)
     with pytest.raises(JobRefused, match="use engine openvino or onnxruntime"):
         Runtime(Settings(store=tmp_path / "store", device="cpu", engine="mindspore")).classifier(pin)
-    with pytest.raises(JobRefused, match="foreign:1 came as a graph without a network, so nothing can be trained on"):
-        train_on(pin, tmp_path)
     assert "proven with" in export_version(store, "foreign:1", "onnx", tmp_path)
-
-
-def train_on(pin: ModelPin, folder: Path) -> None:
-    for label in LABELS:
-        (folder / "photos" / label).mkdir(parents=True)
-        cv2.imwrite(str(folder / "photos" / label / "1.png"), IMAGES[0])
-    job = TrainModel(job="train-x", dataset="photos", name="x", recipe={}, backbone=pin)
-    recipe = Recipe(network="lenet5", backbone="foreign", height_px=24, width_px=32)
-    runtime = Runtime(Settings(home=folder / "home", store=folder / "store", data_root=folder))
-    train_model(job, recipe, runtime, report=lambda event: None, cancelled=lambda: False)
 
 
 def test_weights_are_read_for_the_engine_that_needs_them_alone(tmp_path: Path) -> None:

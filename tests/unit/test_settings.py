@@ -254,7 +254,7 @@ def test_a_configuration_that_is_nowhere_is_told_with_those_there_are(name: str)
 
 def test_a_fault_between_settings_is_told_without_the_whole_table() -> None:
     with pytest.raises(
-        SettingsError, match=r"^setting training: intermediate_layers, scales, .* need a backbone .*\)$"
+        SettingsError, match=r"^setting training: intermediate_layers, scales, .* need backbones .*\)$"
     ) as told:
         load_settings(flags={"training": {"scales": [0.5], "lr_max": 0.25}}, environment={})
 

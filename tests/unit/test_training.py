@@ -126,7 +126,11 @@ def test_weights_for_another_number_of_classes_are_not_imported(tmp_path: Path, 
 def train_on(folder: Path, digest: str) -> None:
     recipe = Recipe(backbone="small:1")
     job = TrainModel(
-        job="train-x", dataset="photos", name="x", recipe={}, backbone=ModelPin(name="small", version=1, digest=digest)
+        job="train-x",
+        dataset="photos",
+        name="x",
+        recipe={},
+        backbones=(ModelPin(name="small", version=1, digest=digest),),
     )
     runtime = Runtime(Settings(home=folder / "home", store=folder / "store", data_root=folder))
     train_model(job, recipe, runtime, report=lambda event: None, cancelled=lambda: False)

@@ -37,7 +37,7 @@ from worker.train.training import Progress, Training
 
 def training_of(folder: Path, recipe: Recipe, backbone: ModelPin | None = None) -> Training:
     return Training(
-        job=TrainModel(job="train-x", dataset="photos", name="x", recipe={}, backbone=backbone),
+        job=TrainModel(job="train-x", dataset="photos", name="x", recipe={}, backbones=(backbone,) if backbone else ()),
         recipe=recipe,
         runtime=Runtime(Settings(home=folder / "home")),
         progress=Progress("train-x", lambda event: None, cancelled=lambda: False),
@@ -161,7 +161,7 @@ def test_a_backbone_that_a_recipe_takes_as_it_is_gives_its_published_graph(
 
     exported = features(replace(plain, classes=3), None)
     tapped = features(replace(plain, classes=3, intermediate_layers=(15,)), pin)
-    monkeypatch.setattr("worker.train.images.export_onnx", None)
+    monkeypatch.setattr("worker.train.body.export_onnx", None)
     assert_array_equal(features(replace(plain, classes=3), pin), exported)
     assert tapped.shape[1] > exported.shape[1]
 

@@ -12,6 +12,7 @@ from typing import Literal, cast, get_args
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vision.checks import checked_keys, integer, one_of
@@ -89,6 +90,19 @@ def resized_as(pixels: Pixels, how: Resize, height: int, width: int) -> Pixels:
     canvas = np.zeros((height, width, 3), np.uint8)
     canvas[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]] = part
     return canvas
+
+
+def bicubic_weights(old_px: int, new_px: int) -> NDArray[np.float32]:
+    """Return (new, old): bicubic weights of the old pixels of a side for each new one, widened where pixels shrink.
+
+    As Pillow's bicubic resize: Keys 1981 ("Cubic convolution interpolation") with a = -1/2; weights sum to 1.
+    """
+    step = old_px / new_px
+    centres = (np.arange(new_px) + 0.5) * step - 0.5
+    x = np.abs(centres[:, None] - np.arange(old_px)) / max(step, 1.0)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _start(side: int, wanted: int, cut_at: CutAt) -> int:

@@ -31,7 +31,7 @@ class Reference:
 
     def __init__(self, graph: ForeignGraph, facts: Description) -> None:
         self.graph, self.facts = graph, facts
-        self._session = _session(graph.to_bytes())
+        self._session = open_reference(graph.to_bytes())
         self.output, self.dimensions = self._find_output()
         self._find_kind()
 
@@ -46,7 +46,7 @@ class Reference:
 
     def takes_several(self, served: bytes) -> bool:
         """Return whether the served form answers images together as it does one by one."""
-        images, session = self._noise(), _session(served)
+        images, session = self._noise(), open_reference(served)
         try:
             together = session.run(None, {INPUT: images})[0]
         except Exception:  # a batch of one is built into the graph; ONNX Runtime's exceptions share no base
@@ -128,7 +128,8 @@ def softmax(raw: Outputs) -> Outputs:
     return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _session(data: bytes) -> Any:
+def open_reference(data: bytes) -> Any:
+    """Return a session of ONNX Runtime on the CPU; ImportRefused where it is missing or refuses the graph."""
     try:
         import onnxruntime
     except ImportError as error:

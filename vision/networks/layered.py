@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vision.checks import boolean, integer, one_of, positive
 from vision.errors import VisionError
+from vision.images import bicubic_weights
 from vision.networks.spec import CONVENTIONS, WHAT, Channels, NetworkSpec
 
 POOLINGS: Final = ("mean", "max")
@@ -225,14 +226,5 @@ class PictureScale(nn.Cell):
 
 
 def resampling(side_px: int, scale: float, min_size_px: int) -> NDArray[np.float32]:
-    """Return (side * scale, side): bicubic weights of the old pixels for each new one, widened where pixels shrink.
-
-    As Pillow's bicubic resize: Keys 1981 ("Cubic convolution interpolation") with a = -1/2; weights sum to 1.
-    """
-    new = max(min_size_px, round(side_px * scale))
-    step = side_px / new
-    centres = (np.arange(new) + 0.5) * step - 0.5
-    x = np.abs(centres[:, None] - np.arange(side_px)) / max(step, 1.0)
-    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    weights = np.where(x < 1, near, np.where(x < 2, far, 0.0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    """Return the weights (side * scale, side) of the old pixels for each new one."""
+    return bicubic_weights(side_px, max(min_size_px, round(side_px * scale)))

@@ -97,8 +97,8 @@ def build_served(network: nn.Cell) -> nn.Cell:
     return ServedNetwork(network) if network.spec.classes else FeatureExtractor(network)
 
 
-def run_once(cell: nn.Cell, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the outputs of ``build_served``'s cell for ``images``, computed kernel by kernel.
+def run_once(cell: nn.Cell, images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the outputs of ``build_served``'s cell for ``images``, or of `ServedHead` for features, kernel by kernel.
 
     The numbers are those of a graph, whose compilation takes two seconds: too long for one call.
     """
@@ -151,3 +151,17 @@ class ServedNetwork(FeatureExtractor):
     def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
         logits = self.head(self.backbone(self.scaling(images)))
         return ops.softmax(logits / self.temperature, -1)
+
+
+class ServedHead(nn.Cell):
+    """Features float32 (N, F) -> probabilities float32 (N, classes), as `ServedNetwork` makes them."""
+
+    def __init__(self, network: nn.Cell) -> None:
+        super().__init__()
+        self.spec = network.spec
+        self.head = network.head
+        self.temperature = network.spec.temperature
+        self.set_train(False)
+
+    def construct(self, features: mindspore.Tensor) -> mindspore.Tensor:
+        return ops.softmax(self.head(features) / self.temperature, -1)

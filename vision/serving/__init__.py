@@ -17,9 +17,10 @@ if TYPE_CHECKING:
         precisions,
     )
     from vision.serving.engines.half import can_halve
-    from vision.serving.engines.protocol import PROBABILITIES, GraphSpec
+    from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
     from vision.serving.export import (
         export_checkpoint,
+        export_head,
         export_mindir,
         export_onnx,
         export_openvino,

@@ -51,6 +51,22 @@ def export_onnx(cell: nn.Cell, path: Path) -> None:
         )
 
 
+def export_head(head: nn.Cell) -> bytes:
+    """Return a `ServedHead` as an ONNX graph: features float32 (any N, F) -> probabilities."""
+    import mindspore
+    import mindspore.onnx
+
+    features = mindspore.Tensor(shape=(None, head.spec.features), dtype=mindspore.float32)
+    head.set_inputs(features)
+    with tempfile.TemporaryDirectory(prefix="head-") as folder:
+        path = Path(folder) / "head.onnx"
+        with _draft_of(path, "onnx") as draft:
+            mindspore.onnx.export(
+                head, features, file_name=draft, input_names=["features"], output_names=["probabilities"]
+            )
+        return path.read_bytes()
+
+
 def export_mindir(cell: nn.Cell, path: Path) -> None:
     """Write ``cell`` to ``path`` as a MindIR graph; above 1 GB MindSpore splits its weights off, which is refused."""
     import mindspore

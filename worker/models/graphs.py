@@ -31,15 +31,13 @@ from vision.imported import (
     read_samples,
     serve,
 )
-from vision.networks import FloatEnds
 from vision.serving import CALIBRATION_IMAGES, Images, can_quantise
 from vision.training import LabelledImage
 from worker.models.importing import structured_images
-from worker.models.publish import Details, Graph, Publication, publish
+from worker.models.publish import GRAPH_FLOAT_ENDS, Details, Graph, Publication, publish
 
 MEMORY_BYTES: Final = 12 << 30  # of address space; a graph of 2 GB is held about four times
 CPU_S: Final = 1800
-FLOAT_ENDS: Final = FloatEnds(first=1, last=4)  # of a network that nobody here knows: what 8 bits usually cost answers
 MOST_PHOTOS: Final = 1000  # of --calibrate
 TOLERANCE: Final = 1e-4  # of a probability, between the original file and the served form on any engine
 HALF_TOLERANCE: Final = 5e-3  # where the graph takes 16-bit floats, which engines round elsewhere
@@ -127,7 +125,7 @@ def import_graph(store: ModelStore, options: argparse.Namespace) -> list[str]:
             reference=served.reference,
             reference_name="ONNX Runtime on the file as it came",
             tolerance=TOLERANCE if graph.dtype == "float32" else HALF_TOLERANCE,
-            float_ends=FLOAT_ENDS,
+            float_ends=GRAPH_FLOAT_ENDS,
         ),
         preprocessing=preprocessing,
         golden_images=structured_images(preprocessing.height_px, preprocessing.width_px),

@@ -40,6 +40,7 @@ log = logging.getLogger("sortline.publishing")
 
 GOLDEN_TOLERANCE = 1e-3  # largest difference of a probability that another float32 engine may show
 FEATURE_TOLERANCE = 1e-2  # of a backbone's features, which reach about 6
+GRAPH_FLOAT_ENDS = FloatEnds(first=1, last=4)  # of a graph that nobody here knows: what 8 bits usually cost answers
 COMPARED_ENGINES = tuple(name for name in ENGINES if name != "mindspore")  # MindSpore is the reference
 
 
@@ -89,7 +90,7 @@ class Publication:
     golden_images: Images
     classes: list[ClassEntry] = field(default_factory=list)
     scores: Mapping[str, float] = field(default_factory=dict)
-    parent: ModelPin | None = None
+    parents: Sequence[ModelPin] = ()
     validation: Sequence[LabelledImage] = ()
     calibration: Images | None = None
     f16: bool = False
@@ -170,7 +171,7 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
         scores={key: float(value) for key, value in what.scores.items()},
         golden=Golden(inputs_sha256=digest, tolerance=tolerance, agreement=agreement),
         precisions=proofs,
-        parent=str(what.parent) if what.parent else None,
+        parents=[str(pin) for pin in what.parents],
     )
 
 

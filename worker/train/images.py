@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from base.errors import UnavailableError
 from base.paths import text_to_path
 from model_store import StoreError
 from vision.images import Preprocessing
-from vision.networks import NetworkSpec, spec_from_json
-from vision.serving import Engine, ModelFiles, export_onnx, graph_spec_of, open_engine
+from vision.networks import NetworkSpec
+from vision.serving import Engine, ModelFiles, graph_spec_of, open_engine
 from vision.training import (
     Dataset,
     Digests,
@@ -28,7 +27,6 @@ from vision.training import (
     LabelledImage,
     Samples,
     StoredRows,
-    build_frozen,
     file_digests,
     find_families,
     find_leaks,
@@ -40,7 +38,7 @@ from vision.training import (
     split_by_family,
 )
 from worker.errors import JobRefused
-from worker.models.files import SERVING
+from worker.train.body import Body, frozen_onnx
 from worker.train.seen import read_seen, short
 from worker.train.training import Training
 
@@ -91,15 +89,15 @@ def find_images(training: Training) -> tuple[Dataset, Digests]:
 
 
 class InputReader:
-    """Reads images for the trained part of ``network``; without a backbone, that is all of it.
+    """Reads images for the trained part of ``network``; without a backbone, that is all of it. With a ``body``, a head.
 
     Attributes:
         skipped: a line for each image that can't be read, and each folder that can't be entered.
     """
 
-    def __init__(self, training: Training, network: Any, digests: Digests) -> None:
+    def __init__(self, training: Training, network: Any, digests: Digests, body: Body | None = None) -> None:
         recipe = training.recipe
-        self._training, self.network, self.digests = training, network, digests
+        self._training, self.network, self.digests, self.body = training, network, digests, body
         self.preprocessing = Preprocessing(height_px=recipe.height_px, width_px=recipe.width_px, fit=recipe.fit)
         self.repeats = recipe.augmentation.repeat if training.freeze != "none" else 0
         self.skipped: list[str] = []
@@ -120,7 +118,8 @@ class InputReader:
         else:
             spec = frozen_spec(self.network.spec, freeze)
             if freeze not in self._engines:
-                model = ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
+                files = self.body.files if self.body is not None else None
+                model = files or ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
                 # The precision that will serve: a head should meet the features that it will be given.
                 self._engines[freeze] = open_engine(model, precision=settings.precision)
             engine = self._engines[freeze]
@@ -147,27 +146,31 @@ class InputReader:
 
     def _space(self, spec: NetworkSpec, precision: str) -> str:
         """Return the name of the features' space: a digest of all that they depend on beside the image."""
-        backbone = self._training.job.backbone
+        backbones = self._training.job.backbones
         described = {
             "schema_version": FEATURES_SCHEMA_VERSION,
-            "backbone": backbone.digest if backbone else "",
+            "backbone": backbones[0].digest if len(backbones) == 1 else "",
             "network": spec.to_json(),
             "preprocessing": self.preprocessing.to_json(),
             "precision": precision,
             "dtype": self._training.recipe.feature_dtype,
         }
+        if self.body is not None:
+            described["body"] = self.body.described
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     def _graph(self, spec: NetworkSpec, freeze: str) -> bytes:
-        """Return the frozen part as ONNX: the backbone's own graph where that is it, else an export of two seconds."""
-        store, pin = self._training.runtime.store, self._training.job.backbone
-        if pin is not None and spec_from_json(store.resolve(str(pin)).manifest.network) == spec:
-            return store.open_file(pin.name, pin.version, SERVING)
-        with tempfile.TemporaryDirectory(prefix="sortline-") as folder:
-            path = Path(folder) / "graph.onnx"
-            frozen = build_frozen(self.network, freeze)
-            export_onnx(frozen, path)
-            return path.read_bytes()
+        """Return the frozen part of a network of ours as ONNX."""
+        pin = next(iter(self._training.job.backbones), None)
+        return frozen_onnx(self._training.runtime.store, pin, self.network, freeze, spec)
+
+    @property
+    def likeness(self) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+        """Features -> those that near-duplicates are found by; None where the backbones don't tell them."""
+        if self.body is not None:
+            return self.body.likeness
+        spec = self.network.spec
+        return spec.last_map_features if spec.tells_near_duplicates else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,13 +324,12 @@ def _readable(training: Training, reader: InputReader, dataset: Dataset) -> tupl
     """Return the readable images and the backbone's plain features of them, if they tell near-duplicates."""
     images = [*dataset.train, *(dataset.validation or ())]
     reader.skip(dataset.unlisted)
-    if training.job.backbone is None:
+    if not training.job.backbones:
         reader.skip(f"{image.path}: it can't be opened" for image in images if image.path not in reader.digests)
         return [image for image in images if image.path in reader.digests], None
     # A cut or whole network is split by the pooled features, too, which cost one pass and stay in the cache.
     inputs = reader.read(images, "backbone")
-    spec = reader.network.spec
-    return inputs.images, _LastMap(inputs.rows, spec) if spec.tells_near_duplicates else None
+    return inputs.images, _LastMap(inputs.rows, reader.likeness) if reader.likeness is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,14 +337,14 @@ class _LastMap:
     """The last map's features at the scale nearest 1: what the likeness of near-duplicates was measured on."""
 
     rows: StoredRows
-    spec: NetworkSpec
+    chosen: Callable[[NDArray[Any]], NDArray[Any]]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self.spec.last_map_features(self.rows[chosen])
+        found: NDArray[np.float32] = self.chosen(self.rows[chosen])
         return found
 
     def only(self, chosen: NDArray[np.int64]) -> _LastMap:
-        return _LastMap(self.rows.only(chosen), self.spec)
+        return _LastMap(self.rows.only(chosen), self.chosen)

@@ -77,8 +77,8 @@ def _train(training: Training) -> Trained:
     with progress.phase("read"):
         dataset, digests = find_images(training)
     with progress.phase("build"):
-        network = build(training, len(dataset.classes))
-    reader = InputReader(training, network, digests)
+        network, body = build(training, len(dataset.classes))
+    reader = InputReader(training, network, digests, body)
     if job.purpose == "folds":
         text, scores = _cross_validate(training, reader, dataset)
         return Trained(text, scores=scores)
@@ -153,7 +153,7 @@ def _errors_sorted(cancelled: Callable[[], bool]) -> Iterator[None]:
 
 def _check_precisions(recipe: Recipe) -> None:
     """Refuse a recipe that asks for a graph which this worker can't make, before anything is read."""
-    if recipe.int8 and network_kind(recipe.network).float_ends is None:
+    if recipe.int8 and len(recipe.backbones) < 2 and network_kind(recipe.network).float_ends is None:
         raise JobRefused(f"int8 = true: no 8-bit graph is made of {recipe.network}; set int8 = false")
     if recipe.int8 and not can_quantise():
         raise JobRefused(

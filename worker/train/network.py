@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from configs import Recipe
 from vision.networks import (
+    HeadSpec,
     backbone_only,
     build_dense,
     build_network,
     get_weights,
     network_kind,
     own_options,
-    read_safetensors,
     set_weights,
-    spec_from_json,
 )
 from vision.training import (
     Epoch,
@@ -29,13 +28,11 @@ from vision.training import (
     TrainingStopped,
     build_trained,
     choose_rbf_centers,
-    cut_of,
     fit,
     predict_logits,
     set_rbf_head,
 )
-from worker.errors import JobRefused
-from worker.models.files import WEIGHTS
+from worker.train.body import Body, is_own, join_backbones, pretrained
 from worker.train.images import Inputs, Split
 from worker.train.training import Pace, Training
 
@@ -46,36 +43,28 @@ SHAPE = set({
 })  # fmt: skip
 
 
-def build(training: Training, classes: int) -> Any:
-    """Return the network for so many classes, with the backbone's weights.
+def build(training: Training, classes: int) -> tuple[Any, Body | None]:
+    """Return the network for so many classes, with the backbone's weights; a head alone, on a `Body`, for a graph.
 
     Raises:
-        JobRefused: the backbone is another than the recipe or the producer means, or is no network.
+        JobRefused: the backbone is another than the recipe or the producer means, or can't be used like that.
     """
-    recipe, pin, store = training.recipe, training.job.backbone, training.runtime.store
+    recipe, pins = training.recipe, training.job.backbones
     shape = {"classes": classes, **recipe.model_dump(include=SHAPE)}
+    if not is_own(training):
+        body = join_backbones(training)
+        own = {key: shape[key] for key in ("classes", "height_px", "width_px", "rbf_centers", "head_bias")}
+        return build_network(HeadSpec(width=body.width, **own)), body
     kind = network_kind(recipe.network)
-    if pin is None:
-        return build_network(kind(**own_options(kind, shape)))
-    version = store.resolve(str(pin))
-    if version.manifest.digest != pin.digest:
-        raise JobRefused(f"the worker's store holds another {pin} than the producer saw; use one store for both")
-    if version.manifest.network is None:
-        raise JobRefused(f"{pin} came as a graph without a network, so nothing can be trained on it")
-    spec = spec_from_json(version.manifest.network)
-    if spec.name != recipe.network:
-        raise JobRefused(f"the backbone {pin} is a {spec.name}, the recipe wants {recipe.network}")
-    arrays, _ = read_safetensors(store.open_file(pin.name, pin.version, WEIGHTS))
-    network = build_network(replace(spec, temperature=1.0, **own_options(kind, shape)))
-    cut_of(network.spec, recipe.freeze)
-    set_weights(network, backbone_only(arrays, spec), allow_missing_head=True)
-    return network
+    if not pins:
+        return build_network(kind(**own_options(kind, shape))), None
+    return pretrained(training, recipe.backbones[0], pins[0], **shape), None
 
 
 def with_new_head(training: Training, network: Any, images: int) -> Any:
     """Return a copy of ``network`` with a new head, of as many RBF centers as there are ``images``, at most."""
     fresh = build_network(replace(network.spec, rbf_centers=min(network.spec.rbf_centers, images)))
-    if training.job.backbone is not None:
+    if training.job.backbones:
         set_weights(fresh, backbone_only(get_weights(network), network.spec), allow_missing_head=True)
     return fresh
 
@@ -115,7 +104,7 @@ def fit_network(
         model = build_dense(network.spec)
         samples, validation = (_likeness(training, centers, side) for side in (samples, validation))
     else:
-        frozen_statistics = recipe.batch_norm == "frozen" and training.job.backbone is not None
+        frozen_statistics = recipe.batch_norm == "frozen" and bool(training.job.backbones)
         model = build_trained(network, training.freeze, batch_norm_frozen=frozen_statistics)
     pace = Pace(training.progress, last_epoch or recipe.epochs, prefix, is_measured=last_epoch is None)
     history, best = fit(

@@ -16,6 +16,7 @@ from vision.images import ImageLimits, load_image
 from vision.serving import CALIBRATION_IMAGES
 from vision.training import Dataset, LabelledImage, fingerprint, fit_temperature
 from worker.models.publish import Details, Publication, graph_of, publish
+from worker.train.body import graph_on
 from worker.train.drawing import Drawing
 from worker.train.images import InputReader, Split
 from worker.train.network import Fitted
@@ -65,7 +66,7 @@ def publish_trained(
             return Details(training=_described(training, whole), files=files)
 
         publication = Publication(
-            graph=graph_of(network),
+            graph=graph_of(network) if reader.body is None else graph_on(reader.body, network),
             preprocessing=reader.preprocessing,
             golden_images=_pictures(reader, limits, split.validation.images, GOLDEN_IMAGES),
             classes=[
@@ -73,7 +74,7 @@ def publish_trained(
                 for info in dataset.classes
             ],
             scores=_scores(report),
-            parent=training.job.backbone,
+            parents=training.job.backbones,
             validation=split.validation.images,
             calibration=_pictures(reader, limits, split.training.images, CALIBRATION_IMAGES) if recipe.int8 else None,
             f16=recipe.f16,

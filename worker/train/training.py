@@ -64,7 +64,7 @@ class Training:
     @property
     def freeze(self) -> str:
         """Which part of the network is frozen; without a backbone, none is."""
-        return self.recipe.freeze if self.job.backbone is not None else "none"
+        return self.recipe.freeze if self.job.backbones else "none"
 
     @property
     def augmentation(self) -> Augmentation:
