@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     broker: str | None = Field(
         None, description="redis://, rediss:// or unix:// URL; none starts a private Redis", repr=False
     )
+    webhook: str | None = Field(
+        None, description="http:// or https:// URL that `sortline watch` sends the counts of each batch to", repr=False
+    )
     broker_ca: Path | None = Field(None, description="certificate authority (PEM) that a rediss:// server must prove")
     data_root: Path | str | None = Field(
         None,
@@ -212,7 +215,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     A recipe travels inside its job.
     """
     named = settings.model_copy(update={"store": settings.store_root}).model_dump(
-        exclude={"training"}, exclude_none=True
+        exclude={"training", "webhook"}, exclude_none=True
     )
     return {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in named.items()}
 

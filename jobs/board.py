@@ -45,6 +45,14 @@ class JobBoard:
             if self._client.hexists(self._keys.job(job), "job"):
                 self._client.hset(self._keys.job(job), mapping={**values, "updated": time.time()})
 
+    def forget(self, job: str, kept_s: int) -> None:
+        """Take a job that has ended off the board; what late messages of it are judged by stays for ``kept_s``."""
+        pipeline = self._client.pipeline()
+        pipeline.zrem(self._keys.jobs, job)
+        pipeline.expire(self._keys.job(job), kept_s)
+        with suppress(*UNREADABLE):
+            pipeline.execute()
+
     def keep(self, job: str, *, kind: Kind, title: str) -> None:
         """Note that a worker is at ``job``. One that Redis forgot comes back, without losing a cancel since then."""
         now, key = time.time(), self._keys.job(job)

@@ -17,6 +17,7 @@ from producer.commands.report import report
 from producer.commands.stack import doctor, up, worker
 from producer.commands.tag import tag
 from producer.commands.train import TrainCommand, train
+from producer.commands.watch import watch
 from producer.errors import FAILURE, OK, UNREACHABLE, USAGE, ProducerError
 
 GARBAGE_EVERY = 200_000  # new objects; Python's 700 suit a small program
@@ -58,7 +59,7 @@ def options(
 ) -> None: ...
 
 
-for command in (label, report, tag, audit, train, worker, up, doctor):
+for command in (label, watch, report, tag, audit, train, worker, up, doctor):
     app.command(cls=TrainCommand if command is train else None)(command)
 # Options that it doesn't know are Flower's.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)

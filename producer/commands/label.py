@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import PlaceOptions, ReportOptions, RunOptions, with_options
+from producer.commands.options import Exif, FileInfo, PlaceOptions, ReportOptions, RunOptions, with_options
 from producer.errors import UsageError
 
 
@@ -40,14 +40,8 @@ def label(
             help="Label byte-identical images once; reports name the first one in the column duplicate_of.",
         ),
     ] = False,
-    file_info: Annotated[
-        bool,
-        typer.Option("--file-info", help="Columns with the file's length, time of the last change and sha256."),
-    ] = False,
-    exif: Annotated[
-        bool,
-        typer.Option("--exif", help="Columns with when, with what camera and where each photo was taken, by its EXIF."),
-    ] = False,
+    file_info: FileInfo = False,
+    exif: Exif = False,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,

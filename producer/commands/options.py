@@ -48,6 +48,13 @@ RetryFailed = Annotated[
         "unreachable, worker_lost.",
     ),
 ]
+FileInfo = Annotated[
+    bool, typer.Option("--file-info", help="Columns with the file's length, time of the last change and sha256.")
+]
+Exif = Annotated[
+    bool,
+    typer.Option("--exif", help="Columns with when, with what camera and where each photo was taken, by its EXIF."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 Formats = Annotated[

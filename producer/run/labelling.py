@@ -100,7 +100,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         origin=labelling.source,
         reference=labelling.model,
         version=version,
-        top_k=_kept(labelling.reports, len(version.manifest.classes)),
+        top_k=kept_labels(labelling.reports, len(version.manifest.classes)),
         report=labelling.reports.main,
         since=labelling.since,
         duplicates=labelling.duplicates,
@@ -147,7 +147,7 @@ def _refuse_if_remote(settings: Settings, labelling: Labelling) -> None:
             raise UsageError(f"{option}: only with images of this machine, not with a URL")
 
 
-def _kept(reports: Request, classes: int) -> int:
+def kept_labels(reports: Request, classes: int) -> int:
     """Return how many labels of an image the run keeps: all of them when each has a column."""
     if not reports.probabilities:
         return reports.ranks or 1

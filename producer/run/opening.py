@@ -39,6 +39,7 @@ class RunRequest:
         file_info: keep length, time of the last change and sha256 of each file.
         exif: keep what cameras wrote into each file.
         retry_failed: take back the rows of an earlier call that a cure may mend.
+        is_watched: the run file grows, see ``watching.py``.
     """
 
     source: Source
@@ -52,6 +53,7 @@ class RunRequest:
     file_info: bool = False
     exif: bool = False
     retry_failed: bool = False
+    is_watched: bool = False
 
     def path(self, settings: Settings) -> Path:
         """Return the run file of this very request: same source, model, labels a row, report and earlier run."""
@@ -60,6 +62,7 @@ class RunRequest:
         parts += ["duplicates"] if self.duplicates else []
         parts += ["file info"] if self.file_info else []
         parts += ["exif"] if self.exif else []
+        parts += ["watched"] if self.is_watched else []
         parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-_")[:40] or "run"
@@ -182,6 +185,19 @@ def skipped_files(skipped: Mapping[str, int]) -> str:
 
 
 def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: InputFilter) -> RunFile:
+    source, plan = request.source, plan_of(path.stem, settings, request)
+    run = RunFile.create(path, plan, request.source.paths(), input_filter)
+    if run.total == 0 and not input_filter.unchanged:
+        run.close()
+        path.unlink()
+        raise UsageError(
+            f"no images in {source.base}" + (f" (skipped: {skipped_files(source.skipped)})" if source.skipped else "")
+        )
+    return run
+
+
+def plan_of(stem: str, settings: Settings, request: RunRequest) -> Plan:
+    """Return the plan of a new run, whose name begins with ``stem``; UsageError when no worker could do it."""
     source, manifest = request.source, request.version.manifest
     if settings.data_root is None:
         raise UsageError(
@@ -190,8 +206,8 @@ def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: 
         )
     if manifest.kind != "classifier":
         raise UsageError(f"{manifest.name} is a backbone, not a classifier: train a model on it with `sortline train`")
-    plan = Plan(
-        run=f"{path.stem}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}",
+    return Plan(
+        run=f"{stem}-{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}",
         source=source.name,
         base=source.base,
         data_root=str(settings.data_root),
@@ -205,13 +221,5 @@ def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: 
         duplicates=request.duplicates,
         file_info=request.file_info,
         exif=request.exif,
-        skipped=source.skipped,  # which the walk below fills
+        skipped=source.skipped,  # which the walk fills
     )
-    run = RunFile.create(path, plan, request.source.paths(), input_filter)
-    if run.total == 0 and not input_filter.unchanged:
-        run.close()
-        path.unlink()
-        raise UsageError(
-            f"no images in {source.base}" + (f" (skipped: {skipped_files(source.skipped)})" if source.skipped else "")
-        )
-    return run

@@ -95,6 +95,13 @@ class RunView:
             text = ", ".join(part for part in (self._describe(progress), progress.waiting or hint) if part)
             self._console.print(f"{progress.done}/{progress.total} images, {text}", markup=False, soft_wrap=True)
 
+    def idle(self, images: int, note: str) -> None:
+        """Show, to a person alone, that ``images`` are done and nothing is at work."""
+        if self._bar is not None and self._task is not None:
+            self._seen = []
+            self._bar.note = note
+            self._bar.update(self._task, total=images, completed=images, description="")
+
     def conclude(self, counts: Tally, request: Request) -> None:
         """Write a bar for each label, how right the answers are where that is known, and where the reports lie."""
         from producer.terminal.report import accuracy, class_bars, report_line

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from configs.settings import Settings
-from producer.local.stack import find_redis_server
+from producer.local.stack import STOP_LIMIT_S, find_redis_server
 from tests.canaries import secret
 from tests.compose.services import ROOT
 from tests.conftest import environment, wait_until, write_images
@@ -22,7 +22,7 @@ from tests.unit.test_docs import FENCE, parse
 
 __all__ = ["hosts"]  # a fixture
 
-UNIT = ROOT / "deploy" / "systemd" / "sortline-label.service"
+UNITS = ROOT / "deploy" / "systemd"
 
 
 @pytest.mark.long
@@ -70,17 +70,21 @@ def test_two_machines_and_a_share_as_the_page_says(
         assert [row["status"] for row in csv.DictReader(file)] == ["ok"] * 40
 
 
-def test_the_unit_runs_a_worker_and_lets_it_finish_its_chunk(tmp_path: Path) -> None:
-    text = UNIT.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "stop_s", "usage"),
+    [("sortline-label", Settings().stuck_s + 20, "2 69"), ("sortline-watch", STOP_LIMIT_S * 2, "2")],
+)
+def test_a_unit_runs_a_command_and_lets_it_finish(tmp_path: Path, name: str, stop_s: float, usage: str) -> None:
+    text = (UNITS / f"{name}.service").read_text(encoding="utf-8")
     values = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
 
     program, *arguments = values["ExecStart"].split()
     assert program.endswith("/bin/sortline")
     parse(arguments)
-    assert int(values["TimeoutStopSec"]) > Settings().stuck_s + 20
-    assert values["RestartPreventExitStatus"] == "2 69"
+    assert int(values["TimeoutStopSec"]) > stop_s
+    assert values["RestartPreventExitStatus"] == usage
     if shutil.which("systemd-analyze") is not None:
-        unit = tmp_path / UNIT.name
+        unit = tmp_path / f"{name}.service"
         unit.write_text(text.replace(program, sys.executable))
         done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-        assert not [line for line in done.stderr.splitlines() if UNIT.name in line], done.stderr
+        assert not [line for line in done.stderr.splitlines() if unit.name in line], done.stderr

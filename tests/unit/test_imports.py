@@ -42,6 +42,7 @@ USE_ENVIRONMENT = {
     "producer/models.py",  # a child inherits it
     "producer/commands/monitor.py",  # so does Flower
     "producer/commands/stack.py",
+    "producer/run/hook.py",  # so does the command of --then
     "producer/local/monitor.py",  # FLOWER_* are Flower's settings
     "sortline/__init__.py",  # where children find our packages
     "worker/processes.py",  # CUDA_VISIBLE_DEVICES is CUDA's
