@@ -30,6 +30,7 @@ from vision.serving.export import export_onnx, graph_spec_of
 from vision.serving.quantisation import kept_in_float, quantise
 from vision.training.dataset import LabelledImage
 from worker.errors import JobRefused
+from worker.models.files import read_files
 from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
 
@@ -56,9 +57,15 @@ def network() -> Any:
 
 
 @pytest.fixture(scope="module")
-def files(network: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    onnx = exported(network, tmp_path_factory.mktemp("graph"))
-    return ModelFiles(onnx=onnx, graph=graph_spec_of(SPEC), int8=quantise(onnx, pictures(8), *ENDS))
+def proven(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with ``noise:1``, whose 8-bit graph has passed."""
+    return publish_noise(network, tmp_path_factory.mktemp("proven"), least_equal=0.0)
+
+
+@pytest.fixture(scope="module")
+def files(proven: Path) -> ModelFiles:
+    store = ModelStore(proven)
+    return read_files(store, store.resolve("noise:1"))
 
 
 @pytest.mark.slow
@@ -104,41 +111,28 @@ def test_an_8_bit_graph_answers_nearly_as_f32(files: ModelFiles) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("least", [0.0, pytest.param(1.1, marks=pytest.mark.long)], ids=["passed", "failed"])
-def test_an_8_bit_graph_is_published_and_served_only_if_it_passed(
-    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float
-) -> None:
-    monkeypatch.setattr(worker.models.precision, "LEAST_EQUAL", least)
-    monkeypatch.setattr(worker.models.precision, "MOST_LOST", 1.0)
-    images = []
-    for number, pixels in enumerate(pictures(6)):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
-        images.append(LabelledImage(tmp_path / f"{number}.png", number % SPEC.classes))
+def test_an_8_bit_graph_that_passed_is_published_and_served(proven: Path) -> None:
+    version = ModelStore(proven).resolve("noise:1")
 
-    publication = Publication(
-        graph=graph_of(network),
-        preprocessing=Preprocessing(height_px=SPEC.height_px, width_px=SPEC.width_px),
-        golden_images=pictures(4),
-        classes=[ClassEntry(label=label, folder=label) for label in "abcde"],
-        validation=images,
-        calibration=pictures(8),
-    )
-    version = publish(ModelStore(tmp_path / "store"), "noise", publication)
-
-    pin = ModelPin(name="noise", version=1, digest=version.manifest.digest)
     proof = version.manifest.precisions["openvino/int8"]
-    assert (proof.images, proof.passed) == (6, least == 0)
-    assert {name for name in version.manifest.files if "int8" in name} == (
-        {"serving.int8.xml", "serving.int8.bin"} if proof.passed else set()
-    )
-    if proof.passed:
-        fastest = "int8+bf16" if "bf16" in precisions("openvino") else "int8"
-        served = [precision_of(tmp_path, pin, asked) for asked in ("auto", fastest, "int8", "f32")]
-        assert served == [fastest, fastest, "int8", "f32"]
-    else:
-        assert precision_of(tmp_path, pin, "auto") == "f32"
-        with pytest.raises(JobRefused, match="no 8-bit graph"):
-            precision_of(tmp_path, pin, "int8")
+    assert (proof.images, proof.passed) == (6, True)
+    assert {name for name in version.manifest.files if "int8" in name} == {"serving.int8.xml", "serving.int8.bin"}
+    fastest = "int8+bf16" if "bf16" in precisions("openvino") else "int8"
+    served = [precision_of(proven, asked) for asked in ("auto", fastest, "int8", "f32")]
+    assert served == [fastest, fastest, "int8", "f32"]
+
+
+@pytest.mark.long
+def test_an_8_bit_graph_that_failed_is_neither_published_nor_served(network: Any, tmp_path: Path) -> None:
+    store = publish_noise(network, tmp_path, least_equal=1.1)
+
+    version = ModelStore(store).resolve("noise:1")
+    proof = version.manifest.precisions["openvino/int8"]
+    assert (proof.images, proof.passed) == (6, False)
+    assert not [name for name in version.manifest.files if "int8" in name]
+    assert precision_of(store, "auto") == "f32"
+    with pytest.raises(JobRefused, match="no 8-bit graph"):
+        precision_of(store, "int8")
 
 
 def test_a_network_of_few_convolutions_is_left_in_float(tmp_path: Path) -> None:
@@ -201,8 +195,31 @@ def bits_of(node: Any) -> int:
     return found
 
 
-def precision_of(folder: Path, pin: ModelPin, asked: str) -> str:
-    settings = Settings.model_validate({"store": folder / "store", "device": "cpu", "precision": asked})
-    classifier = Runtime(settings).classifier(pin)
+def publish_noise(network: Any, folder: Path, least_equal: float) -> Path:
+    """Publish ``noise:1``, whose 8-bit graph passes if so many of its answers are the first; return the store."""
+    images = []
+    for number, pixels in enumerate(pictures(6)):
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+        images.append(LabelledImage(folder / f"{number}.png", number % SPEC.classes))
+    publication = Publication(
+        graph=graph_of(network),
+        preprocessing=Preprocessing(height_px=SPEC.height_px, width_px=SPEC.width_px),
+        golden_images=pictures(4),
+        classes=[ClassEntry(label=label, folder=label) for label in "abcde"],
+        validation=images,
+        calibration=pictures(8),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker.models.precision, "LEAST_EQUAL", least_equal)
+        patch.setattr(worker.models.precision, "MOST_LOST", 1.0)
+        patch.setattr(vision.serving.engines.openvino, "has_vnni", lambda: True)
+        publish(ModelStore(folder / "store"), "noise", publication)
+    return folder / "store"
+
+
+def precision_of(store: Path, asked: str) -> str:
+    settings = Settings.model_validate({"store": store, "device": "cpu", "precision": asked})
+    manifest = ModelStore(store).resolve("noise:1").manifest
+    classifier = Runtime(settings).classifier(ModelPin(name="noise", version=1, digest=manifest.digest))
     classifier.close()
     return classifier.engine.precision
