@@ -1,4 +1,4 @@
-"""``sortline audit`` through the queue: planted wrong labels are found, and the mended table trains."""
+"""``sortline audit`` through the queue: planted wrong labels are found, and the mended table is a dataset."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import sortline
+from vision.training import read_table_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,7 @@ def write(path: Path, bright: bool, seed: int) -> None:
     Image.fromarray(noise.astype(np.uint8)).save(path)
 
 
-def test_planted_wrong_labels_come_first_and_the_table_trains(tmp_path: Path) -> None:
+def test_planted_wrong_labels_come_first_and_the_table_is_a_dataset(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for seed in range(40):
         write(photos / "dark" / f"{seed}.png", False, seed)
@@ -48,4 +49,7 @@ def test_planted_wrong_labels_come_first_and_the_table_trains(tmp_path: Path) ->
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    assert sortline("train", "mended.csv", *recipe, "--name", "mended", home=tmp_path).stdout.strip() == "mended:1"
+    dataset = read_table_dataset(tmp_path / "mended.csv", Path("/"))
+    trained = {image.path.relative_to(photos).as_posix(): image.class_index for image in dataset.train}
+    assert [info.label for info in dataset.classes] == ["dark", "light"]
+    assert (len(trained), trained["dark/wrong-1.png"], trained["light/wrong-2.png"]) == (83, 1, 0)

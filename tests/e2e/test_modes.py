@@ -46,24 +46,23 @@ def test_after_every_command_no_file_below_the_home_is_for_others(home: Path, tm
     shades = write_shades(tmp_path / "shades")
     env = {"FLOWER_PORT": str(free_port()), "SORTLINE_HOME": str(home)}
 
-    sortline("train", str(shades), *QUICK, *LEARNS, "--name", "shades", home=home, env=env, limit_s=200)
-    sortline("label", str(tmp_path / "photos"), "-o", str(tmp_path / "a.csv"), home=home, env=env)
-    sortline("models", "export", "shades", "--format", "safetensors", "-o", str(tmp_path), home=home, env=env)
-    sortline("models", "import", str(tmp_path / "shades-1.safetensors"), "--name", "again", home=home, env=env)
-    sortline("models", "promote", "shades:1", home=home, env=env)
     with (tmp_path / "up.log").open("wb") as output:
         up = subprocess.Popen([SORTLINE, "up"], env=environment(home, env), stdout=output, stderr=output)
     try:
         wait_until(lambda: "up: Redis" in (tmp_path / "up.log").read_text(), 60, "the stack")
+        sortline("train", str(shades), *QUICK, *LEARNS, "--name", "shades", home=home, env=env, limit_s=200)
         label = ["label", str(tmp_path / "photos"), "--model", "shades", "-o"]
-        sortline(*label, str(tmp_path / "b.csv"), home=home, env=env)
-        job = sortline(*label, str(tmp_path / "c.csv"), "--detach", home=home, env=env).stdout.split()[0]
-        sortline("jobs", "gather", job, "-o", str(tmp_path / "d.csv"), home=home, env=env)
-        sortline("train", str(shades), *QUICK, *LEARNS, "--name", "more", home=home, env=env, limit_s=200)
+        sortline(*label, str(tmp_path / "a.csv"), home=home, env=env)
+        job = sortline(*label, str(tmp_path / "b.csv"), "--detach", home=home, env=env).stdout.split()[0]
+        sortline("jobs", "gather", job, "-o", str(tmp_path / "c.csv"), home=home, env=env)
         while_up = modes_below(home)
     finally:
         up.send_signal(signal.SIGINT)
         up.wait(60)
+    sortline(*label, str(tmp_path / "d.csv"), home=home, env=env)  # by a stack of its own
+    sortline("models", "export", "shades", "--format", "safetensors", "-o", str(tmp_path), home=home, env=env)
+    sortline("models", "import", str(tmp_path / "shades-1.safetensors"), "--name", "again", home=home, env=env)
+    sortline("models", "promote", "shades:1", home=home, env=env)
 
     assert while_up == {}
     assert modes_below(home) == {}

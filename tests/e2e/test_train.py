@@ -92,13 +92,16 @@ def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Pat
 def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class(
     home: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    train = ("train", str(write_shades(tmp_path / "photos")), *QUICK, "--name", "shades")
+    photos = write_shades(tmp_path / "photos")
+    rows = (f"photos/{path.parent.name}/{path.name},{path.parent.name}\n" for path in photos.glob("*/*.png"))
+    (tmp_path / "shades.csv").write_text("path,label\n" + "".join(rows))
+    train = (*QUICK, "--name", "shades")
     hopeless = ("--set", "epochs=1", "--set", "lr_max=1e-9", "--set", "lr_schedule=constant")
     env = {"SORTLINE_BROKER": redis_server.url, "SORTLINE_DATA_ROOT": "/"}
 
     with trainer(redis_server, home):
-        good = sortline(*train, *LEARNS, home=home, env=env)
-        worse = sortline(*train, *hopeless, home=home, env=env)
+        good = sortline("train", str(tmp_path / "shades.csv"), *train, *LEARNS, home=home, env=env)
+        worse = sortline("train", str(photos), *train, *hopeless, home=home, env=env)
 
     assert "in production (nothing was in production)" in good.stderr
     compared = "shades:2 against shades:1 on 4 images held out from both: accuracy 50.0% against 100.0%"
@@ -124,35 +127,17 @@ def test_promotion_may_be_forced_or_forbidden_and_taken_back(
     assert "published shades:3; production stays 1 (--promote never)" in never.stderr
 
 
-@pytest.mark.parametrize(
-    ("spoil", "arguments", "said"),
-    [
-        ("one class", (), "only the class folder 'bright'"),
-        ("empty class", (), "no images in"),
-        ("nothing", ("--set", "lr_max=-1"), "setting training.lr_max"),
-        ("nothing", ("--set", "lr_schedule=linear"), "setting training.lr_schedule"),
-        ("nothing", ("--set", "epoch=3"), "did you mean training.epochs?"),
-        ("nothing", ("--set", "backbone=nobody"), "sortline models import FILE --name nobody"),
-    ],
-)
-def test_a_job_that_can_not_work_says_why_and_publishes_nothing(
-    home: Path, tmp_path: Path, spoil: str, arguments: tuple[str, ...], said: str
-) -> None:
+def test_a_job_that_can_not_work_says_why_and_publishes_nothing(home: Path, tmp_path: Path) -> None:
     photos = write_shades(tmp_path / "photos", 6)
-    if spoil != "nothing":
-        for image in (photos / "dark").iterdir():
-            image.unlink()
-    if spoil == "one class":
-        (photos / "dark").rmdir()
+    for image in (photos / "dark").iterdir():
+        image.unlink()
+    (photos / "dark").rmdir()
 
-    done = sortline("train", str(photos), *QUICK, *arguments, "--name", "bad", home=home, code=None)
+    done = sortline("train", str(photos), *QUICK, "--name", "bad", home=home, code=1)
 
-    assert done.returncode in (1, 2)
-    assert said in done.stderr
+    assert "only the class folder 'bright'" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (home / "store" / "bad" / "versions").exists() or not any(
-        (home / "store" / "bad" / "versions").iterdir()
-    )
+    assert not list((home / "store").glob("bad/versions/*"))
 
 
 @pytest.mark.long

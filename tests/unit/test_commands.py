@@ -158,6 +158,21 @@ def test_what_can_not_be_done_is_a_usage_error_that_says_what_to_do(
     assert shown.out == ""
 
 
+def test_a_backbone_that_is_not_there_is_to_be_imported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "photos", "--config", "digits", "--set", "backbone=nobody"]) == USAGE
+    assert "sortline models import FILE --name nobody" in capsys.readouterr().err
+
+
+def test_a_model_is_named_after_its_recipe_unless_somebody_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    monkeypatch.setattr("producer.training.training.train", lambda settings, training: names.append(training.name))
+
+    for more in ([], ["--config", "digits"], ["--config", "digits", "--name", "mine"]):
+        assert run(["train", "photos", *more]) == OK
+
+    assert names == ["photos", "digits", "mine"]
+
+
 def test_an_unknown_variable_of_ours_stops_every_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
