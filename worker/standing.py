@@ -19,7 +19,7 @@ RUNS_KNOWN = 64
 class _Run:
     failures: int = 0
     until: float = 0.0  # monotonic seconds
-    is_proven: bool = False
+    proven: object = None
 
 
 class Standing:
@@ -37,17 +37,17 @@ class Standing:
         """Keep away from ``run``, for longer each time; return for how many seconds."""
         known = self._known(run)
         away_s = min(FIRST_AWAY_S * 2.0**known.failures, LONGEST_AWAY_S)
-        known.failures, known.until, known.is_proven = known.failures + 1, time.monotonic() + away_s, False
+        known.failures, known.until, known.proven = known.failures + 1, time.monotonic() + away_s, None
         return away_s
 
-    def succeed(self, run: str) -> None:
-        """Forget the failures at ``run``."""
+    def succeed(self, run: str, place: object) -> None:
+        """Forget the failures at ``run``, whose images were read at ``place``."""
         known = self._known(run)
-        known.failures, known.is_proven, self._put_back = 0, True, 0
+        known.failures, known.proven, self._put_back = 0, place, 0
 
-    def is_proven(self, run: str) -> bool:
-        """Whether the last chunk of ``run`` went well."""
-        return self._known(run).is_proven
+    def is_proven(self, run: str, place: object) -> bool:
+        """Whether the last chunk of ``run`` went well, at the same ``place``."""
+        return self._known(run).proven == place
 
     def pause_s(self) -> float:
         """Return how long to wait after a message went back: longer while nothing else comes."""

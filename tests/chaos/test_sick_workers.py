@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,32 @@ def test_a_sick_worker_beside_a_sound_one_costs_no_row(
     assert rows_done(home) == IMAGES
     assert "keeps away from run" in sick.log
     assert said.startswith("warning: sick-0@")
+
+
+def test_no_row_is_of_another_folder_that_comes_to_lie_at_the_data_root_of_a_proven_worker(
+    home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
+) -> None:
+    right, other, root = tmp_path / "right", tmp_path / "other", tmp_path / "root"
+    names = [path.name for path in write_images(right / "photos", IMAGES)]
+    (other / "photos").mkdir(parents=True)
+    for name, another in zip(names, names[1:] + names[:1], strict=True):
+        shutil.copy(right / "photos" / another, other / "photos" / name)
+    root.symlink_to(right)
+    report = home / "report.csv"
+    env = cluster(redis_server.url, model_store, right, chunk_images=4) | {"TEST_FAULT": "before publish=nap"}
+    with (
+        fleet(1, home, env, {"SORTLINE_DATA_ROOT": str(root)}) as swapped,
+        producer("label", str(right), "-o", str(report), "-q", "--file-info", home=home, env=env) as running,
+    ):
+        wait_until(lambda: rows_done(home) > 20, 60, "the first rows")
+        (tmp_path / "new").symlink_to(other)
+        (tmp_path / "new").replace(root)
+        wait_until(lambda: "keeps away from run" in swapped.log, 30, "a worker that notices")
+        with fleet(1, home, env, name="sound"):
+            assert running.wait(90) == 0
+
+    read = {row["path"]: row["sha256"] for row in rows_of(report)}
+    assert read == {f"photos/{name}": sha256((right / "photos" / name).read_bytes()).hexdigest() for name in names}
 
 
 def test_a_store_that_catches_up_makes_its_worker_sound(

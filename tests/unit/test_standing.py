@@ -16,11 +16,12 @@ def test_a_worker_keeps_away_from_a_run_for_longer_each_time_and_from_no_other()
 def test_success_forgets_the_failures() -> None:
     standing = Standing()
     standing.fail("run")
-    standing.succeed("run")
+    standing.succeed("run", "here")
 
-    assert standing.is_proven("run")
+    assert standing.is_proven("run", "here")
+    assert not standing.is_proven("run", "elsewhere")
     assert standing.fail("run") == 1
-    assert not standing.is_proven("run")
+    assert not standing.is_proven("run", "here")
 
 
 def test_pauses_grow_while_nothing_else_comes() -> None:
@@ -30,7 +31,7 @@ def test_pauses_grow_while_nothing_else_comes() -> None:
 
     assert pauses == sorted(pauses)
     assert pauses[-1] == LONGEST_PAUSE_S
-    standing.succeed("another")
+    standing.succeed("another", "here")
     assert standing.pause_s() == pauses[0]
 
 

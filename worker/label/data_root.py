@@ -43,6 +43,21 @@ def check_sample(data_root: Path | Folder, sample: Sequence[SampledInput]) -> No
         )
 
 
+def place_of(data_root: Path | Folder, sample: Sequence[SampledInput]) -> tuple[object, ...]:
+    """Return what changes when another folder comes to lie at ``data_root``, without reading ``sample`` again."""
+    if not isinstance(data_root, Path):
+        return ("the same as its URL",)
+    return tuple(_identity(data_root / text_to_path(found.path)) for found in sample)
+
+
+def _identity(path: Path) -> tuple[int, int, int, int] | None:
+    try:
+        is_now = path.stat()
+    except (OSError, ValueError):
+        return None
+    return is_now.st_dev, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns
+
+
 def _has(source: Source, digest: str) -> bool:
     try:
         return sha256(source()).hexdigest() == digest
