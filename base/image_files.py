@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
+_OF_CAMERAS = "dng nef nrw cr2 cr3 crw arw srf sr2 raf orf rw2 rwl pef srw 3fr fff iiq erf kdc dcr mrw x3f gpr"
+RAW_SUFFIXES = frozenset(f".{suffix}" for suffix in _OF_CAMERAS.split())
 # What browsers, phones, scanners and cameras write, also where a worker can't read it: then its row says so.
-IMAGE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = RAW_SUFFIXES | frozenset(
     f".{suffix}"
     for suffixes in (
         "jpg jpeg jpe jfif jif jfi pjpeg pjp mpo png apng webp gif bmp dib tif tiff ppm pgm pbm pnm",
         "heic heif hif heics heifs avif avifs jxl jp2 j2k jpf jpx",
-        "dng nef nrw cr2 cr3 crw arw srf sr2 raf orf rw2 rwl pef srw 3fr fff iiq erf kdc dcr mrw x3f gpr",  # camera raw
     )
     for suffix in suffixes.split()
 )

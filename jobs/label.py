@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from base.pages import MOST_PAGES
 from configs import MAX_CHUNK_IMAGES
 from jobs.messages import Digest, Index, JobMessage, Message, ModelPin, PathText, RunId
 
@@ -13,6 +15,7 @@ LABEL_RUN = "sortline.label_run"  # in Flower only: the chunks of a run, as one 
 
 MAX_SAMPLED_BYTES = 32 * 1024 * 1024  # each worker of a run reads it
 
+Page = Annotated[int, Field(ge=1, le=MOST_PAGES + 1)]  # the last one stands for all beyond the limit
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -35,11 +38,23 @@ class LabelChunk(JobMessage):
     run: RunId
     first: Index
     paths: Annotated[tuple[PathText, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES)]
+    pages: Annotated[tuple[Page, ...], Field(max_length=MAX_CHUNK_IMAGES)] = ()  # of each path, if all are wanted
     model: ModelPin
     top_k: Annotated[int, Field(ge=1, le=1000)]
     file_info: bool = False  # whether rows say how long each file is, and its sha256
     exif: bool = False  # whether rows say what cameras wrote into each file
     sample: Annotated[tuple[SampledInput, ...], Field(max_length=16)] = ()  # of the run; empty: nothing to compare
+
+    @model_validator(mode="after")
+    def _check_pages(self) -> LabelChunk:
+        if self.pages and len(self.pages) != len(self.paths):
+            raise ValueError("as many pages as paths")
+        return self
+
+    def only(self, places: Sequence[int], first: int | None = None) -> LabelChunk:
+        """Return the chunk of these of its images alone."""
+        paths, pages = (tuple(all_[place] for place in places if all_) for all_ in (self.paths, self.pages))
+        return self.model_copy(update={"paths": paths, "pages": pages, "first": self.first if first is None else first})
 
 
 Name = Annotated[str, StringConstraints(max_length=100)]

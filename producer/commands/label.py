@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from producer.commands.options import Exif, FileInfo, PlaceOptions, ReportOptions, RunOptions, with_options
 from producer.errors import UsageError
+
+Pages = Literal["first", "all"]
 
 
 @with_options
@@ -41,6 +43,13 @@ def label(
         ),
     ] = False,
     file_info: FileInfo = False,
+    pages: Annotated[
+        Pages,
+        typer.Option(
+            help="Of files with several pictures (TIFF, GIF, WebP, PNG, HEIC, AVIF, MPO) label the first, or all: then "
+            "each has a row, with the column page."
+        ),
+    ] = "first",
     exif: Exif = False,
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
@@ -79,6 +88,9 @@ def label(
 
     if duplicates and detach:
         raise UsageError("--duplicates: not with --detach, whose run may be gathered where no image can be read")
+    for option, is_given in (("--detach", detach), ("--duplicates", duplicates), ("--sort-into", reports.sort_into)):
+        if pages == "all" and is_given:
+            raise UsageError(f"{option}: not with --pages all, of which a file has several rows")
     labelling = Labelling(
         source=source,
         model=how.model,
@@ -92,6 +104,7 @@ def label(
         since=since,
         duplicates=duplicates,
         file_info=file_info,
+        pages=pages == "all",
         exif=exif,
         retry_failed=how.retry_failed,
     )

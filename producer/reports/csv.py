@@ -46,13 +46,11 @@ CSV = table("csv", write_csv)
 def write_errors(run: RunFile, path: Path, layout: Layout) -> None:
     """Write the images that have an error row alone."""
     failed = layout.answers(run.rows(failed=True))
-    _write(
-        run,
-        path,
-        layout,
-        ERROR_COLUMNS,
-        ([row.path, row.error, row.detail, row.width or None, row.height or None] for row in failed),
+    cells = (
+        [row.path, *row.more[: layout.pages], row.error, row.detail, row.width or None, row.height or None]
+        for row in failed
     )
+    _write(run, path, layout, [*ERROR_COLUMNS[:1], *(["page"] if layout.pages else []), *ERROR_COLUMNS[1:]], cells)
 
 
 def _write(run: RunFile, path: Path, layout: Layout, head: Iterable[str], rows: Iterable[Iterable[Value]]) -> None:

@@ -83,7 +83,7 @@ class Gallery:
     @property
     def errors(self) -> list[tuple[str, str, str]]:
         """Path, reason and detail of the first images that could not be labelled."""
-        return [(row.path, row.error, row.detail) for row in self.rows if row.error][:LISTED_ERRORS]
+        return [(_shown(row), row.error, row.detail) for row in self.rows if row.error][:LISTED_ERRORS]
 
     @property
     def images_from(self) -> str:
@@ -118,7 +118,9 @@ class Gallery:
         except (ExtraMissing, UnavailableError) as error:
             report.say(f"no thumbnails: {error}")
             return found
-        made = thumbnails((self._file(by_index[index].path) for index in order), report.max_pixels, folder)
+        made = thumbnails(
+            ((self._file(by_index[index].path), by_index[index].page) for index in order), report.max_pixels, folder
+        )
         size = 0
         for index, data in zip(order, made, strict=True):
             if data is None:
@@ -156,7 +158,7 @@ class Gallery:
         names = [self._layout.names[index] for index, _ in row.top[:2]]
         embedded = self._pictures.get(row.input_index)
         return Figure(
-            row.path,
+            _shown(row),
             names[0],
             row.top[0][1],
             (self._truth.name(row.path) if self._truth else "") or "",
@@ -174,7 +176,7 @@ class Gallery:
         truth = self._truth.name(row.path) if self._truth else None
         best, confidence = ranks[0] if ranks else (-1, -1)
         return [
-            row.path,
+            _shown(row),
             best,
             confidence,
             self._places[truth] if truth is not None else -1,
@@ -186,6 +188,10 @@ class Gallery:
             self._pictures.get(row.input_index, ""),
             self._link(row.path),
         ]
+
+
+def _shown(row: StoredRow) -> str:
+    return f"{row.path} (page {row.page})" if row.page > 1 else row.path
 
 
 def _choose(run: RunFile, counts: Tally) -> list[StoredRow]:

@@ -62,6 +62,7 @@ class Layout:
         ranks: how many labels a row shows.
         probability_names: the names with a column of their own; empty without ``--prob-columns``.
         duplicates: whether there is a column ``duplicate_of``.
+        pages: whether there is a column ``page``.
         file_info, exif: whether there are the columns of `FILE_COLUMNS` and of `EXIF_COLUMNS`.
         bursts: with them there are the columns of `BURST_COLUMNS`.
         min_confidence: below it an answer's ``decision`` is "review"; without it there is no such column.
@@ -75,6 +76,7 @@ class Layout:
     model: str
     probability_names: list[str]
     duplicates: bool = False
+    pages: bool = False
     file_info: bool = False
     exif: bool = False
     bursts: Bursts | None = None
@@ -121,6 +123,7 @@ class Layout:
             model=str(plan.model),
             probability_names=list(dict.fromkeys(names)) if probabilities else [],
             duplicates=plan.duplicates,
+            pages=plan.pages,
             file_info=plan.file_info,
             exif=plan.exif,
             **shown,
@@ -156,6 +159,7 @@ class Layout:
     def more(self) -> list[str]:
         """The columns that options added to those of all tables."""
         return [
+            *(["page"] if self.pages else []),
             *(["duplicate_of"] if self.duplicates else []),
             *(FILE_COLUMNS if self.file_info else []),
             *(EXIF_COLUMNS if self.exif else []),
@@ -241,6 +245,7 @@ def _moment(modified_ns: int) -> str | None:
 
 # Of an answer's row, as `Layout.more` names them; None where there is nothing.
 _MORE: dict[str, Callable[[StoredRow], Value]] = {
+    "page": lambda row: row.page or None,
     "duplicate_of": lambda row: (row.duplicate_of or None) if row.top else None,
     "bytes": lambda row: row.bytes or None,
     "modified": lambda row: _moment(row.modified_ns) if row.modified_ns else None,

@@ -53,7 +53,7 @@ def schema_of(layout: Layout) -> Any:
     import pyarrow as pa
 
     kinds = {
-        **dict.fromkeys(("width", "height", "burst"), pa.int32()),
+        **dict.fromkeys(("width", "height", "page", "burst"), pa.int32()),
         **dict.fromkeys(("latitude", "longitude"), pa.float64()),
         "bytes": pa.int64(),
         "burst_share": pa.float32(),

@@ -67,6 +67,12 @@ def undo_file(into: Path, run: RunFile) -> Path:
     return into / f"undo-{run.plan.run}.jsonl"
 
 
+def check_pages(run: RunFile, command: str) -> None:
+    """Raise UsageError where a file has several rows, so that it would belong to several labels."""
+    if run.plan.pages:
+        raise UsageError(f"{command}: not of a run with --pages all, of which a file has several rows")
+
+
 def check_folder(into: Path, base: str, walked: bool) -> None:
     """Raise UsageError when the sorted images would lie inside the folder that is labelled, or can't be written."""
     inside = os.path.realpath(into)
@@ -85,6 +91,7 @@ def sort_images(run: RunFile, layout: Layout, into: Path, by: By) -> Sorted:
     """
     if is_url(run.plan.data_root):
         raise UsageError("--sort-into: only with images of this machine, not with a URL")
+    check_pages(run, "--sort-into")
     into = Path(os.path.abspath(into))  # noqa: PTH100 - links stay as the user wrote them
     check_folder(into, run.plan.base, run.plan.walked)
     into.mkdir(parents=True, exist_ok=True)

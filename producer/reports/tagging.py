@@ -22,7 +22,7 @@ from base.urls import is_url
 from producer.errors import UsageError
 from producer.reports import Sidecar
 from producer.reports.layout import Layout
-from producer.reports.sorting import Done
+from producer.reports.sorting import Done, check_pages
 from producer.runfile import RunFile
 
 MAX_BYTES: Final = 10_000_000  # of a sidecar; those of editors hold their steps and reach some 100 kB
@@ -100,6 +100,7 @@ def tag_images(run: RunFile, layout: Layout, sidecar: Sidecar, least: float, *, 
     """
     if is_url(run.plan.data_root):
         raise UsageError("sortline tag: only with images of this machine, not with a URL")
+    check_pages(run, "sortline tag")
     done = Tagged()
     seen: set[Path] = set()  # sidecars that several images would have, as photo.jpg and photo.png with "stem"
     for row in run.rows():

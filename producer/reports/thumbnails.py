@@ -24,9 +24,9 @@ AHEAD = 32  # thumbnails under way
 
 
 def thumbnails(
-    paths: Iterable[str], max_pixels: int, folder: Folder | None = None
+    pictures: Iterable[tuple[str, int]], max_pixels: int, folder: Folder | None = None
 ) -> Generator[bytes | None, None, None]:
-    """Yield a WebP file of each image in order, or None where it can't be had.
+    """Yield a WebP file of each picture in order, or None where it can't be had: of a path, with its number or 0.
 
     They are files, or paths below ``folder``. Made by as many threads as cores, or as the folder has connections.
     """
@@ -36,8 +36,8 @@ def thumbnails(
     with ThreadPoolExecutor(threads, thread_name_prefix="thumbnail") as pool:
         under_way: deque[Future[bytes | None]] = deque()
         try:
-            for path in paths:
-                under_way.append(pool.submit(make, path))
+            for path, page in pictures:
+                under_way.append(pool.submit(make, path, page=page))
                 if len(under_way) >= AHEAD:
                     yield under_way.popleft().result()
             while under_way:
@@ -47,20 +47,25 @@ def thumbnails(
                 future.cancel()
 
 
-def thumbnail(path: str, max_pixels: int, folder: Folder | None = None) -> bytes | None:
+def thumbnail(path: str, max_pixels: int, folder: Folder | None = None, page: int = 0) -> bytes | None:
     """Return a WebP file of the upright image on white, at most 144 pixels long; None when it can't be had."""
     try:
         data = read_file(Path(path), MOST_BYTES) if folder is None else folder.read(path, MOST_BYTES)
-        return _shrunk(data, max_pixels) if data else None
+        return _shrunk(data, max_pixels, page) if data else None
     except Exception:  # whatever reading it, or what a damaged file provokes in Pillow's plugins: struct, zlib
         return None
 
 
-def _shrunk(data: bytes, max_pixels: int) -> bytes | None:
+def _shrunk(data: bytes, max_pixels: int, page: int) -> bytes | None:
     image_module, image_ops, formats = _pillow()
     with image_module.open(io.BytesIO(data), formats=formats) as image:
+        if page > 1:
+            is_built_up = image.format not in ("TIFF", "HEIF", "MPO")
+            if is_built_up and page * image.width * image.height > MOST_PIXELS_UNDRAFTED:
+                return None
+            image.seek(page - 1)
         width, height = image.size
-        drafted = image.format in ("JPEG", "MPO")
+        drafted = image.format in ("JPEG", "MPO") and page <= 1
         if width * height > (max_pixels if drafted else min(max_pixels, MOST_PIXELS_UNDRAFTED)):
             return None
         if drafted or image.format == "HEIF":  # which may hold a small picture of its own

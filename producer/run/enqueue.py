@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
 
 import redis
@@ -23,8 +24,11 @@ NOT_SENT = (OperationalError, redis.RedisError, OSError)  # what Celery raises w
 class ChunkSender:
     """Turns stretches of inputs into queue messages."""
 
-    def __init__(self, app: Celery, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(
+        self, app: Celery, plan: Plan, pages: Callable[[int, int], list[int]] = lambda first, count: []
+    ) -> None:
+        """``pages`` gives what `RunFile.pages` does."""
+        self._plan, self._pages = plan, pages
         self._app = app
         self._producer = app.amqp.producer_pool.acquire(block=True)
         self._below_root = BelowRoot(plan)
@@ -36,6 +40,7 @@ class ChunkSender:
             run=plan.run,
             first=first,
             paths=tuple(self._below_root.text(path) for path in paths),
+            pages=tuple(self._pages(first, len(paths))),
             model=plan.model,
             top_k=plan.top_k,
             file_info=plan.file_info,

@@ -18,7 +18,7 @@ NO_WORKER = "no label worker answers; start one: sortline worker --queues label"
 
 def execute(session: Session, run: RunFile, view: RunView) -> Work:
     """Bring a run to its end; return what was done for it."""
-    sender = ChunkSender(session.app, run.plan)
+    sender = ChunkSender(session.app, run.plan, run.pages)
     started, at_start, hint = time.monotonic(), run.done, None
     if run.done < run.total:
         check_cancel(session, run)

@@ -49,6 +49,7 @@ class Labelling:
     duplicates: bool = False
     file_info: bool = False
     exif: bool = False
+    pages: bool = False
     retry_failed: bool = False
 
 
@@ -105,6 +106,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         since=labelling.since,
         duplicates=labelling.duplicates,
         file_info=labelling.file_info,
+        pages=labelling.pages,
         exif=labelling.exif or labelling.reports.bursts_s is not None,
         retry_failed=labelling.retry_failed,
     )
@@ -141,6 +143,7 @@ def _refuse_if_remote(settings: Settings, labelling: Labelling) -> None:
         "--since": labelling.since is not None,
         "--duplicates": labelling.duplicates,
         "--sort-into": labelling.sort_into is not None,
+        "--pages": labelling.pages,
     }
     for option, is_given in given.items():
         if is_given and isinstance(settings.data_root, str):

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class RunRequest:
         duplicates: label byte-identical images once.
         file_info: keep length, time of the last change and sha256 of each file.
         exif: keep what cameras wrote into each file.
+        pages: label each picture of a file.
         retry_failed: take back the rows of an earlier call that a cure may mend.
         is_watched: the run file grows, see ``watching.py``.
     """
@@ -52,6 +54,7 @@ class RunRequest:
     duplicates: bool = False
     file_info: bool = False
     exif: bool = False
+    pages: bool = False
     retry_failed: bool = False
     is_watched: bool = False
 
@@ -63,6 +66,7 @@ class RunRequest:
         parts += ["file info"] if self.file_info else []
         parts += ["exif"] if self.exif else []
         parts += ["watched"] if self.is_watched else []
+        parts += ["pages"] if self.pages else []
         parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-_")[:40] or "run"
@@ -126,7 +130,7 @@ def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -
             return OpenedRun(found, f"{note}; {again} that failed are tried again" if again else note)
         former = found.plan.model
         found.close()  # ``since`` may mean it
-    input_filter, note = InputFilter(request.source.base), ""
+    input_filter, note = InputFilter(request.source.base, pages=request.pages), ""
     if request.since is not None:
         input_filter, note = _since(settings, request, request.since)
     try:
@@ -170,11 +174,13 @@ def _since(settings: Settings, request: RunRequest, since: str) -> tuple[InputFi
                 f"--since {since} has made {request.report}, which this run would replace by the rows of new and "
                 "changed files alone; give -o another name"
             )
-        base = request.source.base
+        kept = partial(InputFilter, request.source.base, pages=request.pages)
         if run.plan.model.digest != request.version.manifest.digest:
             pin = pin_of(request.version)
-            return InputFilter(base, EarlierFiles()), f": that run's labels are of {run.plan.model}, not of {pin}"
-        return InputFilter(base, EarlierFiles(run.labelled_files())), ""
+            return kept(EarlierFiles()), f": that run's labels are of {run.plan.model}, not of {pin}"
+        if run.plan.pages != request.pages:
+            return kept(EarlierFiles()), f": one of the runs has --pages all, which {since} and this one must share"
+        return kept(EarlierFiles(run.labelled_files())), ""
     finally:
         run.close()
 
@@ -221,5 +227,6 @@ def plan_of(stem: str, settings: Settings, request: RunRequest) -> Plan:
         duplicates=request.duplicates,
         file_info=request.file_info,
         exif=request.exif,
+        pages=request.pages,
         skipped=source.skipped,  # which the walk fills
     )

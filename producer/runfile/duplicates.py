@@ -60,7 +60,7 @@ def order_duplicates(database: sqlite3.Connection, base: str) -> None:
         " LEFT JOIN moved AS originals ON originals.place = moved.first ORDER BY moved.place"
     )
     for table in ("inputs", "files"):
-        column = "path" if table == "inputs" else "size, modified_ns"
+        column = "path, page" if table == "inputs" else "size, modified_ns"
         database.execute(
             f"CREATE TEMP TABLE old AS SELECT moved.idx, {column} FROM {table} JOIN moved ON place = {table}.idx"  # noqa: S608
         )

@@ -166,6 +166,16 @@ class RunFile:
         found = self._inputs("WHERE idx >= ? AND idx < ? ORDER BY idx", (first, first + count))
         return [path for _, path in found]
 
+    def pages(self, first: int, count: int) -> list[int]:
+        """Return the number that each of ``count`` inputs from index ``first`` on has in its file; [] of plain runs."""
+        if not self.plan.pages:
+            return []
+        with _reading(self.path):
+            found = self._db.execute(
+                "SELECT page FROM inputs WHERE idx >= ? AND idx < ? ORDER BY idx", (first, first + count)
+            )
+            return [int(page) for (page,) in found]
+
     def files(self, first: int, count: int) -> list[tuple[int, str]]:
         """Return index and path of those inputs among ``count`` from index ``first`` on that this machine has seen."""
         return self._inputs(
@@ -280,16 +290,25 @@ class RunFile:
         Those are its own, as they were when it began, and those that it left out as unchanged.
         """
         base = path_to_text(self.plan.base)
+        which = (
+            "JOIN rows USING (idx) WHERE error IS NULL ORDER BY inputs.idx"
+            if not self.plan.pages  # else all pictures of a file must have one
+            else "LEFT JOIN rows USING (idx) GROUP BY path HAVING count(rows.idx) - count(error) = count(*)"
+        )
         with _reading(self.path):
             for path, size, modified_ns in self._db.execute(
-                "SELECT path, size, modified_ns FROM inputs JOIN files USING (idx) JOIN rows USING (idx)"
-                " WHERE error IS NULL ORDER BY inputs.idx"
+                f"SELECT path, size, modified_ns FROM inputs JOIN files USING (idx) {which}"  # noqa: S608
             ):
                 yield os.path.join(base, _text(path)), int(size), int(modified_ns)  # noqa: PTH118
             for path, size, modified_ns in self._db.execute(
                 "SELECT path, size, modified_ns FROM unchanged ORDER BY path"
             ):
                 yield _text(path), int(size), int(modified_ns)
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether rows have fields on their files."""
+        return self.plan.file_info or self.plan.exif or self.plan.pages
 
     def rows(self, *, failed: bool = False) -> Iterator[StoredRow]:
         """Yield every input in order, with its row; or only those that failed."""
@@ -299,7 +318,7 @@ class RunFile:
                 labels=len(self.plan.labels),
                 places=self.plan.duplicates,
                 failed=failed,
-                of_files=self.plan.file_info or self.plan.exif,
+                of_files=self._has_more,
             )
 
     def rows_as_they_come(self, are_all: Event) -> Iterator[StoredRow]:
@@ -315,9 +334,7 @@ class RunFile:
             at = 0
             while at < self.total:
                 is_over = are_all.is_set()
-                batch = next_rows(
-                    database, at, labels=len(self.plan.labels), of_files=self.plan.file_info or self.plan.exif
-                )
+                batch = next_rows(database, at, labels=len(self.plan.labels), of_files=self._has_more)
                 yield from batch
                 at += len(batch)
                 if len(batch) < ROWS_A_BATCH:

@@ -38,7 +38,9 @@ def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], input_filter: In
         counted = _Counted(input_filter.inputs(paths) if input_filter else _plain(paths), earlier is not None)
         numbered = enumerate(counted)
         while batch := list(islice(numbered, INPUTS_A_BATCH)):
-            database.executemany("INSERT INTO inputs VALUES (?, ?)", ((at, found.text) for at, found in batch))
+            database.executemany(
+                "INSERT INTO inputs VALUES (?, ?, ?)", ((at, found.text, found.page) for at, found in batch)
+            )
             states = ((at, *found.state) for at, found in batch if found.state is not None)
             database.executemany("INSERT INTO files VALUES (?, ?, ?)", states)
         if earlier is not None:
@@ -73,8 +75,9 @@ class _Counted:
     def __iter__(self) -> Iterator[Input]:
         for found in self._inputs:
             self.total += 1
-            state = [str(value) for value in found.state or ()] if self._with_states else []
-            self._hash.update("\t".join([found.text, *state]).encode() + b"\n")
+            more = [str(value) for value in found.state or ()] if self._with_states else []
+            more += [f"page {found.page}"] if found.page else []
+            self._hash.update("\t".join([found.text, *more]).encode() + b"\n")
             yield found
 
     def digest(self) -> str:

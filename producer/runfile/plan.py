@@ -41,6 +41,7 @@ class Plan:
     inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
     duplicates: bool = False  # byte-identical images are labelled once, and reports have the column duplicate_of
     file_info: bool = False  # reports have the columns bytes, modified and sha256
+    pages: bool = False  # each picture of a file is an input, and reports have the column page
     exif: bool = False  # ... taken, camera_make, camera_model, latitude and longitude
     skipped: dict[str, int] = field(default_factory=dict)  # files of the folder that are no images, by suffix
     folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after

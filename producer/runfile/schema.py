@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-VERSION = 4  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+VERSION = 5  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
 
+# ``inputs``: with the number of the picture in the file, or 0 where the first one is meant.
 # ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute
 # path. A later run compares with both.
 # ``contents`` and ``photos``: of the files that workers could read, in a run that was asked for them.
@@ -13,7 +14,7 @@ VERSION = 4  # raise it with every change below, and with every change of Plan o
 TABLES = f"""
 PRAGMA user_version = {VERSION};
 CREATE TABLE plan (json TEXT NOT NULL);
-CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL);
+CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL, page INTEGER NOT NULL);
 CREATE TABLE rows (
     idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
 );

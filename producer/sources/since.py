@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from base.pages import page_numbers
 from base.paths import path_to_text
 from base.urls import is_url
 
@@ -26,10 +27,14 @@ class FileState(NamedTuple):
 
 
 class Input(NamedTuple):
-    """One image of a run: its path as text, and its state where the producer can look at it."""
+    """One image of a run: its path as text, its state where the producer can look at it, and its number in the file.
+
+    ``page`` is 0 where a file counts as one image, whatever it holds.
+    """
 
     text: str
     state: FileState | None = None
+    page: int = 0
 
 
 def state_of(path: str) -> FileState | None:
@@ -80,11 +85,15 @@ class InputFilter:
     """Paths -> inputs with their states, without those that are unchanged since an earlier run.
 
     Attributes:
-        unchanged: how many were left out; counted while ``inputs`` runs.
+        unchanged: how many files were left out; counted while ``inputs`` runs.
+
+    Args:
+        pages: whether each picture of a file is an input.
     """
 
-    def __init__(self, base: str, earlier: EarlierFiles | None = None) -> None:
+    def __init__(self, base: str, earlier: EarlierFiles | None = None, *, pages: bool = False) -> None:
         self._base = base
+        self._pages = pages
         self.earlier = earlier
         self.unchanged = 0
 
@@ -104,4 +113,8 @@ class InputFilter:
             ):
                 self.unchanged += 1
                 continue
-            yield Input(text, state)
+            if self._pages:
+                numbers = page_numbers(os.path.join(self._base, path)) if state is not None else [1]  # noqa: PTH118
+                yield from (Input(text, state, number) for number in numbers)
+            else:
+                yield Input(text, state)

@@ -182,7 +182,7 @@ class Producer:
     def __init__(self, settings: Settings, client: redis.Redis, run: RunFile) -> None:
         self.run = run
         self.app: Any = make_app(settings)
-        self.sender = ChunkSender(self.app, run.plan)
+        self.sender = ChunkSender(self.app, run.plan, run.pages)
         self.stream = KEYS.results(run.plan.run)
         self.warnings: list[str] = []
         self.gatherer = Gatherer(Session(settings, client), run, self.sender, self.warnings.append)

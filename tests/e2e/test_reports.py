@@ -165,3 +165,25 @@ def test_a_detached_run_is_gathered_into_the_reports_it_was_sent_for(
 
     names = ["errors.csv", "report.csv", "report.jsonl", "summary.json"]
     assert sorted(path.name for path in (home / "out").iterdir()) == names
+
+
+def test_each_picture_of_a_file_has_one_row_also_after_a_kill(home: Path, tmp_path: Path, model_store: Path) -> None:
+    photos = tmp_path / "photos"
+    pages = [Image.open(path) for path in write_images(photos, 30)]
+    pages[0].save(photos / "scan.tif", save_all=True, append_images=pages[1:])
+    env = {"SORTLINE_STORE": str(model_store), "SORTLINE_CHUNK_IMAGES": "8"}
+    command = ["label", str(photos), "-o", "report.csv", "--top-k", "1", "--pages", "all"]
+
+    sortline(*command, home=home, env={**env, "TEST_FAULT": "after journal:3=kill"}, code=-9)
+    resumed = sortline(*command, home=home, env=env)
+
+    assert "of 60 images have their row" in resumed.stderr
+    rows = rows_of(home / "report.csv")
+    expected = [(f"{number:05d}.png", "1") for number in range(30)]
+    expected += [("scan.tif", str(page)) for page in range(1, 31)]
+    assert [(row["path"], row["page"]) for row in rows] == expected
+    assert [row["label"] for row in rows[:30]] == [row["label"] for row in rows[30:]]
+    again = sortline(*command, home=home, env=env)
+    assert "nothing new: all 60 images have their row" in again.stderr
+    refused = sortline(*command, "--duplicates", home=home, env=env, code=2)
+    assert "--duplicates: not with --pages all" in refused.stderr

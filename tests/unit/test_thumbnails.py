@@ -152,7 +152,7 @@ def test_what_is_no_image_gives_none_and_never_waits(tmp_path: Path) -> None:
         ".",
     ]
 
-    found = list(thumbnails((str(tmp_path / name) for name in names), LIMIT))
+    found = list(thumbnails(((str(tmp_path / name), 0) for name in names), LIMIT))
 
     assert [name for name, data in zip(names, found, strict=True) if data is not None] == ["good.jpg"]
 
@@ -161,6 +161,6 @@ def test_the_order_is_that_of_the_paths_and_one_may_stop_early(tmp_path: Path) -
     for number in range(100):
         Image.new("RGB", (20 + number, 20)).save(tmp_path / f"{number}.png")
 
-    made = thumbnails((str(tmp_path / f"{number}.png") for number in range(100)), LIMIT)
+    made = thumbnails(((str(tmp_path / f"{number}.png"), 0) for number in range(100)), LIMIT)
     assert [opened(next(made)).size[0] for _ in range(20)] == list(range(20, 40))
     made.close()

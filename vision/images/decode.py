@@ -3,9 +3,10 @@
 HEIF and AVIF files are turned upright by their own boxes, whatever their EXIF says: by libheif, or for AVIF by the
 orientation that Pillow makes of its boxes.
 
-Transparent pixels lie on white, of an animation the first frame counts. Every failure of one image is an `ImageError`
+Transparent pixels lie on white. Of a file with several pictures the first counts, unless a `Page` is asked for.
+Every failure of one image is an `ImageError`
 with one of these reasons: not_found, not_a_file, unreadable, changed, empty, too_large, too_many_pixels, not_an_image,
-unsupported_format, truncated, corrupt. All functions may be called from many threads at once.
+unsupported_format, truncated, corrupt, too_many_pages. All functions may be called from many threads at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from vision.images.camera import open_heif, raw_preview
 from vision.images.colour import Pixels, cmyk_to_srgb
 from vision.images.jpeg import MAX_SCANS, has_too_many_scans, read_jpeg_header, unusual_kind
 from vision.images.jpeg_pixels import decode_jpeg, whole_jpeg
+from vision.images.pages import Page
 from vision.images.png import PNG, lean_png
 from vision.images.signatures import ends_early, foreign_format, heif_kind, is_raw, read_format
 from vision.images.tiff import TIFF, grey_values, is_signed_8_bit, kind_of, tile_of
@@ -66,15 +69,19 @@ class DecodedImage:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
-    """Return the image of a file's bytes, a large JPEG at 1/2, 1/4 or 1/8 where ``room`` allows it.
+def decode_within(source: bytes | Page, limits: ImageLimits, room: Room | None) -> DecodedImage:
+    """Return the image of a file's bytes, or a picture in it; a large JPEG at 1/2, 1/4 or 1/8 where ``room`` allows.
 
     That is 3 to 5 times faster. Without ``room`` pixels are in the image's own size.
 
     Raises:
         ImageError: the content can't be used; see the module for the reasons.
     """
+    data = source if isinstance(source, bytes) else source.file.data
     check_size(len(data), limits.max_bytes, "the image")
+    if isinstance(source, Page) and (source.number > 1 or heif_kind(data) in ("HEIC", "HEIF")):
+        source.check()
+        return _decode_with_pillow(data, limits, room, source)
     if has_too_many_scans(data):
         # 60 KB can have a decoder walk over the same 100 million pixels for half a minute, 1 MB for ten.
         raise ImageError("unsupported_format", f"a JPEG of more than {MAX_SCANS} scans, where a photo has about ten")
@@ -89,16 +96,15 @@ def decode_within(data: bytes, limits: ImageLimits, room: Room | None) -> Decode
     return _decode_with_pillow(data, limits, room)
 
 
-def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> DecodedImage:
+def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None, page: Page | None = None) -> DecodedImage:
     try:
         lean, profile = lean_png(data) if data.startswith(PNG) else (data, None)
-        kind = heif_kind(lean)
-        image = open_heif(lean, kind) if kind in ("HEIC", "HEIF") else _open(lean)
+        image = _open(lean) if page is None else page.file.picture(page.number, partial(_open, lean), limits.max_pixels)
         width, height = image.size
         _check_pixels(width, height, limits)
         if image.format == "TIFF":
             _check_pixels(*tile_of(image), limits)
-        if image.format in ("JPEG", "MPO"):
+        if image.format in ("JPEG", "MPO") and page is None:
             if (whole := whole_jpeg(data)) is not data:
                 image = _open(whole)
             shrink = _shrink(width, height, _orientation(image), room)
@@ -106,7 +112,9 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
         image.load()
         profile = profile or image.info.get("icc_profile")
         pixels = _to_rgb(image, profile)
-        if image.format not in ("JPEG", "MPO"):
+        if page is not None:
+            page.file.keep(page.number, image)
+        if page is not None or image.format not in ("JPEG", "MPO"):
             height, width = pixels.shape[:2]  # a HEIF file may claim another size than it has
         # Only now: PNG keeps EXIF behind the pixels, and Pillow has turned a TIFF upright by itself and says so.
         return _oriented(pixels, width, height, _orientation(image), profile)
@@ -121,7 +129,8 @@ def _decode_with_pillow(data: bytes, limits: ImageLimits, room: Room | None) -> 
 
 
 def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+    kind = heif_kind(data)
+    return open_heif(data, kind) if kind in ("HEIC", "HEIF") else Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:

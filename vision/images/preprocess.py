@@ -18,6 +18,7 @@ from vision.checks import checked_keys, integer, one_of, positive
 from vision.errors import VisionError
 from vision.images.colour import Pixels, to_srgb
 from vision.images.decode import DEFAULT_LIMITS, DecodedImage, ImageLimits, decode_within
+from vision.images.pages import Page
 from vision.images.resize import MAX_SIDE_PX, Resize, resized_as
 
 # The chunk is what we work on in parallel. Two thread pools in one process ruin each other, so OpenCV's stays off.
@@ -67,9 +68,9 @@ class Preprocessing:
 
 
 def load_image(
-    source: Path | bytes, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS
+    source: Path | bytes | Page, preprocessing: Preprocessing, limits: ImageLimits = DEFAULT_LIMITS
 ) -> DecodedImage:
-    """Return the image of a file, or of a file's bytes, in the size the network takes and in sRGB.
+    """Return the image of a file, of a file's bytes or of one picture in it, in the size the network takes and in sRGB.
 
     Raises:
         ImageError: the file or its content can't be used; see `vision.images.decode` for the reasons.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from base.errors import ImageError
 from base.process import available_cpus
 from vision.errors import EngineError
-from vision.images import DEFAULT_LIMITS, ImageLimits, Pixels, Preprocessing, load_image
+from vision.images import DEFAULT_LIMITS, ImageLimits, Page, Pixels, Preprocessing, load_image
 from vision.serving.engines import Engine
 
 LOADED_AHEAD = 64  # images decoded before the engine wants them: 10 MB at 224 x 224
@@ -27,7 +27,7 @@ TOGETHER = 4
 LAST_ALONE = 16
 
 Loaded = TypeVar("Loaded")
-Source = Callable[[], bytes]  # returns the bytes of an image file, or raises ImageError
+Source = Callable[[], bytes | Page]  # returns the bytes of an image file or a picture in it, or raises ImageError
 
 
 @dataclass(frozen=True, slots=True)

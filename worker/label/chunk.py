@@ -12,9 +12,10 @@ from base.fault import fault
 from base.paths import path_to_text
 from jobs import ChunkResult, LabelChunk, Photo, Row
 from storage import Folder
-from vision.images import DEFAULT_LIMITS, ImageLimits, photo_facts
+from vision.images import DEFAULT_LIMITS, ImageLimits, Page, photo_facts
 from vision.serving import Classifier, Outcome, Source
 from worker.label.data_root import check_local, opened_images
+from worker.label.paged import paged
 
 Ask = Callable[[bytes], dict[str, Any]]  # bytes of a file -> more fields of its row
 
@@ -39,7 +40,7 @@ def label_chunk(
         asked = [ask for ask, is_wanted in ((_contents, chunk.file_info), (_photo, chunk.exif)) if is_wanted]
         watched = [
             partial(_read, source, path, on_read, asked, of_file)
-            for source, path, of_file in zip(sources, chunk.paths, facts, strict=True)
+            for source, path, of_file in zip(paged(sources, chunk), chunk.paths, facts, strict=True)
         ]
         outcomes, seconds = classifier.classify(watched, chunk.top_k)
     # strict: as many rows as paths, or no result at all
@@ -54,13 +55,15 @@ def label_chunk(
 
 def _read(
     source: Source, path: str, on_read: Callable[[], object], asked: Iterable[Ask], facts: dict[str, Any]
-) -> bytes:
-    data = source()
+) -> bytes | Page:
+    found = source()
     on_read()
-    for ask in asked:
-        facts.update(ask(data))
+    data, known = (found.file.data, found.file.facts) if isinstance(found, Page) else (found, {})
+    for ask in asked if not known else ():
+        known.update(ask(data))
+    facts.update(known)
     fault(f"decode {path}")
-    return data
+    return found
 
 
 def _contents(data: bytes) -> dict[str, Any]:

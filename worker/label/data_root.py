@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
@@ -13,12 +13,13 @@ from base.fault import fault
 from base.paths import text_to_path
 from jobs import SampledInput
 from storage import Folder, LocalFolder
-from vision.serving import Source
 from worker.label.remote import remote_images
+
+Read = Callable[[], bytes]  # returns the bytes of a file, or raises ImageError
 
 
 @contextmanager
-def opened_images(data_root: Path | Folder, paths: Sequence[str], max_bytes: int) -> Iterator[Sequence[Source]]:
+def opened_images(data_root: Path | Folder, paths: Sequence[str], max_bytes: int) -> Iterator[Sequence[Read]]:
     """Yield what reads the file at each of ``paths`` below ``data_root``; UnavailableError when that itself is away."""
     if not isinstance(data_root, Path):
         with remote_images(data_root, paths, max_bytes) as sources:
@@ -58,7 +59,7 @@ def _identity(path: Path) -> tuple[int, int, int, int] | None:
     return is_now.st_dev, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns
 
 
-def _has(source: Source, digest: str) -> bool:
+def _has(source: Read, digest: str) -> bool:
     try:
         return sha256(source()).hexdigest() == digest
     except ImageError:

@@ -70,14 +70,10 @@ def label_isolated(chunk: LabelChunk, settings: Settings, worker: str = "") -> C
     """
     started = time.perf_counter()
     with _Process(settings, chunk.model) as process:
-        rows = [
-            _row(process, chunk.model_copy(update={"first": chunk.first + place, "paths": (path,)}))
-            for place, path in enumerate(chunk.paths)
-        ]
+        rows = [_row(process, chunk.only([place], chunk.first + place)) for place in range(len(chunk.paths))]
         places = [place for place, row in enumerate(rows) if row.error != "worker_lost"]
         if places:
-            together = chunk.model_copy(update={"paths": tuple(chunk.paths[place] for place in places)})
-            labelled, _ = _tried(process, together)
+            labelled, _ = _tried(process, chunk.only(places))
             for place, row in zip(places, labelled, strict=False):  # if it ended each: the single images' rows stand
                 rows[place] = row
     seconds = {"chunk_s": round(time.perf_counter() - started, 4)}

@@ -7,7 +7,7 @@ when its turn comes, by the thread that decodes it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -16,13 +16,12 @@ from base.errors import ImageError, UnavailableError
 from base.fault import fault
 from base.paths import text_to_path
 from storage import Folder, TooManyBytes, TransientError, with_retries
-from vision.serving import Source
 
 AHEAD_BYTES = 8 * 1024 * 1024  # photos of 12 megapixels have 3 to 6
 
 
 @contextmanager
-def remote_images(folder: Folder, paths: Sequence[str], max_bytes: int) -> Iterator[Sequence[Source]]:
+def remote_images(folder: Folder, paths: Sequence[str], max_bytes: int) -> Iterator[Sequence[Callable[[], bytes]]]:
     """Yield what gives the bytes of each of ``paths``, to be called once each and about in order.
 
     Raises:
