@@ -175,9 +175,9 @@ def import_model(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="A classifier of any framework: an .onnx file, or a folder of Hugging Face or timm with one. Or the "
-            "weights of a network of ours: .safetensors with torchvision, timm, Keras or TF-Slim names, or .ckpt; or "
-            "efficientnet-lite0, -lite1 or -lite2, which come as packages.",
+            help="A classifier of any framework: an .onnx file, a folder of Hugging Face or timm with one, or "
+            "OpenVINO's .xml. Or the weights of a network of ours: .safetensors with torchvision, timm, Keras or "
+            "TF-Slim names, or .ckpt; or efficientnet-lite0, -lite1 or -lite2, which come as packages.",
         ),
     ],
     name: Annotated[

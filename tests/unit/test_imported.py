@@ -579,7 +579,6 @@ def test_a_constant_of_a_terabyte_is_refused_within_bounded_memory(tmp_path: Pat
         ("net.pt", "PyTorch file; make an ONNX file of it"),
         ("net.h5", "Keras file"),
         ("net.tflite", "TensorFlow Lite file"),
-        ("net.xml", "OpenVINO file"),
         ("folder", "holds no .onnx file"),
     ],
 )

@@ -20,7 +20,7 @@ from tests.unit.seeded import seeded_network
 from vision.images import Preprocessing, bicubic_weights
 from vision.imported import Description, Part, gather, join, read_graph, serve
 from vision.imported.joining import JoinRefused
-from vision.imported.reference import open_reference
+from vision.imported.running import open_reference
 from vision.networks.lenet5 import LeNet5Spec
 from vision.serving import FEATURES, PROBABILITIES, GraphSpec, ModelFiles
 from worker.errors import JobRefused

@@ -140,7 +140,7 @@ def test_a_network_of_few_convolutions_is_left_in_float(tmp_path: Path) -> None:
     onnx = exported(seeded_network(spec), tmp_path)
 
     with pytest.raises(EngineError, match="too few convolutions for 8 bits: 2"):
-        quantise(onnx, pictures(2), *ENDS)
+        quantise(ModelFiles(onnx=onnx, graph=graph_spec_of(SPEC)), pictures(2), *ENDS)
     with pytest.raises(EngineError, match="no 8-bit graph for int8; use precision auto"):
         open_engine(ModelFiles(onnx=onnx, graph=graph_spec_of(spec)), engine="openvino", precision="int8")
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from vision.imported.description import Description, ImportRefused
     from vision.imported.facts import gather
     from vision.imported.graph import read_graph
+    from vision.imported.ir import read_ir
     from vision.imported.joining import Joined, Part, join, with_head
     from vision.imported.labels import read_labels
     from vision.imported.samples import check_samples, read_samples

@@ -167,9 +167,9 @@ class Description:
         """Return the value of a fact, or ``default``."""
         return self.facts[name].value if name in self.facts else default
 
-    def check_complete(self) -> None:
+    def check_complete(self, more: Sequence[str] = ()) -> None:
         """Raise ImportRefused with every needed fact that is missing, what it means, and how to say it."""
-        missing = [name for name in NEEDED if name not in self.facts]
+        missing = [name for name in (*NEEDED, *more) if name not in self.facts]
         if missing:
             lines = [f"  {name}: {FACTS[name][0]}" for name in missing]
             how = "--labels FILE for labels, --preprocess NAME=VALUE for others, or --preset for a usual pipeline"

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from vision.imported.description import Description, ImportRefused
 from vision.imported.graph import ForeignGraph
+from vision.imported.ir import IrGraph
 from vision.imported.labels import read_labels
-from vision.imported.sources import folder, preset, standard, ultralytics
+from vision.imported.sources import MODEL_INFO, folder, openvino, preset, standard, ultralytics
 
 
 def gather(
-    graph: ForeignGraph,
+    graph: ForeignGraph | IrGraph,
     beside: Path | None = None,
     *,
     preset_name: str | None = None,
@@ -30,6 +31,7 @@ def gather(
         TextError: the labels can't be read.
     """
     facts = standard(graph.properties).add(ultralytics(graph.properties, graph.size))
+    facts.add(openvino(graph.properties, graph.size, graph.dtype))
     if beside is not None:
         facts.add(folder(beside, graph.size))
     said = said or Description()
@@ -39,11 +41,12 @@ def gather(
     if labels is not None:
         facts.state(labels, labels=read_labels(labels))
     _hold_to_graph(graph, facts)
-    facts.check_complete()
+    # Model API turns a program's BGR pictures round, or leaves them; then only the program knows their order.
+    facts.check_complete(("colours",) if any(name.startswith(MODEL_INFO) for name in graph.properties) else ())
     return facts
 
 
-def _hold_to_graph(graph: ForeignGraph, facts: Description) -> None:
+def _hold_to_graph(graph: ForeignGraph | IrGraph, facts: Description) -> None:
     """State what the graph itself shows, unless somebody says otherwise, which can't be."""
     for name, value in (("size", graph.size), ("layout", graph.layout)):
         if value is None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from base.install import pip_install
 from vision.imported.description import LOGITS, Description, ImportRefused
+from vision.imported.running import RE_EXPORT, open_reference
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +27,6 @@ MAX_NODES: Final = 100_000
 OLDEST_OPSET: Final = 7  # from here on numbers are broadcast as we write them
 CONTROL_FLOW: Final = ("If", "Loop", "Scan", "SequenceMap")
 PASSING: Final = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
-RE_EXPORT: Final = "export it again with opset 17"
 INPUT, OUTPUT = "sortline_images", "sortline_probabilities"
 
 
@@ -55,6 +55,24 @@ class ForeignGraph:
     def to_bytes(self) -> bytes:
         """Return the graph as one file."""
         return bytes(self.model.SerializeToString())
+
+    def open(self) -> Any:
+        """Return the graph as it came, ready to run."""
+        return open_reference(self.to_bytes())
+
+    def open_served(self, served: bytes) -> Any:
+        """Return a served form, ready to run."""
+        return open_reference(served)
+
+    def wrap(self, facts: Description, output: str, dimensions: int, batch: int = 0) -> bytes:
+        """Return the served form, as the bytes of an ONNX file.
+
+        Args:
+            output: the foreign output that holds a number a class.
+            dimensions: of that output; behind the first two all are 1.
+            batch: images at a time; 0 is any number.
+        """
+        return _wrapped(self, facts, output, dimensions, batch or "N")
 
 
 def read_graph(path: Path) -> ForeignGraph:
@@ -93,7 +111,8 @@ def _described(model: onnx.ModelProto, name: str) -> ForeignGraph:
         listed = ", ".join(value.name for value in inputs) or "none"
         raise ImportRefused(f"{name} has {len(inputs)} inputs ({listed}); a classifier of images takes one")
     dtype = _dtype(inputs[0], name)
-    layout, size = _layout(inputs[0], name)
+    dims = inputs[0].type.tensor_type.shape.dim
+    layout, size = layout_of([side.dim_value if side.HasField("dim_value") else 0 for side in dims], name)
     makers = {output: node for node in model.graph.node for output in node.output}
     outputs = tuple(value.name for value in model.graph.output)
     if not outputs:
@@ -135,8 +154,12 @@ def _dtype(value: onnx.ValueInfoProto, name: str) -> str:
     return kinds[kind]
 
 
-def _layout(value: onnx.ValueInfoProto, name: str) -> tuple[str, tuple[int, int] | None]:
-    sides = [side.dim_value if side.HasField("dim_value") else 0 for side in value.type.tensor_type.shape.dim]
+def layout_of(sides: list[int], name: str) -> tuple[str, tuple[int, int] | None]:
+    """Return layout and (height, width) of an input with these sides, where 0 and less stand for any.
+
+    Raises:
+        ImportRefused: they are not those of images of three colours.
+    """
     shown = " x ".join(str(side) if side > 0 else "any" for side in sides)
     if len(sides) != 4 or 3 not in (sides[1], sides[3]):
         raise ImportRefused(
@@ -215,14 +238,7 @@ def _read_external_data(model: onnx.ModelProto, path: Path) -> None:
         tensor.ClearField("external_data")
 
 
-def wrap(graph: ForeignGraph, facts: Description, output: str, dimensions: int, batch: int | str = "N") -> bytes:
-    """Return the served form, as the bytes of an ONNX file.
-
-    Args:
-        output: the foreign output that holds a number a class.
-        dimensions: of that output; behind the first two all are 1.
-        batch: images at a time: "N" for any number.
-    """
+def _wrapped(graph: ForeignGraph, facts: Description, output: str, dimensions: int, batch: int | str) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.images import bicubic_weights
-from vision.imported.reference import open_reference, sentence
+from vision.imported.running import open_reference, sentence
 
 if TYPE_CHECKING:
     import onnx

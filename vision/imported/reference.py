@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from base.install import pip_install
 from vision.images import Pixels
 from vision.imported.description import LOGITS, PROBABILITIES, Description, ImportRefused
-from vision.imported.graph import INPUT, RE_EXPORT, ForeignGraph
+from vision.imported.graph import INPUT, ForeignGraph
+from vision.imported.ir import IrGraph
+from vision.imported.running import sentence
 
 SUM_TOLERANCE: Final = 1e-3  # of the probabilities of an image, which add up to 1
 SEVERAL_TOLERANCE: Final = 1e-4  # of a probability, whether images go in alone or together
@@ -29,9 +29,9 @@ class Reference:
         ImportRefused: ONNX Runtime is missing or refuses the graph, or its answers are not those of a classifier.
     """
 
-    def __init__(self, graph: ForeignGraph, facts: Description) -> None:
+    def __init__(self, graph: ForeignGraph | IrGraph, facts: Description) -> None:
         self.graph, self.facts = graph, facts
-        self._session = open_reference(graph.to_bytes())
+        self._session = graph.open()
         self.output, self.dimensions = self._find_output()
         self._find_kind()
 
@@ -44,9 +44,9 @@ class Reference:
         raw = self._raw(images, facts)
         return softmax(raw) if facts.get("outputs") == LOGITS else raw
 
-    def takes_several(self, served: bytes) -> bool:
+    def takes_several(self, served: Any) -> bool:
         """Return whether the served form answers images together as it does one by one."""
-        images, session = self._noise(), open_reference(served)
+        images, session = self._noise(), self.graph.open_served(served)
         try:
             together = session.run(None, {INPUT: images})[0]
         except Exception:  # a batch of one is built into the graph; ONNX Runtime's exceptions share no base
@@ -126,24 +126,3 @@ def softmax(raw: Outputs) -> Outputs:
     """Return the softmax of each row."""
     raised = np.exp(raw.astype(np.float64) - raw.max(axis=1, keepdims=True))
     return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def open_reference(data: bytes) -> Any:
-    """Return a session of ONNX Runtime on the CPU; ImportRefused where it is missing or refuses the graph."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportRefused(f"ONNX files need ONNX Runtime here: {pip_install('sortline[import]')}") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base
-        raise ImportRefused(f"ONNX Runtime refuses the graph: {sentence(error)}; {RE_EXPORT}") from error
-
-
-def sentence(error: Exception) -> str:
-    """Return what ONNX Runtime says, without its codes and source files."""
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
-    text = re.sub(r"\S*onnxruntime/\S*:\d+ ", "", text)
-    return " ".join(text.split())[:300]

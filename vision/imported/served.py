@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vision.images import Preprocessing
-from vision.imported.description import Description
-from vision.imported.graph import INPUT, OUTPUT, ForeignGraph, wrap
+from vision.imported.description import Description, ImportRefused
+from vision.imported.graph import INPUT, OUTPUT, ForeignGraph
+from vision.imported.ir import IrGraph
 from vision.imported.reference import Reference
 from vision.imported.samples import preprocessing_of
 from vision.serving import PROBABILITIES, GraphSpec, ModelFiles
@@ -21,17 +22,20 @@ class Served:
     reference: Reference
 
 
-def serve(graph: ForeignGraph, facts: Description) -> Served:
+def serve(graph: ForeignGraph | IrGraph, facts: Description) -> Served:
     """Return the served form of a graph. What its run shows of its outputs is added to ``facts``.
 
     Raises:
         ImportRefused: its answers are not those of a classifier, or not what the facts say.
     """
     reference = Reference(graph, facts)
-    onnx = wrap(graph, facts, reference.output, reference.dimensions)
-    several = reference.takes_several(onnx)
-    if not several:
-        onnx = wrap(graph, facts, reference.output, reference.dimensions, batch=1)
+    wrapped = _of_any_batch(graph, reference)
+    several = wrapped is not None
+    if wrapped is None:
+        try:
+            wrapped = graph.wrap(facts, reference.output, reference.dimensions, batch=1)
+        except RuntimeError as error:
+            raise ImportRefused(f"the graph does not take one image at a time: {error}") from error
         facts.remarks.append("batch: one image at a time is built into the graph; a dynamic batch would be faster")
     height, width = facts.get("size")
     spec = GraphSpec(
@@ -43,5 +47,17 @@ def serve(graph: ForeignGraph, facts: Description) -> Served:
         output_name=OUTPUT,
         max_batch=0 if several else 1,
     )
-    files = ModelFiles(onnx=onnx, graph=spec)
+    if isinstance(wrapped, bytes):
+        files = ModelFiles(onnx=wrapped, graph=spec)
+    else:
+        files = ModelFiles(onnx=b"", ir=wrapped, graph=spec)
     return Served(files=files, preprocessing=preprocessing_of(facts), reference=reference)
+
+
+def _of_any_batch(graph: ForeignGraph | IrGraph, reference: Reference) -> bytes | tuple[bytes, bytes] | None:
+    """Return the served form for any number of images at a time; None where one is built in."""
+    try:
+        wrapped = graph.wrap(reference.facts, reference.output, reference.dimensions)
+    except RuntimeError:  # OpenVINO's, whose graphs are checked when they are made
+        return None
+    return wrapped if reference.takes_several(wrapped) else None

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from vision.imported.description import PROBABILITIES, Description, ImportRefused
 
+MODEL_INFO: Final = "model_info "  # begins the names of properties that come from there
 MAX_JSON_BYTES: Final = 20_000_000  # of a config with the names of a hundred thousand classes
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -231,6 +232,54 @@ def ultralytics(properties: Mapping[str, str], size: tuple[int, int] | None) -> 
         colours="RGB",
         outputs=PROBABILITIES,
     )
+
+
+def openvino(properties: Mapping[str, str], size: tuple[int, int] | None, dtype: str) -> Description:
+    """Return what rt_info's model_info in an OpenVINO graph says: nothing for other graphs.
+
+    Its meaning is that of OpenVINO's Model API (https://github.com/open-edge-platform/model_api): OpenCV's linear
+    filter, then (value - mean_values) / scale_values.
+    """
+    said = {name.removeprefix(MODEL_INFO): value for name, value in properties.items() if name.startswith(MODEL_INFO)}
+    if not said:
+        return Description()
+    source = "model_info in the graph"
+    if (kind := said.get("model_type", "Classification")).lower() != "classification":
+        raise ImportRefused(f"{source}: its model_type is {kind!r}; only Classification labels whole images")
+    if odd := [name for name in ("multilabel", "hierarchical") if said.get(name, "False").lower() == "true"]:
+        raise ImportRefused(f"{source}: several labels an image ({odd[0]}) are not supported")
+    if said.get("input_dtype", "u8") not in ("u8", "f32"):
+        raise ImportRefused(f"{source}: input_dtype is {said['input_dtype']!r}; images have 8 bits a colour")
+    found = Description().state(source, labels=said["labels"].split() if said.get("labels") else None)
+    inside = said.get("embedded_processing", "").lower() == "true"
+    if inside and size is None and {"orig_height", "orig_width"} <= said.keys():
+        size = _whole(said["orig_height"], source), _whole(said["orig_width"], source)
+        found.state(source, size=size)
+    how = said.get("resize_type")
+    if size is not None and (how == "standard" or (how == "crop" and size[0] == size[1])):
+        sides = size if how == "standard" else size[0]  # others pad, which nothing here does: they are asked for
+        found.state(source, resize=sides, filter="opencv-linear", cut_at="floor")
+    if not (inside and dtype == "uint8"):
+        found.state(
+            source,
+            scale=1.0,
+            mean=_spaced(said.get("mean_values")) or 0.0,
+            std=_spaced(said.get("scale_values")) or 1.0,
+        )
+    # Turns OpenCV's BGR round. False leaves open in which order a program's pictures come.
+    turned = said.get("reverse_input_channels", "").lower()
+    return found.state(source, colours="RGB" if turned in ("true", "yes", "1") else None)
+
+
+def _spaced(text: str | None) -> str | None:
+    return ",".join(text.replace(",", " ").split()) if text else None
+
+
+def _whole(text: str, source: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ImportRefused(f"{source}: {text!r} is no number of pixels") from error
 
 
 def standard(properties: Mapping[str, str]) -> Description:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         precisions,
     )
     from vision.serving.engines.half import can_halve
+    from vision.serving.engines.openvino import import_openvino
     from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
     from vision.serving.export import (
         export_checkpoint,

@@ -19,7 +19,7 @@ from typing import Any, Final
 from base.install import pip_install
 from vision.errors import EngineError
 from vision.serving.engines.openvino import CONVOLUTIONS, has_vnni, import_openvino
-from vision.serving.engines.protocol import Images
+from vision.serving.engines.protocol import Images, ModelFiles
 
 CALIBRATION_IMAGES: Final = 300
 
@@ -29,7 +29,7 @@ def can_quantise() -> bool:
     return importlib.util.find_spec("nncf") is not None and has_vnni()
 
 
-def quantise(onnx: bytes, images: Images, float_first: int, float_last: int) -> tuple[bytes, bytes]:
+def quantise(files: ModelFiles, images: Images, float_first: int, float_last: int) -> tuple[bytes, bytes]:
     """Return the .xml and the .bin of OpenVINO's format of the graph in 8 bits.
 
     Args:
@@ -42,9 +42,10 @@ def quantise(onnx: bytes, images: Images, float_first: int, float_last: int) -> 
     openvino = import_openvino()
     with tempfile.TemporaryDirectory(prefix="int8-") as folder, redirect_stdout(io.StringIO()):  # progress bars
         draft = Path(folder) / "network.onnx"
-        draft.write_bytes(onnx)
+        draft.write_bytes(files.onnx)
         try:
-            model = openvino.convert_model(draft)  # folds batch norm into the convolutions
+            # The conversion of ONNX folds batch norm into the convolutions.
+            model = openvino.Core().read_model(*files.ir) if files.ir is not None else openvino.convert_model(draft)
             model.reshape([-1, *images.shape[1:]])
             kept = kept_in_float(model, float_first, float_last)
             nncf = _import_nncf()

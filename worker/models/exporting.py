@@ -39,7 +39,7 @@ from vision.serving import (
     run_safetensors,
 )
 from worker.errors import WorkerError
-from worker.models.files import SERVING, WEIGHTS, prepare_mindspore, read_golden
+from worker.models.files import SERVING, SERVING_IR, WEIGHTS, prepare_mindspore, read_golden
 
 _RESIZE = "turn upright by the EXIF orientation; {}; average where a side shrinks, interpolate linearly where it grows"
 STEPS = {  # of vision/images/preprocess.py
@@ -117,6 +117,8 @@ def export_version(store: ModelStore, reference: str, file_format: str, output: 
             able = " or ".join(name for name, other in FORMATS.items() if not other.needs_network)
             raise ExportRefused(f"{reference} is a graph without a MindSpore network; pass --format {able}")
         prepare_mindspore(f"the format {file_format}")
+    if file_format == "onnx" and SERVING not in manifest.files:
+        raise ExportRefused(f"{reference} came in OpenVINO's format, of which no ONNX is made; pass --format openvino")
     # Beside the target, since a rename reaches no other disk.
     draft = Path(tempfile.mkdtemp(prefix=".sortline-export-", dir=target.parent)) / target.name
     try:
@@ -238,6 +240,14 @@ def _copy(name: str) -> Write:
     return lambda files, path: write_file(path, files.read(name))
 
 
+def _write_openvino(files: VersionFiles, path: Path) -> None:
+    if SERVING in files.manifest.files:
+        export_openvino(files.read(SERVING), path)
+        return
+    for name in reversed(SERVING_IR):  # the .xml last
+        write_file(path.with_suffix(Path(name).suffix), files.read(name))
+
+
 def _network(files: VersionFiles) -> Any:
     from vision.networks import build_network
 
@@ -263,7 +273,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     ),
     "openvino": Format(
         ".xml",
-        write=lambda files, path: export_openvino(files.read(SERVING), path),
+        write=_write_openvino,
         run=lambda files, path, images: (run_openvino(path, images), "OpenVINO"),
         is_graph=True,
     ),

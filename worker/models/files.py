@@ -14,6 +14,7 @@ from vision import EngineError
 from vision.serving import GraphSpec, Images, MindSporeNetwork, ModelFiles, Outputs
 
 SERVING: Final = "serving.onnx"
+SERVING_IR: Final = ("serving.xml", "serving.bin")  # instead of it, for a graph that came in OpenVINO's format
 WEIGHTS: Final = "weights.safetensors"
 GOLDEN: Final = "golden.npz"
 INT8: Final = ("serving.int8.xml", "serving.int8.bin")
@@ -29,7 +30,8 @@ def read_files(store: ModelStore, version: ModelVersion) -> ModelFiles:
     quantised = set(INT8) <= version.manifest.files.keys()
     network = version.manifest.network
     return ModelFiles(
-        onnx=read(SERVING),
+        onnx=read(SERVING) if SERVING in version.manifest.files else b"",
+        ir=(read(SERVING_IR[0]), read(SERVING_IR[1])) if set(SERVING_IR) <= version.manifest.files.keys() else None,
         graph=GraphSpec.from_json(version.manifest.graph),
         int8=(read(INT8[0]), read(INT8[1])) if quantised else None,
         mindspore=None if network is None else lambda: MindSporeNetwork(spec=network, weights=read(WEIGHTS)),

@@ -27,6 +27,7 @@ from vision.imported import (
     check_samples,
     gather,
     read_graph,
+    read_ir,
     read_json,
     read_samples,
     serve,
@@ -54,9 +55,7 @@ python -m tf2onnx.convert --saved-model FOLDER --output model.onnx --opset 17
 TFLITE: Final = """\
 pip install tf2onnx
 python -m tf2onnx.convert --tflite network.tflite --output model.onnx --opset 17"""
-OPENVINO: Final = """\
-# An .xml was converted from another framework's network: import that, or its .onnx file."""
-# The name of what is no ONNX file, and how it becomes one, by suffix.
+# The name of what is neither ONNX nor OpenVINO, and how it becomes one, by suffix.
 OTHERS: Final = {
     ".pt": ("a PyTorch file", TORCH),
     ".pth": ("a PyTorch file", TORCH),
@@ -67,7 +66,6 @@ OTHERS: Final = {
     ".hdf5": ("a Keras file", KERAS),
     ".pb": ("a TensorFlow file", KERAS),
     ".tflite": ("a TensorFlow Lite file", TFLITE),
-    ".xml": ("an OpenVINO file", OPENVINO),
 }
 
 
@@ -104,7 +102,8 @@ def import_graph(store: ModelStore, options: argparse.Namespace) -> list[str]:
         ImportRefused: something is missing, wrong, or not to be served; nothing is published.
     """
     path: Path = options.path
-    graph = read_graph(graph_file(path))
+    file = graph_file(path)
+    graph = read_ir(file) if file.suffix.lower() == ".xml" else read_graph(file)
     beside = path if path.is_dir() else None
     facts = gather(graph, beside, preset_name=options.preset, said=_said(options.preprocess), labels=options.labels)
     served = serve(graph, facts)
@@ -123,7 +122,7 @@ def import_graph(store: ModelStore, options: argparse.Namespace) -> list[str]:
         graph=Graph(
             files=served.files,
             reference=served.reference,
-            reference_name="ONNX Runtime on the file as it came",
+            reference_name="the file as it came",
             tolerance=TOLERANCE if graph.dtype == "float32" else HALF_TOLERANCE,
             float_ends=GRAPH_FLOAT_ENDS,
         ),
@@ -182,7 +181,7 @@ def _said(texts: list[str]) -> Description:
 
 
 def graph_file(path: Path) -> Path:
-    """Return the ONNX file at ``path``, or in that folder.
+    """Return the ONNX or OpenVINO file at ``path``, or in that folder.
 
     Raises:
         ImportRefused: there is none, or several; files of other frameworks are named, with what makes ONNX of them.
@@ -193,7 +192,7 @@ def graph_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     usual = [path / name for name in GRAPHS if (path / name).is_file()]
-    found = usual[:1] or sorted(path.glob("*.onnx"))
+    found = usual[:1] or sorted(path.glob("*.onnx")) or sorted(path.glob("*.xml"))
     if len(found) == 1:
         return found[0]
     if found:

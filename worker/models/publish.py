@@ -33,7 +33,7 @@ from vision.serving import (
     quantise,
 )
 from vision.training import LabelledImage
-from worker.models.files import GOLDEN, INT8, SERVING, WEIGHTS
+from worker.models.files import GOLDEN, INT8, SERVING, SERVING_IR, WEIGHTS
 from worker.models.precision import GPU_F16, judge_precisions, open_on_cpu
 
 log = logging.getLogger("sortline.publishing")
@@ -152,7 +152,8 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
             proofs = judge_precisions(engines, what.validation, what.preprocessing, what.limits)
     details = what.details(proofs)
     trained = model.mindspore() if model.mindspore is not None else None
-    files = {SERVING: model.onnx, **details.files}
+    graph = {SERVING: model.onnx} if model.ir is None else dict(zip(SERVING_IR, model.ir, strict=True))
+    files = {**graph, **details.files}
     if trained is not None:
         files[WEIGHTS] = trained.weights
     if model.int8 is not None and any(proof.passed for name, proof in proofs.items() if "int8" in name):
@@ -178,7 +179,7 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
 def _with_int8(model: ModelFiles, images: Images, ends: FloatEnds) -> ModelFiles:
     """Return the model with an 8-bit graph, or as it is where none can be made."""
     try:
-        return replace(model, int8=quantise(model.onnx, images, *ends))
+        return replace(model, int8=quantise(model, images, *ends))
     except EngineError as error:
         log.info("no 8-bit graph: %s", error)
         return model

@@ -174,6 +174,10 @@ def _imported(training: Training, backbone: Backbone, pin: ModelPin) -> Part:
     odd = [key for key in ("pooling", "intermediate_layers") if getattr(backbone, key) != getattr(PLAIN, key)]
     if odd:
         raise JobRefused(f"{pin} came as a graph, which has no {' and no '.join(odd)}; leave that out")
+    if SERVING not in version_of(training.runtime.store, pin).manifest.files:
+        raise JobRefused(
+            f"{pin} came in OpenVINO's format, which can't be cut for a head; import the ONNX file that it was made of"
+        )
     return Part(
         name=str(pin),
         onnx=training.runtime.store.open_file(pin.name, pin.version, SERVING),

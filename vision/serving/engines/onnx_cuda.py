@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from base.install import pip_install
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
-from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine, known_precision, open_session
+from vision.serving.engines.onnx_runtime import OnnxRuntimeEngine, known_precision, onnx_of, open_session
 from vision.serving.engines.protocol import Images, ModelFiles
 
 LARGEST_MICRO_BATCH: Final = 128
@@ -35,7 +35,7 @@ class OnnxCudaEngine(BatchingEngine):
                 the head in f32; "auto" is f32.
         """
         chosen = known_precision(precision)
-        self._session = _open_session(files.onnx, chosen)
+        self._session = _open_session(onnx_of(files), chosen)
         self._input = self._session.get_inputs()[0].name
         self._buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
         shape = files.graph.image_shape
@@ -48,7 +48,7 @@ class OnnxCudaEngine(BatchingEngine):
                 "the device's free memory holds no passes of %d images: trying %d", micro_batch * 2, micro_batch
             )
             del self._session  # gives back what the larger pass had reserved, before the next one asks for it
-            self._session = _open_session(files.onnx, chosen)
+            self._session = _open_session(onnx_of(files), chosen)
         for _ in range(LANES):
             self._buffers.put(page_locked((micro_batch, *shape)))
         super().__init__(

@@ -32,7 +32,7 @@ class OnnxRuntimeEngine(BatchingEngine):
             threads: of one pass; 0 = all cores that this process may use.
         """
         chosen = known_precision(precision)
-        self._session = open_session(files.onnx, "cpu", chosen, threads or available_cpus(), {})
+        self._session = open_session(onnx_of(files), "cpu", chosen, threads or available_cpus(), {})
         self._input = self._session.get_inputs()[0].name
         super().__init__(
             name="onnxruntime",
@@ -56,6 +56,13 @@ class OnnxRuntimeEngine(BatchingEngine):
     def _forward(self, images: Images) -> NDArray[np.float32]:
         outputs: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
         return outputs
+
+
+def onnx_of(files: ModelFiles) -> bytes:
+    """Return the ONNX graph; EngineError for a version that came in OpenVINO's format."""
+    if files.ir is not None:
+        raise EngineError("this model version is a graph in OpenVINO's format; use engine openvino, or auto")
+    return files.onnx
 
 
 def known_precision(asked: str) -> str:

@@ -41,7 +41,8 @@ class OpenVinoEngine(BatchingEngine):
                 and last convolutions are in f32, or in bf16 with "int8+bf16".
             threads: cores to use; 0 = all that this process may use.
         """
-        check_onnx(files.onnx)
+        if files.ir is None:
+            check_onnx(files.onnx)
         openvino = import_openvino()
         core = openvino.Core()
         streams = threads or available_cpus()
@@ -58,7 +59,8 @@ class OpenVinoEngine(BatchingEngine):
         self._passes: SimpleQueue[_Pass] = SimpleQueue()
         try:
             quantised = files.int8 if chosen.startswith("int8") else None
-            model = core.read_model(*quantised) if quantised else core.read_model(files.onnx)
+            ir = quantised or files.ir
+            model = core.read_model(*ir) if ir else core.read_model(files.onnx)
             model.reshape(shape)
             body_precision = "bf16" if chosen.endswith("bf16") else "f32"
             parts = [(model, body_precision)]

@@ -97,7 +97,8 @@ class ModelFiles:
     """One model version as the very bytes that its checksums were taken of; engines never open a path again.
 
     Attributes:
-        onnx: the graph.
+        onnx: the graph; empty for one that came in OpenVINO's format.
+        ir: .xml and .bin of such a graph.
         graph: its input and output.
         int8: .xml and .bin of the graph with 8-bit convolutions, in OpenVINO's format; None where it was not made.
         mindspore: reads what the mindspore engine alone needs; None for a version that is a graph and no more.
@@ -105,6 +106,7 @@ class ModelFiles:
 
     onnx: bytes
     graph: GraphSpec
+    ir: tuple[bytes, bytes] | None = None
     int8: tuple[bytes, bytes] | None = None
     mindspore: Callable[[], MindSporeNetwork] | None = None
 

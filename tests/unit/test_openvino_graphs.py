@@ -1,0 +1,175 @@
+"""Classifiers in OpenVINO's format: what model_info says, the proof, what serves them, hostile files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_store import ModelStore
+from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, network, photos
+from tests.unit.test_imported import import_, samples
+from vision.errors import EngineError
+from vision.imported import ImportRefused, read_ir
+from vision.imported.sources import openvino as model_info
+from vision.serving import import_openvino, open_engine
+from worker.models.exporting import ExportRefused, export_version
+from worker.models.files import read_files
+
+INFO = {
+    "model_type": "Classification",
+    "labels": " ".join(LABELS),
+    "resize_type": "standard",
+    "mean_values": " ".join(str(255 * value) for value in MEAN),
+    "scale_values": " ".join(str(255 * value) for value in STD),
+    "reverse_input_channels": "True",
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    monkeypatch.setenv("SORTLINE_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)  # of the process of all tests
+    return ModelStore(tmp_path / "store")
+
+
+def ir(folder: Path, info: dict[str, str] | None = None, **options: Any) -> Path:
+    """Write the network of the other tests as OpenVINO's .xml and .bin."""
+    openvino = import_openvino()
+    model = openvino.convert_model(network(folder / "m.onnx", **options))
+    for name, value in (info or {}).items():
+        model.set_rt_info(value, ["model_info", name])
+    openvino.save_model(model, folder / "m.xml", compress_to_fp16=False)
+    return folder / "m.xml"
+
+
+def answers(paths: list[Path]) -> np.ndarray[Any, Any]:
+    """Return what Model API would give: OpenCV's resize, mean and scale of model_info, softmax."""
+    import cv2
+
+    from tests.foreign_graphs import weights
+
+    rows = []
+    for path in paths:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+        values = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR).astype(np.float64)
+        values = (values - 255 * np.array(MEAN)) / (255 * np.array(STD))
+        row = weights() @ values.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1).reshape(-1)
+        rows.append(np.exp(row - row.max()) / np.exp(row - row.max()).sum())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("options", [{}, {"layout": "NHWC"}, {"batch": 1}, {"ending": "Softmax"}])
+def test_a_graph_with_model_info_labels_as_model_api_does(
+    options: dict[str, Any], tmp_path: Path, store: ModelStore, capsys: Any
+) -> None:
+    paths = photos(tmp_path / "photos")
+    expected = answers(paths)
+    check = samples(tmp_path / "samples.csv", paths, expected)
+
+    assert import_(ir(tmp_path, INFO, **options), "--check", check) == 0
+
+    said = capsys.readouterr().out
+    assert "labels: 4, glass, metal, paper, ... (model_info in the graph)" in said
+    assert "colours: RGB (model_info in the graph)" in said
+    assert "check: 12 of 12 labels equal" in said
+    files = read_files(store, store.resolve("foreign"))
+    assert files.onnx == b""
+    with pytest.raises(EngineError, match="a graph in OpenVINO's format; use engine openvino"):
+        open_engine(files, engine="onnxruntime", device="cpu")
+    engine = open_engine(files, device="cpu", precision="f32")
+    assert engine.name == "openvino"
+    engine.close()
+
+
+def test_it_is_exported_as_it_is_served_and_not_as_onnx(tmp_path: Path, store: ModelStore) -> None:
+    assert import_(ir(tmp_path, INFO)) == 0
+    (tmp_path / "out").mkdir()
+
+    with pytest.raises(ExportRefused, match="came in OpenVINO's format, of which no ONNX is made; pass --format"):
+        export_version(store, "foreign", "onnx", tmp_path / "out")
+    assert "proven with OpenVINO" in export_version(store, "foreign", "openvino", tmp_path / "out")
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".bin", ".json", ".xml"]
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"model_type": "SSD"}, "its model_type is 'SSD'; only Classification"),
+        ({"multilabel": "True"}, r"several labels an image \(multilabel\)"),
+        ({"hierarchical": "True"}, r"several labels an image \(hierarchical\)"),
+        ({"input_dtype": "u16"}, "input_dtype is 'u16'; images have 8 bits"),
+        ({"mean_values": "a b c"}, "mean is 'a,b,c'"),
+    ],
+)
+def test_what_model_info_says_against_labelling_is_refused(info: dict[str, str], message: str) -> None:
+    with pytest.raises(ImportRefused, match=message):
+        model_info({f"model_info {name}": value for name, value in (INFO | info).items()}, (SIDE, SIDE), "float32")
+
+
+@pytest.mark.parametrize(
+    ("info", "missing"),
+    [
+        ({"reverse_input_channels": "False"}, "colours: order of the colour channels"),
+        ({"resize_type": "fit_to_window_letterbox"}, "resize: what an image is resized to"),
+        ({"labels": ""}, "labels: the name of each output"),
+    ],
+)
+def test_what_model_info_leaves_open_is_asked_for(
+    info: dict[str, str], missing: str, tmp_path: Path, store: ModelStore, capsys: Any
+) -> None:
+    assert import_(ir(tmp_path, INFO | info)) == 1
+    assert missing in capsys.readouterr().err
+
+
+def test_a_graph_with_embedded_processing_scales_itself() -> None:
+    said = {"embedded_processing": "True", "orig_height": "40", "orig_width": "48", "resize_type": "standard"}
+    facts = model_info({f"model_info {name}": value for name, value in said.items()}, None, "uint8")
+
+    assert facts.get("size") == facts.get("resize") == (40, 48)
+    assert facts.get("scale") is None
+
+
+def test_pixels_of_8_bits_are_given_as_they_are(tmp_path: Path, store: ModelStore) -> None:
+    info = {key: INFO[key] for key in ("labels", "resize_type", "reverse_input_channels")}
+    assert import_(ir(tmp_path, info | {"embedded_processing": "True"}, dtype=TensorProto.UINT8)) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda xml: b"<!DOCTYPE net [<!ENTITY a 'aaaa'>]>" + xml, "defines entities of XML"),
+        (lambda xml: xml[: len(xml) // 2], "is not an OpenVINO graph, or a damaged one"),
+        (lambda xml: b"<svg/>", "is not an OpenVINO graph"),
+        (lambda xml: xml.replace(b'type="AvgPool"', b'type="Stranger"'), "is not an OpenVINO graph, or a damaged one"),
+        (lambda xml: xml.replace(b'offset="0"', b'offset="99999999999"'), "is not an OpenVINO graph, or a damaged one"),
+        (lambda xml: xml.replace(b'size="768"', b'size="99999999999"'), "is not an OpenVINO graph, or a damaged one"),
+    ],
+)
+def test_hostile_xml_is_refused_with_a_sentence(change: Any, message: str, tmp_path: Path) -> None:
+    path = ir(tmp_path, INFO)
+    before = path.read_bytes()
+    path.write_bytes(change(before))
+    assert path.read_bytes() != before
+
+    with pytest.raises(ImportRefused, match=message) as refused:
+        read_ir(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_that_are_missing_cut_or_huge_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ir(tmp_path, INFO)
+    with monkeypatch.context() as patch:
+        patch.setattr("vision.imported.ir.MAX_BYTES", 10)
+        with pytest.raises(ImportRefused, match=r"m.bin .*; at most 100,000,000 and 10 are read"):
+            read_ir(path)
+    path.with_suffix(".bin").write_bytes(b"x")
+    with pytest.raises(ImportRefused, match="is not an OpenVINO graph, or a damaged one"):
+        read_ir(path)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(ImportRefused, match=r"m.xml has no m.bin beside it"):
+        read_ir(path)
