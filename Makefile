@@ -71,7 +71,7 @@ soak: .venv/ready ## The chaos test, longer: SOAK="--images 200000 --workers 8 -
 	$(BIN)/python -m tests.chaos.soak $(SOAK)
 
 # Not gpu and onnx: they can't lie beside train.
-EXTRAS := train heif import int8 monitor parquet raw remote weights xlsx demo build dev
+EXTRAS := train heif import int8 monitor parquet raw remote review weights xlsx demo build dev
 COMPILE := $(UV) compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
 	pyproject.toml
 

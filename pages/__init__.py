@@ -27,6 +27,11 @@ def template(name: str) -> Template:
     return _environment().get_template(name)
 
 
+def asset(name: str) -> str:
+    """Return a file that a served page asks for by its name."""
+    return TEMPLATES.joinpath(name).read_text("utf-8")
+
+
 def data_uri(kind: str, data: bytes) -> str:
     """Return an image file ("png", "jpeg", "webp") as the address of itself."""
     return f"data:image/{kind};base64,{b64encode(data).decode()}"

@@ -14,6 +14,7 @@ from producer.commands.eval import evaluate
 from producer.commands.label import label
 from producer.commands.monitor import monitor
 from producer.commands.report import report
+from producer.commands.review import review
 from producer.commands.stack import doctor, up, worker
 from producer.commands.tag import tag
 from producer.commands.train import TrainCommand, train
@@ -32,6 +33,8 @@ app = typer.Typer(
     sortline train photos/ --name kitchen      # queue a training job; publishes a model version
 
     sortline label inbox/ -o report.csv        # one CSV row an image
+
+    sortline review report.csv                 # correct the doubtful answers in a browser
 
     sortline eval photos/test                  # how right the model is, as a page to look at
 
@@ -59,7 +62,7 @@ def options(
 ) -> None: ...
 
 
-for command in (label, watch, report, tag, audit, train, worker, up, doctor):
+for command in (label, watch, report, review, tag, audit, train, worker, up, doctor):
     app.command(cls=TrainCommand if command is train else None)(command)
 # Options that it doesn't know are Flower's.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)

@@ -119,7 +119,12 @@ class Request:
 
 def requests_of(run: RunFile) -> list[Request]:
     """Return what was asked for of ``run``, the newest last."""
-    return [Request.from_json(text) for text in run.requests()]
+    return requests_of_text(run.requests())
+
+
+def requests_of_text(texts: Iterable[str]) -> list[Request]:
+    """Return the requests that a run file keeps as ``texts``."""
+    return [Request.from_json(text) for text in texts]
 
 
 def request_of(

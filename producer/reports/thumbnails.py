@@ -51,12 +51,16 @@ def thumbnail(path: str, max_pixels: int, folder: Folder | None = None, page: in
     """Return a WebP file of the upright image on white, at most 144 pixels long; None when it can't be had."""
     try:
         data = read_file(Path(path), MOST_BYTES) if folder is None else folder.read(path, MOST_BYTES)
-        return _shrunk(data, max_pixels, page) if data else None
+        return shrunk(data, max_pixels, page) if data else None
     except Exception:  # whatever reading it, or what a damaged file provokes in Pillow's plugins: struct, zlib
         return None
 
 
-def _shrunk(data: bytes, max_pixels: int, page: int) -> bytes | None:
+def shrunk(data: bytes, max_pixels: int, page: int = 1, longest_px: int = THUMBNAIL_PX) -> bytes | None:
+    """Return a WebP file of the upright image in ``data`` on white, or None when it has more pixels than it may have.
+
+    Whatever a damaged file provokes in Pillow's plugins is raised: struct, zlib.
+    """
     image_module, image_ops, formats = _pillow()
     with image_module.open(io.BytesIO(data), formats=formats) as image:
         if page > 1:
@@ -69,19 +73,19 @@ def _shrunk(data: bytes, max_pixels: int, page: int) -> bytes | None:
         if width * height > (max_pixels if drafted else min(max_pixels, MOST_PIXELS_UNDRAFTED)):
             return None
         if drafted or image.format == "HEIF":  # which may hold a small picture of its own
-            image.draft("RGB", (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))
+            image.draft("RGB", (2 * longest_px, 2 * longest_px))
         upright = image_ops.exif_transpose(image)
         small = max(upright.size) <= SMALL_PX
         if upright.mode.startswith("I;16"):
             upright = upright.point(lambda value: value / 257).convert("L")
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
-            upright.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            upright.thumbnail((longest_px, longest_px))
             canvas = image_module.new("RGBA", upright.size, "white")
             canvas.alpha_composite(upright)
             upright = canvas
         upright = upright.convert("RGB")
-        upright.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), reducing_gap=2.0)
+        upright.thumbnail((longest_px, longest_px), reducing_gap=2.0)
         file = io.BytesIO()
         upright.save(file, "WEBP", quality=72, method=2, lossless=small)
         return file.getvalue()

@@ -82,14 +82,19 @@ class OpenedRun:
 
 
 def find_run(settings: Settings, text: str) -> RunFile:
-    """Return the run that ``text`` means: a run file, the name of a run, or a report that was made of one.
+    """Return the run that ``text`` means, held, as `find_run_file` finds it."""
+    return RunFile(find_run_file(settings, text))
+
+
+def find_run_file(settings: Settings, text: str) -> Path:
+    """Return the run file that ``text`` means: itself, the name of a run, or a report that was made of one.
 
     Raises:
         UsageError: there is none.
     """
     given = Path(os.path.abspath(text))  # noqa: PTH100 - links stay as the user wrote them
     if given.suffix == ".run" and given.is_file():
-        return RunFile(given)
+        return given
     found, unread = [], ""
     for path in (settings.home / "runs").glob("*.run"):
         try:
@@ -108,7 +113,7 @@ def find_run(settings: Settings, text: str) -> RunFile:
             f"no run {text}: pass a run file, the name of a run, or a report that one of the runs in "
             f"{settings.home / 'runs'} has made{unread}"
         )
-    return RunFile(max(found)[1])
+    return max(found)[1]
 
 
 def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -> OpenedRun:

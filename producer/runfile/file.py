@@ -125,6 +125,23 @@ class RunFile:
                 raise _unusable(path, error) from error
             return None
 
+    @staticmethod
+    def read(path: Path) -> tuple[Plan, list[StoredRow]]:
+        """Return plan and rows of a run that another process may be at: every input in order, with or without a row.
+
+        Raises:
+            RunFileError: it can't be read, or is none.
+        """
+        peeked = RunFile.peek(path)
+        if peeked is None:
+            raise RunFileError(f"{path} is not a run file")
+        plan = peeked[0]
+        with _reading(path), closing(_read_only(path)) as database:
+            rows = stored_rows(
+                database, labels=len(plan.labels), places=plan.duplicates, failed=False, of_files=plan.file_info
+            )
+            return plan, list(rows)
+
     def close(self) -> None:
         """Close the file and let others have it."""
         self._db.close()

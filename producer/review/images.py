@@ -1,0 +1,224 @@
+"""The images that are reviewed: those of a run, finished or not, or of a table: an audit, a foreign report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from base.paths import path_to_text, text_to_path
+from base.text import plain_cell
+from base.text_files import TextError, read_table
+from base.urls import is_url
+from configs import Settings
+from producer.errors import UsageError
+from producer.reports.request import Request, requests_of_text
+from producer.run.opening import find_run_file
+from producer.runfile import RunFile
+
+PROBED = 20  # images that are looked for to find out where they lie on this machine
+TABLES = (".csv", ".tsv", ".txt")
+
+
+class ReviewImage(NamedTuple):
+    """One image: its path as reports show it, absolute as text, its labels with the most probable first, its error."""
+
+    path: str
+    key: str
+    ranked: Sequence[tuple[int, float]]
+    error: str
+    detail: str
+    sha256: str = ""
+
+    @property
+    def margin(self) -> float:
+        """How much surer the first label is than the second."""
+        second = self.ranked[1][1] if len(self.ranked) > 1 else 1 - self.ranked[0][1]
+        return self.ranked[0][1] - second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """What is reviewed.
+
+    Attributes:
+        labels: by class index.
+        version: of the model, as ``kitchen:3``; "" where it isn't known.
+        root: no file outside it is read, whatever links lie in it.
+        corrections: where they belong by default.
+        source: SOURCE of the run, to label it again; "" where it isn't known.
+        pages: further pictures of files, which are left out: a correction is of a file.
+    """
+
+    title: str
+    version: str
+    labels: list[str]
+    images: list[ReviewImage]
+    root: Path
+    corrections: Path
+    source: str = ""
+    pages: int = 0
+
+    def label(self, image: ReviewImage) -> str:
+        """Return what was predicted, "" where nothing was."""
+        return self.labels[image.ranked[0][0]] if image.ranked else ""
+
+
+def open_collection(settings: Settings, text: str, data_root: Path | None = None) -> Collection:
+    """Return the images that ``text`` means: a run, a report of a run of this machine, or any table of labels.
+
+    Args:
+        data_root: where the images lie on this machine, if not where they lay when they were labelled.
+
+    Raises:
+        UsageError: there is no such run, the table is none, or its images are behind a URL.
+    """
+    given = Path(os.path.abspath(text))  # noqa: PTH100 - links stay as the user wrote them
+    try:
+        path = find_run_file(settings, text)
+    except UsageError:
+        if given.suffix.lower() in TABLES and given.is_file():
+            return _of_table(given, data_root)
+        raise
+    return _of_run(path, given, data_root)
+
+
+def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
+    plan, rows = RunFile.read(path)
+    if is_url(plan.data_root) and data_root is None:
+        raise UsageError(
+            f"the images of run {plan.run} lie behind {plan.data_root}: copy them, then say where with --data-root"
+        )
+    requests = requests_of_text((RunFile.peek(path) or (plan, []))[1])
+    place = _place(plan.base, [row.path for row in rows[:PROBED]], data_root)
+    images = [
+        ReviewImage(row.path, place.key(row.path), row.top, row.error or "", row.detail, row.sha256)
+        for row in rows
+        if row.page <= 1
+    ]
+    return Collection(
+        title=plan.source,
+        version=str(plan.model),
+        labels=plan.labels,
+        images=images,
+        root=data_root or Path(plan.base if plan.walked else plan.data_root),
+        corrections=_beside(path, requests, given),
+        source=plan.source if plan.walked else "",
+        pages=len(rows) - len(images),
+    )
+
+
+def _of_table(table: Path, data_root: Path | None) -> Collection:
+    try:
+        header, rows = read_table(table)
+    except TextError as error:
+        raise UsageError(str(error)) from error
+    if "path" not in header or not {"label", "status"} & set(header):
+        raise UsageError(f"{table} has the columns {', '.join(header) or 'none'}; review needs path and label")
+    base = _base_of(table)
+    place = _place(base, [text_of(cells, "path") for _, cells in rows[:PROBED]], data_root)
+    labels: dict[str, int] = {}
+    images = []
+    for number, cells in rows:
+        if not (path := text_of(cells, "path")):
+            raise UsageError(f"{table}, line {number}: it has no path")
+        ranked = _ranked(cells, labels, f"{table}, line {number}")
+        reason = "" if ranked else text_of(cells, "error") or "missing"
+        key = place.key(path)
+        images.append(ReviewImage(path, key, ranked, reason, text_of(cells, "error_detail"), cells.get("sha256", "")))
+    if not images:
+        raise UsageError(f"{table} has no rows")
+    folders = {os.path.dirname(image.key) for image in images}  # noqa: PTH120
+    is_listed = any(text_of(cells, "path").startswith("/") for _, cells in rows)
+    return Collection(
+        title=table.name,
+        version=next((cells["model"] for _, cells in rows if "model" in cells), ""),
+        labels=list(labels),
+        images=images,
+        root=data_root or Path(text_to_path(os.path.commonpath(folders)) if is_listed else base),
+        corrections=table.with_name(f"{table.stem}.corrections.csv"),
+    )
+
+
+def text_of(cells: dict[str, str], column: str) -> str:
+    """Return what a cell of ours says, without the sign that keeps spreadsheets from running it."""
+    return plain_cell(cells.get(column, ""))
+
+
+def _ranked(cells: dict[str, str], labels: dict[str, int], where: str) -> list[tuple[int, float]]:
+    """Return the labels of a row with their confidences; those that an audit gives and suggests, where it is one."""
+    pairs = [("label", "confidence"), *((f"label_{rank}", f"confidence_{rank}") for rank in range(2, 1001))]
+    if "suggested" in cells:
+        pairs = [("label", "label_probability"), ("suggested", "suggested_probability")]
+    found: list[tuple[int, float]] = []
+    for name, number in pairs:
+        if not (label := text_of(cells, name)):
+            break
+        try:
+            value = float(cells.get(number, "1" if not found else "0").replace(",", "."))
+        except ValueError as error:
+            raise UsageError(f"{where}: {number} is {cells[number]!r}, not a number") from error
+        if not 0 <= value <= 1:
+            raise UsageError(f"{where}: {number} is {cells[number]}, and not from 0 to 1")
+        index = labels.setdefault(label, len(labels))
+        if index not in [known for known, _ in found]:
+            found.append((index, value))
+    return found
+
+
+def _base_of(table: Path) -> str:
+    """Return the folder whose images a report names, by the summary beside it; else its own folder."""
+    for name in (f"{table.stem}.summary.json", "summary.json"):
+        try:
+            base = json.loads(table.with_name(name).read_text(encoding="utf-8")).get("base")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        if isinstance(base, str) and base.startswith("/"):
+            return text_to_path(base)
+    return str(table.parent)
+
+
+class _Place(NamedTuple):
+    """Where images lie: relative paths below ``base``; it replaces the first ``dropped`` folders of absolute ones."""
+
+    base: str
+    dropped: int | None
+
+    def key(self, path: str) -> str:
+        if path.startswith("/"):
+            if self.dropped is None:
+                return os.path.normpath(path)
+            path = "/".join(path.split("/")[1 + self.dropped :])
+        return os.path.normpath(f"{path_to_text(self.base)}/{path}")
+
+
+def _place(base: str, paths: Sequence[str], data_root: Path | None) -> _Place:
+    """Return where the images lie: as labelled, or below ``data_root`` with as much of their path as is there."""
+    if data_root is None:
+        return _Place(base, None)
+    root = os.path.abspath(data_root)  # noqa: PTH100
+    folders = [folder for folder in base.split("/") if folder]
+    bases = [os.path.join(root, *folders[place:]) for place in range(len(folders) + 1)]  # noqa: PTH118
+    places = [_Place(candidate, None) for candidate in bases]
+    most = max((path.count("/") for path in paths), default=0)
+    places = [_Place(root, dropped) for dropped in range(most)] if any(map(_is_absolute, paths)) else places
+    for place in places:
+        if any(os.path.exists(text_to_path(place.key(path))) for path in paths):  # noqa: PTH110
+            return place
+    raise UsageError(f"--data-root {data_root}: none of the first {len(paths)} images is below it, such as {paths[0]}")
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/")
+
+
+def _beside(run: Path, requests: Sequence[Request], given: Path) -> Path:
+    """Return where the corrections of a run belong: beside the report that was named, or made last; else the run."""
+    named = [request for request in requests if str(given) in request.outputs.values()] or requests
+    if not named:
+        return run.with_suffix(".corrections.csv")
+    errors = named[-1].path("errors")
+    return errors.with_name(errors.name.removesuffix("errors.csv") + "corrections.csv")

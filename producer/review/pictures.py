@@ -1,0 +1,160 @@
+"""Small and large copies of the reviewed images, each made once: a browser gets nothing but WebP files of ours.
+
+They are kept in one SQLite file in the home, whoever asked for them, the oldest making way for new ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from base.errors import ImageError
+from base.files import private
+from base.paths import text_to_path
+from producer.reports.thumbnails import MOST_BYTES, shrunk
+from producer.review.images import Collection
+from storage import LocalFolder
+
+SMALL_PX: Final = 224
+LARGE_PX: Final = 2048
+MOST_KEPT: Final = 150_000  # small ones of 5 kB: 0.8 GB
+NEAR_BITS: Final = 6  # of 64; copies of other sizes and qualities stay below
+PLAIN_BITS: Final = 10  # a picture with fewer edges than this is like any other plain one
+TABLE = """
+CREATE TABLE IF NOT EXISTS pictures (
+    key BLOB PRIMARY KEY, webp BLOB NOT NULL, sha256 TEXT NOT NULL, hash INTEGER NOT NULL
+)
+"""
+
+
+class Picture(NamedTuple):
+    """A WebP file, the sha256 of the image that it was made of, and a hash by which near-duplicates are found."""
+
+    webp: bytes
+    sha256: str
+    hash: int
+
+
+class Pictures:
+    """Copies of a collection's images; for several threads.
+
+    Raises:
+        UnavailableError: the images' folder is not there.
+    """
+
+    def __init__(self, collection: Collection, home: Path, max_pixels: int) -> None:
+        self._collection, self._max_pixels = collection, max_pixels
+        self._folder = LocalFolder(collection.root)
+        self._root = os.path.realpath(collection.root)
+        self._lock = threading.Lock()
+        self._hashes: dict[int, int] = {}
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = home / "thumbnails.db"
+        os.close(private(path, os.O_CREAT | os.O_WRONLY))
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=OFF")  # it can all be made again
+        self._database.execute(TABLE)
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+        self._folder.__exit__()
+
+    def small(self, index: int) -> Picture:
+        """Return the thumbnail of an image; ImageError says why there is none."""
+        real, key = self._find(index)
+        with self._lock:
+            row = self._database.execute("SELECT webp, sha256, hash FROM pictures WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            data = self._read(real)
+            webp = self._shrunk(data, SMALL_PX)
+            row = (webp, sha256(data).hexdigest(), difference_hash(webp))
+            with self._lock:
+                self._database.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", (key, *row))
+                self._database.execute(
+                    "DELETE FROM pictures WHERE rowid <= (SELECT max(rowid) FROM pictures) - ?", (MOST_KEPT,)
+                )
+        picture = Picture(row[0], row[1], row[2] % 2**64)
+        self._hashes[index] = picture.hash
+        return picture
+
+    def large(self, index: int) -> bytes:
+        """Return an image at up to 2048 pixels; ImageError says why there is none."""
+        real, _ = self._find(index)
+        return self._shrunk(self._read(real), LARGE_PX)
+
+    def digest(self, index: int) -> str:
+        """Return the sha256 of an image as it is now, "" where it can't be read."""
+        try:
+            return self.small(index).sha256
+        except ImageError:
+            pass
+        try:
+            return sha256(self._read(self._find(index)[0])).hexdigest()
+        except ImageError:
+            return ""
+
+    def near(self, indexes: Iterable[int]) -> list[int]:
+        """Return the images that look like one of these, of all whose thumbnails have been made."""
+        known: Mapping[int, int] = dict(self._hashes)
+        asked = set(indexes)
+        own = [known[index] for index in asked if PLAIN_BITS <= known.get(index, 0).bit_count() <= 64 - PLAIN_BITS]
+        return [
+            index
+            for index, hash_ in known.items()
+            if index not in asked and any((hash_ ^ other).bit_count() <= NEAR_BITS for other in own)
+        ]
+
+    @property
+    def compared(self) -> int:
+        """How many images `near` looks among."""
+        return len(self._hashes)
+
+    def _find(self, index: int) -> tuple[str, bytes]:
+        """Return where an image really lies, below the root, and the key of its thumbnail as it is now."""
+        path = text_to_path(self._collection.images[index].key)
+        if "\0" in path:
+            raise ImageError("not_found", "no file name: it holds a NUL byte")
+        real = os.path.realpath(path)
+        if os.path.commonpath([self._root, real]) != self._root:
+            raise ImageError("outside_data_root", f"it lies outside {self._root}, which alone is shown")
+        try:
+            status = os.stat(real)  # noqa: PTH116
+        except OSError as error:
+            raise ImageError("not_found", f"{real}: {error.strerror}") from error
+        text = f"{real}\0{status.st_size}\0{status.st_mtime_ns}\0{SMALL_PX}"
+        return real, sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+    def _read(self, real: str) -> bytes:
+        # Once more below the root, without following a link that was put there meanwhile.
+        return self._folder.read(os.path.relpath(real, self._root), MOST_BYTES)
+
+    def _shrunk(self, data: bytes, longest_px: int) -> bytes:
+        try:
+            webp = shrunk(data, self._max_pixels, longest_px=longest_px)
+        except Exception as error:  # whatever a damaged file provokes in Pillow's plugins: struct, zlib
+            raise ImageError("not_an_image", f"no picture can be made of it: {error}") from error
+        if webp is None:
+            raise ImageError("too_large", "it has too many pixels")
+        return webp
+
+
+def difference_hash(webp: bytes) -> int:
+    """Return 64 bits, signed: whether each of 8 x 8 places of a picture is brighter than its right neighbour."""
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(webp), formats=["WEBP"]) as image:
+        grey = list(image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes())
+    bits = 0
+    for row in range(8):
+        for place in range(row * 9, row * 9 + 8):
+            bits = bits << 1 | (grey[place] > grey[place + 1])
+    return bits - 2**64 if bits >= 2**63 else bits

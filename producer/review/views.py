@@ -1,0 +1,156 @@
+"""Which images a person sees, in which order: the doubtful first."""
+
+from __future__ import annotations
+
+import math
+import random
+from array import array
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+from producer.errors import UsageError
+from producer.review import Order
+from producer.review.corrections import OPEN, Decision
+from producer.review.images import Collection, ReviewImage
+
+Show = Literal["todo", "all", "done", "right", "wrong", "reject", "skip"]
+FAILED: Final = "\0failed"  # the group of images without a label; no label holds a NUL
+KEPT_VIEWS = 32
+SEED = 0
+MOST_DIVERSE = 2000  # images that are spread out; those after them follow by margin
+DIVERSE_AMONG = 10_000  # the least sure, that those are chosen from
+
+
+class Query(NamedTuple):
+    """What somebody asks to see."""
+
+    group: str = ""  # a predicted label, FAILED, or "" for all
+    order: str = "uncertain"
+    show: str = "todo"
+    text: str = ""  # words that the path has
+
+    def check(self) -> Query:
+        """Return this; UsageError for an order or a state that doesn't exist."""
+        if self.order not in get_args(Order) or self.show not in get_args(Show):
+            raise UsageError(f"no order {self.order!r} or no state {self.show!r}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The images of one query as they were when it was asked: decisions don't move what somebody looks at."""
+
+    key: str
+    indexes: array[int]
+
+
+class Views:
+    """The views of a collection, the newest few kept."""
+
+    def __init__(self, collection: Collection, decisions: Callable[[], Mapping[str, Decision]]) -> None:
+        self._collection, self._decisions = collection, decisions
+        self._kept: OrderedDict[str, View] = OrderedDict()
+        self._made = 0
+
+    def open(self, query: Query) -> View:
+        """Return a new view."""
+        images, decisions = self._collection.images, self._decisions()
+        words, wanted = query.text.lower().split(), _STATES[query.show]
+        chosen = [
+            index
+            for index, image in enumerate(images)
+            if _is_of(self._collection, image, query.group)
+            and wanted(decisions.get(image.key, OPEN).verdict)
+            and all(word in image.path.lower() for word in words)
+        ]
+        self._made += 1
+        view = View(str(self._made), array("I", self._ordered(chosen, query.order)))
+        self._kept[view.key] = view
+        while len(self._kept) > KEPT_VIEWS:
+            self._kept.popitem(last=False)
+        return view
+
+    def find(self, key: str) -> View | None:
+        """Return a view that is kept still."""
+        return self._kept.get(key)
+
+    def _ordered(self, chosen: list[int], order: str) -> list[int]:
+        images = self._collection.images
+        if order == "listed":
+            return chosen
+        if order == "random":
+            random.Random(SEED).shuffle(chosen)  # noqa: S311 - the same at each call
+            return chosen
+        answered = [index for index in chosen if images[index].ranked]
+        failed = [index for index in chosen if not images[index].ranked]
+        if order == "entropy":
+            return [*sorted(answered, key=lambda index: -entropy(images[index])), *failed]
+        by_margin = sorted(answered, key=lambda index: images[index].margin)
+        return [*(self._spread(by_margin) if order == "diverse" else by_margin), *failed]
+
+    def _spread(self, by_margin: list[int]) -> list[int]:
+        among = by_margin[:DIVERSE_AMONG]
+        points = [self._collection.images[index].ranked for index in among]
+        first = k_center(points, len(self._collection.labels), MOST_DIVERSE)
+        spread = [among[place] for place in first]
+        taken = set(spread)
+        return [*spread, *(index for index in by_margin if index not in taken)]
+
+
+def groups(collection: Collection, decisions: Mapping[str, Decision]) -> list[dict[str, object]]:
+    """Return each predicted label with the number of its images and of those still to look at, the largest first."""
+    images: Counter[str] = Counter()
+    to_do: Counter[str] = Counter()
+    for image in collection.images:
+        name = collection.label(image) if image.ranked else FAILED
+        images[name] += 1
+        to_do[name] += decisions.get(image.key, OPEN).verdict == "open"
+    names = sorted(images, key=lambda name: (name == FAILED, -images[name], name))
+    return [{"name": name, "images": images[name], "todo": to_do[name]} for name in names]
+
+
+def entropy(image: ReviewImage) -> float:
+    """Return the entropy of the labels that are known, in nats; what they leave of 1 counts as one more label."""
+    shares = [share for _, share in image.ranked]
+    shares.append(max(0.0, 1 - sum(shares)))
+    return -sum(share * math.log(share) for share in shares if share > 0)
+
+
+def k_center(points: Sequence[Sequence[tuple[int, float]]], classes: int, count: int) -> list[int]:
+    """Return ``count`` of the points, each the one farthest from all before it (Gonzalez 1985); the first one begins.
+
+    Args:
+        points: (class index, probability) pairs of each image; what isn't named is 0.
+    """
+    import numpy as np
+
+    if not points:
+        return []
+    dense = np.zeros((len(points), classes), np.float32)
+    for place, pairs in enumerate(points):
+        for index, share in pairs:
+            dense[place, index] = share
+    chosen = [0]
+    away = ((dense - dense[0]) ** 2).sum(axis=1)
+    while len(chosen) < min(count, len(points)):
+        away[chosen[-1]] = -1.0
+        farthest = int(away.argmax())
+        chosen.append(farthest)
+        away = np.where(away < 0, -1.0, np.minimum(away, ((dense - dense[farthest]) ** 2).sum(axis=1)))
+    return chosen
+
+
+def _is_of(collection: Collection, image: ReviewImage, group: str) -> bool:
+    if not group:
+        return True
+    return not image.ranked if group == FAILED else bool(image.ranked) and collection.label(image) == group
+
+
+_STATES: Final[dict[str, Callable[[str], bool]]] = {
+    "todo": lambda verdict: verdict == "open",
+    "all": lambda verdict: True,
+    "done": lambda verdict: verdict != "open",
+    **{name: (lambda verdict, name=name: verdict == name) for name in ("right", "wrong", "reject", "skip")},  # type: ignore[misc]
+}

@@ -1,0 +1,221 @@
+"""`sortline review` in a real browser, with a real server that is killed: keys, undo, two tabs, nothing lost."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from jobs.label import Row
+from tests.browser.conftest import LIMIT_MS
+from tests.conftest import SORTLINE, environment
+from tests.unit.reported import LABELS, ok, run_of
+from tests.unit.test_review import draw
+
+pytestmark = pytest.mark.slow
+
+BROKEN = Row(error="truncated", detail="the file ends early")
+HOSTILE = '"><img src=x onerror=alert(1)>.png'
+
+
+@dataclass
+class Desk:
+    """A run of images whose true label is that of their folder, a third of them labelled wrongly."""
+
+    folder: Path
+    paths: list[str]
+    requests: list[str] = field(default_factory=list)
+    console: list[str] = field(default_factory=list)
+
+    @property
+    def corrections(self) -> Path:
+        return self.folder / "corrections.csv"
+
+    def rows(self) -> list[dict[str, str]]:
+        with self.corrections.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def held(self) -> dict[str, tuple[str, str]]:
+        """What holds for each image by its name: the last row."""
+        return {Path(row["path"]).name: (row["verdict"], row["label"]) for row in self.rows()}
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """The link of a running server, which is killed at the end."""
+        command = [SORTLINE, "review", str(self.folder / "inbox.run"), "-o", str(self.corrections), "--who", "ann"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(self.folder / "home")
+        ) as process:
+            assert process.stdout is not None
+            said = ""
+            try:
+                while not (link := re.search(r"http://\S+", said)):
+                    line = process.stdout.readline()
+                    assert line, said
+                    said += line
+                yield link[0]
+            finally:
+                process.kill()
+
+    def watch(self, page: Page) -> Page:
+        page.on("console", lambda message: self.console.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.console.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: self.console.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: self.requests.append(request.url))
+        return page
+
+
+def desk_of(folder: Path, count: int) -> Desk:
+    paths = [f"{LABELS[number % 3]}-{number:04}.png" for number in range(count)]
+    rows = [
+        ok(number % 3 if number % 3 != number % 9 // 3 else (number + 1) % 3, 0.4 + number / count / 2)
+        for number in range(count)
+    ]
+    paths, rows = [*paths, HOSTILE], [*rows, BROKEN]
+    for path in paths:
+        draw(folder / "inbox" / path, path)
+    with run_of(folder, paths, rows, base=str(folder / "inbox")):
+        return Desk(folder, paths)
+
+
+@contextmanager
+def opened(browser: Browser, width: int = 1280, scheme: str = "light") -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    context.set_default_timeout(LIMIT_MS)
+    yield context
+    with suppress(Exception):
+        context.close()
+
+
+def status(page: Page, words: str) -> None:
+    page.locator("#status", has_text=words).wait_for()
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_images_are_corrected_by_keys_undone_and_there_again_after_kills(tmp_path: Path, browser: Browser) -> None:
+    desk = desk_of(tmp_path, 24)
+    with opened(browser) as context:
+        with desk.served() as link:
+            page = desk.watch(context.new_page())
+            page.goto(link)
+            page.locator("#grid .tile").nth(24).wait_for()
+            names = [
+                text.split(", ")[-1]
+                for text in page.locator("#grid .tile").evaluate_all("all => all.map(t => t.ariaLabel)")
+            ]
+            assert page.evaluate("document.activeElement.id") == "grid"
+            assert names[-1] == HOSTILE  # failed ones come last
+
+            press(page, "Space", "Shift+ArrowRight", "2")  # two images are paper
+            status(page, "2 images: paper. Saved.")
+            press(page, "w", "i", "n", "e", "Enter")  # one has a label that nobody knew
+            status(page, "1 image: wine. Saved.")
+            press(page, "Delete")
+            status(page, "not usable. Saved.")
+            press(page, "0", "Enter", "Escape")  # in the large view
+            status(page, "1 image: right. Saved.")
+            assert [desk.held()[name][1] for name in names[:4]] == ["paper", "paper", "wine", ""]
+            press(page, "Control+z", "Control+z")
+            page.locator("#redo", has_text="Redo (2)").wait_for()
+            assert (desk.held()[names[3]], desk.held()[names[4]]) == (("open", ""), ("open", ""))
+            press(page, "Control+y")
+            page.locator("#redo", has_text="Redo (1)").wait_for()
+
+            other = desk.watch(context.new_page())  # the link is used up; the session is the browser's
+            other.goto(page.url)
+            other.locator("#grid .tile").first.wait_for()
+            press(other, "1")
+            status(other, "Saved.")
+            decided = desk.rows()
+            # At once, before the first tab has asked what is new: the next image is the one that the other has decided.
+            sent = "keys => keys.forEach(key => grid.dispatchEvent(new KeyboardEvent('keydown', {key})))"
+            page.evaluate(sent, ["ArrowRight", "-"])
+            status(page, "Changed by another tab, so nothing was saved.")
+            page.locator("#grid .tile .verdict", has_text=decided[-1]["label"]).first.wait_for()
+            assert desk.rows() == decided
+            page.bring_to_front()
+            page.locator("#grid").focus()
+        press(page, "1")
+        status(page, "The server does not answer")  # and nothing is shown as saved
+    before = desk.corrections.read_bytes()
+    with opened(browser, 390, "dark") as context, desk.served() as link:
+        page = desk.watch(context.new_page())
+        page.goto(link)
+        page.locator("#grid .tile").first.wait_for()
+        page.locator("#done-text", has_text="5 of 25 images decided").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.locator("#grid").focus()
+        press(page, "Shift+Enter")  # all that are shown are right, but the one without a label
+        status(page, "19 images: right. Saved.")
+        assert desk.corrections.read_bytes().startswith(before)
+        page.goto(link)
+        assert "has been used" in page.content()
+
+    assert sum(verdict != "open" for verdict, _ in desk.held().values()) == 24
+    expected = ("ERR_CONNECTION", "403", "409")  # the killed server, the used link, the conflict
+    assert [line for line in desk.console if not any(sign in line for sign in expected)] == []
+    assert [url for url in desk.requests if not url.startswith("http://127.0.0.1:")] == []
+
+
+@pytest.mark.long
+def test_500_images_are_corrected_in_minutes(tmp_path: Path, browser: Browser) -> None:
+    """A person who knows the answers: label by label, chooses the wrong ones, says what they are, takes the rest."""
+    desk = desk_of(tmp_path, 1500)
+    actions = 0
+    with opened(browser) as context, desk.served() as link:
+        page = desk.watch(context.new_page())
+        page.goto(link)
+        page.locator("#grid .tile").first.wait_for()
+        page.select_option("#count", "120")
+        started = time.monotonic()
+        labels = page.locator("#choices button").evaluate_all("all => all.map(button => button.dataset.label)")
+        for group in LABELS:
+            page.select_option("#group", group)
+            actions += 1
+            while True:
+                page.locator("#found", has_text="image").wait_for()
+                tiles = page.locator("#grid .tile").evaluate_all("all => all.map(t => [t.id, t.ariaLabel])")
+                open_ones = {
+                    name: text.split(", ")[-1].partition("-")[0] for name, text in tiles if ", undecided, " in text
+                }
+                if not open_ones:
+                    break
+                for truth in (label for label in LABELS if label != group):
+                    mistaken = [name for name, label in open_ones.items() if label == truth]
+                    for name in mistaken:
+                        page.locator(f"#{name} .shown").click()
+                        actions += 1
+                    if mistaken:
+                        page.locator("#grid").focus()
+                        press(page, str(labels.index(truth) + 1))
+                        actions += 1
+                        status(page, f"{truth}. Saved.")
+                before = page.locator("#found").inner_text()
+                page.locator("#grid").focus()
+                press(page, "Shift+Enter")
+                actions += 1
+                status(page, "right. Saved.")
+                pages = re.search(r"page (\d+) of (\d+)", before)
+                assert pages is not None
+                if pages[1] == pages[2]:
+                    break
+                page.wait_for_function("before => document.getElementById('found').textContent !== before", arg=before)
+        seconds = time.monotonic() - started
+    held = desk.held()
+    wrong = sum(verdict == "wrong" for verdict, _ in held.values())
+    assert all(name.startswith(label) for name, (verdict, label) in held.items() if verdict in ("right", "wrong"))
+    print(f"{wrong} corrected of {len(held)} in {seconds:.0f} s by {actions} clicks and keys")
+    assert wrong >= 500
+    assert seconds < 300
