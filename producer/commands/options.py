@@ -62,7 +62,7 @@ Formats = Annotated[
     _reports(
         "--format",
         metavar="LIST",
-        help="csv, parquet, jsonl, xlsx, html; several with commas. The default is the suffix of -o.",
+        help="csv, parquet, jsonl, xlsx, megadetector, html; several with commas. The default is the suffix of -o.",
     ),
 ]
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from base import files
 from base.fault import fault
@@ -15,7 +16,7 @@ from producer.errors import ProducerError
 from producer.reports import EMBED_MB
 from producer.reports.layout import Layout
 from producer.reports.tally import Tally
-from producer.runfile import RunFile, StoredRow
+from producer.runfile import Plan, RunFile, StoredRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +40,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format, as ``--format`` names it; the name is the suffix of its files as well.
+    """One format, as ``--format`` names it.
 
     Attributes:
         write: writes a report beside the path and renames it there, of the rows if it is a table.
         is_table: whether it has a row an image; tables are written while rows are counted, others from the counts.
         check: raises UsageError where a package is missing: before hours of labelling, not after.
         most_rows: that a file can hold.
+        check_plan: raises UsageError where the rows of such a run don't fit.
+        own_suffix: of its files, where that is not the name.
     """
 
     name: str
@@ -53,20 +56,27 @@ class Format:
     is_table: bool = True
     check: Callable[[], None] = lambda: None
     most_rows: int | None = None
+    check_plan: Callable[[Plan], None] = lambda plan: None
+    own_suffix: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its files, without the first dot."""
+        return self.own_suffix or self.name
 
 
 def table(
     name: str,
     write: Callable[[RunFile, Path, Layout, Iterable[StoredRow]], object],
     check: Callable[[], None] = lambda: None,
-    most_rows: int | None = None,
+    **more: Any,
 ) -> Format:
-    """Return the format whose rows ``write`` writes."""
+    """Return the format whose rows ``write`` writes; ``more`` as `Format` has them."""
     return Format(
         name,
         lambda report, path, rows: write(report.run, path, report.layout, rows),
         check=check,
-        most_rows=most_rows,
+        **more,
     )
 
 

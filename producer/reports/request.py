@@ -19,6 +19,7 @@ from producer.reports.bursts import Bursts
 from producer.reports.csv import CSV, write_errors
 from producer.reports.jsonl import JSONL
 from producer.reports.layout import Layout, read_class_map
+from producer.reports.megadetector import MEGADETECTOR
 from producer.reports.output import refuse_other_formats, refuse_unwritable
 from producer.reports.page import HTML
 from producer.reports.parquet import PARQUET
@@ -30,7 +31,9 @@ from producer.reports.xlsx import XLSX
 from producer.runfile import RunFile, StoredRow
 
 # In the order in which they are listed and written. A new one is a file and a word here.
-FORMATS = {format_.name: format_ for format_ in (CSV, PARQUET, JSONL, XLSX, HTML)}
+FORMATS = {format_.name: format_ for format_ in (CSV, PARQUET, JSONL, XLSX, MEGADETECTOR, HTML)}
+
+_BARE = {"txt": ["csv"], "json": ["megadetector"]}  # suffixes that a report of one format alone may have
 
 FIRST_S = 1.0  # in which the first chunks are sent, before an early report takes its part of the time
 
@@ -96,6 +99,8 @@ class Request:
     def check_rows(self, run: RunFile) -> None:
         """Raise UsageError when the rows can't fill the columns, or the folders name no class where they should."""
         layout = self.layout(run)
+        for name in self.formats:
+            FORMATS[name].check_plan(run.plan)
         for most, name in ((FORMATS[name].most_rows, name) for name in self.formats):
             if most is not None and run.total > most:
                 raise UsageError(f"--format {name}: a file holds {most:,} rows, and this run has {run.total:,}")
@@ -166,15 +171,18 @@ def outputs_of(output: Path, formats: Sequence[str], *, in_folder: Sequence[str]
         raise UsageError("-o -: reports are files; name one, or a folder")
     path = Path(os.path.abspath(output))  # noqa: PTH100 - links stay as the user wrote them
     suffix = path.suffix.lower().removeprefix(".")
-    if path.is_dir() or suffix not in (*FORMATS, "txt"):
+    if not formats and path.name.lower().endswith(f".{MEGADETECTOR.suffix}"):
+        formats = [MEGADETECTOR.name]
+    is_bare = [*formats] == _BARE.get(suffix)
+    if path.is_dir() or not (suffix in FORMATS or suffix == "txt" or is_bare):
         refuse_other_formats(path, FORMATS)
-        named = {name: path / f"report.{name}" for name in formats or in_folder}
+        named = {name: path / f"report.{FORMATS[name].suffix}" for name in formats or in_folder}
         more = {"errors": path / "errors.csv", "summary": path / "summary.json"}
     else:
         wanted = list(formats) or ["csv" if suffix == "txt" else suffix]
-        named = {name: path.with_suffix(f".{name}") for name in wanted}
-        if suffix == "txt" and wanted == ["csv"]:
-            named = {"csv": path}
+        named = {name: path.with_suffix(f".{FORMATS[name].suffix}") for name in wanted}
+        if wanted == _BARE.get(suffix):
+            named = {wanted[0]: path}
         more = {name: path.with_suffix(end) for name, end in (("errors", ".errors.csv"), ("summary", ".summary.json"))}
     return {name: str(file) for name, file in {**named, **more}.items()}
 

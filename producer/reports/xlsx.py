@@ -56,7 +56,7 @@ def write_xlsx(run: RunFile, path: Path, layout: Layout, rows: Iterable[StoredRo
             raise OSError(str(error)) from error
 
 
-XLSX = table("xlsx", write_xlsx, check_xlsxwriter, MOST_ROWS)
+XLSX = table("xlsx", write_xlsx, check_xlsxwriter, most_rows=MOST_ROWS)
 
 
 def _text(text: str) -> str:

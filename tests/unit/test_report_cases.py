@@ -32,7 +32,7 @@ def test_no_suffix_promises_another_format(
     monkeypatch.chdir(tmp_path)
 
     assert run(["label", str(CASES / "output-json"), "-o", name]) == USAGE
-    assert "there are csv, parquet, jsonl, xlsx, html" in capsys.readouterr().err
+    assert "there are csv, parquet, jsonl, xlsx, megadetector, html" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

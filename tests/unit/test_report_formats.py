@@ -9,11 +9,11 @@ import re
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from xml.etree import ElementTree
 from zipfile import ZipFile
 
@@ -246,7 +246,7 @@ def test_a_class_map_that_can_not_be_meant_is_refused(name: str, text: str, mess
 def test_formats_are_read_from_a_list_and_unknown_ones_refused() -> None:
     assert formats_of("html, CSV") == ["csv", "html"]
     assert formats_of(None) == []
-    with pytest.raises(UsageError, match="no such format; there are csv, parquet, jsonl, xlsx, html"):
+    with pytest.raises(UsageError, match="no such format; there are csv, parquet, jsonl, xlsx, megadetector, html"):
         formats_of("csv,xls")
 
 
@@ -303,7 +303,7 @@ def test_each_report_has_its_place(output: str, formats: list[str], expected: li
 def test_a_suffix_of_another_format_is_refused_with_those_there_are(name: str, tmp_path: Path) -> None:
     for formats in (None, "csv", "csv,html"):
         with pytest.raises(
-            UsageError, match=r"no report has the format \.\w+; there are csv, parquet, jsonl, xlsx, html"
+            UsageError, match=r"no report has the format \.\w+; there are csv, parquet, jsonl, xlsx, megadetector, html"
         ):
             request_of(tmp_path / name, formats)
     (tmp_path / name).mkdir()
@@ -524,6 +524,63 @@ def test_without_xlsxwriter_the_command_says_what_to_install(tmp_path: Path, mon
 
     with pytest.raises(UsageError, match=r"--format xlsx needs XlsxWriter .* -m pip install \"sortline\[xlsx\]\""):
         request_of(tmp_path / "r.xlsx", None)
+
+
+def spec_faults(found: dict[str, Any]) -> Iterator[str]:
+    """Yield what the output format of MegaDetector, version 1.4, does not allow."""
+    if not isinstance(found["info"]["format_version"], str) or float(found["info"]["format_version"]) < 1.3:
+        yield "format_version"
+    for key in ("detection_categories", "classification_categories"):
+        yield from (f"{key} {number}" for number, name in found[key].items() if int(number) < 0 or not name)
+    for image in found["images"]:
+        if image.get("failure") is not None and (
+            not isinstance(image["failure"], str) or image["detections"] is not None
+        ):
+            yield f"failure of {image['file']}"
+        for one in image["detections"] or ():
+            boxes = (
+                isinstance(one["conf"], float) and len(one["bbox"]) == 4 and all(0 <= part <= 1 for part in one["bbox"])
+            )
+            values = [value for _, value in one["classifications"]]
+            ids = {number for number, _ in one["classifications"]} <= found["classification_categories"].keys()
+            if not (
+                boxes and ids and one["category"] in found["detection_categories"] and values == sorted(values)[::-1]
+            ):
+                yield f"detection of {image['file']}"
+
+
+def test_the_json_of_camera_trap_programs_is_as_its_format_says(tmp_path: Path) -> None:
+    paths = ["a/one%.jpg", os.fsdecode(b"b\xff.jpg"), "c.jpg", "d.jpg"]
+    (tmp_path / "names.csv").write_text('label,name\nglass,"fox, red"\ntin,"fox, red"\n')
+    with run_of(tmp_path, paths, [ok(0, 0.7), ok(1), BROKEN]) as run:
+        write_reports(run, request_of(tmp_path / "r.json", "megadetector"), max_pixels=1)
+        found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+        request = request_of(tmp_path / "out", "csv,megadetector", class_map=tmp_path / "names.csv", ranks=1)
+        write_reports(run, request, max_pixels=1)
+    mapped = json.loads((tmp_path / "out" / "report.megadetector.json").read_text(encoding="utf-8"))
+
+    for one in (found, mapped):
+        assert [*spec_faults(one)] == []
+    assert found["info"]["classifier"] == "waste:7"
+    assert found["classification_categories"] == {"0": "glass", "1": "paper", "2": "tin"}
+    assert [image["file"] for image in found["images"]] == ["a/one%.jpg", "b%FF.jpg", "c.jpg", "d.jpg"]
+    assert found["images"][0]["detections"] == [
+        {
+            "category": "1", "conf": 1.0, "bbox": [0.0, 0.0, 1.0, 1.0],
+            "classifications": [["0", 0.7], ["1", 0.15], ["2", 0.15]],
+        }
+    ]  # fmt: skip
+    assert found["images"][2:] == [
+        {"file": "c.jpg", "failure": "truncated: the file ends early", "detections": None},
+        {"file": "d.jpg", "failure": "no answer yet", "detections": None},
+    ]
+    assert mapped["classification_categories"] == {"0": "fox, red", "1": "paper"}
+    assert mapped["images"][0]["detections"][0]["classifications"] == [["0", 0.7]]
+    with run_of(tmp_path, [], []) as empty:
+        write_reports(empty, request_of(tmp_path / "e.megadetector.json", None), max_pixels=1)
+    assert json.loads((tmp_path / "e.megadetector.json").read_text())["images"] == []
+    with run_of(tmp_path, ["a"], [], pages=True) as paged, pytest.raises(UsageError, match="--pages all"):
+        request_of(tmp_path / "r.json", "megadetector").check_rows(paged)
 
 
 def test_file_info_stands_in_every_table_and_comes_from_those_who_read_the_file(tmp_path: Path) -> None:
