@@ -116,6 +116,12 @@ class Recipe(_Table):
         (1.0,),
         description="scales of the input at which the backbone sees each image, one pass each; above 1 enlarges",
     )
+    cascade: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="scale of the input at which a first stage answers the images that it is sure of; 0 is none",
+    )
     flip_averaging: bool = Field(False, description="average each image's features with its mirror image's")
     hellinger: bool = Field(
         False, description="Hellinger normalisation: square root of each map's features, brought to length 1"
@@ -198,13 +204,13 @@ class Recipe(_Table):
     def _check_frozen_part(self) -> Recipe:
         backbones = self.backbones
         plain = Backbone(name="plain", intermediate_layers=self.intermediate_layers, scales=self.scales)
-        widened = any((self.flip_averaging, self.hellinger, self.rbf_centers, len(backbones) > 1)) or any(
+        widened = any((self.flip_averaging, self.hellinger, self.rbf_centers, self.cascade, len(backbones) > 1)) or any(
             one.intermediate_layers or one.scales != (1.0,) for one in (plain, *backbones)
         )
         if widened and (self.freeze != "backbone" or not backbones):
             raise ValueError(
-                "intermediate_layers, scales, flip_averaging, hellinger, rbf_centers and several backbones need "
-                'backbones that are frozen whole (freeze = "backbone")'
+                "intermediate_layers, scales, cascade, flip_averaging, hellinger, rbf_centers and several backbones "
+                'need backbones that are frozen whole (freeze = "backbone")'
             )
         if backbones and self.freeze == "none" and self.augmentation.repeat:
             raise ValueError(

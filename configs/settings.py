@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "ascend"] = "auto"
     engine: Literal["auto", "openvino", "onnxruntime", "mindspore"] = "auto"
     precision: Literal["auto", "f32", "bf16", "f16", "int8", "int8+bf16"] = "auto"
+    cascade: Literal["auto", "off"] = Field(
+        "auto", description="whether versions that have a first stage use it, on a CPU: it answers what it is sure of"
+    )
     processes: int = Field(
         0,
         ge=0,

@@ -68,8 +68,8 @@ This page is written by `python docs/make_configuration.py` from `configs/recipe
 A recipe is the table `[training]` of a TOML file. `sortline train --config FILE` names the file, `--set KEY=VALUE`
 changes one value, `--sweep KEY=V1,V2` tries several. [Training](../guide/training.md#recipes) says which recipes ship.
 
-`intermediate_layers`, `scales`, `flip_averaging`, `hellinger`, `rbf_centers` and several backbones need backbones that
-are frozen whole (`freeze = "backbone"`). `lr_init` and `lr_end` may not be above `lr_max`.
+`intermediate_layers`, `scales`, `cascade`, `flip_averaging`, `hellinger`, `rbf_centers` and several backbones need
+backbones that are frozen whole (`freeze = "backbone"`). `lr_init` and `lr_end` may not be above `lr_max`.
 
 ## Keys of `[training]`
 """

@@ -96,7 +96,8 @@ class Row(BaseModel):
 class ChunkResult(Message):
     """The rows of one chunk, in the order of its paths; or, in ``refused``, why this worker can't label the run.
 
-    A refused chunk is queued again, for another worker. ``may_pass``: this one may be able to later.
+    A refused chunk is queued again, for another worker. ``may_pass``: this one may be able to later. ``early`` counts
+    the images that the first stage of a cascade answered.
     """
 
     run: RunId
@@ -106,4 +107,5 @@ class ChunkResult(Message):
     may_pass: bool = False
     worker: str = ""
     engine: Annotated[str, StringConstraints(max_length=100)] = ""  # "name/device/precision"
+    early: Annotated[int, Field(ge=0, le=MAX_CHUNK_IMAGES)] = 0
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage

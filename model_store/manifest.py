@@ -25,7 +25,7 @@ from pydantic import (
 from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
 FILE_NAME_PATTERN = (
@@ -86,13 +86,36 @@ class PrecisionProof(_Record):
     passed: bool
 
 
+class Cascade(_Record):
+    """A first stage, a graph of its own, that answers the images that it is sure of; the version's graph the rest.
+
+    Attributes:
+        graph: opaque here, as that of the version.
+        threshold: an answer of this probability or more stands.
+        images: by whose answers the threshold was found, each given by stages that had not been trained on it.
+        early: part of them that the first stage answered.
+        equal: part of them with the answer that the version's graph gives alone.
+        accuracy, alone_accuracy: parts that are right, by the cascade and by the version's graph alone.
+        agreement: the largest difference of a probability on the golden inputs, for each "engine/precision".
+    """
+
+    graph: dict[str, JsonValue]
+    threshold: Part
+    images: Annotated[int, Field(ge=1)]
+    early: Part
+    equal: Part
+    accuracy: Part
+    alone_accuracy: Part
+    agreement: dict[str, Number]
+
+
 class ManifestDraft(_Record):
     """What whoever trained the model knows; the store adds name, version, time and checksums.
 
     ``graph``, ``network`` and ``preprocessing`` are opaque here: what serving, training and reading images must know. A
     version that came as a graph has no network. ``training`` holds configuration, data fingerprint, counts and
-    seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``parent`` is
-    the "name:version" of the backbone the model grew on.
+    seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``cascade``
+    is there where a first stage passed its gate. ``parent`` is the "name:version" of the backbone the model grew on.
     """
 
     kind: Literal["classifier", "backbone"]
@@ -104,6 +127,7 @@ class ManifestDraft(_Record):
     scores: dict[str, Number] = {}
     golden: Golden | None = None
     precisions: dict[str, PrecisionProof] = {}
+    cascade: Cascade | None = None
     parents: list[Reference] = []
 
     @field_validator("classes")
@@ -124,7 +148,7 @@ class ManifestDraft(_Record):
 class Manifest(ManifestDraft):
     """A published model version. ``created`` is UTC, such as "2026-03-01T12:30:00Z"."""
 
-    schema_version: Literal[4] = SCHEMA_VERSION
+    schema_version: Literal[5] = SCHEMA_VERSION
     name: Name
     version: Annotated[int, Field(ge=1)]
     created: str

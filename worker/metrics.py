@@ -39,6 +39,9 @@ class Metrics:
         self._failed = Counter(
             "sortline_failed_images", "Error rows by their reason code", ["reason"], registry=registry
         )
+        self._early = Counter(
+            "sortline_early_images", "Images that the first stage of a cascade answered", ["model"], registry=registry
+        )
         self._stages = Counter(
             "sortline_stage_seconds", "Time by stage of a chunk; stages overlap", ["stage"], registry=registry
         )
@@ -84,13 +87,14 @@ class Metrics:
             self._images.labels(status, model).inc(count)
         for reason, count in Tally(row.error for row in result.rows if row.error is not None).items():
             self._failed.labels(reason).inc(count)
+        self._early.labels(model).inc(result.early)
         for stage, seconds in result.seconds.items():
             self._stages.labels(stage.removesuffix("_s")).inc(seconds)
         seconds = result.seconds.get("chunk_s", 0.0)
         self._chunk.observe(seconds)
         log_event(
             log, "chunk labelled", run=chunk.run, chunk=chunk.first, model=model, images=len(result.rows),
-            failed=statuses["error"], seconds=round(seconds, 4),
+            failed=statuses["error"], early=result.early, seconds=round(seconds, 4),
         )  # fmt: skip
 
     def note_hit(self, pin: ModelPin) -> None:

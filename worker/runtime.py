@@ -29,15 +29,15 @@ from jobs import (
     count_up,
     to_json,
 )
-from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore
+from model_store import ChecksumError, ManifestError, ModelNotFound, ModelStore, ModelVersion
 from storage import Folder, open_folder
 from vision import VisionError
 from vision.images import ImageLimits, Preprocessing
-from vision.serving import Classifier, open_engine
+from vision.serving import Classifier, Engine, FirstStage, GraphSpec, ModelFiles, open_engine, replay
 from worker.errors import JobRefused
 from worker.logs import log_event
 from worker.metrics import Metrics
-from worker.models.files import read_files, read_golden
+from worker.models.files import FIRST, read_files, read_golden
 from worker.models.precision import golden_tolerance
 from worker.standing import Standing
 
@@ -143,17 +143,35 @@ class Runtime:
             judged={name: proof.passed for name, proof in manifest.precisions.items()},
             threads=self.settings.cores,
         )
+        first = self._first_stage(version, engine)
         threads = self.settings.decode_threads or self.settings.cores
-        classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=threads)
+        classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=threads, first=first)
         difference = 0.0
-        if manifest.golden is not None:
-            tolerance = golden_tolerance(manifest.golden, engine)
-            difference = classifier.replay(*read_golden(self.store, version), tolerance)
+        if (golden := manifest.golden) is not None:
+            tolerance = golden_tolerance(golden.tolerance, golden.agreement, engine)
+            difference = replay(engine, *read_golden(self.store, version), tolerance)
+            if first is not None and manifest.cascade is not None:
+                tolerance = golden_tolerance(golden.tolerance, manifest.cascade.agreement, first.engine)
+                replay(first.engine, *read_golden(self.store, version, FIRST), tolerance)
         log_event(
-            log, "model loaded", model=pin, engine=engine.describe(), golden_difference=f"{difference:.1e}",
-            seconds=round(time.perf_counter() - started, 2),
+            log, "model loaded", model=pin, engine=engine.describe(), cascade="off" if first is None else "on",
+            golden_difference=f"{difference:.1e}", seconds=round(time.perf_counter() - started, 2),
         )  # fmt: skip
         return classifier
+
+    def _first_stage(self, version: ModelVersion, engine: Engine) -> FirstStage | None:
+        """Return the first stage of the version's cascade, if it has one and it is to be used beside ``engine``.
+
+        On a GPU it is not: whether it gains anything there was never measured. MindSpore has no weights of it.
+        """
+        cascade = version.manifest.cascade
+        if cascade is None or self.settings.cascade == "off" or engine.device != "cpu" or engine.name == "mindspore":
+            return None
+        data = self.store.open_file(version.name, version.version, FIRST)
+        files = ModelFiles(onnx=data, graph=GraphSpec.from_json(cascade.graph))
+        precision = "bf16" if "bf16" in engine.precision else "f32"
+        own = open_engine(files, engine=engine.name, device="cpu", precision=precision, threads=self.settings.cores)
+        return FirstStage(own, cascade.threshold)
 
     def end_if_large(self) -> None:
         """Ask this worker to end, as SIGTERM would, when it has grown above ``max_memory_bytes``."""

@@ -82,7 +82,8 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
         mean = f"{100 * counts.confidence_sum / counts.ok:.1f} %"
         cards.append(card("Confidence", mean, f"on average; {unsure:,} images below 50 %"))
     if timing.rate:
-        note = f"{timing.images:,} images in {duration(max(1, round(timing.seconds)))}"
+        early = f"; {timing.early / timing.images:.0%} answered by the first stage" if timing.early else ""
+        note = f"{timing.images:,} images in {duration(max(1, round(timing.seconds)))}{early}"
         cards.append(card("Rate", f"{timing.rate:,.0f} img/s", note))
     return cards
 

@@ -26,6 +26,7 @@ class Timing:
         images: how many came in that time.
         stages: seconds by stage, summed over workers.
         engines, workers: images by "name/device/precision", and by worker.
+        early: images that the first stage of a cascade answered.
     """
 
     started: float
@@ -35,6 +36,7 @@ class Timing:
     stages: dict[str, float]
     engines: dict[str, int]
     workers: dict[str, int]
+    early: int
 
     @property
     def rate(self) -> float:
@@ -46,9 +48,10 @@ class Timing:
         stages: Counter[str] = Counter()
         engines: Counter[str] = Counter()
         workers: Counter[str] = Counter()
-        images = 0
+        images = early = 0
         for chunk in run.chunks():
             images += chunk.images
+            early += chunk.early
             engines[chunk.engine or "unknown"] += chunk.images
             workers[chunk.worker or "unknown"] += chunk.images
             for stage, seconds in chunk.seconds.items():
@@ -62,6 +65,7 @@ class Timing:
             stages={stage: round(float(seconds), 3) for stage, seconds in stages.items()},
             engines=dict(engines.most_common()),
             workers=dict(workers.most_common()),
+            early=early,
         )
 
 
@@ -95,6 +99,7 @@ def summary(run: RunFile, tally: Tally, min_confidence: float | None = None) -> 
         "images_per_second": round(timing.rate, 1),
         "engines": [_engine(name, images) for name, images in timing.engines.items()],
         "workers": timing.workers,
+        "answered_early": timing.early,
         "stage_seconds": timing.stages,
     }
     if min_confidence is not None:

@@ -55,12 +55,16 @@ class Progress:
 
 
 class StoredChunk(NamedTuple):
-    """Who answered one chunk: how many new rows, with what engine ("name/device/precision"), when, seconds by stage."""
+    """Who answered one chunk: how many new rows, with what engine ("name/device/precision"), when, seconds by stage.
+
+    ``early``: images that the first stage of a cascade answered.
+    """
 
     images: int
     worker: str
     engine: str
     seconds: dict[str, float]
+    early: int
     at: float
 
 
@@ -231,8 +235,16 @@ class RunFile:
             new, failed = insert_rows(self._db, result.first, result.rows, without)
             if new:
                 self._db.execute(
-                    "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
-                    (result.first, new, result.worker, result.engine, json.dumps(result.seconds), time.time()),
+                    "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        result.first,
+                        new,
+                        result.worker,
+                        result.engine,
+                        json.dumps(result.seconds),
+                        min(result.early, new),
+                        time.time(),
+                    ),
                 )
             self._db.execute("DELETE FROM sent WHERE first = ?", (result.first,))
             filled = fill_duplicates(self._db, result.first, len(result.rows)) if self.plan.duplicates else 0
@@ -285,11 +297,11 @@ class RunFile:
         """Yield who answered each chunk whose rows came at ``since`` (seconds since 1970) or later."""
         with _reading(self.path):
             found = self._db.execute(
-                "SELECT images, worker, engine, seconds, at FROM chunks WHERE at >= ? ORDER BY first", (since,)
+                "SELECT images, worker, engine, seconds, early, at FROM chunks WHERE at >= ? ORDER BY first", (since,)
             )
-            for images, worker, engine, seconds, at in found:
+            for images, worker, engine, seconds, early, at in found:
                 stages = {str(stage): float(value) for stage, value in json.loads(seconds).items()}
-                yield StoredChunk(int(images), _text(worker), _text(engine), stages, _moment(at))
+                yield StoredChunk(int(images), _text(worker), _text(engine), stages, int(early), _moment(at))
 
     def requests(self) -> list[str]:
         """Return the reports that were asked for, the newest last, as ``producer/reports/request.py`` wrote them."""

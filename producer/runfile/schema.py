@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 5  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+VERSION = 6  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
 
 # ``inputs``: with the number of the picture in the file, or 0 where the first one is meant.
 # ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute
@@ -30,7 +30,7 @@ CREATE TABLE places (place INTEGER PRIMARY KEY, idx INTEGER NOT NULL UNIQUE, fir
 CREATE INDEX duplicates ON places (first) WHERE first IS NOT NULL;
 CREATE TABLE chunks (
     first INTEGER PRIMARY KEY, images INTEGER NOT NULL, worker TEXT NOT NULL, engine TEXT NOT NULL,
-    seconds TEXT NOT NULL, at REAL NOT NULL
+    seconds TEXT NOT NULL, early INTEGER NOT NULL, at REAL NOT NULL
 );
 CREATE TABLE work (started REAL NOT NULL);
 CREATE TABLE reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);

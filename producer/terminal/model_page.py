@@ -8,7 +8,7 @@ from typing import Any
 
 from base.intervals import wilson_interval
 from base.text import printable
-from model_store import ModelStore, ModelVersion
+from model_store import Manifest, ModelStore, ModelVersion
 
 
 def report_page(version: ModelVersion) -> Path | None:
@@ -30,6 +30,7 @@ def about(store: ModelStore, version: ModelVersion) -> Iterable[str]:
         "made": f"{manifest.created} by {training.get('job', 'hand')}",
         "grown on": ", ".join(manifest.parents),
         "accuracy": _accuracy(manifest.scores, images.get("validation", 0)),
+        "cascade": _cascade(manifest),
         "images": f"{images['training']:,} to train, {images['validation']:,} to validate" if images else None,
         "split": training.get("split"),
         "classes": f"{len(manifest.classes)}: {labels}" if labels else None,
@@ -44,6 +45,15 @@ def about(store: ModelStore, version: ModelVersion) -> Iterable[str]:
         yield printable(
             f"  {move.when} {move.alias}: {move.previous or 'none'} -> {move.new} by {move.who}, {move.why}"
         )
+
+
+def _cascade(manifest: Manifest) -> str | None:
+    if (cascade := manifest.cascade) is None:
+        return None
+    return (
+        f"a first stage answers {cascade.early:.0%}; {cascade.equal:.1%} of {cascade.images:,} images get the answer "
+        f"that they get without it, {cascade.accuracy:.1%} the right one instead of {cascade.alone_accuracy:.1%}"
+    )
 
 
 def _accuracy(scores: dict[str, float], images: int) -> str | None:

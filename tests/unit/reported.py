@@ -38,6 +38,7 @@ def run_of(
     top_k: int = 3,
     worker: str = "label-1@host",
     engine: str = "openvino/cpu/bf16",
+    early: int = 0,
     **more: Any,
 ) -> Iterator[RunFile]:
     """A run file in ``folder`` that holds ``rows``; closed at the end. ``more`` as its plan has them."""
@@ -61,9 +62,8 @@ def run_of(
         for first in range(0, len(rows), 1000):
             part = tuple(rows[first : first + 1000])
             seconds = {"decode_s": 0.5, "chunk_s": 1.0}
-            run.record(
-                ChunkResult(run="inbox-1", first=first, rows=part, worker=worker, engine=engine, seconds=seconds)
-            )
+            answer = ChunkResult(run="inbox-1", first=first, rows=part, worker=worker, engine=engine, seconds=seconds)
+            run.record(answer.model_copy(update={"early": early}))
         yield run
     finally:
         run.close()

@@ -23,8 +23,9 @@ from jobs.messages import ModelPin, from_json, to_json
 from vision.errors import EngineError
 from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing
-from vision.serving.classifier import LAST_ALONE, LOADED_AHEAD, Classifier, Inference, Source, top_labels
+from vision.serving.classifier import LAST_ALONE, Classifier, Inference, Source, top_labels
 from vision.serving.engines import Images, Outputs
+from vision.serving.forwarding import LOADED_AHEAD
 from worker.label.chunk import label_chunk
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -97,7 +98,7 @@ class LosingClassifier(Classifier):
 
     def infer(self, sources: Sequence[Source]) -> Inference:
         found = super().infer(sources)
-        return Inference(found.images[:-1], found.outputs[:-1], found.seconds)
+        return Inference(found.images[:-1], found.outputs[:-1], found.early[:-1], found.seconds)
 
 
 Opener = Callable[..., Classifier]

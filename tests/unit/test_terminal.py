@@ -119,7 +119,7 @@ from producer.reports.tally import Tally
 class Run:
     def chunks(self, since):
         from producer.runfile.file import StoredChunk
-        return [StoredChunk(100, f"label-1@host{n}", "openvino/cpu/bf16", {}, 0.0) for n in (1, 2)]
+        return [StoredChunk(100, f"label-1@host{n}", "openvino/cpu/bf16", {}, 0, 0.0) for n in (1, 2)]
 
 with RunView(quiet=False) as view:
     view._looked -= 60

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from base.doors import lazy
 
 if TYPE_CHECKING:
-    from vision.serving.classifier import Classifier, Outcome, Source, forward
+    from vision.serving.cascade import FirstStage
+    from vision.serving.classifier import Classifier, Outcome, Source
     from vision.serving.engines import (
         ENGINES,
         Engine,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         run_openvino,
         run_safetensors,
     )
+    from vision.serving.forwarding import forward, replay
     from vision.serving.quantisation import CALIBRATION_IMAGES, can_quantise, quantise
 else:
     __getattr__ = lazy(__name__)

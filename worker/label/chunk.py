@@ -50,7 +50,15 @@ def label_chunk(
         missing = [path for path, row in zip(chunk.paths, rows, strict=True) if row.error == "not_found"]
         check_local(data_root, missing, limits.max_bytes)
     engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
-    return ChunkResult(run=chunk.run, first=chunk.first, rows=rows, worker=worker, engine=engine, seconds=seconds)
+    return ChunkResult(
+        run=chunk.run,
+        first=chunk.first,
+        rows=rows,
+        worker=worker,
+        engine=engine,
+        early=sum(outcome.early for outcome in outcomes),
+        seconds=seconds,
+    )
 
 
 def _read(

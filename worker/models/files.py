@@ -15,8 +15,10 @@ from vision.serving import GraphSpec, Images, MindSporeNetwork, ModelFiles, Outp
 
 SERVING: Final = "serving.onnx"
 SERVING_IR: Final = ("serving.xml", "serving.bin")  # instead of it, for a graph that came in OpenVINO's format
+FIRST: Final = "first.onnx"  # the first stage of a cascade
 WEIGHTS: Final = "weights.safetensors"
 GOLDEN: Final = "golden.npz"
+OUTPUTS: Final = {SERVING: "outputs", FIRST: "first_outputs"}  # of each graph, in the golden file
 INT8: Final = ("serving.int8.xml", "serving.int8.bin")
 
 
@@ -38,15 +40,15 @@ def read_files(store: ModelStore, version: ModelVersion) -> ModelFiles:
     )
 
 
-def read_golden(store: ModelStore, version: ModelVersion) -> tuple[Images, Outputs]:
-    """Return the golden images and the reference's outputs for them, verified.
+def read_golden(store: ModelStore, version: ModelVersion, graph: str = SERVING) -> tuple[Images, Outputs]:
+    """Return the golden images and the outputs of the reference of ``graph`` for them, verified.
 
     Raises:
         ChecksumError: the file is missing or is not what was published.
     """
     data = store.open_file(version.name, version.version, GOLDEN)
     with np.load(io.BytesIO(data), allow_pickle=False) as golden:
-        return golden["images"], golden["outputs"]
+        return golden["images"], golden[OUTPUTS[graph]]
 
 
 def prepare_mindspore(what: str) -> None:

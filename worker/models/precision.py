@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from base.errors import ImageError
 from base.process import available_cpus
-from model_store import Golden, PrecisionProof
+from model_store import PrecisionProof
 from vision.images import ImageLimits, Preprocessing, load_image
 from vision.serving import Engine, ModelFiles, open_engine
 from vision.training import LabelledImage
@@ -116,12 +116,17 @@ def chance_of_loss(lost: int, won: int) -> float:
     return sum(math.comb(differing, count) for count in range(lost, differing + 1)) / 2**differing
 
 
-def golden_tolerance(golden: Golden, engine: Engine) -> float:
-    """Return how far the engine's outputs may be from those that the reference gave for the golden images."""
+def golden_tolerance(tolerance: float, agreement: Mapping[str, float], engine: Engine) -> float:
+    """Return how far the engine's outputs may be from those that the reference gave for the golden images.
+
+    Args:
+        tolerance: of f32.
+        agreement: how far each "engine/precision" was where the version was published.
+    """
     if engine.precision == "f32":
-        return golden.tolerance
-    recorded = golden.agreement.get(f"{engine.name}/{engine.precision}")
-    return max(golden.tolerance, UNRECORDED_TOLERANCE if recorded is None else GOLDEN_MARGIN * recorded)
+        return tolerance
+    recorded = agreement.get(f"{engine.name}/{engine.precision}")
+    return max(tolerance, UNRECORDED_TOLERANCE if recorded is None else GOLDEN_MARGIN * recorded)
 
 
 def _read(

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from jobs import ModelPin
-from model_store import ClassEntry, Golden, ManifestDraft, ModelStore, ModelVersion, PrecisionProof, StoreUnavailable
+from model_store import (
+    Cascade,
+    ClassEntry,
+    Golden,
+    ManifestDraft,
+    ModelStore,
+    ModelVersion,
+    PrecisionProof,
+    StoreUnavailable,
+)
 from vision import EngineError
 from vision.images import DEFAULT_LIMITS, ImageLimits, Preprocessing
 from vision.networks import FloatEnds
@@ -33,7 +42,7 @@ from vision.serving import (
     quantise,
 )
 from vision.training import LabelledImage
-from worker.models.files import GOLDEN, INT8, SERVING, SERVING_IR, WEIGHTS
+from worker.models.files import FIRST, GOLDEN, INT8, OUTPUTS, SERVING, SERVING_IR, WEIGHTS
 from worker.models.precision import GPU_F16, judge_precisions, open_on_cpu
 
 log = logging.getLogger("sortline.publishing")
@@ -63,6 +72,14 @@ class Graph:
     tolerance: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FirstGraph:
+    """The first stage of a cascade, which takes the same pictures, and what the manifest says of it."""
+
+    graph: Graph
+    record: Cascade
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
     """What the manifest says of a training, and more files of the version, by name."""
@@ -81,6 +98,7 @@ class Publication:
             without them none is judged, and only f32 serves unless a worker's settings say otherwise.
         calibration: uint8 (N, H, W, 3) RGB, images that it was trained on: an 8-bit graph is made with them, which is
             kept if it passes.
+        first: of a cascade; it has passed its gate.
         f16: judge 16-bit floats too, which only GPU workers serve.
         details: is called at the end, with the proofs of the precisions.
     """
@@ -93,6 +111,7 @@ class Publication:
     parents: Sequence[ModelPin] = ()
     validation: Sequence[LabelledImage] = ()
     calibration: Images | None = None
+    first: FirstGraph | None = None
     f16: bool = False
     limits: ImageLimits = DEFAULT_LIMITS
     details: Callable[[Mapping[str, PrecisionProof]], Details] = lambda proofs: Details()
@@ -150,17 +169,18 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
         agreement = _agreement(engines, images, expected, tolerance, what.graph.reference_name)
         if what.is_classifier:
             proofs = judge_precisions(engines, what.validation, what.preprocessing, what.limits)
+    cascade, first_files, first_golden = _first_stage(what, tolerance)
     details = what.details(proofs)
     trained = model.mindspore() if model.mindspore is not None else None
     graph = {SERVING: model.onnx} if model.ir is None else dict(zip(SERVING_IR, model.ir, strict=True))
-    files = {**graph, **details.files}
+    files = {**graph, **first_files, **details.files}
     if trained is not None:
         files[WEIGHTS] = trained.weights
     if model.int8 is not None and any(proof.passed for name, proof in proofs.items() if "int8" in name):
         files |= dict(zip(INT8, model.int8, strict=True))
     for file_name, data in files.items():
         (folder / file_name).write_bytes(data)
-    np.savez_compressed(folder / GOLDEN, images=images, outputs=expected)
+    np.savez_compressed(folder / GOLDEN, images=images, **{OUTPUTS[SERVING]: expected}, **first_golden)
     digest = hashlib.sha256(images.tobytes()).hexdigest()
     return ManifestDraft(
         kind="classifier" if what.is_classifier else "backbone",
@@ -172,8 +192,20 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
         scores={key: float(value) for key, value in what.scores.items()},
         golden=Golden(inputs_sha256=digest, tolerance=tolerance, agreement=agreement),
         precisions=proofs,
+        cascade=cascade,
         parents=[str(pin) for pin in what.parents],
     )
+
+
+def _first_stage(what: Publication, tolerance: float) -> tuple[Cascade | None, dict[str, bytes], dict[str, Outputs]]:
+    """Return what the manifest says of the first stage, its file, and its outputs for the golden images, by name."""
+    if (first := what.first) is None:
+        return None, {}, {}
+    expected = first.graph.reference(what.golden_images)
+    with compared_engines(first.graph.files, f16=False) as engines:
+        agreement = _agreement(engines, what.golden_images, expected, tolerance, first.graph.reference_name)
+    record = first.record.model_copy(update={"agreement": agreement})
+    return record, {FIRST: first.graph.files.onnx}, {OUTPUTS[FIRST]: expected}
 
 
 def _with_int8(model: ModelFiles, images: Images, ends: FloatEnds) -> ModelFiles:

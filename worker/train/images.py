@@ -283,6 +283,21 @@ def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> li
     ]
 
 
+def fold_numbers(
+    training: Training, reader: InputReader, dataset: Dataset, inputs: Inputs, count: int
+) -> NDArray[np.int64]:
+    """Return the fold of each image of ``inputs``, which are of a whole frozen backbone; families are not parted."""
+    plain = inputs.only(np.arange(len(inputs.images)), 1).rows
+    return fold_by_family(
+        inputs.images,
+        folds=count,
+        seed=training.recipe.seed,
+        features=_LastMap(plain, reader.likeness) if reader.likeness is not None else None,
+        known=dataset.families,
+        digests=reader.digests,
+    )
+
+
 def _leak_note(
     dataset: Dataset, validation: list[LabelledImage], leaks: list[tuple[Path, Path]], *, refused: bool
 ) -> str:

@@ -21,6 +21,7 @@ from vision.training import Dataset, TrainingStopped
 from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
 from worker.train.audit import audit
+from worker.train.cascade import train_first_stage
 from worker.train.images import InputReader, Inputs, find_images, fold_images, split_images
 from worker.train.network import build, fit_network, refit, with_new_head
 from worker.train.promotion import promote
@@ -101,7 +102,11 @@ def _train(training: Training) -> Trained:
     if recipe.refit:
         with progress.phase("refit"):
             network, fitted = refit(training, built, network, split, fitted)
-    version = publish_trained(training, reader, dataset, split, network, fitted)
+    first = None
+    if recipe.cascade:
+        with progress.phase("cascade"):
+            first = train_first_stage(training, reader, dataset, split, fitted)
+    version = publish_trained(training, reader, dataset, split, network, fitted, first)
     training.remove_checkpoints()
     promoted = promote(training, version, split, fitted)
     return Trained(f"published {version.manifest.reference}; {promoted}", pin_of(version))

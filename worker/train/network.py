@@ -129,16 +129,12 @@ def fit_network(
 def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fitted) -> tuple[Any, Fitted]:
     """Return a network of the same recipe trained on all images; or the given one, where that fails.
 
-    A learning rate that decays is followed to its end, as a cross-validation does. Else, and where patience ended the
-    training before, the best epoch is the last.
-
     Args:
         built: the network as it was before any training.
         network, fitted: the one that was measured, and how.
     """
     recipe, progress, whole = training.recipe, training.progress, split.whole
-    follows = recipe.lr_schedule != "constant" and len(fitted.history) == recipe.epochs
-    epochs = recipe.epochs if follows else fitted.best.epoch
+    epochs = final_epochs(recipe, fitted)
     progress.report(f"training on all {len(whole.images)} images, to publish that: {epochs} epochs")
     mindspore.set_seed(recipe.seed)
     last = with_new_head(training, built, len(whole.images))
@@ -154,6 +150,16 @@ def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fi
         progress.report(f"all images: only {top1:.1%} of those held out before; published is the training before")
         return network, fitted
     return last, replace(fitted, is_refit=True)
+
+
+def final_epochs(recipe: Recipe, fitted: Fitted) -> int:
+    """Return for how many epochs a network is trained whose epochs can't be measured.
+
+    A learning rate that decays is followed to its end, as a cross-validation does. Else, and where patience ended the
+    training before, the best epoch is the last.
+    """
+    follows = recipe.lr_schedule != "constant" and len(fitted.history) == recipe.epochs
+    return recipe.epochs if follows else fitted.best.epoch
 
 
 def fit_options(recipe: Recipe) -> FitOptions:

@@ -15,7 +15,7 @@ from model_store import ClassEntry, ModelStore, ModelVersion, PrecisionProof, St
 from vision.images import ImageLimits, load_image
 from vision.serving import CALIBRATION_IMAGES
 from vision.training import Dataset, LabelledImage, fingerprint, fit_temperature
-from worker.models.publish import Details, Publication, graph_of, publish
+from worker.models.publish import Details, FirstGraph, Publication, graph_of, publish
 from worker.train.body import graph_on
 from worker.train.drawing import Drawing
 from worker.train.images import InputReader, Split
@@ -46,7 +46,13 @@ def pin_of(version: ModelVersion) -> ModelPin:
 
 
 def publish_trained(
-    training: Training, reader: InputReader, dataset: Dataset, split: Split, network: Any, fitted: Fitted
+    training: Training,
+    reader: InputReader,
+    dataset: Dataset,
+    split: Split,
+    network: Any,
+    fitted: Fitted,
+    first: FirstGraph | None = None,
 ) -> ModelVersion:
     """Publish ``network``, calibrated, with a report; its plots are drawn while it is exported and compared."""
     recipe, limits = training.recipe, training.runtime.limits
@@ -79,6 +85,7 @@ def publish_trained(
             calibration=_pictures(reader, limits, split.training.images, CALIBRATION_IMAGES) if recipe.int8 else None,
             f16=recipe.f16,
             limits=limits,
+            first=first,
             details=details,
         )
         return publish(training.runtime.store, training.job.name, publication)
