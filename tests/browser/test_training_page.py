@@ -43,6 +43,8 @@ def test_text_can_be_read_and_nothing_is_wider_than_the_window(
     with opened(page_file, width, scheme) as watched:
         page = watched.page
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        plots = "[...document.querySelectorAll('.plot')].map(plot => plot.scrollWidth - plot.clientWidth)"
+        assert page.evaluate(plots) == [0, 0, 0]
         assert page.evaluate(CONTRAST) == []
         assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
         assert page.evaluate("document.scripts.length") == 0

@@ -99,7 +99,7 @@ def test_a_process_that_draws_dies_with_its_parent(tmp_path: Path, plotted: dict
         "started = Drawing(json.load(sys.stdin), pathlib.Path(sys.argv[1]))\n"
         "print(started._child.pid, flush=True); time.sleep(600)"
     )
-    os.mkfifo(tmp_path / "results.png")
+    os.mkfifo(tmp_path / "loss.png")
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     ) as parent:
@@ -119,5 +119,5 @@ def test_a_process_that_draws_dies_with_its_parent(tmp_path: Path, plotted: dict
 
 def hanging(plotted: dict[str, Any], folder: Path) -> Drawing:
     """A process that never ends by itself: it waits for a reader of the first file."""
-    os.mkfifo(folder / "results.png")
+    os.mkfifo(folder / "loss.png")
     return Drawing(plotted, folder)

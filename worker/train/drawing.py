@@ -20,7 +20,10 @@ from base.process import how_it_ended
 log = logging.getLogger("sortline.training")
 
 LIMIT_S = 120.0  # the first one on a host looks through all fonts, which may take half a minute
-PLOTS = ("results.png", "confusion_matrix.png", "reliability.png")
+PLOTS = (
+    "loss.png", "accuracy.png", "learning_rate.png", "confusion_matrix.png", "reliability_before.png",
+    "reliability_after.png",
+)  # fmt: skip
 
 
 class Drawing:

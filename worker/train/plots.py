@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -58,45 +57,55 @@ def draw(plotted: Mapping[str, Any]) -> dict[str, bytes]:
         for when in ("before", "after")
     )
     return {
-        "results.png": curves_png(plotted["history"], plotted["best"]),
+        **curves(plotted["history"], plotted["best"]),
         "confusion_matrix.png": confusion_png(np.array(plotted["matrix"], np.int64), classes),
-        "reliability.png": reliability_png(before, after, plotted["temperature"]),
+        "reliability_before.png": reliability_png(before, "Before"),
+        "reliability_after.png": reliability_png(after, f"After temperature {plotted['temperature']:.3g}"),
     }
 
 
-def curves_png(history: Sequence[Mapping[str, float]], best: int) -> bytes:
-    """Return loss, accuracy and learning rate by epoch, with a line at the best one.
+def curves(history: Sequence[Mapping[str, float]], best: int) -> dict[str, bytes]:
+    """Return loss, accuracy and learning rate by epoch as PNG files by name, with a line at the best epoch.
 
     Args:
         history: the figures of `vision.training.options.Epoch` by name, for each.
         best: the number of an epoch.
     """
-    figure = Figure(figsize=(12, 3.8), dpi=DPI)
-    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.13, top=0.92, wspace=0.2)
-    loss, accuracy, rate = figure.subplots(1, 3)
     epochs = [epoch["epoch"] for epoch in history]
     marker = "o" if len(history) <= 40 else ""  # a single epoch is no line
+    percent = PercentFormatter(1.0)
 
-    def line(axes: Axes, name: str, colour: str, values: Sequence[float]) -> None:
-        axes.plot(epochs, values, color=colour, label=name, marker=marker, markersize=3, linewidth=1.5)
-
-    line(loss, "training, as minimised", ORANGE, [epoch["train_loss"] for epoch in history])
-    line(loss, "validation", BLUE, [epoch["val_loss"] for epoch in history])
-    loss.set_title("Loss")
-    line(accuracy, "top-5", GREEN, [epoch["val_top5"] for epoch in history])
-    line(accuracy, "top-1", BLUE, [epoch["val_top1"] for epoch in history])
-    accuracy.set_title("Validation accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    line(rate, "of the last step", GREY, [epoch["lr"] for epoch in history])
-    rate.set_title("Learning rate")
-    for axes in (loss, accuracy, rate):
+    def curve(title: str, lines: Mapping[str, tuple[str, str]], shown: PercentFormatter | None = None) -> bytes:
+        figure = _panel()
+        axes = figure.subplots()
+        for label, (name, colour) in lines.items():
+            values = [epoch[name] for epoch in history]
+            axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3, linewidth=1.5)
+        axes.set_title(title)
+        if shown is not None:
+            axes.yaxis.set_major_formatter(shown)
         axes.axvline(best, color="black", linestyle=":", linewidth=1, label=f"best epoch: {best}")
         axes.set_xlabel("epoch")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
-    return _png(figure)
+        return _png(figure)
+
+    return {
+        "loss.png": curve("Loss", {"training, as minimised": ("train_loss", ORANGE), "validation": ("val_loss", BLUE)}),
+        "accuracy.png": curve(
+            "Validation accuracy", {"top-5": ("val_top5", GREEN), "top-1": ("val_top1", BLUE)}, percent
+        ),
+        "learning_rate.png": curve("Learning rate", {"of the last step": ("lr", GREY)}),
+    }
+
+
+def _panel() -> Figure:
+    """Return a figure that a phone shows whole; a wider page shows several beside each other."""
+    figure = Figure(figsize=(4.2, 3.6), dpi=DPI)
+    figure.subplots_adjust(left=0.16, right=0.97, bottom=0.13, top=0.92, hspace=0.08)
+    return figure
 
 
 def confusion_png(matrix: NDArray[np.int64], classes: Sequence[ClassInfo]) -> bytes:
@@ -130,37 +139,33 @@ def confusion_png(matrix: NDArray[np.int64], classes: Sequence[ClassInfo]) -> by
     return _png(figure)
 
 
-def reliability_png(before: Reliability, after: Reliability, temperature: float) -> bytes:
-    """Return two reliability diagrams, before and after the temperature, with the images of each bin below."""
-    figure = Figure(figsize=(9, 5), dpi=DPI)
-    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.09, top=0.94, wspace=0.08, hspace=0.08)
-    grid = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[3, 1])
-    for (diagram, histogram), measured, title in zip(
-        grid.T, (before, after), ("Before", f"After temperature {temperature:.3g}"), strict=True
-    ):
-        edges = np.linspace(0, 1, len(measured.images) + 1)
-        filled = measured.images > 0
-        accuracy = np.where(filled, measured.accuracy, 0)
-        diagram.bar(edges[:-1], accuracy, 1 / len(accuracy), align="edge", color=BLUE, alpha=0.35, edgecolor=BLUE)
-        diagram.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
-        diagram.plot(
-            measured.confidence[filled],
-            measured.accuracy[filled],
-            color=BLUE,
-            marker="o",
-            markersize=4,
-            linestyle="",
-            label=f"measured, ECE {measured.expected_error:.3f}",
-        )
-        diagram.set_title(title)
-        diagram.legend(fontsize=8, loc="upper left")
-        diagram.set_ylim(0, 1.02)
-        histogram.bar(edges[:-1], measured.images, 1 / len(accuracy), align="edge", color=GREY, edgecolor="white")
-        histogram.set_xlim(0, 1)
-        histogram.set_xlabel("confidence")
-        histogram.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-    grid[0, 0].set_ylabel("accuracy")
-    grid[1, 0].set_ylabel("images")
+def reliability_png(measured: Reliability, title: str) -> bytes:
+    """Return a reliability diagram, with the images of each bin below."""
+    figure = _panel()
+    diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    edges = np.linspace(0, 1, len(measured.images) + 1)
+    filled = measured.images > 0
+    accuracy = np.where(filled, measured.accuracy, 0)
+    diagram.bar(edges[:-1], accuracy, 1 / len(accuracy), align="edge", color=BLUE, alpha=0.35, edgecolor=BLUE)
+    diagram.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
+    diagram.plot(
+        measured.confidence[filled],
+        measured.accuracy[filled],
+        color=BLUE,
+        marker="o",
+        markersize=4,
+        linestyle="",
+        label=f"measured, ECE {measured.expected_error:.3f}",
+    )
+    diagram.set_title(title)
+    diagram.legend(fontsize=8, loc="upper left")
+    diagram.set_ylim(0, 1.02)
+    diagram.set_ylabel("accuracy")
+    histogram.bar(edges[:-1], measured.images, 1 / len(accuracy), align="edge", color=GREY, edgecolor="white")
+    histogram.set_xlim(0, 1)
+    histogram.set_xlabel("confidence")
+    histogram.set_ylabel("images")
+    histogram.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     return _png(figure)
 
 
