@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         from_json,
         to_json,
     )
+    from jobs.standstill import FULL_FROM, look_at_label_queue, reasons
     from jobs.state import ENDED, LAST_AT, STOPPED, JobState
     from jobs.train import EventState, Finding, JobEvent, TrainModel
 else:

@@ -95,6 +95,16 @@ class Keys:
         """Hash of a run: images of each chunk that workers have labelled, by its first index; and when the newest."""
         return f"{self.prefix}labelled:{run}"
 
+    @property
+    def newest(self) -> str:
+        """When the newest rows of any run came, in seconds since 1970."""
+        return f"{self.prefix}newest"
+
+    @property
+    def refusals(self) -> str:
+        """Hash: why label workers put chunks back, by their names; until they send rows again."""
+        return f"{self.prefix}refusals"
+
     def inputs(self, job: str) -> str:
         """List of compressed path lists of a detached run."""
         return f"{self.prefix}inputs:{job}"

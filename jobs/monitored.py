@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,9 @@ from flower.urls import handlers
 from flower.utils import broker
 from flower.views.tasks import TasksView
 from kombu import Queue
+from prometheus_client import REGISTRY, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from tornado.ioloop import IOLoop
@@ -32,6 +36,7 @@ from jobs.broker import AWAY, Keys, connect
 from jobs.broker import broker_url as broker_of
 from jobs.kinds import KINDS
 from jobs.label import LABEL_RUN
+from jobs.standstill import look_at_label_queue
 from jobs.state import JobState
 
 os.umask(0o077)  # its database holds arguments and results, and Flower trusts what it reads from it
@@ -91,6 +96,13 @@ handlers[:] = [
 ]
 
 
+def quick_client(settings: Settings) -> redis.Redis:
+    """Return a connection that keeps Flower's pages waiting for a second at most."""
+    client = connect(settings)
+    client.connection_pool.connection_kwargs.update(socket_timeout=1.0, socket_connect_timeout=1.0, retry=None)
+    return client
+
+
 class Board:
     """The states of runs as `sortline jobs list` shows them; asked again after a while where Redis does not answer."""
 
@@ -100,9 +112,7 @@ class Board:
 
     @cached_property
     def _board(self) -> JobBoard:
-        client = connect(self._settings)
-        client.connection_pool.connection_kwargs.update(socket_timeout=1.0, socket_connect_timeout=1.0, retry=None)
-        return JobBoard(client, Keys(self._settings.key_prefix))
+        return JobBoard(quick_client(self._settings), Keys(self._settings.key_prefix))
 
     def state_of(self, run: str) -> JobState | None:
         """Return how a run stands now; None where that is not known."""
@@ -134,8 +144,35 @@ def shown(task: Task) -> Task:
     return task
 
 
+class QueueMetrics(Collector):
+    """What no worker can say while none is there: how long the queues are, and how long no row has come."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _client(self) -> redis.Redis:
+        return quick_client(self._settings)
+
+    def describe(self) -> list[Metric]:
+        return []  # so that nobody asks Redis while Flower starts
+
+    def collect(self) -> Iterator[Metric]:
+        keys = Keys(self._settings.key_prefix)
+        queued = GaugeMetricFamily("sortline_queued_messages", "Waiting in the queue", labels=["queue"])
+        try:
+            for kind in KINDS:
+                queued.add_metric([kind.queue], self._client.llen(keys.queue(kind.queue)))
+            still_s = look_at_label_queue(self._client, keys).still_s
+        except (*AWAY, redis.ResponseError):
+            return
+        yield queued
+        yield GaugeMetricFamily("sortline_still_seconds", "Since when there are chunks and no row", value=still_s)
+
+
 settings = load_settings()
 board = Board(settings)
+REGISTRY.register(QueueMetrics(settings))
 options.format_task = shown
 options.tasks_columns = COLUMNS
 options.natural_time = True

@@ -40,8 +40,8 @@ app = typer.Typer(
 
     sortline up                                # keep Redis, workers and Flower running here
 
-    Exit codes: 0 ok, 1 failure, 2 usage, 4 more failed images than --max-failures, 69 broker unreachable,
-    130 interrupted.
+    Exit codes: 0 ok, 1 failure, 2 usage, 3 labelling stands still, 4 more failed images than --max-failures,
+    69 broker unreachable, 130 interrupted.
     """,
 )
 

@@ -47,6 +47,7 @@ LOADED_VERSIONS = 2  # a run on the old version may end while one on the new ver
 PUBLISH_PATIENCE_S = 60.0
 ATTEMPTS = 3  # of a chunk or training job whose process dies
 STREAM_KEPT_S = 7 * 24 * 3600  # rows that nobody gathers don't stay for ever
+REFUSALS_KEPT_S = 3600  # a worker that keeps away says so every 16 s at least
 
 
 class Runtime:
@@ -191,6 +192,11 @@ class Runtime:
             seen = {str(message.first): len(message.rows), LAST_AT: round(time.time(), 3)}
             pipeline.hset(self.keys.labelled(job), mapping=seen)
             pipeline.expire(self.keys.labelled(job), STREAM_KEPT_S)
+            pipeline.set(self.keys.newest, seen[LAST_AT], ex=STREAM_KEPT_S)
+            pipeline.hdel(self.keys.refusals, message.worker)
+        if isinstance(message, ChunkResult) and message.refused is not None:  # for whoever asks why no row comes
+            pipeline.hset(self.keys.refusals, message.worker, message.refused)
+            pipeline.expire(self.keys.refusals, REFUSALS_KEPT_S)
         pipeline.execute()
 
     def publish(self, job: str, message: ChunkResult | JobEvent) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from base.process import shut_out_strangers
 from producer.commands.options import Config, Home, PlaceOptions, Store, settings_of, with_options
-from producer.errors import FAILURE, OK, UNREACHABLE, ProducerError, UsageError
+from producer.errors import FAILURE, OK, STANDSTILL, UNREACHABLE, ProducerError, UsageError
 
 if TYPE_CHECKING:
     from configs import Settings
@@ -130,17 +130,36 @@ def up(
 
 
 @with_options
-def doctor(*, place: PlaceOptions) -> None:
+def doctor(
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Only look whether labelling stands still, and why: for cron. Exit code 3 if it does."
+        ),
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0, help="With --watch: how long chunks may be queued without a row.")
+    ] = 10.0,
+    *,
+    place: PlaceOptions,
+) -> None:
     """Check what Sortline needs on this machine: Redis and its settings, workers, devices, engines, store.
 
-    Exit codes: 0 all well (warnings allowed), 1 something is wrong, 69 the broker can't be used.
+    Exit codes: 0 all well (warnings allowed), 1 something is wrong, 69 the broker can't be used. With --watch: 0 all
+    well, or nothing is queued; 3 labelling stands still; 69 the broker can't be used.
 
-    Example:
+    Examples:
 
       sortline doctor --broker redis://queue:6379/0 --data-root /mnt/photos
-    """
-    from producer.local.doctor import check_all
 
+      sortline doctor --watch --broker redis://queue:6379/0 --minutes 30
+    """
+    from producer.local.doctor import check_all, check_standstill
+
+    if watch:
+        finding = check_standstill(place.settings(), minutes * 60)
+        print(f"{finding.mark:4} {finding.text}")
+        raise typer.Exit(OK if finding.mark == "ok" else STANDSTILL)
     code = OK
     for finding in check_all(place.settings()):
         print(f"{finding.mark:4} {finding.text}")

@@ -14,9 +14,9 @@ import redis
 
 from base.broker_url import masked_url
 from base.errors import UnavailableError
-from base.text import printable
+from base.text import duration, printable
 from configs import Settings
-from jobs import BrokerError, check_broker, connect
+from jobs import BrokerError, LabelChunk, check_broker, connect, look_at_label_queue, reasons
 from model_store import ModelStore, StoreError
 from producer.errors import ProducerError
 from producer.local.session import open_session
@@ -46,6 +46,22 @@ def check_all(settings: Settings) -> Iterator[Finding]:
             f"data root {settings.data_root}" + ("" if there else " can't be read: is it mounted?"),
         )
     yield from _check_store(settings)
+
+
+def check_standstill(settings: Settings, limit_s: float) -> Finding:
+    """Return whether label chunks have been there for ``limit_s`` without a row of any run, and why.
+
+    Raises:
+        UsageError, BrokerUnreachable: there is no broker, or it can't be used.
+    """
+    with open_session(settings, start=False) as session:
+        found = look_at_label_queue(session.client, session.keys)
+        queued = f"{found.waiting} chunks are queued, {found.held} are with workers"
+        if not found.is_full and (found.still_s < limit_s or not found.waiting + found.held):
+            return Finding("ok", queued)
+        still = f", and no image got its row for {duration(round(found.still_s))}" if found.still_s else ""
+        why = "; ".join(map(printable, reasons(found, session.workers(LabelChunk.queue))))
+        return Finding("bad", f"{queued}{still}: {why}")
 
 
 def _check_url(root: str) -> Finding:

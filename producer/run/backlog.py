@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import redis
 
-from jobs import FIRST, BrokerFull, Keys, LabelChunk
+from jobs import FIRST, FULL_FROM, BrokerFull, Keys, LabelChunk
 
-FULL_FROM = 0.75  # of Redis's maxmemory
 SENDS_A_CHECK = 32
 MESSAGES_AT_ONCE = 500
 LOOK_EVERY_S = 3.0

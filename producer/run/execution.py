@@ -9,6 +9,7 @@ from producer.run.conclusion import Work
 from producer.run.enqueue import ChunkSender
 from producer.run.events import reported
 from producer.run.gather import Gatherer, check_cancel
+from producer.run.stall_alarm import StallAlarm
 from producer.runfile import RunFile
 from producer.terminal.progress import RunView
 
@@ -24,12 +25,14 @@ def execute(session: Session, run: RunFile, view: RunView) -> Work:
         check_cancel(session, run)
         session.board.update(run.plan.run, state="running", total=run.total, done=run.done)
         run.begin_work()
+    alarm = StallAlarm(session, view.warn)
     for progress in reported(session, run, Gatherer(session, run, sender, view.warn).gather()):
         if progress.done > at_start:
             hint = ""
         elif hint is None and session.stack is None and time.monotonic() - started > NO_WORKER_AFTER_S:
             hint = "" if session.workers("label") else NO_WORKER
             view.say(hint)
+        alarm.check(progress.done)
         view.show(progress, hint or "", run)
     sender.close()
     return Work(run.done - at_start, time.monotonic() - started)

@@ -290,7 +290,6 @@ class _Watch:
         return self._arrivals.counts(text_to_path(path), state)
 
     def _note_held(self, held: list[str]) -> None:
-        self._arrivals.look_again()
         for path in held:
             if self._arrivals.has(text_to_path(path)):
                 patience = duration(round(self._arrivals.patience_s))

@@ -135,11 +135,6 @@ class Arrivals:
         seen.has_failed = True
         return False
 
-    def look_again(self) -> None:
-        """Take out what was labelled and has not changed since."""
-        for path in list(self._waiting):
-            self.look(path)
-
     def clear(self) -> None:
         """Forget all: the folder is away."""
         self._waiting.clear()

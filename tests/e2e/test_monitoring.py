@@ -22,6 +22,8 @@ FLOWERS = {
     "flower_task_prefetch_time_seconds": "gauge",
     "flower_worker_prefetched_tasks": "gauge",
     "flower_worker_online": "gauge",
+    "sortline_queued_messages": "gauge",
+    "sortline_still_seconds": "gauge",
     "flower_worker_number_of_currently_executing_tasks": "gauge",
 }
 OURS = {
