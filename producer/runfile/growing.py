@@ -32,7 +32,7 @@ SELECT idx, path, COALESCE(size, {NO_FILE.size}), COALESCE(modified_ns, {NO_FILE
 # ``held`` are inputs of the batch that stay out. ``numbered`` says which input here each of the others is.
 _TAKE_OVER = f"""
 INSERT INTO main.inputs
-    SELECT (SELECT count(*) FROM main.inputs) - 1 + row_number() OVER (ORDER BY idx), path FROM batch.inputs
+    SELECT (SELECT count(*) FROM main.inputs) - 1 + row_number() OVER (ORDER BY idx), path, page FROM batch.inputs
     WHERE idx NOT IN (SELECT idx FROM held) AND path NOT IN (SELECT path FROM main.inputs);
 CREATE TEMP TABLE numbered AS
     SELECT new.idx AS old, here.idx AS idx FROM batch.inputs AS new JOIN main.inputs AS here USING (path)
@@ -49,7 +49,7 @@ INSERT INTO main.photos SELECT numbered.idx, taken, make, model, serial, latitud
     FROM batch.photos AS new JOIN numbered ON old = new.idx;
 INSERT INTO main.chunks
     SELECT (SELECT count(*) FROM main.chunks) - 1 + row_number() OVER (ORDER BY first), images, worker, engine, seconds,
-    at FROM batch.chunks WHERE NOT :is_known;
+    early, at FROM batch.chunks WHERE NOT :is_known;
 INSERT INTO main.work SELECT started FROM batch.work WHERE NOT :is_known;
 """  # noqa: S608
 
