@@ -24,6 +24,12 @@ MOST_BACKBONES = 8
 Layers = tuple[Annotated[int, Field(ge=1)], ...]
 Scales = Annotated[tuple[Annotated[float, Field(gt=0, le=4)], ...], Field(min_length=1)]
 
+# What only a training in epochs uses.
+IN_EPOCHS = (
+    "dropout", "epochs", "batch_size", "optimizer", "momentum", "beta1", "beta2", "weight_decay",
+    "lr_schedule", "lr_init", "lr_max", "lr_end", "warmup_steps", "loss", "label_smoothing", "patience",
+)  # fmt: skip
+
 
 class _Table(BaseModel):
     # An error's own text, and so a traceback, must not show the broker's password.
@@ -132,6 +138,12 @@ class Recipe(_Table):
         le=4096,
         description="RBF units between features and classes, at most one a training image; 0 is a linear head",
     )
+    ridge: float = Field(
+        0.1,
+        gt=0,
+        le=1000,
+        description="penalty of a head on RBF centers, which is solved at once by kernel ridge regression",
+    )
     head_bias: bool = True
     dropout: float = Field(0.0, ge=0, lt=1, description="fraction of the head's inputs dropped in training")
     epochs: int = Field(40, ge=1, le=10_000)
@@ -211,6 +223,12 @@ class Recipe(_Table):
             raise ValueError(
                 "intermediate_layers, scales, cascade, flip_averaging, hellinger, rbf_centers and several backbones "
                 'need backbones that are frozen whole (freeze = "backbone")'
+            )
+        unused = [key for key in IN_EPOCHS if getattr(self, key) != type(self).model_fields[key].default]
+        if self.rbf_centers and unused:
+            raise ValueError(
+                f"{', '.join(unused)}: a head on RBF centers is solved at once and has no epochs; take "
+                f"{'it' if len(unused) == 1 else 'them'} out and change ridge, or set rbf_centers = 0"
             )
         if backbones and self.freeze == "none" and self.augmentation.repeat:
             raise ValueError(

@@ -56,7 +56,7 @@ file and environment. Of a producer's settings only those of a [training recipe]
 ```sh
 export SORTLINE_CHUNK_IMAGES=64
 export SORTLINE_TRAINING__AUGMENTATION__FLIP=true
-sortline train photos/ --config waste26 --set epochs=20
+sortline train photos/ --config waste26 --set ridge=0.3
 ```
 
 ## Settings
@@ -69,7 +69,9 @@ A recipe is the table `[training]` of a TOML file. `sortline train --config FILE
 changes one value, `--sweep KEY=V1,V2` tries several. [Training](../guide/training.md#recipes) says which recipes ship.
 
 `intermediate_layers`, `scales`, `cascade`, `flip_averaging`, `hellinger`, `rbf_centers` and several backbones need
-backbones that are frozen whole (`freeze = "backbone"`). `lr_init` and `lr_end` may not be above `lr_max`.
+backbones that are frozen whole (`freeze = "backbone"`). A head on RBF centers is solved at once: beside `rbf_centers`,
+keys that only a training in epochs uses (such as `epochs` and `lr_max`) are refused. `lr_init` and `lr_end` may not be
+above `lr_max`.
 
 ## Keys of `[training]`
 """

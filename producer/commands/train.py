@@ -123,15 +123,15 @@ def train(
 
       sortline train digits/train --config digits
 
-      sortline train photos/ --config waste26 --name kitchen --set epochs=20
+      sortline train photos/ --config waste26 --name kitchen --set ridge=0.3
 
       sortline train photos/ --config waste26 --detach    # prints the job's name
 
       sortline train photos/ --config waste26 --folds 5   # how good is it?
 
-      sortline train photos/ --config waste26 --sweep lr_max=0.001,0.003
+      sortline train photos/ --config waste26 --sweep ridge=0.03,0.1,0.3
 
-      sortline train photos/ --config waste26 --sweep dropout=0..0.5 --trials 20
+      sortline train photos/ --config waste26 --sweep ridge=0.01..1 --trials 20
     """
     from configs import parse_assignments
     from producer.training.jobs import Training

@@ -190,7 +190,7 @@ def test_the_blocks_of_the_page_on_remote_images_run(
 
 def test_the_block_of_the_configuration_page_runs(folder: Path) -> None:
     (said,) = run_page(
-        "configuration", folder, {"--config waste26 --set epochs=20": "--config digits --set epochs=1"}, SMALL
+        "configuration", folder, {"--config waste26 --set ridge=0.3": "--config digits --set epochs=1"}, SMALL
     )
 
     assert "published digits:1" in said

@@ -226,14 +226,11 @@ def trained(home: Path, store: ModelStore, recipe: Recipe, name: str = "colours"
     return train_model(job, recipe, runtime, report=lambda event: None, cancelled=lambda: False).text
 
 
-COMMON = {"height_px": SIDE, "width_px": SIDE, "epochs": 12, "lr_max": 0.05, "batch_size": 8}
-
-
 @pytest.mark.slow
 def test_a_head_on_joined_backbones_is_one_graph_that_labels_and_can_be_a_backbone_again(
     tmp_path: Path, store: ModelStore
 ) -> None:
-    recipe = Recipe(backbone=["cells", "lenet"], rbf_centers=8, loss="squared", **COMMON)
+    recipe = Recipe(backbone=["cells", "lenet"], rbf_centers=8, height_px=SIDE, width_px=SIDE)
 
     text = trained(tmp_path, store, recipe)
 

@@ -1,26 +1,21 @@
-"""Radial units set from training features: what they are, what training sees, and what the finished head answers."""
+"""RBF units set from training features: what they are, and what the solved head answers."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
-from mindspore.common.initializer import Normal
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.network import Head, build_dense
+from vision.networks.network import Head
 from vision.networks.spec import NetworkSpec
-from vision.training.rbf import ROWS, RbfCenters, choose_rbf_centers, set_rbf_head
-from vision.training.samples import StoredRows
+from vision.training.rbf import ROWS, RbfCenters, choose_rbf_centers, rbf_logits, set_rbf_head, solve_ridge
+from vision.training.samples import Samples, StoredRows
 
-ROOT = Path(__file__).resolve().parents[2]
 Features = NDArray[np.float32]
 
 
@@ -37,6 +32,12 @@ def likeness(features: Features, found: RbfCenters) -> NDArray[np.float64]:
     there = found.centers.astype(np.float64)
     distances = np.array([((row.astype(np.float64) - there) ** 2).sum(1) for row in features])
     return np.exp(-found.width * distances)
+
+
+def labelled(features: Features) -> tuple[Samples, NDArray[np.float32]]:
+    """Return the features with one of three classes each, and the goals of these."""
+    targets = np.random.default_rng(5).integers(0, 3, len(features))
+    return Samples(inputs=features, targets=targets), np.eye(3, dtype=np.float32)[targets]
 
 
 def test_centers_are_training_images_drawn_by_the_seed() -> None:
@@ -69,37 +70,51 @@ def test_the_width_is_1_5_over_the_median_squared_distance() -> None:
     assert found.width == pytest.approx(1.5 / np.median(distances), rel=1e-3)
 
 
-def test_products_of_what_training_sees_are_likenesses(tmp_path: Path) -> None:
-    features = realistic(ROWS + 300)
-    found = choose_rbf_centers(features, 50, 0)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("count", [60, 200])
+def test_the_solution_is_the_minimum_of_loss_and_penalty(count: int, weighted: bool) -> None:
+    features = realistic(200)
+    samples, goals = labelled(features)
+    weights = np.random.default_rng(3).uniform(0.2, 3, 200).astype(np.float32) if weighted else np.ones(200, np.float32)
+    found = choose_rbf_centers(features, count, 0)
 
-    rows = found.transform(features, tmp_path / "likeness")
+    solved = solve_ridge(found, samples, goals, weights, 0.1)
 
-    assert (rows.shape, rows.dtype.name) == ((ROWS + 300, 50), "float32")
-    own = likeness(found.centers, found)
-    np.testing.assert_allclose(found.whitening.T @ own @ found.whitening, np.eye(50), atol=1e-3)
-    # The Nystroem map: z(x) z(y) = k(x) K^-1 k(y).
-    some = likeness(features[ROWS - 5 : ROWS + 5], found)
-    expected = some @ np.linalg.inv(own) @ some.T
-    np.testing.assert_allclose(rows[ROWS - 5 : ROWS + 5] @ rows[ROWS - 5 : ROWS + 5].T, expected, atol=2e-3)
+    def cost(head: NDArray[np.float64]) -> float:
+        misses = ((rbf_logits(found, head, features) - goals) ** 2 * weights[:, None]).sum()
+        return float(misses + 0.1 * (head * (likeness(found.centers, found) @ head)).sum())
+
+    least, random = cost(solved), np.random.default_rng(4)
+    for _ in range(20):
+        assert cost(solved + random.normal(0, 0.01, solved.shape)) > least
+
+
+def test_with_every_image_as_center_it_is_kernel_ridge_regression() -> None:
+    features = realistic(ROWS + 76)
+    samples, goals = labelled(features)
+    found = choose_rbf_centers(features, len(features), 0)
+
+    solved = solve_ridge(found, samples, goals, np.ones(len(features), np.float32), 0.1)
+
+    own = likeness(features, found)
+    expected = own @ np.linalg.solve(own + 0.1 * np.eye(len(features)), goals)
+    np.testing.assert_allclose(rbf_logits(found, solved, features), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_finished_head_answers_as_the_layer_that_was_trained(bias: bool, tmp_path: Path) -> None:
-    spec = MobileNetV2Spec(convention="tf", classes=6, height_px=32, width_px=32, rbf_centers=300, head_bias=bias)
+def test_the_network_answers_as_the_solution(bias: bool) -> None:
+    spec = MobileNetV2Spec(convention="tf", classes=3, height_px=32, width_px=32, rbf_centers=300, head_bias=bias)
     training, unseen = realistic(500), realistic(100, seed=1)
+    samples, goals = labelled(training)
     found = choose_rbf_centers(training, 300, 0)
-    dense = nn.Dense(300, 6, Normal(2.0), Normal(1.0), has_bias=bias)
     network = _OnlyAHead(spec)
 
-    set_rbf_head(network, found, dense)
+    solved = solve_ridge(found, samples, goals, np.ones(500, np.float32), 0.1)
+    set_rbf_head(network, found, solved)
 
-    for features in (training, unseen):
-        expected = dense(Tensor(np.array(found.transform(features, tmp_path / "likeness")))).asnumpy()
-        logits = network.head(Tensor(features)).asnumpy()
-        assert expected.std() > 0.5
-        np.testing.assert_allclose(logits, expected, atol=1e-3)
-    assert build_dense(spec).weight.shape == dense.weight.shape
+    expected = rbf_logits(found, solved, unseen)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(network.head(Tensor(unseen)).asnumpy(), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -112,22 +127,18 @@ def test_the_finished_head_answers_as_the_layer_that_was_trained(bias: bool, tmp
         ("almost the same", realistic(1) + np.random.default_rng(0).normal(0, 1e-7, (60, 1280)).astype(np.float32)),
     ],
 )
-def test_equal_images_do_no_harm(what: str, features: Features, tmp_path: Path) -> None:
-    spec = MobileNetV2Spec(convention="tf", classes=3, height_px=32, width_px=32, rbf_centers=60)
+def test_equal_images_do_no_harm(what: str, features: Features) -> None:
+    samples, goals = labelled(features)
     found = choose_rbf_centers(features, 60, 0)
-    network, dense = _OnlyAHead(spec), build_dense(spec)
 
-    rows = found.transform(features, tmp_path / "likeness")
-    set_rbf_head(network, found, dense)
-    logits = network.head(Tensor(features)).asnumpy()
+    solved = solve_ridge(found, samples, goals, np.ones(60, np.float32), 0.1)
+    logits = rbf_logits(found, solved, features)
 
     assert np.isfinite(found.width), what
-    assert np.abs(found.whitening).max() <= 100  # 1 / sqrt(SMALLEST)
-    # The length of z is at most that of a likeness of 1; where noise is all there is, the whitening bounds it.
-    assert np.abs(rows).max() < 2
-    np.testing.assert_allclose(logits, dense(Tensor(np.array(rows))).asnumpy(), atol=1e-3)
-    first = found.transform(features[:1], tmp_path / "first")
-    np.testing.assert_allclose(first, rows[:1], atol=1e-4)
+    assert np.abs(solved.astype(np.float32)).sum(axis=0).max() < 1000  # so that float32 serves it
+    assert -0.5 < logits.min() <= logits.max() < 1.5
+    if what == "all images the same":
+        np.testing.assert_allclose(logits, np.tile(goals.mean(axis=0), (60, 1)), atol=0.01)
 
 
 def test_images_that_differ_stay_apart_although_most_are_copies() -> None:
@@ -139,11 +150,11 @@ def test_images_that_differ_stay_apart_although_most_are_copies() -> None:
     assert 0.01 < between < 0.9
 
 
-def test_a_single_center_is_like_images_near_it(tmp_path: Path) -> None:
+def test_a_single_center_is_like_images_near_it() -> None:
     features = realistic(30)
     found = choose_rbf_centers(features, 1, 0)
 
-    rows = found.transform(features, tmp_path / "likeness")
+    rows = found.similarities(features)
 
     assert np.isfinite(found.width)
     assert rows.max() == pytest.approx(1, abs=1e-3)
@@ -153,26 +164,6 @@ def test_a_single_center_is_like_images_near_it(tmp_path: Path) -> None:
 def test_too_few_images_are_refused_with_the_setting_to_change() -> None:
     with pytest.raises(VisionError, match="30 RBF centers from 12 training images; set rbf_centers to at most 12"):
         choose_rbf_centers(realistic(12), 30, 0)
-
-
-def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path) -> None:
-    """Mapped for writing, the file would end the process by a signal instead."""
-    code = f"""
-import resource, signal
-import numpy as np
-from pathlib import Path
-from vision.training.rbf import choose_rbf_centers
-features = np.random.default_rng(0).random((3000, 8), np.float32)
-found = choose_rbf_centers(features, 20, 0)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    found.transform(features, Path({str(tmp_path / "likeness")!r}))
-except OSError as error:
-    print(error.strerror)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-
-    assert done.stdout == "File too large\n"
 
 
 class _OnlyAHead(nn.Cell):

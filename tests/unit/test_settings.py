@@ -103,13 +103,17 @@ def test_an_unknown_variable_is_refused(name: str, message: str) -> None:
         ({"augmentation": {"flip": "perhaps"}}, r"training\.augmentation\.flip: .*boolean"),
         ({"network": "resnet"}, r"setting training\.network: must be one of .*, lenet5, .* \(got 'resnet'\)"),
         ({"int8": "sometimes"}, r"training\.int8: .*boolean"),
+        (
+            {"backbone": "b", "rbf_centers": 9, "epochs": 5, "loss": "squared"},
+            r"setting training: epochs, loss: a head on RBF centers is solved at once .* take them out",
+        ),
         ({"epocs": 5}, r"unknown setting training\.epocs; did you mean training\.epochs\?"),
     ],
 )
 def test_a_bad_recipe_is_refused_alike_from_a_file_and_from_a_message(recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_settings(flags={"training": recipe}, environment={})
-    if not recipe.keys() & {"lr_end", "lr_init"}:  # of a rule about several keys there is no key to name
+    if not recipe.keys() & {"lr_end", "lr_init", "rbf_centers"}:  # of a rule about several keys there is no key to name
         with pytest.raises(SettingsError, match=message):
             read_recipe(recipe)
 

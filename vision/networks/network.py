@@ -58,16 +58,11 @@ class Head(nn.Cell):
         self.has_rbf = spec.rbf_centers > 0
         if self.has_rbf:
             self.rbf = RbfUnits(spec)
-        self.dense = build_dense(spec)
+        # 0.01: as the published networks start their classifier, so that first probabilities are near uniform.
+        self.dense = nn.Dense(spec.head_inputs, spec.classes, Normal(0.01), "zeros", has_bias=spec.head_bias)
 
     def construct(self, features: mindspore.Tensor) -> mindspore.Tensor:
         return self.dense(self.rbf(features) if self.has_rbf else features)
-
-
-def build_dense(spec: NetworkSpec) -> nn.Dense:
-    """Return the head's trained layer, with new weights by ``mindspore.set_seed``."""
-    # 0.01: as the published networks start their classifier, so that first probabilities are near uniform.
-    return nn.Dense(spec.head_inputs, spec.classes, Normal(0.01), "zeros", has_bias=spec.head_bias)
 
 
 class RbfUnits(nn.Cell):

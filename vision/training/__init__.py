@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vision.training.families import find_families, find_leaks, fold_by_family, split_by_family
     from vision.training.feature_cache import FeatureCache
     from vision.training.features import Digests, Extractor, load_pixels
-    from vision.training.fitting import TrainingStopped, fit, predict_logits
+    from vision.training.fitting import TrainingStopped, fit, predict_logits, scores_of
     from vision.training.metrics import (
         ClassScores,
         Reliability,
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     )
     from vision.training.options import Epoch, FitOptions
     from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
-    from vision.training.rbf import RbfCenters, choose_rbf_centers, set_rbf_head
-    from vision.training.samples import Samples, StoredRows
+    from vision.training.rbf import choose_rbf_centers, rbf_logits, set_rbf_head, solve_ridge
+    from vision.training.samples import Samples, StoredRows, class_weights, soft_targets
     from vision.training.table import read_table_dataset
 else:
     __getattr__ = lazy(__name__)

@@ -251,8 +251,14 @@ def evaluate(
 
     Of weights that are no numbers the loss is none either, and the rates mean nothing.
     """
-    logits = predict_logits(model, samples.inputs, batch_size)
-    own = logits[np.arange(len(samples)), samples.targets]
+    return scores_of(predict_logits(model, samples.inputs, batch_size), samples.targets, loss)
+
+
+def scores_of(
+    logits: NDArray[np.float64], targets: NDArray[np.int64], loss: Literal["cross_entropy", "squared"]
+) -> tuple[float, float, float]:
+    """Return (mean loss, top-1 rate, top-5 rate) of logits (N, classes)."""
+    own = logits[np.arange(len(targets)), targets]
     with np.errstate(invalid="ignore"):  # infinite logits: the loss says so
         if loss == "squared":
             losses = np.square(logits).sum(axis=1) - 2 * own + 1

@@ -1,55 +1,45 @@
-"""RBF units set from training features, and the map in which a linear head on them trains well.
+"""A head on RBF units: centers set from training features, and its weights by kernel ridge regression.
 
-A head on RBF units k(x) = exp(-width |x - center|^2) separates classes that no plane in feature space does. Their
-outputs are strongly correlated, so training sees them in the principal axes of the centers' own likenesses K, scaled
-so that products of z are likenesses (the Nystroem map of Williams & Seeger 2001), where Adam's step for each weight
-suits its axis. The map is multiplied into the head's weights afterwards.
+A head on RBF units k(x) = exp(-width |x - center|^2) separates classes that no plane in feature space does. With the
+squared distance to 1 for the true class and 0 for the others as loss, and the length of the function in the space of
+the kernel as penalty, the best weights are the solution of one linear system (Rifkin et al. 2003, "Regularized
+least-squares classification"; with fewer centers than images, section 3 of Rudi et al. 2015, arXiv:1507.04717).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
-from vision.training.samples import Rows
+from vision.training.samples import Rows, Samples
 
 WIDTH = 1.5  # over the median squared distance of two centers that differ; from 1 to 2 the score hardly moves
 EQUAL = 1e-5  # part of a mean squared length below which a squared distance is float32's rounding
-SMALLEST = 1e-4  # part of the largest eigenvalue to which smaller ones are raised: they hold rounding, no likeness
+JITTER = 1e-7  # part of the system's mean diagonal that is added to it, so that equal centers have a solution
 ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RbfCenters:
-    """What RBF units need, and the map to train on.
+    """What RBF units need.
 
     Attributes:
         centers: float32 (C, F), features of training images.
         width: of the RBF units.
-        whitening: float32 (C, C), K's eigenvectors in columns, each divided by the root of its eigenvalue.
     """
 
     centers: NDArray[np.float32]
     width: float
-    whitening: NDArray[np.float32]
 
-    def transform(self, features: Rows, file: Path) -> NDArray[np.float32]:
-        """Return z float32 (N, C) for features (N, F); it lies in ``file`` and is read when it is asked for.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        # Written, not mapped for writing: a full disk would then be a signal that kills the process, and no error.
-        with file.open("wb") as rows:
-            for start in range(0, len(features), ROWS):
-                likeness = np.exp(-self.width * _distances(features[start : start + ROWS], self.centers))
-                rows.write((likeness @ self.whitening).astype(np.float32).tobytes())
-        return np.memmap(file, np.float32, "r", shape=(len(features), len(self.centers)))
+    def similarities(self, features: NDArray[Any]) -> NDArray[Any]:
+        """Return k (N, C) of features (N, F), in their precision."""
+        found: NDArray[Any] = np.exp(-self.width * _distances(features, self.centers.astype(features.dtype)))
+        return found
 
 
 def choose_rbf_centers(features: Rows, count: int, seed: int) -> RbfCenters:
@@ -64,11 +54,47 @@ def choose_rbf_centers(features: Rows, count: int, seed: int) -> RbfCenters:
         )
     chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:count])
     centers = np.ascontiguousarray(features[chosen], np.float32)
-    distances = _distances(centers, centers)
-    width = WIDTH / _typical(distances, centers)
-    values, vectors = np.linalg.eigh(np.exp(-width * distances).astype(np.float64))
-    roots = np.sqrt(np.maximum(values, values[-1] * SMALLEST))
-    return RbfCenters(centers=centers, width=width, whitening=(vectors / roots).astype(np.float32))
+    return RbfCenters(centers=centers, width=WIDTH / _typical(_distances(centers, centers), centers))
+
+
+def solve_ridge(
+    found: RbfCenters, training: Samples, goals: NDArray[np.float32], weights: NDArray[np.float32], penalty: float
+) -> NDArray[np.float64]:
+    """Return the head's weights (C, classes) with the least weighted squared distance to ``goals``, plus the penalty.
+
+    Args:
+        training: features (N, F) of images.
+        goals: (N, classes).
+        weights: (N,), what each image counts.
+        penalty: what the squared length of a class's function in the kernel's space counts, against one image.
+    """
+    centers = found.centers.astype(np.float64)
+    system = penalty * found.similarities(centers)
+    right = np.zeros((len(centers), goals.shape[1]))
+    for start in range(0, len(training), ROWS):
+        some = slice(start, start + ROWS)
+        likeness = found.similarities(training.inputs[some].astype(np.float32)).astype(np.float64)
+        weighted = likeness * weights[some, None]
+        system += weighted.T @ likeness
+        right += weighted.T @ goals[some]
+    system[np.diag_indices_from(system)] += JITTER * np.trace(system) / len(system)
+    return np.linalg.solve(system, right)
+
+
+def rbf_logits(found: RbfCenters, solved: NDArray[np.float64], features: Rows) -> NDArray[np.float64]:
+    """Return the logits (N, classes) of features (N, F)."""
+    blocks = (features[start : start + ROWS].astype(np.float32) for start in range(0, len(features), ROWS))
+    return np.concatenate([found.similarities(block) @ solved for block in blocks])
+
+
+def set_rbf_head(network: nn.Cell, found: RbfCenters, solved: NDArray[np.float64]) -> None:
+    """Give ``network`` the RBF units of ``found`` and the weights ``solved``; its bias, if it has one, becomes 0."""
+    head = network.head
+    head.rbf.centers.set_data(Tensor(found.centers))
+    head.rbf.width.set_data(Tensor(np.array([found.width], np.float32)))
+    head.dense.weight.set_data(Tensor(np.ascontiguousarray(solved.T, np.float32)))
+    if head.dense.has_bias:
+        head.dense.bias.set_data(Tensor(np.zeros(solved.shape[1], np.float32)))
 
 
 def _typical(distances: NDArray[np.float32], centers: NDArray[np.float32]) -> float:
@@ -78,18 +104,8 @@ def _typical(distances: NDArray[np.float32], centers: NDArray[np.float32]) -> fl
     return float(np.median(apart)) if apart.size else length or 1.0
 
 
-def _distances(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+def _distances(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     """Return the squared distances (N, C) of rows."""
     squares = (left * left).sum(1)[:, None] + (right * right).sum(1)[None]
-    distances: NDArray[np.float32] = np.maximum(squares - 2 * left @ right.T, 0)
+    distances: NDArray[Any] = np.maximum(squares - 2 * left @ right.T, 0)
     return distances
-
-
-def set_rbf_head(network: nn.Cell, centers: RbfCenters, dense: nn.Dense) -> None:
-    """Give ``network`` the RBF units of ``centers``, and what ``dense`` learned on their whitened outputs."""
-    head = network.head
-    head.rbf.centers.set_data(Tensor(centers.centers))
-    head.rbf.width.set_data(Tensor(np.array([centers.width], np.float32)))
-    head.dense.weight.set_data(Tensor(dense.weight.asnumpy() @ centers.whitening.T))  # equal on the units themselves
-    if dense.has_bias:
-        head.dense.bias.set_data(Tensor(dense.bias.asnumpy()))

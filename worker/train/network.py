@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -13,7 +14,6 @@ from configs import Recipe
 from vision.networks import (
     HeadSpec,
     backbone_only,
-    build_dense,
     build_network,
     get_weights,
     network_kind,
@@ -23,14 +23,17 @@ from vision.networks import (
 from vision.training import (
     Epoch,
     FitOptions,
-    RbfCenters,
-    Samples,
     TrainingStopped,
     build_trained,
     choose_rbf_centers,
+    class_weights,
     fit,
     predict_logits,
+    rbf_logits,
+    scores_of,
     set_rbf_head,
+    soft_targets,
+    solve_ridge,
 )
 from worker.train.body import Body, is_own, join_backbones, pretrained
 from worker.train.images import Inputs, Split
@@ -95,21 +98,15 @@ def fit_network(
         prefix: of what is reported.
         last_epoch: where training ends and nothing is chosen, since ``held_out`` is among the ``inputs``.
     """
-    recipe = training.recipe
-    samples, validation = inputs.samples(), held_out.samples()
-    centers = None
     if network.spec.rbf_centers:
-        plain = inputs.only(np.arange(len(inputs.images)), 1)
-        centers = choose_rbf_centers(plain.rows, network.spec.rbf_centers, recipe.seed)
-        model = build_dense(network.spec)
-        samples, validation = (_likeness(training, centers, side) for side in (samples, validation))
-    else:
-        frozen_statistics = recipe.batch_norm == "frozen" and bool(training.job.backbones)
-        model = build_trained(network, training.freeze, batch_norm_frozen=frozen_statistics)
+        return _solve(training, network, inputs, held_out, prefix, is_measured=last_epoch is None)
+    recipe, validation = training.recipe, held_out.samples()
+    frozen_statistics = recipe.batch_norm == "frozen" and bool(training.job.backbones)
+    model = build_trained(network, training.freeze, batch_norm_frozen=frozen_statistics)
     pace = Pace(training.progress, last_epoch or recipe.epochs, prefix, is_measured=last_epoch is None)
     history, best = fit(
         model,
-        samples,
+        inputs.samples(),
         validation,
         network.spec.classes,
         fit_options(recipe),
@@ -120,10 +117,30 @@ def fit_network(
         cancelled=training.progress.cancelled,
         last_epoch=last_epoch,
     )
-    logits = predict_logits(model, validation.inputs, recipe.batch_size)
-    if centers is not None:
-        set_rbf_head(network, centers, model)
-    return Fitted(history, best, logits)
+    return Fitted(history, best, predict_logits(model, validation.inputs, recipe.batch_size))
+
+
+def _solve(
+    training: Training, network: Any, inputs: Inputs, held_out: Inputs, prefix: str, *, is_measured: bool
+) -> Fitted:
+    """Give ``network`` a head on RBF centers, solved at once: a history of a single epoch."""
+    recipe, samples, validation, started = training.recipe, inputs.samples(), held_out.samples(), time.perf_counter()
+    plain = inputs.only(np.arange(len(inputs.images)), 1)
+    centers = choose_rbf_centers(plain.rows, network.spec.rbf_centers, recipe.seed)
+    classes = network.spec.classes
+    weights = class_weights(samples.targets, classes, recipe.class_weights)[samples.targets]
+    solved = solve_ridge(centers, samples, soft_targets(samples.targets, classes, 0.0), weights, recipe.ridge)
+    set_rbf_head(network, centers, solved)
+    train_loss, _, _ = scores_of(rbf_logits(centers, solved, samples.inputs), samples.targets, "squared")
+    logits = rbf_logits(centers, solved, validation.inputs)
+    loss, top1, top5 = scores_of(logits, validation.targets, "squared")
+    seconds = time.perf_counter() - started
+    epoch = Epoch(epoch=1, train_loss=train_loss, val_loss=loss, val_top1=top1, val_top5=top5, lr=0.0, seconds=seconds)
+    val = f", val {top1:.1%}" if is_measured else ""
+    training.progress.report(
+        f"{prefix}{len(centers.centers)} RBF centers solved in {seconds:.1f} s{val}", epoch if is_measured else None
+    )
+    return Fitted([epoch], epoch, logits)
 
 
 def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fitted) -> tuple[Any, Fitted]:
@@ -135,7 +152,8 @@ def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fi
     """
     recipe, progress, whole = training.recipe, training.progress, split.whole
     epochs = final_epochs(recipe, fitted)
-    progress.report(f"training on all {len(whole.images)} images, to publish that: {epochs} epochs")
+    long = "" if network.spec.rbf_centers else f": {epochs} epochs"
+    progress.report(f"training on all {len(whole.images)} images, to publish that{long}")
     mindspore.set_seed(recipe.seed)
     last = with_new_head(training, built, len(whole.images))
     try:
@@ -165,8 +183,3 @@ def final_epochs(recipe: Recipe, fitted: Fitted) -> int:
 def fit_options(recipe: Recipe) -> FitOptions:
     names = {field.name for field in fields(FitOptions)}
     return FitOptions(**{key: value for key, value in recipe.model_dump().items() if key in names})
-
-
-def _likeness(training: Training, centers: RbfCenters, samples: Samples) -> Samples:
-    """Return how like each RBF center the samples are, in a file of the job."""
-    return replace(samples, inputs=centers.transform(samples.inputs, training.scratch_file("likeness")))
