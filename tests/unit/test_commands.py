@@ -438,6 +438,20 @@ def test_help_imports_neither_pydantic_nor_celery_nor_redis() -> None:
     assert done.stderr == "0\n"
 
 
+def test_help_loads_no_markdown_and_whoever_needs_it_later_gets_it() -> None:
+    program = (
+        "import contextlib, sys; from producer import __main__ as command; sys.argv[1:] = ['--help']\n"
+        "with contextlib.suppress(SystemExit): command.main()\n"
+        "assert 'typer.rich_utils' in sys.modules and not {'markdown_it', 'pygments'} & sys.modules.keys()\n"
+        "from rich.markdown import Markdown; shown = Markdown('# A title'); from rich.markdown import Heading\n"
+        "assert type(shown).__module__ == 'rich.markdown' and shown.parsed[0].tag == 'h1'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_import_whose_process_is_ended_by_a_signal_is_a_sentence(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
