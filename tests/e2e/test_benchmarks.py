@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.conftest import environment, write_images
 
@@ -134,6 +135,17 @@ def test_limit_prints_what_the_cores_can_do_and_what_the_command_did(home: Path,
     rates = ["decode", "infer", "limit", "sortline", "sortline / limit", "idle / cores"]
     assert list(found) == [*rates, "full decode", "decode / full"]
     assert 0 < found["limit"] < min(found["decode"], found["infer"])
+
+
+def test_decoders_prints_what_each_takes_for_a_photo(home: Path) -> None:
+    path = home / "photo.jpg"
+    Image.effect_noise((640, 480), 50).save(path)
+
+    found = figures(home, "decoders", str(path), "--times", "1")
+
+    assert list(found)[:4] == [f"simplejpeg, 1/{step}" for step in (1, 2, 4, 8)]
+    assert len(found) == 8
+    assert all(value >= 0 for value in found.values())
 
 
 def test_copies_prints_a_ratio_with_and_without_copies(home: Path, model_store: Path) -> None:
