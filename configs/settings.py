@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from base.broker_url import parse_broker_url
+from base.names import Priority
 from base.urls import checked_url, is_url
 from configs.errors import SettingsError, explained
 from configs.recipe import Recipe
@@ -74,6 +75,9 @@ class Settings(BaseSettings):
         ge=0,
         le=100_000,
         description="chunks of a run that may be in flight at once; 0 is three a worker, or 16 of a fixed chunk_images",
+    )
+    priority: Priority = Field(
+        "normal", description="of runs: high goes before all others with small runs, low after all others"
     )
     stale_s: float = Field(
         90.0, gt=0, description="seconds without news after which a training job that Redis lost is queued again"

@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from configs import Settings
-from jobs.broker import AWAY, celery_options, connection_options
+from jobs.broker import AWAY, LEVELS, SEPARATOR, celery_options, connection_options
 from jobs.label import LabelChunk
 from jobs.transport import COMPRESSION
 
@@ -34,6 +34,8 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
             # Seconds between two looks for what is overdue.
             "unacked_restore_interval": max(1, min(5, settings.visibility_timeout_s // 4)),
             "health_check_interval": 10,
+            "priority_steps": list(LEVELS),  # for Flower too, which counts the queues
+            "sep": SEPARATOR,
             **connection_options(settings),
         },
         task_serializer="json",

@@ -19,6 +19,8 @@ from configs import Settings
 from jobs.errors import BrokerAway, BrokerError, BrokerFull
 
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
+LEVELS = (0, 1, 2, 3)  # of a queue's lists: `jobs.fairness` says what is on which
+SEPARATOR = ":"  # kombu's own, between a queue and a level, is two control characters
 SOCKET_TIMEOUT_S = 10.0  # a half-open connection costs it, one after the other
 CONNECT_TIMEOUT_S = 5.0
 # Answers of a server that takes no work now, or by which this connection has come to the wrong one.
@@ -109,9 +111,22 @@ class Keys:
         """List of compressed path lists of a detached run."""
         return f"{self.prefix}inputs:{job}"
 
-    def queue(self, name: str) -> str:
-        """List in which kombu keeps a queue."""
-        return f"{self.prefix}{name}"
+    def queue(self, name: str, level: int = 0) -> str:
+        """List in which kombu keeps the messages of a queue that have this level."""
+        return f"{self.prefix}{name}{SEPARATOR}{level}" if level else f"{self.prefix}{name}"
+
+    def queues(self, name: str) -> list[str]:
+        """All lists of a queue, in the order in which workers look into them."""
+        return [self.queue(name, level) for level in LEVELS]
+
+    def waiting(self, run: str) -> str:
+        """List of the chunks of a detached run that are not queued yet."""
+        return f"{self.prefix}waiting:{run}"
+
+    @property
+    def waiting_runs(self) -> str:
+        """Sorted set: the runs that have such a list, by the level of their chunks."""
+        return f"{self.prefix}waiting"
 
     @property
     def unacked(self) -> str:

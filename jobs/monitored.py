@@ -162,7 +162,7 @@ class QueueMetrics(Collector):
         queued = GaugeMetricFamily("sortline_queued_messages", "Waiting in the queue", labels=["queue"])
         try:
             for kind in KINDS:
-                queued.add_metric([kind.queue], self._client.llen(keys.queue(kind.queue)))
+                queued.add_metric([kind.queue], sum(map(self._client.llen, keys.queues(kind.queue))))
             still_s = look_at_label_queue(self._client, keys).still_s
         except (*AWAY, redis.ResponseError):
             return

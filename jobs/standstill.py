@@ -46,16 +46,18 @@ class LabelQueue:
 
 def look_at_label_queue(client: redis.Redis, keys: Keys) -> LabelQueue:
     """Return how the label queue stands now; raises what redis-py raises."""
-    queue = keys.queue(LabelChunk.queue)
+    queues = keys.queues(LabelChunk.queue)
     pipeline = client.pipeline(transaction=False)
-    pipeline.llen(queue)
-    pipeline.lindex(queue, -1)  # workers take from the end
+    for queue in queues:
+        pipeline.llen(queue)
+        pipeline.lindex(queue, -1)  # workers take from the end
     pipeline.hscan(keys.unacked, 0, count=MOST_READ)
     pipeline.get(keys.newest)
     pipeline.hgetall(keys.refusals)
-    waiting, oldest, (_, held), newest, refusals = pipeline.execute()
+    *lists, (_, held), newest, refusals = pipeline.execute()
+    waiting, oldest = sum(lists[::2]), lists[1::2]
     of_labels = [found for text in held.values() if (found := _entry(text)) is not None]
-    moments = [moment for moment in (_queued_at(oldest), *of_labels) if moment is not None]
+    moments = [moment for moment in (*map(_queued_at, oldest), *of_labels) if moment is not None]
     still_s = max(0.0, redis_now(client) - max(min(moments), _moment(newest))) if moments else 0.0
     return LabelQueue(waiting=waiting, held=len(of_labels), still_s=still_s, refusals=refusals, memory=_memory(client))
 

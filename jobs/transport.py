@@ -29,7 +29,8 @@ from kombu.utils.json import dumps
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from base.broker_url import socket_path
-from jobs.broker import RefusesWrites, redis_now
+from jobs.broker import LEVELS, RefusesWrites, redis_now
+from jobs.fairness import PARKED
 from jobs.messages import MAX_MESSAGE_BYTES
 
 if sys.version_info >= (3, 14):
@@ -40,6 +41,7 @@ else:
 log = logging.getLogger("sortline.transport")
 
 COMPRESSION = "zstd"
+TAKES_A_TURN = 10  # messages between two of which the second is looked for at a later level first
 _refusals = count(1)
 
 
@@ -134,6 +136,8 @@ class QoS(kombu_redis.QoS):
 class Channel(kombu_redis.Channel):
     """A channel that drops what is no JSON, and keeps its client."""
 
+    priority_steps: tuple[int, ...]
+    _takes = 0
     _blocking: redis.Redis | None = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -154,6 +158,33 @@ class Channel(kombu_redis.Channel):
         return parameters
 
     QoS = QoS
+
+    def _put(self, queue: str, message: Any, **options: Any) -> None:
+        """Put a message onto its queue; or onto the list of its run, from where workers move it to the queue."""
+        run = message["headers"].pop(PARKED, None)
+        if run is None:
+            super()._put(queue, message, **options)
+            return
+        with self.conn_or_acquire() as client:
+            pipeline = client.pipeline()
+            pipeline.lpush(f"waiting:{run}", dumps(message))
+            pipeline.zadd("waiting", {run: self._get_message_priority(message, reverse=False)})
+            pipeline.execute()
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for the next message, of the first level that has one; now and then of a later level first.
+
+        So the runs of that level go on, slowly, while others keep coming.
+        """
+        self._takes = (self._takes + 1) % (TAKES_A_TURN * len(LEVELS))
+        level, between = divmod(self._takes, TAKES_A_TURN)
+        first = 0 if between else level
+        self.priority_steps = LEVELS[first:] + LEVELS[:first]
+        super()._brpop_start(timeout)
+
+    def priority(self, n: int) -> int:
+        """Return the level of a message of priority ``n``. kombu takes `priority_steps` to be in order."""
+        return min(n, LEVELS[-1])
 
     def _refresh_binding(self, keys: list[str], args: list[Any], client: Any) -> None:
         """Note that a queue listens to an exchange, for as long as somebody says so again. kombu runs a script here."""

@@ -68,6 +68,10 @@ class Handler(ABC, Generic[AnyJob, AnyResult]):
     def end_revoked(cls, runtime: Runtime, job: Any, why: str) -> None:
         """Answer a message that Celery drops, since somebody revoked it in Flower."""
 
+    @classmethod
+    def attend(cls, runtime: Runtime) -> None:
+        """Do what is due every second while the worker lives, with a job or without one, in a thread of its own."""
+
     def beat(self) -> None:
         """Do what is due every two seconds while the job runs, in a thread of its own."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
+import redis
 from celery import Celery, bootsteps
 from celery.signals import task_revoked
 
@@ -12,6 +15,8 @@ from jobs import MessageError, from_json
 from worker.handler import Handler
 from worker.kinds import BY_QUEUE, BY_TASK
 from worker.runtime import Runtime
+
+ATTEND_EVERY_S = 1.0
 
 
 def show(app: Celery, runtime: Runtime) -> None:
@@ -39,6 +44,32 @@ def show(app: Celery, runtime: Runtime) -> None:
             end_revoked(BY_TASK[sender.name], runtime, request.args, terminated=terminated)
 
     task_revoked.connect(revoked, weak=False)
+
+
+def attend(app: Celery, runtime: Runtime) -> None:
+    """Let the worker of ``app`` do every second what its kinds of jobs ask for."""
+
+    class Attendance(bootsteps.StartStopStep):
+        """A thread: the worker's own waits for messages, and with the pool `solo` it works."""
+
+        def start(self, parent: Any) -> None:
+            self._ended = threading.Event()
+            kinds = [BY_QUEUE[name] for name in parent.app.amqp.queues.consume_from if name in BY_QUEUE]
+            self._thread = threading.Thread(target=_attend, args=(kinds, runtime, self._ended), daemon=True)
+            self._thread.start()
+
+        def stop(self, parent: Any) -> None:
+            self._ended.set()
+            self._thread.join(ATTEND_EVERY_S)
+
+    app.steps["worker"].add(Attendance)
+
+
+def _attend(kinds: list[type[Handler[Any, Any]]], runtime: Runtime, ended: threading.Event) -> None:
+    while not ended.wait(ATTEND_EVERY_S):
+        for kind in kinds:
+            with suppress(redis.RedisError):  # it is away, or has a stranger's key there: tried again in a second
+                kind.attend(runtime)
 
 
 def description(runtime: Runtime, queues: list[str]) -> dict[str, object]:

@@ -25,6 +25,7 @@ from jobs import (
     Keys,
     LabelChunk,
     ModelPin,
+    Waiting,
     connect,
     count_up,
     to_json,
@@ -66,6 +67,11 @@ class Runtime:
     def client(self) -> redis.Redis:
         """The connection for results and leases; kombu has its own."""
         return connect(self.settings)
+
+    @cached_property
+    def waiting(self) -> Waiting:
+        """The chunks that workers queue when there is room."""
+        return Waiting(self.client, self.keys)
 
     @cached_property
     def board(self) -> JobBoard:
@@ -197,7 +203,11 @@ class Runtime:
         if isinstance(message, ChunkResult) and message.refused is not None:  # for whoever asks why no row comes
             pipeline.hset(self.keys.refusals, message.worker, message.refused)
             pipeline.expire(self.keys.refusals, REFUSALS_KEPT_S)
-        pipeline.execute()
+        pipeline.zscore(self.keys.waiting_runs, job)
+        *_, level = pipeline.execute()
+        if isinstance(message, ChunkResult) and message.rows and isinstance(level, float):
+            with suppress(redis.RedisError):  # the result is there: another worker, or this one later, releases
+                self.waiting.release(job, level)
 
     def publish(self, job: str, message: ChunkResult | JobEvent) -> None:
         """Put a message on the job's stream; wait up to a minute for a Redis that is away, then raise its error."""

@@ -16,7 +16,7 @@ from worker.handler import Delivery, Handler
 from worker.intake import guard
 from worker.kinds import KINDS
 from worker.logs import set_up_logging
-from worker.monitoring import show
+from worker.monitoring import attend, show
 from worker.runner import PutBack, TryLater, run_job
 from worker.runtime import Runtime
 
@@ -51,6 +51,7 @@ def _keep_our_logging(**_: object) -> None:
 def register(app: Celery, runtime: Runtime) -> None:
     """Register a task for each kind of job; which ones a worker does is decided by the queue that it consumes."""
     guard(app, runtime)
+    attend(app, runtime)
     for kind in KINDS:
         _register(app, runtime, kind)
 

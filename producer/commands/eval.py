@@ -50,4 +50,4 @@ def evaluate(
         quiet=how.quiet,
         retry_failed=how.retry_failed,
     )
-    raise typer.Exit(label_source(place.settings(how.config), labelling))
+    raise typer.Exit(label_source(place.settings(how.config, priority=how.priority), labelling))

@@ -92,12 +92,17 @@ def cancel(job: Job, broker: Broker = None, home: Home = None) -> None:
 
       sortline jobs cancel train-digits-20260301-1a2b3c
     """
+    from jobs import Waiting
+
     with _session(broker, home) as session:
         found = _found(session, job)
         if found.ended:
             raise UsageError(f"job {job} is {found.state}")
         session.board.ask_to_cancel(job)
         if found.kind == "label":
+            with session.client.pipeline() as pipeline:
+                Waiting(session.client, session.keys).forget(pipeline, job)
+                pipeline.execute()
             session.board.update(job, state="cancelled", text=f"{found.done} of {found.total} images were labelled")
         print(f"asked to cancel {job}")
 

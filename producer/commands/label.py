@@ -108,4 +108,4 @@ def label(
         exif=exif,
         retry_failed=how.retry_failed,
     )
-    raise typer.Exit(label_source(place.settings(how.config), labelling))
+    raise typer.Exit(label_source(place.settings(how.config, priority=how.priority), labelling))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from base.broker_url import masked_url
+from base.names import Priority
 from producer.errors import UsageError
 from producer.reports import EMBED_MB, By, CsvDialect
 from producer.run import OnExisting
@@ -79,6 +80,12 @@ class RunOptions:
         OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
     ] = "resume"
     retry_failed: RetryFailed = False
+    priority: Annotated[
+        Priority | None,
+        typer.Option(
+            "--priority", help="Beside other runs: high goes before them with small runs, low after all others."
+        ),
+    ] = None
     quiet: Quiet = False
     config: Config = None
 
@@ -176,10 +183,12 @@ class PlaceOptions:
     store: Store = None
     home: Home = None
 
-    def settings(self, config: Path | None = None, training: dict[str, Any] | None = None) -> Settings:
+    def settings(
+        self, config: Path | None = None, training: dict[str, Any] | None = None, *, priority: Priority | None = None
+    ) -> Settings:
         """Return the settings of a command."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return settings_of(config, training=training, **given)
+        return settings_of(config, training=training, priority=priority, **given)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import redis
 
-from jobs import FIRST, FULL_FROM, BrokerFull, Keys, LabelChunk
+from jobs import FIRST, FULL_FROM, BrokerFull, Keys, LabelChunk, listed_messages
 
 SENDS_A_CHECK = 32
 MESSAGES_AT_ONCE = 500
@@ -26,7 +26,8 @@ class Backlog:
 
     def __init__(self, client: redis.Redis, keys: Keys, run: str) -> None:
         self._client = client
-        self._queue = keys.queue(LabelChunk.queue)
+        # In the order in which messages move: one on its way is seen twice, or in the later place, never missed.
+        self._lists = [keys.waiting(run), *keys.queues(LabelChunk.queue)]
         self._unacked = keys.unacked
         self._run = run
         self._sends_until_check = 0
@@ -37,7 +38,8 @@ class Backlog:
     def is_idle(self) -> bool:
         """Whether nothing is queued or unacknowledged."""
         pipeline = self._client.pipeline()
-        pipeline.llen(self._queue)
+        for name in self._lists:
+            pipeline.llen(name)
         pipeline.hlen(self._unacked)
         return not any(pipeline.execute())
 
@@ -85,11 +87,8 @@ class Backlog:
             raise BrokerFull(f"Redis takes no messages: {used} of its {limit} bytes (maxmemory) are used")
 
     def _messages(self) -> Iterator[str]:
-        # Workers take from the end: what moves on meanwhile is seen twice, or among the unacknowledged, never missed.
-        start = 0
-        while page := self._client.lrange(self._queue, start, start + MESSAGES_AT_ONCE - 1):
-            yield from page
-            start += len(page)
+        for name in self._lists:
+            yield from listed_messages(self._client, name, MESSAGES_AT_ONCE)
         yield from self._client.hvals(self._unacked)
 
     def _first(self, message: str) -> int | None:

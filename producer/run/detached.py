@@ -6,7 +6,8 @@ import json
 import re
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from base.paths import text_to_path
 from base.text import printable
 from base.urls import is_url
-from jobs import RUN_ID, Keys, MessageError, PathText, faults_of
+from jobs import RUN_ID, Keys, MessageError, PathText, SampledInput, faults_of
 from producer.errors import UsageError
 from producer.local.session import Session
+from producer.run.enqueue import ChunkSender
 from producer.runfile import Plan, RunFile
 
 INPUTS_A_PIECE = 1000
@@ -43,6 +45,13 @@ def upload(client: redis.Redis, keys: Keys, run: RunFile) -> None:
 def chunk_images(plan: Plan) -> int:
     """Return the images of each chunk of a detached run, which is enqueued before any worker's rate is known."""
     return plan.chunk_images or DETACHED_CHUNK_IMAGES
+
+
+def send_all(run: RunFile, sender: ChunkSender, sample: Callable[[], tuple[SampledInput, ...]], window: int) -> None:
+    """Queue ``window`` chunks of what has no row and was not sent; leave the others for workers to queue."""
+    for number, (first, paths) in enumerate(run.missing_chunks(partial(chunk_images, run.plan), run.sent())):
+        sender.send(first, paths, sample(), waits=number >= window)
+        run.note_sent(first, len(paths))
 
 
 def find_detached(session: Session, job: str, data_root: Path | str | None = None) -> RunFile:

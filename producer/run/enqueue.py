@@ -12,9 +12,10 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
 
 from base.errors import UnavailableError
+from base.names import Priority
 from base.paths import below_root, path_to_text, text_to_path
 from base.urls import is_url
-from jobs import FIRST, QUEUED_AT, BrokerFull, LabelChunk, SampledInput, to_json
+from jobs import FIRST, PARKED, QUEUED_AT, BrokerFull, LabelChunk, SampledInput, level_of, to_json
 from producer.runfile import Plan
 
 FOLDERS_KNOWN = 1024
@@ -25,16 +26,25 @@ class ChunkSender:
     """Turns stretches of inputs into queue messages."""
 
     def __init__(
-        self, app: Celery, plan: Plan, pages: Callable[[int, int], list[int]] = lambda first, count: []
+        self,
+        app: Celery,
+        plan: Plan,
+        pages: Callable[[int, int], list[int]] = lambda first, count: [],
+        priority: Priority = "normal",
     ) -> None:
         """``pages`` gives what `RunFile.pages` does."""
         self._plan, self._pages = plan, pages
+        self.level = level_of(priority, plan.total)
         self._app = app
         self._producer = app.amqp.producer_pool.acquire(block=True)
         self._below_root = BelowRoot(plan)
 
-    def send(self, first: int, paths: list[str], sample: tuple[SampledInput, ...] = ()) -> None:
-        """Enqueue the images from index ``first`` on; UnavailableError when Redis takes nothing now."""
+    def send(self, first: int, paths: list[str], sample: tuple[SampledInput, ...] = (), *, waits: bool = False) -> None:
+        """Enqueue the images from index ``first`` on; UnavailableError when Redis takes nothing now.
+
+        Args:
+            waits: for its turn, until a worker moves it to the queue.
+        """
         plan = self._plan
         chunk = LabelChunk(
             run=plan.run,
@@ -62,7 +72,8 @@ class ChunkSender:
                 kwargsrepr=plan.run,
                 parent_id=plan.run,  # Flower links to the run
                 root_id=plan.run,
-                headers={QUEUED_AT: time.time(), FIRST: first},
+                priority=self.level,
+                headers={QUEUED_AT: time.time(), FIRST: first} | ({PARKED: plan.run} if waits else {}),
                 retry=False,  # the caller waits, and says why
             )
         except OperationalError as error:

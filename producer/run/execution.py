@@ -19,7 +19,7 @@ NO_WORKER = "no label worker answers; start one: sortline worker --queues label"
 
 def execute(session: Session, run: RunFile, view: RunView) -> Work:
     """Bring a run to its end; return what was done for it."""
-    sender = ChunkSender(session.app, run.plan, run.pages)
+    sender = ChunkSender(session.app, run.plan, run.pages, session.settings.priority)
     started, at_start, hint = time.monotonic(), run.done, None
     if run.done < run.total:
         check_cancel(session, run)

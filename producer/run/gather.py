@@ -12,10 +12,11 @@ from redis.client import Pipeline
 
 from base.errors import UnavailableError
 from base.fault import fault
-from jobs import AWAY, BrokerFull, LabelChunk
+from jobs import AWAY, BrokerFull, LabelChunk, Waiting
 from producer.errors import RunCancelled, RunHeld
 from producer.local.session import Outage, Session
 from producer.run.backlog import Backlog
+from producer.run.chunk_size import MOST_FIXED
 from producer.run.enqueue import ChunkSender
 from producer.run.hold import HOLD_S, Hold
 from producer.run.journal import Journal
@@ -47,6 +48,7 @@ class Gatherer:
         self._run = run
         self._sender = sender
         self._window = Window(run.plan.chunk_images, settings.window_chunks)
+        self._waiting = Waiting(client, keys)
         self._backlog = Backlog(client, keys, run.plan.run)
         self._refusals = Refusals(partial(session.workers, LabelChunk.queue), warn)
         self._witness = Witness(run, self._refusals)
@@ -115,8 +117,12 @@ class Gatherer:
                 return False
             return True
         came = self._journal.move(READ_S)
-        for first, images in self._window.lost(self._backlog):
+        lost = self._window.lost(self._backlog)
+        for first, images in lost[:MOST_FIXED]:
             self._send(first, self._run.paths(first, images))
+        for first, _ in lost[MOST_FIXED:]:  # of a detached run all of its chunks may be: sent as the window has room
+            self._window.forget(first)
+            self._todo = None
         if came:
             self._backlog.of_others = 0  # when it looked last; it looks when nothing comes
         others = self._backlog.of_others
@@ -132,6 +138,7 @@ class Gatherer:
 
     def _catch_up(self) -> None:
         """Take in what came while no producer was there, and wait for what an earlier one left on the queue."""
+        self._waiting.note(self._run.plan.run, self._sender.level)
         left = self._backlog.chunks()  # first: what is answered from now on is on the stream
         while self._journal.move(0):
             pass
@@ -181,6 +188,7 @@ class Gatherer:
             if self._run.total:  # first: a chunk that comes twice must not begin anew what is deleted
                 self._session.board.end_work(pipeline, run, self._hold.name)
             pipeline.delete(keys.results(run), keys.inputs(run), keys.attempts(run), keys.labelled(run))
+            self._waiting.forget(pipeline, run)
 
         with contextlib.suppress(*AWAY, redis.WatchError, RunHeld):
             if is_done:

@@ -23,7 +23,6 @@ from producer.reports.request import EarlyReport, Request
 from producer.reports.sorting import check_folder
 from producer.run import OnExisting
 from producer.run.conclusion import NO_WORK, Limits, Work, conclude, sort_run
-from producer.run.detached import chunk_images, upload
 from producer.run.opening import RunRequest, open_run, skipped_files
 from producer.runfile import RunFile
 from producer.sources.argument import open_source, rooted
@@ -198,7 +197,9 @@ def _opened(
 
 
 def _detach(session: Session, run: RunFile, view: RunView, reports: Request) -> int:
-    """Put every chunk without rows on the queue, and the list of inputs beside it for whoever gathers."""
+    """Queue a window of chunks, leave the others for workers to queue, and the list of inputs for whoever gathers."""
+    from producer.run.chunk_size import MOST_FIXED
+    from producer.run.detached import send_all, upload
     from producer.run.enqueue import ChunkSender
     from producer.run.events import announce
     from producer.run.refusals import Refusals
@@ -206,10 +207,12 @@ def _detach(session: Session, run: RunFile, view: RunView, reports: Request) -> 
 
     reports.keep(run)
     upload(session.client, session.keys, run)
-    sender, witness = ChunkSender(session.app, run.plan), Witness(run, Refusals(list, view.warn))
-    for first, paths in run.missing_chunks(partial(chunk_images, run.plan), run.sent()):
-        sender.send(first, paths, witness.sample())
-        run.note_sent(first, len(paths))
+    settings = session.settings
+    sender, witness = (
+        ChunkSender(session.app, run.plan, priority=settings.priority),
+        Witness(run, Refusals(list, view.warn)),
+    )
+    send_all(run, sender, witness.sample, settings.window_chunks or MOST_FIXED)
     sender.close()
     announce(session, run)
     print(run.plan.run)

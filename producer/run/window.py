@@ -66,6 +66,10 @@ class Window:
         self._size.note(result.worker, len(result.rows), result.seconds.get("chunk_s", 0.0))
         self._chunks.pop(result.first, None)
 
+    def forget(self, first: int) -> None:
+        """Take out a chunk that nobody will answer."""
+        self._chunks.pop(first, None)
+
     def lost(self, backlog: Backlog) -> list[tuple[int, int]]:
         """Return (index of the first image, images) of the chunks to send again.
 

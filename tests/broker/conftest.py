@@ -24,11 +24,12 @@ import redis
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
-from configs.settings import Settings
+from configs.settings import Settings, environment_of
 from jobs.app import make_app
 from jobs.broker import Keys
 from jobs.label import ChunkResult, LabelChunk, Row
 from jobs.messages import ModelPin, to_json
+from jobs.state import JobState
 from jobs.train import JobEvent
 from model_store.store import ModelStore
 from producer.local.session import Session
@@ -116,6 +117,25 @@ def settings(redis_server: RedisServer, home: Path, tmp_path: Path) -> Settings:
         visibility_timeout_s=10,
         decode_threads=1,
     )
+
+
+@pytest.fixture
+def session(settings: Settings, client: redis.Redis) -> Session:
+    return Session(settings, client)
+
+
+@pytest.fixture
+def in_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands find the settings in the environment."""
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+
+
+def look(session: Session, job: str = "inbox-1") -> JobState:
+    """How the board says that a job stands now."""
+    found = session.board.look(job)
+    assert found is not None
+    return found
 
 
 @pytest.fixture

@@ -21,12 +21,13 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from configs.settings import Settings
 from jobs.board import JobBoard
+from jobs.fairness import Waiting
 from jobs.label import ChunkResult, LabelChunk, Row
 from jobs.messages import from_json, to_json
 from jobs.transport import unpack
 from producer.errors import RunCancelled, RunHeld, UsageError
 from producer.local.session import Session
-from producer.run.detached import find_detached, upload
+from producer.run.detached import find_detached, send_all, upload
 from producer.runfile import Progress
 from tests.broker.conftest import KEYS, Producer, new_run
 from tests.conftest import RedisServer
@@ -126,9 +127,7 @@ class Histories(RuleBasedStateMachine):
         self.board.add(RUN, kind="label", title="inbox")
         sender = Producer(homes["a"], self.client, new_run(homes["a"], IMAGES, RUN))
         upload(self.client, KEYS, sender.run)
-        for first, paths in sender.run.missing_chunks(lambda: 4):
-            sender.sender.send(first, paths, ())
-            sender.run.note_sent(first, len(paths))
+        send_all(sender.run, sender.sender, tuple, window=2)
         sender.sender.close()
         sender.run.close()
 
@@ -163,9 +162,19 @@ class Histories(RuleBasedStateMachine):
         """A worker dies before it could note what it took."""
         self.client.rpop(KEYS.queue(LabelChunk.queue))
 
-    @rule(acknowledges=st.booleans())
-    def answer(self, acknowledges: bool) -> None:
-        """The oldest chunk is labelled; its worker may die before it acknowledges."""
+    @rule()
+    def look_around(self) -> None:
+        """A worker looks whether there is anything to do."""
+        Waiting(self.client, KEYS).release_if_idle()
+
+    @rule()
+    def lose_the_index(self) -> None:
+        """As if the command had died between leaving the first chunk to wait and saying so."""
+        self.client.delete(KEYS.waiting_runs)
+
+    @rule(acknowledges=st.booleans(), dies=st.booleans())
+    def answer(self, acknowledges: bool, dies: bool = False) -> None:
+        """The oldest chunk is labelled; its worker may die before it queues the next one, or acknowledges."""
         if not self.held:
             return
         tag = next(iter(self.held))
@@ -176,6 +185,8 @@ class Histories(RuleBasedStateMachine):
             rows = tuple(Row(top=((label_of(path), 1.0),)) for path in chunk.paths)
             result = ChunkResult(run=RUN, first=chunk.first, rows=rows, worker="by hand")
             self.client.xadd(KEYS.results(RUN), {"json": to_json(result)})
+            if not dies and (level := self.client.zscore(KEYS.waiting_runs, RUN)) is not None:
+                Waiting(self.client, KEYS).release(RUN, level)
         if acknowledges:
             self.client.hdel(KEYS.unacked, tag)
 
@@ -224,6 +235,7 @@ class Histories(RuleBasedStateMachine):
             deadline = time.monotonic() + FINISH_S
             while not (self.hosts["a"].is_done and (self.hosts["b"].is_done or self.hosts["b"].is_refused)):
                 assert time.monotonic() < deadline, "a command stands"
+                self.look_around()
                 self.take(3)
                 while self.held:
                     self.answer(acknowledges=True)
@@ -232,6 +244,7 @@ class Histories(RuleBasedStateMachine):
                     host.start()
                     host.step()
             left = [KEYS.results(RUN), KEYS.inputs(RUN), KEYS.attempts(RUN), KEYS.holder(RUN)]
+            left += [KEYS.waiting(RUN), KEYS.waiting_runs]
             assert not self.client.exists(*left)
         finally:
             for host in self.hosts.values():

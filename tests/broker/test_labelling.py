@@ -104,7 +104,9 @@ def test_a_detached_run_is_only_enqueued(
     assert label_source(real_settings, detached) == OK
 
     run = capsys.readouterr().out.strip()
-    assert client.llen(KEYS.queue("label")) == 24 / 4
+    assert client.llen(KEYS.queue("label")) == real_settings.window_chunks == 3
+    assert client.llen(KEYS.waiting(run)) == 24 / 4 - 3
+    assert client.zrange(KEYS.waiting_runs, 0, -1, withscores=True) == [(run, 0.0)]
     assert client.exists(KEYS.inputs(run)) == 1
 
 

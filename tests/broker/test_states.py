@@ -9,39 +9,21 @@ import time
 from types import SimpleNamespace
 
 import pytest
-import redis
 
-from configs.settings import Settings, environment_of
 from jobs.board import JobBoard
 from jobs.broker import passwords
-from jobs.state import JobState, images_labelled
+from jobs.state import images_labelled
 from jobs.train import TrainModel
 from producer.__main__ import run as run_command
 from producer.local.session import Session
-from producer.run.detached import upload
+from producer.run.detached import send_all, upload
 from producer.run.events import reported
 from producer.run.labelling import _announce
-from tests.broker.conftest import KEYS, Desk, NewProducer, Producer, in_time, waiting, working
+from tests.broker.conftest import KEYS, Desk, NewProducer, Producer, in_time, look, waiting, working
 from tests.conftest import wait_until
 
 RUN = "inbox-1"
-
-
-@pytest.fixture
-def session(settings: Settings, client: redis.Redis) -> Session:
-    return Session(settings, client)
-
-
-@pytest.fixture(autouse=True)
-def _by_the_settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment_of(settings).items():
-        monkeypatch.setenv(name, value)
-
-
-def look(session: Session, job: str = RUN) -> JobState:
-    found = session.board.look(job)
-    assert found is not None
-    return found
+pytestmark = pytest.mark.usefixtures("in_environment")
 
 
 def passwords_of(session: Session) -> str:
@@ -54,9 +36,7 @@ def detached(session: Session, producer: Producer) -> None:
     run = producer.run
     _announce(session, run)
     upload(session.client, KEYS, run)
-    for first, paths in run.missing_chunks(lambda: 4):
-        producer.sender.send(first, paths, ())
-        run.note_sent(first, len(paths))
+    send_all(run, producer.sender, tuple, window=2)
 
 
 def test_a_detached_run_shows_what_workers_have_labelled_and_that_it_waits_for_gather(

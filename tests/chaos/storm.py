@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import redis
 
+from jobs.broker import Keys
 from tests.canaries import leaks_below, masked, secret
 from tests.chaos.fleet import Fleet, cluster
 from tests.conftest import SORTLINE, RedisServer, environment, free_port
@@ -28,6 +29,8 @@ from tests.e2e.test_label import rows_done
 POISON = {"kill": "SIGKILL", "segv": "SIGSEGV", "hang": "did not answer", "memory": "SIGKILL"}
 STOPPED_S = 6.0  # longer than the visibility timeout of a cluster: the chunk goes to another
 PASSWORD = secret("storm")
+KEYS = Keys("sortline:")
+QUEUED = (*KEYS.queues("label"), KEYS.unacked)
 FORMATS = ("csv", "parquet", "jsonl")
 
 
@@ -221,7 +224,7 @@ class Storm:
         """Names of keys, once workers have nothing more to do."""
         with self._server.client() as client:
             deadline = time.monotonic() + 60
-            while client.exists("sortline:label", "sortline:unacked") and time.monotonic() < deadline:
+            while client.exists(*QUEUED) and time.monotonic() < deadline:
                 time.sleep(0.1)  # late copies of chunks
             return sorted(client.keys("*"))
 

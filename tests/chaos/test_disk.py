@@ -236,7 +236,7 @@ def test_a_worker_waits_for_a_share_that_went_away(
             wait_until(lambda: rows_done(home) >= 32, 60, "some rows")
         else:
             with redis_server.client() as client:
-                wait_until(lambda: client.llen("sortline:label"), 60, "chunks on the queue")
+                wait_until(lambda: client.llen("sortline:label:1"), 60, "chunks on the queue")
         share.rename(tmp_path / "away")
         if "mount point" in gone:
             share.mkdir()

@@ -126,7 +126,8 @@ def test_keda_counts_the_keys_that_our_queue_has_and_nobody_is_killed_in_mid_chu
     keys, defaults = Keys(Settings().key_prefix), Settings()
 
     counted = {trigger["metadata"]["listName"] for trigger in scaled["triggers"]}
-    assert counted == {keys.queue(LabelChunk.queue), keys.unacked}
+    assert counted == {*keys.queues(LabelChunk.queue), keys.unacked}
+    assert len({trigger["metadata"]["listLength"] for trigger in scaled["triggers"][:-1]}) == 1
     window = int(objects["ConfigMap", "sortline"]["data"]["SORTLINE_WINDOW_CHUNKS"])
     listed = int(scaled["triggers"][0]["metadata"]["listLength"])
     assert window >= (listed + 1) * scaled["maxReplicaCount"]  # one run, with a chunk at hand in each worker, uses all

@@ -243,4 +243,4 @@ def test_the_scaling_page_names_the_keys_that_an_autoscaler_counts() -> None:
     keys = Keys(Settings().key_prefix)
 
     listed = set(re.findall(r"listName: (\S+)", text_of("docs/guide/scaling.md")))
-    assert listed == {keys.queue(LabelChunk.queue), keys.unacked}
+    assert listed == {*keys.queues(LabelChunk.queue), keys.unacked}

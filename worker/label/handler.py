@@ -40,6 +40,10 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
     def refuse_mismatch(cls, runtime: Runtime, error: SchemaMismatch, worker: str) -> float:
         return _put_back(runtime, ChunkResult(run=error.job, first=error.first, worker=worker), error)
 
+    @classmethod
+    def attend(cls, runtime: Runtime) -> None:
+        runtime.waiting.release_if_idle()
+
     def unwanted(self) -> str | None:
         if self.runtime.board.is_wanted(self.job.run):
             return None
