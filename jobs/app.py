@@ -46,6 +46,7 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
         task_reject_on_worker_lost=True,  # else a killed child's job is acknowledged, and lost
         task_acks_on_failure_or_timeout=True,
         worker_prefetch_multiplier=1,  # one chunk at risk
+        worker_disable_prefetch=True,  # by the requests at hand: kombu's own count may drift
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=True,
         task_send_sent_event=True,  # what is queued shows in Flower too
