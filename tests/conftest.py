@@ -36,9 +36,13 @@ LABELS = ("red", "green", "blue", "grey")
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One test process more than cores, at most eight: these tests wait for processes as often as they compute."""
-    return min(len(os.sched_getaffinity(0)) + 1, 8)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One test process more than cores, at most eight: these tests wait for processes as often as they compute.
+
+    Storms and repeats wait most of their time: for them two a core.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return min(2 * cores if config.option.markexpr == "long" else cores + 1, 8)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,35 @@ def train(
     return train_model(job, recipe, runtime, report=lambda event: texts.append(event.text), cancelled=cancelled)
 
 
+@dataclass
+class Earlier:
+    """A folder with photos and the version that was trained on them, and what the training said."""
+
+    root: Path
+    said: list[str] = field(default_factory=list)
+    text: str = ""
+
+    def copied_to(self, folder: Path) -> Path:
+        return shutil.copytree(self.root, folder, dirs_exist_ok=True)
+
+
+def trained(root: Path, **changes: Any) -> Earlier:
+    add_photos(root, range(16))
+    done = Earlier(root)
+    done.text = train(root, done.said, **changes).text
+    return done
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Earlier:
+    return trained(tmp_path_factory.mktemp("usual"))
+
+
+@pytest.fixture(scope="module")
+def without_refit(tmp_path_factory: pytest.TempPathFactory) -> Earlier:
+    return trained(tmp_path_factory.mktemp("without"), refit=False)
+
+
 def version_of(root: Path, version: int) -> Path:
     return root / "home" / "store" / "shades" / "versions" / f"{version:04d}"
 
@@ -83,15 +113,17 @@ def split_of(root: Path, version: int) -> dict[str, str]:
     return {str(photo.relative_to(root / "photos")): sides.get(short(digests[photo]), "") for photo in photos}
 
 
-def test_what_was_held_out_stays_so_and_versions_are_compared_on_it(tmp_path: Path) -> None:
-    add_photos(tmp_path, range(16))
-    first = train(tmp_path)
+def test_the_first_version_is_in_production(usual: Earlier) -> None:
+    assert "in production (nothing was in production)" in usual.text
+
+
+def test_what_was_held_out_stays_so_and_versions_are_compared_on_it(usual: Earlier, tmp_path: Path) -> None:
+    usual.copied_to(tmp_path)
     before = split_of(tmp_path, 1)
     add_photos(tmp_path, range(16, 30))
     second = train(tmp_path, seed=3)
     after = split_of(tmp_path, 2)
 
-    assert "in production (nothing was in production)" in first.text
     assert set(before.values()) == {"training", "validation"}
     assert {photo: side for photo, side in after.items() if photo in before} == before
     assert all(after[photo] == after[photo.replace("a.png", "b.png")] for photo in after)
@@ -100,9 +132,10 @@ def test_what_was_held_out_stays_so_and_versions_are_compared_on_it(tmp_path: Pa
     assert f"shades:2 against shades:1 on {len(held_out)} images held out from both" in second.text
 
 
-def test_a_version_that_learnt_nothing_is_kept_out_by_its_answers_to_held_out_photos(tmp_path: Path) -> None:
-    add_photos(tmp_path, range(16))
-    train(tmp_path)
+def test_a_version_that_learnt_nothing_is_kept_out_by_its_answers_to_held_out_photos(
+    usual: Earlier, tmp_path: Path
+) -> None:
+    usual.copied_to(tmp_path)
     worse = train(tmp_path, epochs=1, lr_max=1e-9, lr_schedule="constant")
 
     assert "production stays 1 (shades:2 against shades:1 on" in worse.text
@@ -116,17 +149,14 @@ def test_a_version_that_learnt_nothing_is_kept_out_by_its_answers_to_held_out_ph
     assert len(set(bad.answers.values())) == 1
 
 
-def test_a_last_training_on_all_photos_is_published_and_the_figures_are_of_the_one_before(tmp_path: Path) -> None:
-    add_photos(tmp_path, range(16))
-    plain: list[str] = []
-    said: list[str] = []
-    train(tmp_path, plain, refit=False)
-    train(tmp_path, said)
-
-    before, version = manifest_of(tmp_path, 1), manifest_of(tmp_path, 2)
+def test_a_last_training_on_all_photos_is_published_and_the_figures_are_of_the_one_before(
+    usual: Earlier, without_refit: Earlier
+) -> None:
+    said = usual.said
+    before, version = manifest_of(without_refit.root, 1), manifest_of(usual.root, 1)
     images = before["training"]["images"]
     whole = images["training"] + images["validation"]
-    assert not [text for text in plain if "all images" in text]
+    assert not [text for text in without_refit.said if "all images" in text]
     assert f"training on all {whole} images, to publish that: 12 epochs" in said
     assert sum(text.startswith("all images, epoch ") for text in said) == 12
     assert not any("val" in text for text in said if text.startswith("all images, "))
@@ -135,7 +165,7 @@ def test_a_last_training_on_all_photos_is_published_and_the_figures_are_of_the_o
     assert version["scores"] == before["scores"]
     assert version["files"]["weights.safetensors"] != before["files"]["weights.safetensors"]
     assert version["files"][SPLIT] == before["files"][SPLIT]
-    page = (version_of(tmp_path, 2) / "report.html").read_text(encoding="utf-8")
+    page = (version_of(usual.root, 1) / "report.html").read_text(encoding="utf-8")
     assert f"of a last training on all {whole} images" in page
     assert "its weights are kept" not in page
 
@@ -149,9 +179,8 @@ def test_a_constant_learning_rate_is_followed_to_the_best_epoch(tmp_path: Path) 
     assert sum(text.startswith("all images, epoch ") for text in said) == best
 
 
-def test_a_last_training_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
-    add_photos(tmp_path, range(16))
-    train(tmp_path)
+def test_a_last_training_that_was_cut_off_goes_on_where_it_was(usual: Earlier, tmp_path: Path) -> None:
+    usual.copied_to(tmp_path)
     said: list[str] = []
     with pytest.raises(JobCancelled):
         train(tmp_path, said, cancelled=lambda: any("all images, epoch 5/" in text for text in said))
@@ -164,7 +193,9 @@ def test_a_last_training_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("how", ["stops", "is worse"])
-def test_a_last_training_that_fails_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_last_training_that_fails_is_not_published(
+    without_refit: Earlier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     add_photos(tmp_path, range(16))
     real = fit_samples
 
@@ -179,9 +210,8 @@ def test_a_last_training_that_fails_is_not_published(tmp_path: Path, monkeypatch
     monkeypatch.setattr("worker.train.network.fit", fit)
     said: list[str] = []
     train(tmp_path, said)
-    train(tmp_path, refit=False)
 
     assert any(text.startswith("all images: ") and text.endswith("; published is the training before") for text in said)
-    first, second = manifest_of(tmp_path, 1), manifest_of(tmp_path, 2)
+    first, second = (manifest_of(root, 1) for root in (tmp_path, without_refit.root))
     assert first["training"]["refit"] is False
     assert first["files"]["weights.safetensors"] == second["files"]["weights.safetensors"]
