@@ -160,9 +160,10 @@ class _Watch:
     def go_on(self) -> None:
         """Label what arrives; return only in the mode that ends when all is labelled."""
         request, run = self._watching.reports, self._run
+        request.check_rows(run)  # before anything is labelled
         for batch in run.unfinished():  # of a command that was killed
             self._conclude(batch)
-        if not request.main.exists():
+        if not all(map(os.path.exists, request.outputs.values())):
             write_reports(run, request, max_pixels=self._settings.max_image_pixels)
         while True:
             if self._batch.exists() or (self._look() and self._begin_batch()):

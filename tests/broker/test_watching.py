@@ -180,5 +180,9 @@ def test_what_can_not_be_watched_is_refused(
             watch_folder(real_settings, replace(asked, folder=folder))
     with really_working(real_settings):
         watch_folder(real_settings, asked)
+    (inbox / "new.png").write_bytes((inbox / "00000.png").read_bytes())
+    with pytest.raises(UsageError, match="no column "):
+        watch_folder(real_settings, replace(asked, reports=replace(asked.reports, columns=["path", "x"])))
+    assert len(rows(tmp_path)) == 3
     with pytest.raises(UsageError, match="watched before"):
         watch_folder(real_settings, replace(asked, on_existing="error"))

@@ -76,7 +76,7 @@ def test_every_block_of_these_pages_is_run_or_named() -> None:
     skipped = [block for page in PAGES for block in all_blocks_of(page) if block.startswith(tuple(NOT_HERE))]
 
     assert [start for start in NOT_HERE if not any(block.startswith(start) for block in skipped)] == []
-    assert [len(blocks_of(page)) for page in PAGES] == [3, 1, 6, 4, 2, 1]
+    assert [len(blocks_of(page)) for page in PAGES] == [3, 1, 7, 4, 2, 1]
 
 
 def test_the_blocks_of_the_pages_about_training_run(folder: Path, open_redis_server: RedisServer) -> None:
@@ -120,12 +120,13 @@ def test_the_blocks_of_the_monitoring_page_run(folder: Path, redis_server: Redis
     (folder / "home" / "flower-password").touch(0o600)
     (folder / "home" / "flower-password").write_text(secret("flower"))
 
-    plain, changing, elsewhere, options, measured, collected = run_page("monitor", folder, replaced, env)
+    plain, changing, elsewhere, options, measured, watched, collected = run_page("monitor", folder, replaced, env)
 
     assert "Flower at http://127.0.0.1:" in plain
     assert "Flower at http://127.0.0.1:" in changing + options
     assert f"http://127.0.0.2:{port}" in elsewhere
     assert str(metrics) in measured
+    assert watched == "ok   0 chunks are queued, 0 are with workers\n"
     assert '"event": ' in collected
 
 
