@@ -7,17 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from base.broker_url import parse_broker_url
 from base.names import Priority
@@ -30,9 +23,6 @@ ENV_PREFIX = "SORTLINE_"
 MAX_CHUNK_IMAGES = 4096  # in one message
 MAX_PROCESSES = 64
 
-# What load_settings has read, the strongest first; empty outside it.
-_LAYERS: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("layers", default=())
-
 
 def default_home() -> Path:
     """Where Sortline keeps its state when nothing says otherwise: the XDG data folder."""
@@ -43,13 +33,15 @@ def default_home() -> Path:
         raise SettingsError("this user has no home folder: set SORTLINE_HOME to a folder that it may write") from error
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of a Sortline process. Units stand in each description.
 
     Made directly, it holds what it is given; only ``load_settings`` reads files and the environment.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, validate_default=True
+    )
 
     home: Path = Field(default_factory=default_home, description="store, runs, caches, sockets and the private Redis")
     broker: str | None = Field(
@@ -166,18 +158,6 @@ class Settings(BaseSettings):
         except RuntimeError as error:
             raise ValueError("~ stands for no folder: that user is not known here, or has no home") from error
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the layers of ``load_settings`` below what is given."""
-        return init_settings, *_LAYERS.get()
-
     @property
     def store_root(self) -> Path:
         return self.store or self.home / "store"
@@ -202,18 +182,13 @@ def load_settings(
     Raises:
         SettingsError: the file can't be read, or a key is unknown (the nearest known one is named) or has a bad value.
     """
-    # Not the library's own source for the environment: it passes over a variable that no setting has.
-    variables = _from_environment(os.environ if environment is None else environment)
-    layers: list[PydanticBaseSettingsSource] = [InitSettingsSource(Settings, variables)]
-    if config_file is not None:
-        layers.append(InitSettingsSource(Settings, read_toml(find_config(config_file))))
-    token = _LAYERS.set(tuple(layers))
+    table = {} if config_file is None else read_toml(find_config(config_file))
+    merge(table, _from_environment(os.environ if environment is None else environment))
+    merge(table, {key: value for key, value in (flags or {}).items() if value is not None})
     try:
-        return Settings(**{key: value for key, value in (flags or {}).items() if value is not None})
+        return Settings(**table)
     except ValidationError as error:
         raise explained(error, Settings) from error
-    finally:
-        _LAYERS.reset(token)
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
