@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from importlib import import_module
+from collections.abc import Callable
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -73,8 +73,8 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 
 
-def put_off(module: str, name: str) -> None:
-    """Have others import ``name`` from ``module`` without loading it, until an object of that class is made.
+def put_off(module: str, name: str, load: Callable[[], type]) -> None:
+    """Have others import ``name`` from ``module`` without loading it, until ``load`` has to give that class.
 
     Typer's help imports classes that ours never needs, and with them a parser of Markdown and all languages that
     Pygments colours: a fifth of its time.
@@ -83,7 +83,7 @@ def put_off(module: str, name: str) -> None:
     def __new__(_: type, *values: Any, **named: Any) -> Any:  # noqa: N807 - of the class below
         if sys.modules.get(module) is stand_in:
             del sys.modules[module]
-        return getattr(import_module(module), name)(*values, **named)
+        return load()(*values, **named)
 
     if module not in sys.modules:
         stand_in = ModuleType(module)
@@ -91,10 +91,22 @@ def put_off(module: str, name: str) -> None:
         sys.modules[module] = stand_in
 
 
+def _markdown() -> type:
+    from rich.markdown import Markdown
+
+    return Markdown
+
+
+def _traceback() -> type:
+    from rich.traceback import Traceback
+
+    return Traceback
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
-    put_off("rich.markdown", "Markdown")
-    put_off("rich.traceback", "Traceback")
+    put_off("rich.markdown", "Markdown", _markdown)
+    put_off("rich.traceback", "Traceback", _traceback)
     # Imports make a hundred thousand objects that stay, and looking through them for rubbish again and again is a sixth
     # of a command's start. Nor is there any use in taking them apart at the end: that took longer than 0.05 s.
     gc.set_threshold(GARBAGE_EVERY)
