@@ -35,6 +35,12 @@ def label(
             "change. What has no label there, or one of another model version, is labelled as well.",
         ),
     ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="With --since: keep the rows of that run, and of those before it, that still stand."
+        ),
+    ] = False,
     duplicates: Annotated[
         bool,
         typer.Option(
@@ -78,6 +84,8 @@ def label(
 
       sortline label photos/ -o tue.csv --since mon.csv       # what has changed
 
+      sortline label photos/ --since report.csv --merge       # and keep the rest
+
       find /mnt -name '*.jpg' | sortline label - -o found.csv # a list
 
       sortline label s3://bucket/photos                       # a URL
@@ -88,6 +96,8 @@ def label(
 
     if duplicates and detach:
         raise UsageError("--duplicates: not with --detach, whose run may be gathered where no image can be read")
+    if merge and (since is None or detach or duplicates):
+        raise UsageError("--merge: only with --since, and not with --detach or --duplicates")
     for option, is_given in (("--detach", detach), ("--duplicates", duplicates), ("--sort-into", reports.sort_into)):
         if pages == "all" and is_given:
             raise UsageError(f"{option}: not with --pages all, of which a file has several rows")
@@ -105,6 +115,7 @@ def label(
         duplicates=duplicates,
         file_info=file_info,
         pages=pages == "all",
+        merged=merge,
         exif=exif,
         retry_failed=how.retry_failed,
     )

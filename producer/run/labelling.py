@@ -49,6 +49,7 @@ class Labelling:
     file_info: bool = False
     exif: bool = False
     pages: bool = False
+    merged: bool = False
     retry_failed: bool = False
 
 
@@ -106,6 +107,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
         duplicates=labelling.duplicates,
         file_info=labelling.file_info,
         pages=labelling.pages,
+        merged=labelling.merged,
         exif=labelling.exif or labelling.reports.bursts_s is not None,
         retry_failed=labelling.retry_failed,
     )

@@ -7,7 +7,8 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,8 @@ from producer.runfile import Plan, RunFile, RunFileError
 from producer.runfile.inputs import digest_of
 from producer.sources.images import Source
 from producer.sources.since import EarlierFiles, InputFilter
+
+MOST_RUNS = 1000  # of a chain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ class RunRequest:
         file_info: keep length, time of the last change and sha256 of each file.
         exif: keep what cameras wrote into each file.
         pages: label each picture of a file.
+        merged: keep the rows of ``since`` that still stand.
         retry_failed: take back the rows of an earlier call that a cure may mend.
         is_watched: the run file grows, see ``watching.py``.
     """
@@ -55,6 +59,7 @@ class RunRequest:
     file_info: bool = False
     exif: bool = False
     pages: bool = False
+    merged: bool = False
     retry_failed: bool = False
     is_watched: bool = False
 
@@ -67,6 +72,7 @@ class RunRequest:
         parts += ["exif"] if self.exif else []
         parts += ["watched"] if self.is_watched else []
         parts += ["pages"] if self.pages else []
+        parts += ["merged"] if self.merged else []
         parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-_")[:40] or "run"
@@ -135,13 +141,13 @@ def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -
             return OpenedRun(found, f"{note}; {again} that failed are tried again" if again else note)
         former = found.plan.model
         found.close()  # ``since`` may mean it
-    input_filter, note = InputFilter(request.source.base, pages=request.pages), ""
+    input_filter, note, since = InputFilter(request.source.base, pages=request.pages), "", ""
     if request.since is not None:
-        input_filter, note = _since(settings, request, request.since)
+        input_filter, note, since = _since(settings, request, request.since)
     try:
         if resumes and (finished := _finished(path, request, input_filter)) is not None:
             return finished
-        run = _new_run(path, settings, request, input_filter)
+        run = _new_run(path, settings, request, input_filter, since)
     finally:
         if input_filter.earlier is not None:
             input_filter.earlier.close()
@@ -151,7 +157,8 @@ def open_run(settings: Settings, request: RunRequest, on_existing: OnExisting) -
         how = " now" if request.reference else " is in production now"
         notes.append(f"{meant}{how}: labelling anew; the former report was by {former}")
     if request.since is not None:
-        notes.append(f"{input_filter.unchanged:,} unchanged since {request.since}, {run.total:,} to label{note}")
+        to_label = run.total - run.done
+        notes.append(f"{input_filter.unchanged:,} unchanged since {request.since}, {to_label:,} to label{note}")
     if request.duplicates:
         notes.append(f"{run.duplicates:,} of {run.total:,} images are duplicates of another")
     return OpenedRun(run, "; ".join(notes))
@@ -170,24 +177,56 @@ def _finished(path: Path, request: RunRequest, input_filter: InputFilter) -> Ope
     return None
 
 
-def _since(settings: Settings, request: RunRequest, since: str) -> tuple[InputFilter, str]:
-    """Return what leaves out the files that ``since`` knows, and what a person should know about it."""
+def _since(settings: Settings, request: RunRequest, since: str) -> tuple[InputFilter, str, str]:
+    """Return what leaves out the files that ``since`` knows, what a person should know about it, and its run file."""
     run = find_run(settings, since)
     try:
-        if any(str(request.report) in earlier.outputs.values() for earlier in requests_of(run)):
+        made = any(str(request.report) in earlier.outputs.values() for earlier in requests_of(run))
+        if made and not request.merged:
             raise UsageError(
                 f"--since {since} has made {request.report}, which this run would replace by the rows of new and "
-                "changed files alone; give -o another name"
+                "changed files alone; give -o another name, or keep its rows with --merge"
             )
-        kept = partial(InputFilter, request.source.base, pages=request.pages)
+        kept = partial(InputFilter, request.source.base, pages=request.pages, merged=request.merged)
         if run.plan.model.digest != request.version.manifest.digest:
             pin = pin_of(request.version)
-            return kept(EarlierFiles()), f": that run's labels are of {run.plan.model}, not of {pin}"
-        if run.plan.pages != request.pages:
-            return kept(EarlierFiles()), f": one of the runs has --pages all, which {since} and this one must share"
-        return kept(EarlierFiles(run.labelled_files())), ""
+            why = f": that run's labels are of {run.plan.model}, not of {pin}"
+        elif run.plan.pages != request.pages:
+            why = f": one of the runs has --pages all, which {since} and this one must share"
+        else:
+            return kept(EarlierFiles(run.labelled_files())), "", str(run.path)
+        return kept(EarlierFiles()), why, str(run.path)
     finally:
         run.close()
+
+
+def _chain(path: Path, plan: Plan) -> list[tuple[Path, str]]:
+    """Return the run file at ``path`` and those that it was labelled since, the newest first, as far as they fit.
+
+    A run fits whose labels are of the same model version, as many an image or more, and which knows as much of files.
+    """
+    found: dict[Path, str] = {}
+    while path not in found and len(found) < MOST_RUNS:
+        peeked = None
+        with suppress(RunFileError):  # of another version: what it has is labelled again
+            peeked = RunFile.peek(path)
+        if peeked is None or not _fits(peeked[0], plan):
+            break
+        found[path] = peeked[0].base
+        if not peeked[0].since:
+            break
+        path = Path(peeked[0].since)
+    return [*found.items()]
+
+
+def _fits(earlier: Plan, plan: Plan) -> bool:
+    return (
+        earlier.model.digest == plan.model.digest
+        and earlier.top_k >= plan.top_k
+        and earlier.pages == plan.pages
+        and earlier.file_info >= plan.file_info
+        and earlier.exif >= plan.exif
+    )
 
 
 def skipped_files(skipped: Mapping[str, int]) -> str:
@@ -195,9 +234,10 @@ def skipped_files(skipped: Mapping[str, int]) -> str:
     return f"{sum(skipped.values()):,} ({', '.join(f'{suffix} {n:,}' for suffix, n in ranked(skipped))})"
 
 
-def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: InputFilter) -> RunFile:
-    source, plan = request.source, plan_of(path.stem, settings, request)
-    run = RunFile.create(path, plan, request.source.paths(), input_filter)
+def _new_run(path: Path, settings: Settings, request: RunRequest, input_filter: InputFilter, since: str) -> RunFile:
+    source, plan = request.source, replace(plan_of(path.stem, settings, request), since=since)
+    earlier_runs = _chain(Path(since), plan) if request.merged else []
+    run = RunFile.create(path, plan, request.source.paths(), input_filter, earlier_runs)
     if run.total == 0 and not input_filter.unchanged:
         run.close()
         path.unlink()
@@ -233,5 +273,6 @@ def plan_of(stem: str, settings: Settings, request: RunRequest) -> Plan:
         file_info=request.file_info,
         exif=request.exif,
         pages=request.pages,
+        merged=request.merged,
         skipped=source.skipped,  # which the walk fills
     )

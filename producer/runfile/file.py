@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,18 +94,26 @@ class RunFile:
             raise RunFileError(f"{path} is not a run file ({error}); delete it to start anew") from error
 
     @classmethod
-    def create(cls, path: Path, plan: Plan, paths: Iterable[str], input_filter: InputFilter | None = None) -> RunFile:
+    def create(
+        cls,
+        path: Path,
+        plan: Plan,
+        paths: Iterable[str],
+        input_filter: InputFilter | None = None,
+        earlier_runs: Sequence[tuple[Path, str]] = (),
+    ) -> RunFile:
         """Freeze the inputs of a new run, and open it. An existing run file is replaced.
 
         The file appears by a rename once all inputs are in it: a crash leaves no half list to resume from.
 
         Args:
             input_filter: learns the files' states; without it none are known, and a later run labels all again.
+            earlier_runs: those whose rows are taken over into a merged run, see `take_over`.
         """
         with _lock(path), _writing(path):
             beside = path.with_suffix(".new")
             _remove(beside)
-            freeze_inputs(beside, plan, paths, input_filter)
+            freeze_inputs(beside, plan, paths, input_filter, earlier_runs)
             fault("inputs written")
             _remove(path)
             beside.replace(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
@@ -14,6 +14,7 @@ from pathlib import Path
 from base.files import private
 from base.paths import path_to_text
 from producer.runfile.duplicates import order_duplicates
+from producer.runfile.merged import take_over
 from producer.runfile.plan import Plan
 from producer.runfile.schema import TABLES
 from producer.sources.since import Input, InputFilter
@@ -21,11 +22,18 @@ from producer.sources.since import Input, InputFilter
 INPUTS_A_BATCH = 1000
 
 
-def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], input_filter: InputFilter | None) -> None:
+def freeze_inputs(
+    path: Path,
+    plan: Plan,
+    paths: Iterable[str],
+    input_filter: InputFilter | None,
+    earlier_runs: Sequence[tuple[Path, str]] = (),
+) -> None:
     """Write a new run file to ``path`` with the inputs in it, and ``plan`` with their number and digest.
 
     Args:
         input_filter: learns the files' states; without it none are known, and a later run labels all again.
+        earlier_runs: those whose rows are taken over into a merged run, see `take_over`.
 
     Raises:
         sqlite3.Error: the file can't be written.
@@ -43,12 +51,15 @@ def freeze_inputs(path: Path, plan: Plan, paths: Iterable[str], input_filter: In
             )
             states = ((at, *found.state) for at, found in batch if found.state is not None)
             database.executemany("INSERT INTO files VALUES (?, ?, ?)", states)
-        if earlier is not None:
+        if earlier is not None and not plan.merged:
             database.executemany("INSERT INTO unchanged VALUES (?, ?, ?)", earlier.unchanged())
         if plan.duplicates:
             order_duplicates(database, plan.base)
         filled = replace(plan, total=counted.total, inputs_digest=counted.digest())
         database.execute("INSERT INTO plan VALUES (?)", (filled.to_json(),))
+        if plan.merged:
+            database.execute("COMMIT")  # SQLite attaches nothing within a transaction
+            take_over(database, plan.base, earlier_runs)
 
 
 def digest_of(paths: Iterable[str], input_filter: InputFilter) -> tuple[int, str]:

@@ -43,6 +43,8 @@ class Plan:
     file_info: bool = False  # reports have the columns bytes, modified and sha256
     pages: bool = False  # each picture of a file is an input, and reports have the column page
     exif: bool = False  # ... taken, camera_make, camera_model, latitude and longitude
+    since: Name = ""  # the run file of the run that this one was labelled since
+    merged: bool = False  # it has the rows of that one, too, as far as they still stand
     skipped: dict[str, int] = field(default_factory=dict)  # files of the folder that are no images, by suffix
     folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
 

@@ -89,10 +89,14 @@ class InputFilter:
 
     Args:
         pages: whether each picture of a file is an input.
+        merged: whether unchanged files are inputs, too, only counted.
     """
 
-    def __init__(self, base: str, earlier: EarlierFiles | None = None, *, pages: bool = False) -> None:
+    def __init__(
+        self, base: str, earlier: EarlierFiles | None = None, *, pages: bool = False, merged: bool = False
+    ) -> None:
         self._base = base
+        self._merged = merged
         self._pages = pages
         self.earlier = earlier
         self.unchanged = 0
@@ -112,7 +116,8 @@ class InputFilter:
                 and self.earlier.is_unchanged(os.path.join(base, text), state)  # noqa: PTH118
             ):
                 self.unchanged += 1
-                continue
+                if not self._merged:
+                    continue
             if self._pages:
                 numbers = page_numbers(os.path.join(self._base, path)) if state is not None else [1]  # noqa: PTH118
                 yield from (Input(text, state, number) for number in numbers)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import JsonValue
@@ -66,11 +67,12 @@ Opener = Callable[..., OpenedRun]
 @pytest.fixture
 def opened(settings: Settings, version: ModelVersion, photos: Path, tmp_path: Path) -> Opener:
     def start(
-        report: str, since: str | None = None, *, source: Path = photos, model: ModelVersion = version
+        report: str, since: str | None = None, *, source: Path = photos, model: ModelVersion = version, **more: Any
     ) -> OpenedRun:
         images = open_source(str(source))
         main = request_of(tmp_path / report, None).main
-        request = RunRequest(source=images, origin=str(source), version=model, top_k=2, report=main, since=since)
+        more = {"top_k": 2, **more}
+        request = RunRequest(source=images, origin=str(source), version=model, report=main, since=since, **more)
         return open_run(settings, request, "resume")
 
     return start
