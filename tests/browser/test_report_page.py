@@ -46,15 +46,20 @@ SURE = [0.4 + 0.003 * number for number in range(199)]
 WRONG = [number for number in range(199) if FOLDER[number] != LABEL[number]]
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page that no test changes."""
+    return report_in(tmp_path_factory.mktemp("report"))
+
+
+def report_in(folder: Path) -> Path:
     """200 images in folders named after their labels, a quarter of them wrong, one of them broken."""
     paths = [f"{FOLDER[number]}/{number:03}.jpg" for number in range(200)]
     for path in paths:
-        drawn(tmp_path / "inbox" / path, path)
+        drawn(folder / "inbox" / path, path)
     rows = [ok(LABELS.index(label), sure) for label, sure in zip(LABEL, SURE, strict=True)]
-    with run_of(tmp_path, paths, [*rows, BROKEN], base=str(tmp_path / "inbox")) as run:
-        return page_of(run, tmp_path / "report.html")
+    with run_of(folder, paths, [*rows, BROKEN], base=str(folder / "inbox")) as run:
+        return page_of(run, folder / "report.html")
 
 
 def found(page: Page) -> str:
@@ -208,7 +213,8 @@ def test_an_image_is_shown_large_with_all_that_is_known(report: Path, opened: Op
         assert watched.requests[-1].startswith("file:")
 
 
-def test_an_image_that_is_gone_keeps_its_thumbnail(report: Path, opened: Open, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_keeps_its_thumbnail(opened: Open, tmp_path: Path) -> None:
+    report = report_in(tmp_path)
     for path in (tmp_path / "inbox").rglob("*.jpg"):
         path.unlink()
     with opened(report) as watched:
@@ -347,8 +353,8 @@ def test_ten_thousand_images_answer_at_once_and_never_fill_the_document(tmp_path
         (tmp_path / "inbox" / path).hardlink_to(tmp_path / "inbox" / "one.jpg")
     rows = [ok(source.randrange(3), source.uniform(0.34, 1)) for _ in paths]
     with run_of(tmp_path, paths, rows, base=str(tmp_path / "inbox")) as run:
-        report = page_of(run, tmp_path / "report.html", embed_mb=4)
-    assert report.stat().st_size < 8_000_000
+        report = page_of(run, tmp_path / "report.html", embed_mb=1)
+    assert report.stat().st_size < 5_000_000
 
     with opened(report) as watched:
         page = watched.page
