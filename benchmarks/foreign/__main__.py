@@ -4,7 +4,7 @@ For each framework an environment of its own exports a classifier and labels the
 formats with its own pipeline (export.py). `sortline models import --check` must agree with all of them, and so must the
 report of `sortline label`. PHOTOS is a folder of JPEG photos, a folder a class.
 
-``--install`` makes the environment first (about 7 GB below the cache folder).
+``--install`` makes the environments first (about 9 GB below the cache folder): TensorFlow has one of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.home import SORTLINE, temporary_home
 
 HERE = Path(__file__).resolve().parent
 PHOTOS = 200
+ENVIRONMENTS = {"environment": "requirements.txt", "keras": "keras.txt"}
 # What each is called in export.py, what of its output is imported, and what its files don't say.
 FRAMEWORKS = {
     "timm-resnet18": (".", ()),
@@ -28,6 +29,8 @@ FRAMEWORKS = {
     "hf-convnext": (".", ()),
     "hf-vit": (".", ()),
     "ultralytics": ("best.onnx", ()),
+    "keras": ("model.onnx", ("--preset", "imagenet-tf", "--labels", "labels.txt")),
+    "openvino": ("network.xml", ()),
     "torchvision": ("model.onnx", ("--preset", "imagenet-torch", "--labels", "labels.txt")),
 }
 
@@ -40,35 +43,39 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
     parser.add_argument("--install", action="store_true")
     options = parser.parse_args()
-    python = options.cache / "environment" / "bin" / "python"
-    if options.install:
-        subprocess.run([sys.executable, "-m", "venv", str(options.cache / "environment")], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", str(HERE / "requirements.txt")], check=True)
+    for environment, packages in ENVIRONMENTS.items() if options.install else ():
+        subprocess.run([sys.executable, "-m", "venv", str(options.cache / environment)], check=True)
+        pip = [str(python_of(options.cache, environment)), "-m", "pip", "install", "--disable-pip-version-check"]
+        subprocess.run([*pip, "--quiet", "-r", str(HERE / packages)], check=True)
     with temporary_home() as home:
         write_mixed(options.photos, home / "photos", PHOTOS)
         print(f"{'framework':26} {'import --check':58} sortline label")
         for name in options.only:
-            print(f"{name:26} {compare(name, python, home)}", flush=True)
+            print(f"{name:26} {compare(name, options.cache, home)}", flush=True)
 
 
-def compare(name: str, python: Path, home: Path) -> str:
+def python_of(cache: Path, environment: str) -> Path:
+    return cache / environment / "bin" / "python"
+
+
+def compare(name: str, cache: Path, home: Path) -> str:
     """Return how the import and a report agree with the framework, as a line."""
     folder, photos = home / name, home / "photos"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(home / "yolo")}
     offline.pop("PYTHONPATH", None)
-    export = [str(python), str(HERE / "export.py"), name, str(photos), str(folder)]
+    environment, script = ("keras", "export_keras.py") if name == "keras" else ("environment", "export.py")
+    export = [str(python_of(cache, environment)), str(HERE / script), name, str(photos), str(folder)]
     subprocess.run(export, check=True, env=offline, capture_output=True, cwd=home)
     part, said = FRAMEWORKS[name]
-    environment = {**os.environ, "SORTLINE_HOME": str(home)}
+    own = {**os.environ, "SORTLINE_HOME": str(home)}
     command = [SORTLINE, "models", "import", str(folder / part), "--name", name, "--check", "samples.csv", *said]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         return done.stderr.strip()
     checked = next(line for line in done.stdout.splitlines() if line.startswith("  check: ")).removeprefix("  check: ")
     report = home / f"{name}.csv"
     label = [SORTLINE, "label", str(photos), "--model", name, "-o", str(report)]
-    subprocess.run(label, env=environment, check=True, capture_output=True, cwd=home)
+    subprocess.run(label, env=own, check=True, capture_output=True, cwd=home)
     return f"{checked:58} {agreement(folder / 'samples.csv', report, photos)}"
 
 

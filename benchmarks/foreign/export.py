@@ -123,6 +123,41 @@ def torchvision(photos: list[Path], classes: list[str], options: Any) -> Answer:
     return lambda path: network(transform(rgb(path))[None])[0].softmax(0)
 
 
+def openvino(photos: list[Path], classes: list[str], options: Any) -> Answer:
+    import cv2
+    import openvino as ov
+    from model_api.adapters import OpenvinoAdapter
+    from model_api.models import ClassificationModel
+    from torchvision.models import resnet18
+
+    network = resnet18(num_classes=len(classes)).eval()
+    mean, scale = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+    def load(path: Path) -> torch.Tensor:
+        pixels = cv2.resize(np.asarray(rgb(path)), (224, 224), interpolation=cv2.INTER_LINEAR)
+        return torch.from_numpy((pixels - np.array(mean)) / np.array(scale)).permute(2, 0, 1)[None].float()
+
+    fit(network, network.fc, photos, classes, load)
+    model = ov.convert_model(network, input=[1, 3, 224, 224], example_input=torch.zeros(1, 3, 224, 224))
+    info = {
+        "model_type": "Classification",
+        "labels": " ".join(classes),
+        "resize_type": "standard",
+        "mean_values": " ".join(map(str, mean)),
+        "scale_values": " ".join(map(str, scale)),
+        "reverse_input_channels": "True",
+        "output_raw_scores": "True",
+    }
+    for name, value in info.items():
+        model.set_rt_info(value, ["model_info", name])
+    file = options.output / "network.xml"
+    ov.save_model(model, file, compress_to_fp16=False)
+    in_f32 = {"INFERENCE_PRECISION_HINT": "f32"}  # else bf16, where a CPU has it
+    adapter = OpenvinoAdapter(ov.Core(), str(file), device="CPU", plugin_config=in_f32)
+    answers = ClassificationModel.create_model(adapter)
+    return lambda path: torch.from_numpy(answers(np.ascontiguousarray(np.asarray(rgb(path))[:, :, ::-1])).raw_scores)
+
+
 def export(network: Any, shape: tuple[int, ...], folder: Path) -> None:
     example = torch.zeros(1, *shape)
     torch.onnx.export(network, example, str(folder / "model.onnx"), opset_version=17, dynamo=False)
@@ -171,6 +206,7 @@ FRAMEWORKS: dict[str, Callable[[list[Path], list[str], Any], Answer]] = {
     "hf-vit": vit,
     "ultralytics": ultralytics,
     "torchvision": torchvision,
+    "openvino": openvino,
 }
 
 if __name__ == "__main__":

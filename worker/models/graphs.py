@@ -51,7 +51,9 @@ torch.onnx.export(network, torch.zeros(1, 3, 224, 224), "model.onnx", opset_vers
 KERAS: Final = """\
 pip install tf2onnx
 python -m tf2onnx.convert --saved-model FOLDER --output model.onnx --opset 17
-# Keras 3: keras.models.load_model("network.keras").export("model.onnx", format="onnx")"""
+# Keras 3, where a loaded network is called once before it can be exported:
+# network = keras.models.load_model("network.keras"); network(numpy.zeros((1, 224, 224, 3)))
+# network.export("model.onnx", format="onnx")"""
 TFLITE: Final = """\
 pip install tf2onnx
 python -m tf2onnx.convert --tflite network.tflite --output model.onnx --opset 17"""
