@@ -167,7 +167,7 @@ def test_redis_is_waited_for(
             wait_until(lambda: len(rows(tmp_path)) == 3, 20)
 
     with meanwhile(comes_back):
-        assert watch_folder(real_settings, replace(asked, once=False)) == INTERRUPTED
+        assert watch_folder(real_settings, replace(asked, poll_s=0.1, once=False)) == INTERRUPTED
 
     assert len([line for line in said if line.startswith("waiting")]) == 1
 

@@ -237,3 +237,18 @@ def test_a_name_that_is_not_utf8_ends_no_listening(inbox: Path) -> None:
 
     assert (first, scans, news.polls) == (set(), True, False)
     assert str(inbox / "b.jpg") in second
+
+
+def test_a_system_without_room_for_a_listener_is_polled(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> set[tuple[object, str]]:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr("watchfiles.watch", lambda *_, **__: map(full, [1]))
+    said: list[str] = []
+    news = FolderNews(str(inbox), None, said.append)
+    news.listen()
+
+    assert (news.polls, news.wants_scan) == (True, True)
+    assert said == [
+        f"the system does not tell what changes in {inbox} (OS file watch limit reached.): it is read every 5 s"
+    ]
