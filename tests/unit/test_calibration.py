@@ -38,4 +38,15 @@ def test_confident_and_wrong_is_the_worst_there_is() -> None:
 
 
 def test_logits_that_are_always_right_give_a_finite_temperature() -> None:
-    assert 0.04 < fit_temperature(np.eye(4) * 9, np.arange(4)) < 1
+    # Four of four: a confidence of 5/6, and the rest on three classes.
+    assert fit_temperature(np.eye(4) * 9, np.arange(4)) == pytest.approx(9 / np.log(15), rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [8, 18, 300])
+def test_few_images_that_are_all_right_do_not_make_sure(count: int) -> None:
+    targets = np.arange(count) % 4
+    logits = np.eye(4)[targets] * 9
+
+    confidence = softmax(logits, fit_temperature(logits, targets)).max(axis=1).mean()
+
+    assert confidence == pytest.approx((count + 1) / (count + 2), abs=0.002)

@@ -238,6 +238,9 @@ def test_a_head_on_joined_backbones_is_one_graph_that_labels_and_can_be_a_backbo
     assert text.startswith("published colours:1; ")
     assert version.manifest.parents == ["cells:1", "lenet:1"]
     assert version.manifest.network is None
+    calibration, photos = version.manifest.training["calibration"], (store.root.parent / "photos").rglob("*.png")
+    assert isinstance(calibration, dict)
+    assert calibration["images"] == len(list(photos))  # out of fold, not the few that validate
     assert read_files(store, version).graph.kind == PROBABILITIES
     classifier = Runtime(Settings(store=store.root, device="cpu")).classifier(pin(store, "colours"))
     paths = sorted((store.root.parent / "photos").rglob("*.png"))

@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
-from vision.networks.network import Head
+from vision.networks.network import SCORE_FLOOR, Head
 from vision.networks.spec import NetworkSpec
-from vision.training.rbf import ROWS, RbfCenters, choose_rbf_centers, rbf_logits, set_rbf_head, solve_ridge
+from vision.training.rbf import (
+    ROWS,
+    RbfCenters,
+    choose_rbf_centers,
+    logits_of_scores,
+    rbf_scores,
+    set_rbf_head,
+    solve_ridge,
+)
 from vision.training.samples import Samples, StoredRows
 
 Features = NDArray[np.float32]
@@ -81,7 +89,7 @@ def test_the_solution_is_the_minimum_of_loss_and_penalty(count: int, weighted: b
     solved = solve_ridge(found, samples, goals, weights, 0.1)
 
     def cost(head: NDArray[np.float64]) -> float:
-        misses = ((rbf_logits(found, head, features) - goals) ** 2 * weights[:, None]).sum()
+        misses = ((rbf_scores(found, head, features) - goals) ** 2 * weights[:, None]).sum()
         return float(misses + 0.1 * (head * (likeness(found.centers, found) @ head)).sum())
 
     least, random = cost(solved), np.random.default_rng(4)
@@ -98,7 +106,7 @@ def test_with_every_image_as_center_it_is_kernel_ridge_regression() -> None:
 
     own = likeness(features, found)
     expected = own @ np.linalg.solve(own + 0.1 * np.eye(len(features)), goals)
-    np.testing.assert_allclose(rbf_logits(found, solved, features), expected, atol=1e-3)
+    np.testing.assert_allclose(rbf_scores(found, solved, features), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -112,9 +120,18 @@ def test_the_network_answers_as_the_solution(bias: bool) -> None:
     solved = solve_ridge(found, samples, goals, np.ones(500, np.float32), 0.1)
     set_rbf_head(network, found, solved)
 
-    expected = rbf_logits(found, solved, unseen)
+    expected = logits_of_scores(rbf_scores(found, solved, unseen))
     assert expected.std() > 0.1
     np.testing.assert_allclose(network.head(Tensor(unseen)).asnumpy(), expected, atol=1e-3)
+
+
+def test_logits_keep_the_order_of_scores_also_below_zero() -> None:
+    scores = np.linspace(-2, 2, 401)
+
+    logits = logits_of_scores(scores)
+
+    assert (np.diff(logits) > 0).all()
+    assert logits[np.argmin(abs(scores))] == pytest.approx(np.log(SCORE_FLOOR), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,7 @@ def test_equal_images_do_no_harm(what: str, features: Features) -> None:
     found = choose_rbf_centers(features, 60, 0)
 
     solved = solve_ridge(found, samples, goals, np.ones(60, np.float32), 0.1)
-    logits = rbf_logits(found, solved, features)
+    logits = rbf_scores(found, solved, features)
 
     assert np.isfinite(found.width), what
     assert np.abs(solved.astype(np.float32)).sum(axis=0).max() < 1000  # so that float32 serves it

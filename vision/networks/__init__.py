@@ -8,7 +8,15 @@ if TYPE_CHECKING:
     from vision.networks.foreign_spec import SPEC_KEY, spec_metadata
     from vision.networks.head_only import HeadSpec
     from vision.networks.layered import LayeredSpec
-    from vision.networks.network import FeatureExtractor, Scaling, ServedHead, build_network, build_served, run_once
+    from vision.networks.network import (
+        SCORE_FLOOR,
+        FeatureExtractor,
+        Scaling,
+        ServedHead,
+        build_network,
+        build_served,
+        run_once,
+    )
     from vision.networks.registry import network_kind, own_options, spec_from_json
     from vision.networks.spec import CONVENTIONS, FloatEnds, NetworkSpec
     from vision.networks.weights import (

@@ -125,15 +125,26 @@ def reliability(probabilities: NDArray[np.float64], targets: NDArray[np.int64], 
 def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """Return the temperature with the smallest cross-entropy of ``softmax(logits / temperature)``.
 
+    Of N images the true class counts 1 - 1 / (N + 2) and the others the rest, so that few images, all of them right,
+    don't make confidences of 100 % (Platt 1999, "Probabilistic outputs for support vector machines", section 2.2).
+
     Args:
         logits: (N, classes) of images that were not trained on.
         targets: (N,) class indices.
     """
+    smoothing = 1 / (len(targets) + 2)
+
+    def loss(temperature: float) -> float:
+        found = _log_softmax(logits / temperature)
+        own = found[np.arange(len(targets)), targets]
+        others = (found.sum(axis=1) - own) / max(found.shape[1] - 1, 1)
+        return -float(((1 - smoothing) * own + smoothing * others).mean())
+
     ratio = (math.sqrt(5) - 1) / 2
     low, high = math.log(LOWEST), math.log(HIGHEST)  # the loss is convex in 1 / T, so it has one valley in log T
     for _ in range(ROUNDS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if cross_entropy(logits, targets, math.exp(left)) < cross_entropy(logits, targets, math.exp(right)):
+        if loss(math.exp(left)) < loss(math.exp(right)):
             high = right
         else:
             low = left

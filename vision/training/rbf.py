@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from vision.errors import VisionError
+from vision.networks import SCORE_FLOOR
 from vision.training.samples import Rows, Samples
 
 WIDTH = 1.5  # over the median squared distance of two centers that differ; from 1 to 2 the score hardly moves
@@ -81,10 +82,16 @@ def solve_ridge(
     return np.linalg.solve(system, right)
 
 
-def rbf_logits(found: RbfCenters, solved: NDArray[np.float64], features: Rows) -> NDArray[np.float64]:
-    """Return the logits (N, classes) of features (N, F)."""
+def rbf_scores(found: RbfCenters, solved: NDArray[np.float64], features: Rows) -> NDArray[np.float64]:
+    """Return what the head's layer gives (N, classes) for features (N, F)."""
     blocks = (features[start : start + ROWS].astype(np.float32) for start in range(0, len(features), ROWS))
     return np.concatenate([found.similarities(block) @ solved for block in blocks])
+
+
+def logits_of_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logits that `vision.networks.network.Head` makes of them."""
+    logits: NDArray[np.float64] = np.log(np.maximum(scores, 0) + SCORE_FLOOR) + np.minimum(scores, 0)
+    return logits
 
 
 def set_rbf_head(network: nn.Cell, found: RbfCenters, solved: NDArray[np.float64]) -> None:

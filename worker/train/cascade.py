@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-import mindspore
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +19,8 @@ from vision.training import Dataset, fit_temperature, softmax
 from worker.models.precision import judge
 from worker.models.publish import FirstGraph, graph_of
 from worker.train.body import graph_on, version_of
-from worker.train.images import InputReader, Inputs, Split, fold_numbers
-from worker.train.network import Fitted, build, final_epochs, fit_network, with_new_head
+from worker.train.images import InputReader, Split, fold_numbers
+from worker.train.network import Fitted, build, final_epochs, fit_network, out_of_fold, with_new_head
 from worker.train.training import Training
 
 FOLDS: Final = 3
@@ -67,8 +66,8 @@ def _train(training: Training, reader: InputReader, dataset: Dataset, split: Spl
     if inputs.images != split.whole.images:
         return "some images can't be read any more"
     folds = fold_numbers(training, reader, dataset, split.whole, FOLDS)
-    logits = _out_of_fold(first, built, inputs, folds, epochs, "first stage")
-    alone = _out_of_fold(training, reader.network, split.whole, folds, epochs, "second stage")
+    logits = out_of_fold(first, built, inputs, folds, epochs, "first stage")
+    alone = out_of_fold(training, reader.network, split.whole, folds, epochs, "second stage")
     targets = np.array([image.class_index for image in inputs.images], np.int64)
     temperature = fit_temperature(logits, targets)
     passes = 1 + recipe.flip_averaging
@@ -134,19 +133,3 @@ def judge_cascade(
         alone_accuracy=proof.f32_accuracy,
         agreement={},
     )
-
-
-def _out_of_fold(
-    training: Training, network: Any, inputs: Inputs, folds: NDArray[np.int64], epochs: int, stage: str
-) -> NDArray[np.float64]:
-    """Return the logits of all images, each by a network that was trained on the other folds."""
-    logits = np.zeros((len(inputs.images), network.spec.classes))
-    for fold in range(FOLDS):
-        held = np.flatnonzero(folds == fold)
-        taken = inputs.only(np.flatnonzero(folds != fold), inputs.views)
-        mindspore.set_seed(training.recipe.seed)
-        fresh = with_new_head(training, network, len(taken.images))
-        prefix = f"{stage}, fold {fold + 1}/{FOLDS}, "
-        logits[held] = fit_network(training, fresh, taken, inputs.only(held, 1), prefix, last_epoch=epochs).logits
-        training.remove_checkpoints()
-    return logits

@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import mindspore
+import numpy as np
+from numpy.typing import NDArray
 
 from base.install import pip_install
 from configs import Recipe
@@ -21,6 +23,7 @@ from vision.training import Dataset, TrainingStopped
 from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
 from worker.train.audit import audit
+from worker.train.calibration import Calibration, calibrate
 from worker.train.cascade import train_first_stage
 from worker.train.images import InputReader, Inputs, find_images, fold_images, split_images
 from worker.train.network import build, fit_network, refit, with_new_head
@@ -106,7 +109,9 @@ def _train(training: Training) -> Trained:
     if recipe.cascade:
         with progress.phase("cascade"):
             first = train_first_stage(training, reader, dataset, split, fitted)
-    version = publish_trained(training, reader, dataset, split, network, fitted, first)
+    with progress.phase("calibrate"):
+        calibration = calibrate(training, reader, dataset, split, fitted)
+    version = publish_trained(training, reader, dataset, split, network, fitted, calibration, first)
     training.remove_checkpoints()
     promoted = promote(training, version, split, fitted)
     return Trained(f"published {version.manifest.reference}; {promoted}", pin_of(version))
@@ -121,11 +126,16 @@ def _cross_validate(training: Training, reader: InputReader, dataset: Dataset) -
     with closing(reader), progress.phase("features"):
         folds = fold_images(training, reader, dataset)
     right = images = 0.0
+    logits: list[NDArray[np.float64]] = []
+    targets: list[NDArray[np.int64]] = []
     for number, (inputs, held_out) in enumerate(folds, start=1):
         fold = f"fold {number}/{len(folds)}"
         mindspore.set_seed(training.recipe.seed)
         fresh = with_new_head(training, reader.network, len(inputs.images))
-        last = fit_network(training, fresh, inputs, held_out, f"{fold}, ").history[-1]
+        fitted = fit_network(training, fresh, inputs, held_out, f"{fold}, ")
+        last = fitted.history[-1]
+        logits.append(fitted.logits)
+        targets.append(held_out.samples().targets)
         training.remove_checkpoints()
         right += last.val_top1 * len(held_out.images)
         images += len(held_out.images)
@@ -133,7 +143,11 @@ def _cross_validate(training: Training, reader: InputReader, dataset: Dataset) -
     accuracy = right / images
     error = (accuracy * (1 - accuracy) / images) ** 0.5
     text = f"{accuracy:.2%} of {images:.0f} images in {len(folds)} folds by family, standard error {error:.2%}"
-    return text, {"top1": accuracy, "standard_error": error, "images": images}
+    scores = {"top1": accuracy, "standard_error": error, "images": images}
+    if training.recipe.rbf_centers:  # else the logits are of an epoch that was chosen by what is measured
+        scores["ece"] = Calibration.of(np.concatenate(logits), np.concatenate(targets)).expected_error
+        text += f", expected calibration error {scores['ece']:.2%}"
+    return text, scores
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from vision.training import (
     choose_rbf_centers,
     class_weights,
     fit,
+    logits_of_scores,
     predict_logits,
-    rbf_logits,
+    rbf_scores,
     scores_of,
     set_rbf_head,
     soft_targets,
@@ -131,16 +132,16 @@ def _solve(
     weights = class_weights(samples.targets, classes, recipe.class_weights)[samples.targets]
     solved = solve_ridge(centers, samples, soft_targets(samples.targets, classes, 0.0), weights, recipe.ridge)
     set_rbf_head(network, centers, solved)
-    train_loss, _, _ = scores_of(rbf_logits(centers, solved, samples.inputs), samples.targets, "squared")
-    logits = rbf_logits(centers, solved, validation.inputs)
-    loss, top1, top5 = scores_of(logits, validation.targets, "squared")
+    train_loss, _, _ = scores_of(rbf_scores(centers, solved, samples.inputs), samples.targets, "squared")
+    scores = rbf_scores(centers, solved, validation.inputs)
+    loss, top1, top5 = scores_of(scores, validation.targets, "squared")
     seconds = time.perf_counter() - started
     epoch = Epoch(epoch=1, train_loss=train_loss, val_loss=loss, val_top1=top1, val_top5=top5, lr=0.0, seconds=seconds)
     val = f", val {top1:.1%}" if is_measured else ""
     training.progress.report(
         f"{prefix}{len(centers.centers)} RBF centers solved in {seconds:.1f} s{val}", epoch if is_measured else None
     )
-    return Fitted([epoch], epoch, logits)
+    return Fitted([epoch], epoch, logits_of_scores(scores))
 
 
 def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fitted) -> tuple[Any, Fitted]:
@@ -168,6 +169,28 @@ def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fi
         progress.report(f"all images: only {top1:.1%} of those held out before; published is the training before")
         return network, fitted
     return last, replace(fitted, is_refit=True)
+
+
+def out_of_fold(
+    training: Training, network: Any, inputs: Inputs, folds: NDArray[np.int64], epochs: int, what: str
+) -> NDArray[np.float64]:
+    """Return the logits of all images, each by a network that was trained for so many epochs on the other folds.
+
+    Args:
+        network: as it was before any training.
+        folds: the number of each image's fold, from 0.
+        what: opens what is reported.
+    """
+    logits, count = np.zeros((len(inputs.images), network.spec.classes)), int(folds.max()) + 1
+    for fold in range(count):
+        held = np.flatnonzero(folds == fold)
+        taken = inputs.only(np.flatnonzero(folds != fold), inputs.views)
+        mindspore.set_seed(training.recipe.seed)
+        fresh = with_new_head(training, network, len(taken.images))
+        prefix = f"{what}, fold {fold + 1}/{count}, "
+        logits[held] = fit_network(training, fresh, taken, inputs.only(held, 1), prefix, last_epoch=epochs).logits
+        training.remove_checkpoints()
+    return logits
 
 
 def final_epochs(recipe: Recipe, fitted: Fitted) -> int:

@@ -14,9 +14,10 @@ from jobs import ModelPin, TrainModel
 from model_store import ClassEntry, ModelStore, ModelVersion, PrecisionProof, StoreError
 from vision.images import ImageLimits, load_image
 from vision.serving import CALIBRATION_IMAGES
-from vision.training import Dataset, LabelledImage, fingerprint, fit_temperature
+from vision.training import Dataset, LabelledImage, fingerprint
 from worker.models.publish import Details, FirstGraph, Publication, graph_of, publish
 from worker.train.body import graph_on
+from worker.train.calibration import Calibration
 from worker.train.drawing import Drawing
 from worker.train.images import InputReader, Split
 from worker.train.network import Fitted
@@ -52,6 +53,7 @@ def publish_trained(
     split: Split,
     network: Any,
     fitted: Fitted,
+    calibration: Calibration,
     first: FirstGraph | None = None,
 ) -> ModelVersion:
     """Publish ``network``, calibrated, with a report; its plots are drawn while it is exported and compared."""
@@ -59,7 +61,7 @@ def publish_trained(
     made = " and an 8-bit graph, which takes half a minute," if recipe.int8 else ""
     training.progress.report(f"publishing: export{made} and comparison of engines and precisions")
     started = time.perf_counter()
-    report = _report(training, reader, dataset, split, fitted)
+    report = _report(training, reader, dataset, split, fitted, calibration)
     network.spec = replace(network.spec, temperature=report.temperature)
     with Drawing(report.plotted(), training.scratch) as drawing:
 
@@ -69,7 +71,7 @@ def publish_trained(
             seconds = {**training.progress.seconds, "publish": publish_s}
             whole = replace(report, precisions=proofs, seconds=seconds)
             files = report_files(whole, drawing.plots(), limits) | {SPLIT: _seen(reader, split, whole)}
-            return Details(training=_described(training, whole), files=files)
+            return Details(training={**_described(training, whole), "calibration": calibration.to_json()}, files=files)
 
         publication = Publication(
             graph=graph_of(network) if reader.body is None else graph_on(reader.body, network),
@@ -91,14 +93,16 @@ def publish_trained(
         return publish(training.runtime.store, training.job.name, publication)
 
 
-def _report(training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted) -> TrainingReport:
+def _report(
+    training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted, calibration: Calibration
+) -> TrainingReport:
     return TrainingReport(
         title=f"{training.job.name}, {training.job.job}",
         classes=dataset.classes,
         images=split.validation.images,
         root=dataset.root,
         logits=fitted.logits,
-        temperature=fit_temperature(fitted.logits, split.validation.samples().targets),
+        temperature=calibration.temperature,
         history=fitted.history,
         best=fitted.best,
         recipe=training.recipe.model_dump(mode="json"),

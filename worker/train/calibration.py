@@ -1,0 +1,59 @@
+"""Confidences that mean what they say: one temperature, fitted on answers about images that were not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision import VisionError
+from vision.training import Dataset, fit_temperature, reliability, softmax
+from worker.train.images import InputReader, Split, fold_numbers
+from worker.train.network import Fitted, out_of_fold
+from worker.train.training import Training
+
+FOLDS: Final = 3
+FEW: Final = 100  # images, of which the accuracy alone has a standard error of 4 points at 80 %
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A temperature, the images that it was fitted on, and the expected calibration error on them."""
+
+    temperature: float
+    images: int
+    expected_error: float
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float64], targets: NDArray[np.int64]) -> Calibration:
+        temperature = fit_temperature(logits, targets)
+        return cls(temperature, len(targets), reliability(softmax(logits, temperature), targets).expected_error)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"images": self.images, "ece": self.expected_error}
+
+
+def calibrate(training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted) -> Calibration:
+    """Return the calibration of a network; an event warns where it is of few images.
+
+    A head on RBF centers is solved so fast that all images are answered out of fold. Any other network has the
+    validation images.
+    """
+    logits, targets = fitted.logits, split.validation.samples().targets
+    if training.recipe.rbf_centers:
+        try:
+            folds = fold_numbers(training, reader, dataset, split.whole, FOLDS)
+        except VisionError as error:  # too few families
+            training.progress.report(f"calibrating with the validation images: {error}")
+        else:
+            logits = out_of_fold(training, reader.network, split.whole, folds, 1, "calibrating")
+            targets = np.array([image.class_index for image in split.whole.images], np.int64)
+    found = Calibration.of(logits, targets)
+    if found.images < FEW:
+        training.progress.report(
+            f"confidences are calibrated on {found.images} images only: they may be some ten points off; hold out more "
+            "(validation_fraction), or add images"
+        )
+    return found
