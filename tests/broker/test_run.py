@@ -62,7 +62,7 @@ def test_a_finished_run_leaves_only_the_board_and_kombus_bindings(
     assert producer.run.done == 20
     assert max(lives) > 6 * 24 * 3600  # rows that nobody gathers go away by themselves
     left = [key for key in client.scan_iter() if "_kombu.binding" not in key and key != f"{PREFIX}unacked_mutex"]
-    assert sorted(left) == sorted([KEYS.job("inbox-1"), KEYS.jobs])
+    assert sorted(left) == sorted([KEYS.job("inbox-1"), KEYS.jobs, KEYS.newest])
     assert all(key.startswith(PREFIX) for key in client.scan_iter())
 
 

@@ -16,7 +16,13 @@ from pathlib import Path
 
 from tests.chaos.storm import FORMATS, Outcome, Plan, Storm, write_mixed_images
 
-MINIMUM_KEYS = ("_kombu.binding", "sortline:_kombu.binding", "sortline:jobs", "sortline:job:")  # no rows, no chunks
+MINIMUM_KEYS = (
+    "_kombu.binding",
+    "sortline:_kombu.binding",
+    "sortline:jobs",
+    "sortline:job:",
+    "sortline:newest",
+)  # no rows, no chunks
 CHUNK_IMAGES = 64
 
 

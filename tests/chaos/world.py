@@ -43,8 +43,8 @@ SETTINGS = {"chunk_images": 4, "visibility_timeout_s": 3, "window_chunks": 6, "d
 # What a command may end with while the world is ill, or when another is at its run.
 ILL_CODES = frozenset({0, 1, 2, 69, 130, -signal.SIGKILL})
 REFUSALS = re.compile(r"was gathered by|no detached run|was cancelled after|is in use by")
-# What may stay in Redis: the board, and what workers have bound.
-KEPT_KEYS = re.compile(r"sortline:(job:.*|jobs|_kombu\..*)|_kombu\..*|sortline:unacked_mutex")
+# What may stay in Redis: the board, what workers have bound, how they stand.
+KEPT_KEYS = re.compile(r"sortline:(job:.*|jobs|newest|refusals|_kombu\..*)|_kombu\..*|sortline:unacked_mutex")
 
 IS_NO_REPLICA = ("REPLICAOF", "NO", "ONE")
 NEEDS_NO_REPLICA = ("CONFIG", "SET", "min-replicas-to-write", "0")
