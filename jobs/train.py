@@ -23,6 +23,7 @@ class TrainModel(JobMessage):
 
     job: RunId
     dataset: PathText
+    later_sources: tuple[PathText, ...] = ()  # further images, and other labels for those of ``dataset``
     name: ModelName
     recipe: dict[str, Any]  # configs.recipe.Recipe, validated by the worker
     backbones: tuple[ModelPin, ...] = ()  # of the recipe, in its order
@@ -30,6 +31,11 @@ class TrainModel(JobMessage):
     purpose: Literal["publish", "score", "folds", "audit"] = "publish"
     folds: Annotated[int, Field(ge=0, le=100)] = 0
     fail_on_leak: bool = False
+
+    @property
+    def sources(self) -> tuple[PathText, ...]:
+        """All that is trained on; of the same image the last label counts."""
+        return (self.dataset, *self.later_sources)
 
 
 class Finding(NamedTuple):

@@ -72,20 +72,34 @@ class TrainCommand(TyperCommand):
 
 @with_options
 def train(
-    dataset: Annotated[
-        Path,
+    datasets: Annotated[
+        list[Path] | None,
         typer.Argument(
-            metavar="DATASET", help="One folder a class, or train/ and val/ with such folders; or a CSV: path,label."
+            metavar="DATASET...",
+            help="One folder a class, or train/ and val/ with such folders; or a CSV: path,label. Of several, the last "
+            "one's label of an image counts.",
         ),
-    ],
+    ] = None,
     config: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--config",
             metavar="FILE",
-            help="The recipe: a TOML file, or the name of one that ships (photos, digits, waste26).",
+            help="The recipe: a TOML file, or the name of one that ships; the default is photos, or that of --from.",
         ),
-    ] = Path("photos"),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="NAME[@ALIAS|:VERSION]",
+            help="Train this version once more: its images, its recipe, its name.",
+        ),
+    ] = None,
+    corrections: Annotated[
+        list[Path] | None,
+        typer.Option("--corrections", metavar="FILE", help="Labels that count more: of `sortline review`. Repeatable."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Model name in the store; the default is the recipe's name.")
     ] = None,
@@ -123,6 +137,8 @@ def train(
 
       sortline train digits/train --config digits
 
+      sortline train --from kitchen --corrections corrections.csv
+
       sortline train photos/ --config waste26 --name kitchen --set ridge=0.3
 
       sortline train photos/ --config waste26 --detach    # prints the job's name
@@ -134,13 +150,27 @@ def train(
       sortline train photos/ --config waste26 --sweep ridge=0.01..1 --trials 20
     """
     from configs import parse_assignments
+    from producer.training.again import merged, origin_of
     from producer.training.jobs import Training
     from producer.training.training import train as train_model
 
+    changes = parse_assignments(assignments or [])
+    sources = [*(datasets or [])]
+    recipe = config or Path("photos")
+    if from_ is not None:
+        origin = origin_of(place.settings(config), from_)
+        sources, name = [*origin.datasets, *sources], name or origin.name
+        if config is None:
+            changes = merged(origin.recipe, changes)
+    settings = place.settings(None if from_ is not None and config is None else recipe, changes)
+    sources += corrections or []
+    if not sources:
+        raise UsageError("say what to train on: DATASET, or --from MODEL")
     training = Training(
-        dataset=dataset,
-        config=config,
-        name=name or config.stem,
+        dataset=sources[0],
+        later_sources=sources[1:],
+        config=recipe,
+        name=name or recipe.stem,
         assignments=assignments or [],
         promote=promote,
         folds=search.folds or 0,
@@ -152,4 +182,4 @@ def train(
         overwrite=overwrite,
         quiet=quiet,
     )
-    train_model(place.settings(config, parse_assignments(training.assignments)), training)
+    train_model(settings, training)

@@ -35,6 +35,7 @@ class Training:
     """What one command trains, and how it is followed.
 
     Attributes:
+        later_sources: further images, and other labels for those of ``dataset``.
         config, assignments: the recipe as it was typed.
         name: of the model in the store.
         folds: parts of a cross-validation; 0 for none.
@@ -56,6 +57,7 @@ class Training:
     detach: bool = False
     overwrite: bool = False
     quiet: bool = False
+    later_sources: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
@@ -96,25 +98,19 @@ def loose_images(dataset: Path) -> str | None:
 
 def plan_training(settings: Settings, training: Training, *, purpose: Purpose = "publish", job: str = "") -> TrainModel:
     """Return the message of a training job; what can be seen to be wrong is refused here, before anything is queued."""
-    dataset, name = training.dataset, training.name
-    folder = Path(os.path.abspath(dataset))  # noqa: PTH100 - links stay links
-    if not folder.is_dir() and not (folder.is_file() and folder.suffix.lower() in TABLES):
-        raise UsageError(
-            f"no such folder: {dataset}. DATASET holds one folder a class, or train/ and val/ with such folders; or it "
-            "is a CSV with the columns path and label"
-        )
+    name = training.name
+    folders = [_dataset(source) for source in (training.dataset, *training.later_sources)]
     if not re.fullmatch(MODEL_NAME, name):
         raise UsageError(f"--name {name!r}: a model's name is lower-case letters, digits, '.', '_' and '-'")
     if settings.data_root is None:
         raise UsageError(
             "with a broker of your own, pass --data-root: the folder that this machine and the workers share"
         )
-    below = os.path.relpath(folder, settings.data_root)
-    if below.startswith(".."):
-        raise UsageError(f"{dataset} is not below the data root {settings.data_root}, so no worker could read it")
+    dataset, *later_sources = [_below(folder, settings.data_root) for folder in folders]
     return TrainModel(
         job=job or new_job(name),
-        dataset=path_to_text(below),
+        dataset=dataset,
+        later_sources=tuple(later_sources),
         name=name,
         recipe=settings.training.model_dump(),
         backbones=tuple(_pin(settings, backbone.name) for backbone in settings.training.backbones),
@@ -123,6 +119,24 @@ def plan_training(settings: Settings, training: Training, *, purpose: Purpose = 
         folds=training.folds if purpose in ("folds", "audit") else 0,
         fail_on_leak=training.fail_on_leak,
     )
+
+
+def _dataset(source: Path) -> Path:
+    """Return an absolute path; UsageError if nothing that can be trained on is there."""
+    folder = Path(os.path.abspath(source))  # noqa: PTH100 - links stay links
+    if not folder.is_dir() and not (folder.is_file() and folder.suffix.lower() in TABLES):
+        raise UsageError(
+            f"no such folder: {source}. DATASET holds one folder a class, or train/ and val/ with such folders; or it "
+            "is a CSV with the columns path and label"
+        )
+    return folder
+
+
+def _below(folder: Path, data_root: Path | str) -> str:
+    below = os.path.relpath(folder, data_root)
+    if below.startswith(".."):
+        raise UsageError(f"{folder} is not below the data root {data_root}, so no worker could read it")
+    return path_to_text(below)
 
 
 def _pin(settings: Settings, reference: str) -> ModelPin:

@@ -43,8 +43,9 @@ def train(settings: Settings, training: Training) -> None:
     trials = _trials(settings, training)
     if settings.broker is None:
         plan_training(settings.model_copy(update={"data_root": Path("/")}), training)  # fail early
-    if (loose := loose_images(training.dataset)) is not None:
-        console.print(loose, markup=False)
+    for source in (training.dataset, *training.later_sources):
+        if (loose := loose_images(source)) is not None:
+            console.print(loose, markup=False)
     with ExitStack() as open_, open_session(settings, ["train"], start=not training.detach) as session:
         settings, name, is_begun = session.settings, new_job(training.name), False
         if trials:
@@ -142,7 +143,13 @@ def _search(session: Session, training: Training, trials: list[Trial], name: str
 
 def _say_how_to_confirm(console: Console, best: Trial, training: Training, count: int) -> None:
     assignments = [*training.assignments, *(f"{key}={shown(value)}" for key, value in best.values.items())]
-    words = ["sortline", "train", str(training.dataset), "--config", str(training.config)]
+    words = [
+        "sortline",
+        "train",
+        *map(str, (training.dataset, *training.later_sources)),
+        "--config",
+        str(training.config),
+    ]
     words += [word for assignment in assignments for word in ("--set", assignment)]
     console.print(
         f"The best of {count} trials on one validation split is an optimistic score: part of it is luck. To confirm it:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Pat
     assert processes_below(home) == []
 
 
-def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class(
+def test_a_version_trained_again_with_corrections_stays_out_if_it_is_worse_and_the_images_are_named(
     home: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     photos = write_shades(tmp_path / "photos")
@@ -101,11 +102,18 @@ def test_a_worse_version_stays_out_of_production_and_the_refusal_names_the_class
 
     with trainer(redis_server, home):
         good = sortline("train", str(tmp_path / "shades.csv"), *train, *LEARNS, home=home, env=env)
-        worse = sortline("train", str(photos), *train, *hopeless, home=home, env=env)
+        right = next(photos.glob("*/*.png"))
+        (tmp_path / "fixes.csv").write_text(
+            f"path,label,verdict,sha256\n{right},{right.parent.name},right,\n{right},x,wrong,{'0' * 64}\n"
+        )
+        again = ("train", "--from", "shades", "--corrections", str(tmp_path / "fixes.csv"))
+        worse = sortline(*again, *hopeless, home=home, env=env)
 
     assert "in production (nothing was in production)" in good.stderr
     compared = "shades:2 against shades:1 on 4 images held out from both: accuracy 50.0% against 100.0%"
-    assert f"production stays 1 ({compared}, 0 won and 2 lost; allowed is a loss of 1.0%)" in worse.stderr
+    assert f"production stays 1 ({compared}, 0 won and 2 lost; allowed is a loss of 1.0%; lost: " in worse.stderr
+    assert re.search(r"lost: \w+\.png \((\w+), now \w+\), \w+\.png \(\1, now \w+\)\)", worse.stderr)
+    assert f"shades.csv and {tmp_path}/fixes.csv; corrected, but changed since or gone, passed over: 1" in worse.stderr
 
 
 @pytest.mark.long

@@ -91,7 +91,7 @@ def test_help_of_a_group_lists_its_commands(group: list[str], capsys: pytest.Cap
         (["jobs", "list", "--nope"], "No such option: --nope"),
         (["lable"], "No such command 'lable'"),
         (["label"], "Missing argument 'SOURCE'"),
-        (["train"], "Missing argument 'DATASET'"),
+        (["train"], "say what to train on: DATASET, or --from MODEL"),
         (["train", "photos", "--config", "digits", "--nope"], "No such option: --nope"),
         (["train", "photos", "--config", "digits", "--epochs", "5"], "a key of the recipe: --set epochs=5"),
         (["train", "photos", "--lr-max=0.1", "--config", "digits"], "a key of the recipe: --set lr_max=0.1"),

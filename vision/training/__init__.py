@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
     from vision.training.rbf import choose_rbf_centers, logits_of_scores, rbf_scores, set_rbf_head, solve_ridge
     from vision.training.samples import Samples, StoredRows, class_weights, soft_targets
+    from vision.training.sources import combine, paths_of
     from vision.training.table import read_table_dataset
 else:
     __getattr__ = lazy(__name__)

@@ -60,7 +60,8 @@ class Dataset:
     """Images in the order of class, then path. ``validation`` is None where the folder holds no split of its own.
 
     ``families`` are those that people named themselves, by path; empty without a ``families.csv``. ``unlisted`` has a
-    line for each folder that can't be entered, ``notes`` sentences about what else was passed over.
+    line for each folder that can't be entered, ``notes`` sentences about what else was passed over. Corrections say of
+    which bytes they are (``expected``, sha256 by path), and which images are not to be trained on (``rejected``).
     """
 
     root: Path
@@ -70,6 +71,8 @@ class Dataset:
     families: Mapping[Path, str] = field(default_factory=dict)
     unlisted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    expected: Mapping[Path, str] = field(default_factory=dict)
+    rejected: Mapping[Path, str] = field(default_factory=dict)  # sha256, or ""
 
     @property
     def side_names(self) -> tuple[str, str]:

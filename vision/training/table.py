@@ -3,6 +3,7 @@
 ``path`` is relative to the table's folder, or absolute; ``split`` (train, val, test) and ``group``, images that belong
 together and are never parted, may stand beside it. A later row of an image takes the place of an earlier one. A report
 of ``sortline label`` is such a table: its paths are those of the labelled folder, which its ``.summary.json`` names.
+So are the corrections of ``sortline review``: a ``verdict`` may take an image out, ``sha256`` says which bytes it has.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ from vision.training.dataset import (
 
 MAX_LABEL: Final = 500  # characters, as a manifest takes them
 NAMED: Final = 3  # files that are named in a message
+TAKEN_BACK: Final = ("reject", "skip", "open")  # verdicts of rows without a label
 
 
-def read_table_dataset(table: Path, data_root: Path) -> Dataset:
+def read_table_dataset(table: Path, data_root: Path, *, is_alone: bool = True) -> Dataset:
     """Return the classes and images of a table, classes in the order of their labels. No image is opened.
+
+    Args:
+        is_alone: whether nothing else is trained on. What comes to another dataset needs no two labels, and its images
+            may be gone.
 
     Raises:
         DatasetError: it is no such table, has fewer than two classes, none of its images is there, or one lies outside
@@ -54,10 +60,19 @@ def read_table_dataset(table: Path, data_root: Path) -> Dataset:
         return os.path.commonpath([limit, path]) == limit
 
     chosen: dict[Path, tuple[str, str, str]] = {}  # label, split, group
+    expected: dict[Path, str] = {}
+    rejected: dict[Path, str] = {}
     counts: Counter[str] = Counter()
     for number, cells in rows:
         where = f"{table}, line {number}"
         label = " ".join(plain_cell(cells.get("label", "")).split())
+        if (verdict := cells.get("verdict", "")) in TAKEN_BACK and "path" in cells:
+            path = find(cells["path"])
+            chosen.pop(path, None)
+            rejected.pop(path, None)
+            if verdict == "reject":
+                rejected[path] = cells.get("sha256", "")
+            continue
         if not label:
             counts["rows without a label"] += 1
             continue
@@ -71,12 +86,16 @@ def read_table_dataset(table: Path, data_root: Path) -> Dataset:
         if earlier is not None:
             counts["images with another label in a later row" if earlier[0] != label else "repeated rows"] += 1
         chosen[path] = (label, split, cells.get("group", ""))
+        rejected.pop(path, None)
+        if "sha256" in cells:
+            expected[path] = cells["sha256"].lower()
     counts["images of split test"] = sum(split == "test" for _, split, _ in chosen.values())
     used = {path: row for path, row in chosen.items() if row[1] != "test"}
-    _check_there(table, list(used))
-    labels = sorted({label for label, split, _ in used.values() if split == "train"})
-    if len(labels) < 2:
-        raise DatasetError(f"{table} has {len(labels)} labels to train on; a classifier needs two")
+    labels = sorted({label for label, split, _ in used.values() if split == "train" or not is_alone})
+    if is_alone:
+        _check_there(table, list(used))
+        if len(labels) < 2:
+            raise DatasetError(f"{table} has {len(labels)} labels to train on; a classifier needs two")
     if unknown := sorted({label for label, split, _ in used.values() if split == "val"} - set(labels)):
         raise DatasetError(f"{table}: only rows of split val have the label {unknown[0]!r}; add some to train on")
     index = {label: number for number, label in enumerate(labels)}
@@ -92,17 +111,21 @@ def read_table_dataset(table: Path, data_root: Path) -> Dataset:
         validation=side("val") or None,
         families={path: group for path, (_, _, group) in used.items() if group},
         notes=tuple(f"{table.name}: {what} {count:,}, passed over" for what, count in counts.items() if count),
+        expected=expected,
+        rejected=rejected,
     )
 
 
 def _labelled_folder(table: Path) -> list[Path]:
-    """Return the folder whose images a report names, where ``table`` is a report."""
-    summary = table.with_name(f"{table.stem}.summary.json")
-    try:
-        base = json.loads(summary.read_text(encoding="utf-8")).get("base")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return []
-    return [Path(base)] if isinstance(base, str) and base.startswith("/") else []
+    """Return the folder whose images a report names, where ``table`` is a report: alone, or in a folder of reports."""
+    for summary in (table.with_name(f"{table.stem}.summary.json"), table.with_name("summary.json")):
+        try:
+            base = json.loads(summary.read_text(encoding="utf-8")).get("base")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        if isinstance(base, str) and base.startswith("/"):
+            return [Path(base)]
+    return []
 
 
 def _side(text: str, where: str) -> str:

@@ -27,12 +27,14 @@ from vision.training import (
     LabelledImage,
     Samples,
     StoredRows,
+    combine,
     file_digests,
     find_families,
     find_leaks,
     fold_by_family,
     frozen_spec,
     load_pixels,
+    paths_of,
     read_dataset,
     read_table_dataset,
     split_by_family,
@@ -67,10 +69,10 @@ class Inputs:
 
 
 def find_images(training: Training) -> tuple[Dataset, Digests]:
-    """Return the dataset of the job, a folder or a table, and the digest of each file that can be opened.
+    """Return the dataset of the job, of one or more folders and tables, and the digest of each file that can be opened.
 
     Raises:
-        JobRefused: it is not below the worker's data root, or that is no folder.
+        JobRefused: one is not below the worker's data root, or that is no folder.
         UnavailableError: the data root is away.
     """
     root = training.runtime.data_root
@@ -78,14 +80,22 @@ def find_images(training: Training) -> tuple[Dataset, Digests]:
         raise JobRefused(f"training reads a folder, and the data root of this worker is {root.url}; copy it first")
     if not root.is_dir():
         raise UnavailableError(f"the data root {root} is not there; is the share mounted?")
-    folder = (root / text_to_path(training.job.dataset)).resolve()
-    if not folder.is_relative_to(root.resolve()):
-        raise JobRefused(f"the dataset {training.job.dataset} is not below the worker's data root")
-    dataset = read_table_dataset(folder, root) if folder.is_file() else read_dataset(folder)
+    places = [(root / text_to_path(path)).resolve() for path in training.job.sources]
+    for path, place in zip(training.job.sources, places, strict=True):
+        if not place.is_relative_to(root.resolve()):
+            raise JobRefused(f"the dataset {path} is not below the worker's data root")
+    is_alone = len(places) == 1
+    sources = [
+        read_table_dataset(place, root, is_alone=is_alone) if place.is_file() else read_dataset(place)
+        for place in places
+    ]
+    digests = file_digests(dict.fromkeys(paths_of(sources)))
+    dataset = combine(sources, digests)
     images = [*dataset.train, *(dataset.validation or ())]
     notes = "".join(f"; {note}" for note in dataset.notes)
-    training.progress.report(f"{len(images)} images in {len(dataset.classes)} classes: {folder}{notes}")
-    return dataset, file_digests(image.path for image in images)
+    where = " and ".join(map(str, places))
+    training.progress.report(f"{len(images)} images in {len(dataset.classes)} classes: {where}{notes}")
+    return dataset, {image.path: digests[image.path] for image in images if image.path in digests}
 
 
 class InputReader:

@@ -27,6 +27,7 @@ from worker.train.seen import read_seen, short
 from worker.train.training import Training
 
 READ_AT_ONCE = 256
+NAMED = 8  # images that a refusal names
 # Losses that chance makes more often than this don't count. Two images lost and none won are just enough. A test at 5 %
 # would let a network that learnt nothing replace a good one where four images are all there is to compare.
 DOUBT = 0.25
@@ -140,6 +141,11 @@ def _compared(
         accuracy_margin=training.recipe.gate_accuracy_margin,
         recall_margin=training.recipe.gate_recall_margin,
     )
+    if not verdict.passed and (lost := np.flatnonzero(old & ~new)).size:
+        answers = [labels[index] for index in fitted.logits.argmax(axis=1)[fair]]
+        named = [f"{images[fair[place]].path.name} ({truth[place]}, now {answers[place]})" for place in lost[:NAMED]]
+        more = f" and {lost.size - NAMED} more" if lost.size > NAMED else ""
+        verdict = Verdict(False, f"{verdict.text}; lost: {', '.join(named)}{more}")
     whose = f"{version.manifest.reference} against {current.manifest.reference} on {len(fair)} images"
     how = " held out from both" if seen else f"; what {current.manifest.reference} was trained on is not known"
     return Verdict(verdict.passed, f"{whose}{how}: {verdict.text}")

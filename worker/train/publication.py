@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,9 +132,11 @@ def _seen(reader: InputReader, split: Split, report: TrainingReport) -> bytes:
 
 def _described(training: Training, report: TrainingReport) -> dict[str, Any]:
     """Return what the manifest says of the training."""
+    root = Path(str(training.runtime.settings.data_root))
     return {
         "job": training.job.job,
         "recipe": report.recipe,
+        "datasets": [str(root / path) for path in training.job.sources],
         "data_fingerprint": report.fingerprint,
         "images": report.counts,
         "split": report.split,
