@@ -14,6 +14,7 @@ let page = 0;
 let version = 0; // of the corrections that this page has seen
 let alike = { images: [], label: "" }; // undecided near-duplicates of what was labelled last
 let zoom = 0;
+let waiting = 0;
 let busy = Promise.resolve(); // one request after the other: each needs the version that the one before has made
 
 const count = () => Number($("count").value);
@@ -25,10 +26,15 @@ function say(text, isBad = false) {
 }
 
 function inTurn(work) {
+  waiting += 1;
+  $("grid").setAttribute("aria-busy", "true");
   busy = busy.then(work).catch(async (error) => {
     say(error.message, true);
     if (error.conflict) await take(await get("news", { known: version }), "Changed by another tab, so nothing was saved. Look at them, then decide again: ");
     if (error.status === 410) await open();
+  }).catch((error) => say(error.message, true)).finally(() => {
+    waiting -= 1;
+    $("grid").setAttribute("aria-busy", String(waiting > 0));
   });
   return busy;
 }
