@@ -5,6 +5,7 @@ import { get, large, post, small } from "./review-server.js";
 
 const $ = (id) => document.getElementById(id);
 const TOP = 9; // labels with a digit
+const EVERY_MS = 1000; // between two looks at a training
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const grid = new Grid($("grid"), () => look(true), moved);
 const box = new LabelBox($("label"), $("labels"), (label) => { back(); decide("label", label); }, back);
@@ -81,8 +82,22 @@ function drawLabels() {
 async function load() {
   state = await get("state");
   $("about").textContent = [state.model && "labelled by " + state.model, "saved in " + state.file].filter(Boolean).join(" · ");
+  $("command").textContent = state.command;
+  $("learn").hidden = !state.command;
   drawLabels();
   draw(state);
+}
+
+// Looks at the training until it has ended.
+async function follow() {
+  const found = await get("training");
+  $("training-lines").hidden = !found.lines.length;
+  $("training-lines").textContent = found.lines.join("\n");
+  $("train").disabled = found.running;
+  if (found.running) {
+    $("training").textContent = "training";
+    setTimeout(() => follow().catch((error) => say(error.message, true)), EVERY_MS);
+  } else if (found.code !== null) $("training").textContent = found.code === 0 ? "Done. Label again, then look for new answers." : "It failed; see below.";
 }
 
 async function open(place = 0) {
@@ -290,6 +305,14 @@ $("alike-no").addEventListener("click", () => $("alike").close());
 $("alike").addEventListener("close", back);
 $("previous").addEventListener("click", () => inTurn(() => turn(-1)));
 $("next").addEventListener("click", () => inTurn(() => turn(1)));
+$("copy").addEventListener("click", async () => {
+  await navigator.clipboard.writeText(state.command);
+  say("The command is on the clipboard.");
+});
+$("train").addEventListener("click", () => inTurn(async () => {
+  await post("train", {});
+  await follow();
+}));
 $("large-close").addEventListener("click", () => look(false));
 $("zoom-in").addEventListener("click", () => scale(zoom + 1));
 $("zoom-out").addEventListener("click", () => scale(zoom - 1));
@@ -300,7 +323,7 @@ $("reload").addEventListener("click", () => inTurn(async () => {
   drawLabels();
   draw(state);
   await open();
-  say("The run was read again.");
+  say(state.compared || "The run was read again.");
 }));
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
@@ -316,4 +339,5 @@ inTurn(async () => {
   $("order").value = state.order;
   await open();
   $("grid").focus({ preventScroll: true });
+  if (state.command) await follow();
 });

@@ -20,6 +20,7 @@ from producer.review.corrections import Corrections
 from producer.review.guard import Guard
 from producer.review.images import open_collection
 from producer.review.pictures import Pictures
+from producer.review.retraining import Retraining
 from producer.review.session import Session
 
 NOT_INSTALLED = f"the review page needs Starlette and uvicorn: {pip_install('sortline[review]')}"
@@ -60,7 +61,9 @@ def review(
         if collection.pages:
             print(f"{collection.pages:,} further pages are left out: a correction is of a file, by its first page")
         guard = Guard(listening.getsockname()[1])
-        session = Session(collection, corrections, pictures, load, order)
+        session = Session(
+            collection, corrections, pictures, load, order, Retraining(settings, collection.version, path)
+        )
         print(f"open this link; it works once: {guard.address}\nCtrl-C ends; nothing gets lost", flush=True)
         if browse:
             webbrowser.open(guard.address)

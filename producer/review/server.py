@@ -24,6 +24,7 @@ from pages import asset, template
 from producer.errors import ProducerError, UsageError
 from producer.review.corrections import Conflict
 from producer.review.guard import ADDRESS, COOKIE, Guard
+from producer.review.retraining import Retraining
 from producer.review.session import Session, ViewGone
 from producer.review.views import Query
 
@@ -109,7 +110,9 @@ class _Routes:
     def all(self) -> list[Route]:
         posts = {"decide": self._decide, "undo": self._undo, "redo": self._redo, "near": self._near}
         posts["reload"] = lambda body: self._session.reload()
+        posts["train"] = lambda body: self._retraining().start()
         gets = {"state": self._state, "view": self._view, "page": self._page, "news": self._news}
+        gets["training"] = lambda given: self._retraining().state()
         return [
             Route("/", self._html),
             Route("/scripts/{name}", self._script),
@@ -187,6 +190,11 @@ class _Routes:
 
     async def _in(self, pool: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    def _retraining(self) -> Retraining:
+        if self._session.retraining is None:
+            raise UsageError("no training is started from here")
+        return self._session.retraining
 
     def _state(self, given: dict[str, str]) -> Any:
         return self._session.state()

@@ -13,6 +13,7 @@ from producer.review import Order
 from producer.review.corrections import OPEN, Action, Corrections, Decision, Subject, clean_label
 from producer.review.images import Collection, ReviewImage
 from producer.review.pictures import Pictures
+from producer.review.retraining import Retraining
 from producer.review.views import FAILED, Query, Views, groups
 
 MOST_AT_ONCE: Final = 5000  # images of one action
@@ -36,10 +37,13 @@ class Session:
         pictures: Pictures,
         load: Callable[[], Collection],
         order: Order = "uncertain",
+        retraining: Retraining | None = None,
     ) -> None:
+        self.retraining = retraining
         self.pictures = pictures
         self._corrections, self._load, self._order = corrections, load, order
         self._lock = threading.RLock()
+        self._predicted: dict[str, str] = {}
         self._take(collection)
 
     def _take(self, collection: Collection) -> None:
@@ -57,6 +61,7 @@ class Session:
                 "images": len(self._collection.images),
                 "groups": list(self._groups.values()),
                 "order": self._order,
+                "command": self.retraining.command if self.retraining is not None else "",
                 "labels": self._labels(),
                 "file": printable(str(self._corrections.path)),
                 **self._standing(),
@@ -131,8 +136,23 @@ class Session:
         """Read the run again, which may have more answers by now."""
         collection = self._load()
         with self._lock:
+            before, self._predicted = self._collection.version, self._predictions()
             self._take(collection)
-            return self.state()
+            return {**self.state(), "compared": self._compared(before) if collection.version != before else ""}
+
+    def _predictions(self) -> dict[str, str]:
+        return {image.key: self._collection.label(image) for image in self._collection.images}
+
+    def _compared(self, before: str) -> str:
+        """Return what another version says about the images now: those that were corrected, and the others."""
+        decisions, now = self._corrections.decisions(), self._predictions()
+        wanted = {key: decisions[key].label for key in now if decisions.get(key, OPEN).verdict == "wrong"}
+        right = sum(now[key] == label for key, label in wanted.items())
+        others = sum(now[key] != label for key, label in self._predicted.items() if key in now and key not in wanted)
+        return (
+            f"{self._collection.version} after {before}: {right:,} of {len(wanted):,} corrected images are right now; "
+            f"{others:,} others have another label than before"
+        )
 
     def _moved(self, action: Action | None, known: int, view: str, *, is_back: bool) -> Answer:
         if action is None:

@@ -26,6 +26,7 @@ from producer.review.corrections import Conflict, Corrections
 from producer.review.guard import COOKIE, Guard, user_in
 from producer.review.images import Collection, open_collection
 from producer.review.pictures import Pictures
+from producer.review.retraining import Retraining
 from producer.review.server import listen, make_server
 from producer.review.session import Session, ViewGone
 from producer.review.views import FAILED, Query, entropy, k_center
@@ -277,6 +278,35 @@ def test_new_answers_of_a_running_run_come_in_and_decisions_stay(desk: Desk) -> 
             state = session.reload()
         assert state["images"] == 8
         assert [(group["name"], group["todo"]) for group in state["groups"]] == [("paper", 7)]
+
+
+def test_after_another_version_the_page_says_what_changed(desk: Desk) -> None:
+    with opened(desk) as session:
+        session.decide([0, 1], "label", "tin", 0)
+        session.decide([4], "right", "", 1)
+        desk.run.unlink()
+        rows = [ok(2), ok(0), ok(1), ok(1), ok(2), ok(1), BROKEN]  # 0 is tin now, 1 is not, 5 has another label
+        with run_of(desk.run.parent, [f"{number}.png" for number in range(7)], rows, base=str(desk.inbox)) as run:
+            plan = json.loads(run._db.execute("SELECT json FROM plan").fetchone()[0])
+            plan["model"]["version"] = 8
+            run._db.execute("UPDATE plan SET json = ?", (json.dumps(plan),))
+        assert session.reload()["compared"] == (
+            "waste:8 after waste:7: 1 of 2 corrected images are right now; 1 others have another label than before"
+        )
+        assert session.reload()["compared"] == ""
+
+
+def test_the_page_trains_the_reviewed_model_with_its_corrections(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    retraining = Retraining(Settings(home=tmp_path / "home"), "kitchen:3", tmp_path / "my corrections.csv")
+    assert retraining.command == f"sortline train --from kitchen --corrections '{tmp_path}/my corrections.csv'"
+    assert retraining.state() == {"running": False, "code": None, "lines": []}
+    retraining.start()
+    wait_until(lambda: not retraining.state()["running"] and retraining.state()["lines"], 60)
+    assert retraining.state()["code"] == 1
+    assert "the model store" in retraining.state()["lines"][0]  # there is none
+    with pytest.raises(UsageError, match="train by hand"):
+        Retraining(Settings(home=tmp_path / "home"), "", tmp_path / "corrections.csv").start()
 
 
 # ---- pictures
