@@ -31,7 +31,7 @@ from vision.training.parts import frozen_spec
 from worker.errors import JobRefused
 from worker.models.publish import Publication, graph_of, publish
 from worker.runtime import Runtime
-from worker.train.images import InputReader, split_images
+from worker.train.images import InputReader, find_images, split_images
 from worker.train.training import Progress, Training
 
 
@@ -66,6 +66,32 @@ def test_files_that_can_not_be_opened_or_decoded_are_counted_and_left_out(tmp_pa
     assert len(used) == 15
     assert not {cut, gone} & set(used)
     assert sorted(error.split(":")[0] for error in reader.skipped) == sorted([str(cut), str(gone)])
+
+
+def test_a_job_of_several_sources_says_what_the_later_one_changed(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "cat/b.png", "dog/c.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_text(name)
+    (tmp_path / "fixes.csv").write_text("path,label,verdict\nphotos/cat/b.png,dog,wrong\nphotos/dog/c.png,,reject\n")
+    said: list[str] = []
+    job = TrainModel(job="train-x", dataset="photos", later_sources=("fixes.csv",), name="x", recipe={})
+    training = Training(
+        job=job,
+        recipe=Recipe(),
+        runtime=Runtime(Settings(home=tmp_path / "home", data_root=tmp_path)),
+        progress=Progress("train-x", lambda event: said.append(event.text), cancelled=lambda: False),
+    )
+
+    dataset, digests = find_images(training)
+    assert [(image.path.name, image.class_index) for image in dataset.train] == [("a.png", 0), ("b.png", 1)]
+    assert {path.name for path in digests} == {"a.png", "b.png"}
+    assert said == [
+        f"2 images in 2 classes: {tmp_path}/photos and {tmp_path}/fixes.csv; "
+        "another label in a later source: 1, b.png (dog, was cat); not usable, left out: 1, c.png"
+    ]
+    outside = replace(training, job=job.model_copy(update={"later_sources": ("../fixes.csv",)}))
+    with pytest.raises(JobRefused, match=r"the dataset \.\./fixes.csv is not below"):
+        find_images(outside)
 
 
 def test_too_few_images_are_called_so_though_another_one_can_not_be_read(tmp_path: Path) -> None:
