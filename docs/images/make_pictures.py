@@ -1,7 +1,8 @@
 """Take the pictures of docs/images of a finished demo: ``python -m docs.images.make_pictures demo-run``.
 
-`sortline eval` labels the demo's held-out digits, and Debian's Chromium takes pictures of the page that it writes, and
-of the page of the training. Then `sortline up` labels and trains at the same time, and Chromium looks at its Flower.
+`sortline eval` labels the demo's held-out digits, and Debian's Chromium takes pictures of the page that it writes, of
+the page of the training, and of that of `sortline review`. Then `sortline up` labels and trains at the same time, and
+Chromium looks at its Flower.
 Nothing in them is drawn by hand.
 """
 
@@ -43,6 +44,7 @@ def main() -> int:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         take_report(browser, demo)
+        take_review(browser, demo)
         take_training(browser, demo)
         with stack_up(demo):
             take_flower(browser, demo)
@@ -62,6 +64,26 @@ def take_report(browser: Browser, demo: Path) -> None:
     page.select_option("#order", "least")
     page.evaluate("document.getElementById('images').scrollIntoView()")
     take(page, "report-gallery.png")
+
+
+def take_review(browser: Browser, demo: Path) -> None:
+    """Take the picture of the page of `sortline review` while somebody corrects doubtful digits."""
+    corrections = demo / "review.csv"
+    corrections.unlink(missing_ok=True)
+    command = [SORTLINE, "review", str(demo / "report.csv"), "-o", str(corrections)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        said = (link for line in server.stdout or () if (link := re.search(r"http://\S+", line)))
+        page = browser.new_page(viewport={"width": 1180, "height": 820}, color_scheme="light")
+        page.goto(next(said)[0])
+        page.locator("#grid .tile").first.wait_for()
+        for key in ("Enter", "ArrowRight", "Space", "Shift+ArrowRight", "1"):
+            page.keyboard.press(key)
+        page.locator("#status", has_text="2 images: ").wait_for()
+        for key in ("Delete", "ArrowRight", "Space", "Shift+ArrowRight"):
+            page.keyboard.press(key)
+        page.locator("#status", has_text="2 images chosen").wait_for()
+        take(page, "review.png")
+        server.terminate()
 
 
 def take_training(browser: Browser, demo: Path) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
+from sklearn.datasets import load_digits
 
 from jobs.label import Row
 from tests.browser.conftest import LIMIT_MS
-from tests.conftest import SORTLINE, environment
+from tests.conftest import SORTLINE, environment, sortline
 from tests.unit.reported import LABELS, ok, run_of
 from tests.unit.test_review import draw
 
@@ -32,6 +36,7 @@ class Desk:
 
     folder: Path
     paths: list[str]
+    home: Path
     requests: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
 
@@ -48,11 +53,11 @@ class Desk:
         return {Path(row["path"]).name: (row["verdict"], row["label"]) for row in self.rows()}
 
     @contextmanager
-    def served(self) -> Iterator[str]:
+    def served(self, run: str = "inbox.run") -> Iterator[str]:
         """The link of a running server, which is killed at the end."""
-        command = [SORTLINE, "review", str(self.folder / "inbox.run"), "-o", str(self.corrections), "--who", "ann"]
+        command = [SORTLINE, "review", str(self.folder / run), "-o", str(self.corrections), "--who", "ann"]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(self.folder / "home")
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(self.home)
         ) as process:
             assert process.stdout is not None
             said = ""
@@ -83,7 +88,7 @@ def desk_of(folder: Path, count: int) -> Desk:
     for path in paths:
         draw(folder / "inbox" / path, path)
     with run_of(folder, paths, rows, base=str(folder / "inbox")):
-        return Desk(folder, paths)
+        return Desk(folder, paths, folder / "home")
 
 
 @contextmanager
@@ -214,3 +219,69 @@ def test_500_images_are_corrected_in_minutes(tmp_path: Path, browser: Browser) -
     print(f"{wrong} corrected of {len(held)} in {seconds:.0f} s by {actions} clicks and keys")
     assert wrong >= 500
     assert seconds < 300
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_newcomer_labels_reviews_retrains_and_labels_better(tmp_path: Path, home: Path, browser: Browser) -> None:
+    """100 digits to begin with, 300 to label, the 60 least sure of them corrected; 500 others say if it helps."""
+    write_digits(tmp_path)
+    desk = Desk(tmp_path, [], home)
+    label = ("label", str(tmp_path / "inbox"), "-o", str(tmp_path / "inbox.csv"), "--model", "digits", "--top-k", "3")
+    sortline("train", str(tmp_path / "photos"), "--config", "digits", "--name", "digits", home=home, limit_s=300)
+    sortline(*label, home=home)
+    before = accuracy(tmp_path, home, "before")
+
+    with opened(browser) as context, desk.served("inbox.csv") as link:
+        page = desk.watch(context.new_page())
+        page.goto(link)
+        page.locator("#grid .tile").first.wait_for()
+        settle(page)
+        assert page.locator("#grid .tile").count() == 60
+        for _ in range(60):
+            path = page.locator("#grid .tile.here .path").text_content() or ""
+            page.fill("#label", path.partition("-")[0])
+            press(page, "Enter")
+            settle(page)
+        assert len(desk.held()) == 60
+        page.get_by_role("button", name="Train now").click()
+        page.locator("#training", has_text="Done.").wait_for(timeout=300_000)
+        said = page.locator("#training-lines").inner_text()
+        assert "published digits:2; in production" in said
+        again = sortline(*label, home=home)
+        assert (
+            "digits:2 is in production now: labelling anew" in again.stderr or "digits is digits:2 now" in again.stderr
+        )
+        page.get_by_role("button", name="Look for new answers").click()
+        status(page, "digits:2 after digits:1: ")
+        print(page.locator("#status").inner_text())
+
+    after = accuracy(tmp_path, home, "after")
+    print(f"of 500 held-out digits {before:.1%} were right before, {after:.1%} are now")
+    assert after > before
+
+
+def write_digits(folder: Path) -> None:
+    """Real digits: 10 of each class to train on, 300 to label with their truth in the name, 500 held out."""
+    digits = load_digits()
+    per_class: Counter[int] = Counter()
+    rest = 0
+    for number, (image, target) in enumerate(zip(digits.images, digits.target, strict=True)):
+        per_class[target] += 1
+        name = folder / "photos" / str(target) / f"{number}.png"
+        if per_class[target] > 10:
+            rest += 1
+            name = (
+                folder / "inbox" / f"{target}-{number}.png"
+                if rest <= 300
+                else folder / "held-out" / str(target) / f"{number}.png"
+            )
+        if rest > 800:
+            break
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15.9).astype("uint8")).save(name)
+
+
+def accuracy(folder: Path, home: Path, name: str) -> float:
+    sortline("eval", str(folder / "held-out"), "-o", str(folder / name), "--model", "digits", home=home)
+    return float(json.loads((folder / name / "summary.json").read_text())["evaluation"]["top1"]["share"])
