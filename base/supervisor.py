@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from base.process import STUCK, die_with, how_it_ended
 USAGE = 2  # exit code for an unknown or missing setting, which no other try mends
 LONGEST_WAIT_S = 30.0
 LIVED_S = 30.0  # one that lived longer waits no longer than at its first death
+LOG_BYTES = 20_000_000  # of a log, after which it is begun anew
+ROTATE_EVERY_S = 60.0
 QUICK_DEATHS = 10  # in a row, after which a stack that serves one command gives up
 
 
@@ -62,6 +65,7 @@ class Supervisor:
         self._persistent = persistent
         self._own_groups = own_groups
         self._kept: dict[str, _Kept] = {}
+        self._rotated = 0.0  # monotonic seconds
         self.has_lost = False  # whether one has ended by itself
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str], log: Path | None = None) -> None:
@@ -74,6 +78,9 @@ class Supervisor:
     def check(self) -> None:
         """Start again what has ended; ProcessEnded, with the last lines of its log, when that would not help."""
         now = time.monotonic()
+        if now - self._rotated > ROTATE_EVERY_S:
+            self._rotated = now
+            self._rotate_logs()
         for kept in self._kept.values():
             if kept.again_at is not None:
                 if now >= kept.again_at:
@@ -90,6 +97,17 @@ class Supervisor:
                 where = f" (log: {kept.log})" if kept.log is not None else ""
                 self._say(f"the {kept.name} ended with {how_it_ended(code)}; it starts again {when}{where}")
                 kept.again_at = now + wait_s
+
+    def _rotate_logs(self) -> None:
+        """Keep each log below ``LOG_BYTES``, and one older part of it. Processes append: it may be cut under them."""
+        for kept in self._kept.values():
+            with contextlib.suppress(OSError):
+                if kept.log is not None and kept.log.stat().st_size > LOG_BYTES:
+                    older = kept.log.with_name(f"{kept.log.name}.1")
+                    older.unlink(missing_ok=True)
+                    with kept.log.open("r+b") as log, open(older, "xb", opener=private) as copy:
+                        shutil.copyfileobj(log, copy)
+                        log.truncate(0)  # what comes between the two is lost
 
     def require(self, name: str) -> None:
         """Raise ProcessEnded when process ``name`` has ended, however it did."""

@@ -211,13 +211,21 @@ class ModelStore:
     def sweep(self, *, older_than_s: float = DAY_S) -> list[Path]:
         """Remove stagings untouched for so long, whose publishers died, and return them."""
         removed: list[Path] = []
+        for staging in self.abandoned(older_than_s=older_than_s):
+            with available(staging), contextlib.suppress(FileNotFoundError):  # published or removed meanwhile
+                shutil.rmtree(staging)
+                removed.append(staging)
+        return removed
+
+    def abandoned(self, *, older_than_s: float = DAY_S) -> list[Path]:
+        """Return the stagings untouched for so long, whose publishers died."""
+        found: list[Path] = []
         for staging in sorted(self.root.glob("*/staging/*")):
             with available(staging), contextlib.suppress(FileNotFoundError):  # published or removed meanwhile
                 touched = max(path.lstat().st_mtime for path in (staging, *staging.iterdir()))
                 if time.time() - touched > older_than_s:
-                    shutil.rmtree(staging)
-                    removed.append(staging)
-        return removed
+                    found.append(staging)
+        return found
 
     def _appear(self, name: str, staging: Path, draft: ManifestDraft, files: dict[str, FileEntry]) -> ModelVersion:
         created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,10 +11,12 @@ import logging
 import os
 import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from base.process import shut_out_strangers
+from base.temporary import own_temporary_folder
 from configs import Settings, SettingsError, load_settings
 from jobs import BrokerAway, BrokerError, JobBoard, Keys, check_broker, connect
 from storage import ExtraMissing
@@ -89,7 +91,9 @@ def run(settings: Settings, kind: type[Handler[Any, Any]], name: str) -> int:
         quiet=True,
         **kind.pool,
     )
-    worker.start()
+    # A child that is killed leaves folders of multiprocessing: below this one, they go with the worker.
+    with own_temporary_folder() if kind.is_in_child else nullcontext():
+        worker.start()
     return int(worker.exitcode or 0)
 
 

@@ -113,7 +113,7 @@ def prune(
     store: Store = None,
     home: Home = None,
 ) -> None:
-    """Delete a model's old versions; what an alias means stays.
+    """Delete a model's old versions; what an alias means, or an unfinished run of this machine needs, stays.
 
     Examples:
 
@@ -121,10 +121,18 @@ def prune(
 
       sortline models prune waste26 --keep 2 --yes
     """
+    from producer.run.cleaning import unfinished_models
+
     models = _store(store, home)
     held = set(models.aliases(name).values())
     numbers = models.versions(name)
-    going = [number for number in numbers[: max(0, len(numbers) - keep)] if number not in held]
+    needed = unfinished_models(settings_of(home=home, store=store))
+    going = []
+    for number in numbers[: max(0, len(numbers) - keep)]:
+        if (run := needed.get(f"{name}:{number}")) is not None:
+            print(f"kept {name}:{number}: run {run} is not finished")
+        elif number not in held:
+            going.append(number)
     for number in going:
         if yes:
             models.delete(name, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,12 @@ from configs import Settings
 from jobs import BrokerError, LabelChunk, check_broker, connect, look_at_label_queue, reasons
 from model_store import ModelStore, StoreError
 from producer.errors import ProducerError
+from producer.local.disk import sizes
 from producer.local.session import open_session
 from producer.local.stack import find_redis_server, is_answering, shared_stack_socket
 from storage import ExtraMissing, open_folder
+
+SHORT_OF_DISK = 0.05  # of it, free
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,18 @@ def check_all(settings: Settings) -> Iterator[Finding]:
             "ok" if there else "bad",
             f"data root {settings.data_root}" + ("" if there else " can't be read: is it mounted?"),
         )
+    yield _check_disk(settings)
     yield from _check_store(settings)
+
+
+def _check_disk(settings: Settings) -> Finding:
+    parts = sizes(settings)
+    listed = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in parts.items()) or "nothing yet"
+    home = next(folder for folder in (settings.home, *settings.home.absolute().parents) if folder.exists())
+    disk = shutil.disk_usage(home)
+    text = f"disk of {settings.home}: {disk.free / 1e9:,.1f} GB free; {listed}"
+    advice = "; sortline clean --dry-run says what may go" if parts else ""
+    return Finding("warn" if disk.free < disk.total * SHORT_OF_DISK else "ok", text + advice)
 
 
 def check_standstill(settings: Settings, limit_s: float) -> Finding:

@@ -154,6 +154,12 @@ class RunFile:
             )
             return plan, list(rows)
 
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Delete the run file at ``path``; RunFileError when a command holds it."""
+        with _lock(path):
+            _remove(path)
+
     def close(self) -> None:
         """Close the file and let others have it."""
         self._db.close()

@@ -169,3 +169,14 @@ def test_training_prints_the_accuracy_of_a_seed(home: Path) -> None:
 
     assert "of 360 held-out digits" in found["seed 0"]
     assert 0 <= found["median accuracy"] <= 1
+
+
+def test_fairness_prints_waits_and_rates(home: Path) -> None:
+    found = figures(
+        home, "fairness", "--workers", "1", "--chunk-s", "0.1", "--images", "5000", "--others", "2",
+        "--other-images", "300", "--times", "2", "--seconds", "1",
+    )  # fmt: skip
+
+    assert len(found) == 7
+    assert all(value > 0 for value in found.values())
+    assert found["ten photos, longest, s"] < 5

@@ -38,6 +38,7 @@ CELERY_DOORS = {
 }
 USE_ENVIRONMENT = {
     "base/fault.py",  # of tests alone
+    "base/temporary.py",  # TMPDIR, for what this process starts
     "base/supervisor.py",  # children inherit it
     "producer/models.py",  # a child inherits it
     "producer/commands/monitor.py",  # so does Flower

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from base.errors import UnavailableError
 from base.fault import fault
 from base.install import pip_install
+from base.temporary import abandoned_folders
 from configs import Settings, SettingsError, read_recipe
 from jobs import EventState, JobBoard, JobEvent, JobState, SchemaMismatch, TrainModel
 from model_store import StoreUnavailable
@@ -51,6 +53,8 @@ class TrainHandler(Handler[TrainModel, JobEvent]):
     @classmethod
     def tidy(cls, settings: Settings, board: JobBoard) -> None:
         remove_leftovers(settings.home, board)
+        for folder in abandoned_folders():
+            shutil.rmtree(folder, ignore_errors=True)
 
     @classmethod
     def description(cls, settings: Settings) -> dict[str, object]:
