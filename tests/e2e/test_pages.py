@@ -56,6 +56,7 @@ def test_the_blocks_of_a_page_run(page: str, kitchen: Path, open_redis_server: R
         write_photo(folder / "photos" / "test" / label / f"{number:02}.jpg", 100 + number)
         write_photo(folder / "inbox" / f"{number:02}.jpg", 200 + number)
         write_photo(folder / "scans" / f"{number:02}.jpg", 300 + number)
+        write_photo(folder / "trap" / f"{number:02}.jpg", 400 + number)
     if page == "images":
         (folder / "photos" / "broken.jpg").write_text("no image")
     (folder / "names.toml").write_text(f'{LABELS[0]} = "PET"\n')
