@@ -115,7 +115,8 @@ class ManifestDraft(_Record):
     ``graph``, ``network`` and ``preprocessing`` are opaque here: what serving, training and reading images must know. A
     version that came as a graph has no network. ``training`` holds configuration, data fingerprint, counts and
     seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``cascade``
-    is there where a first stage passed its gate. ``parent`` is the "name:version" of the backbone the model grew on.
+    is there where a first stage passed its gate. ``parents`` are the "name:version" of the backbones
+    that the model grew on.
     """
 
     kind: Literal["classifier", "backbone"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 import vision.serving.engines.openvino
 import worker.models.precision
+import worker.models.publish as publishing
 from configs.settings import Settings
 from jobs.messages import ModelPin
 from model_store.manifest import ClassEntry
@@ -24,6 +26,7 @@ from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.network import build_served
+from vision.networks.spec import USUAL_FLOAT_ENDS, FloatEnds
 from vision.serving.engines import ModelFiles, open_engine, precisions
 from vision.serving.engines.openvino import import_openvino
 from vision.serving.export import export_onnx, graph_spec_of
@@ -42,7 +45,7 @@ SPEC = MobileNetV2Spec(
 )
 
 
-FLOAT_FIRST, FLOAT_LAST = ENDS = MobileNetV2Spec.float_ends or (0, 0)
+FLOAT_FIRST, FLOAT_LAST = ENDS = MobileNetV2Spec.float_ends[0]
 
 
 @pytest.fixture(autouse=True)
@@ -223,3 +226,35 @@ def precision_of(store: Path, asked: str) -> str:
     classifier = Runtime(settings).classifier(ModelPin(name="noise", version=1, digest=manifest.digest))
     classifier.close()
     return classifier.engine.precision
+
+
+@pytest.mark.parametrize(
+    ("equal", "kept"),
+    [({2: 0.9, 4: 0.99, 9: 1.0}, 4), ({2: 0.99, 4: 0.9, 9: 0.9}, 2), ({2: 0.5, 4: 0.5, 9: 0.5}, 9)],
+    ids=["more is left in float", "enough at once", "the last one, for the gate"],
+)
+def test_as_much_is_left_in_float_as_f32s_labels_take(
+    equal: dict[int, float], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = np.zeros((100, 1, 1, 3), np.uint8)
+
+    def answering(model: ModelFiles, name: str) -> Any:
+        same = 100 if model.int8 is None or name.endswith("f32") else round(100 * equal[len(model.int8[0])])
+        labels = np.eye(2, dtype=np.float32)[[0] * same + [1] * (100 - same)]
+        return SimpleNamespace(predict=lambda _: labels, close=lambda: None)
+
+    monkeypatch.setattr(publishing, "quantise", lambda model, _, first, last: (b"x" * last, b""))
+    monkeypatch.setattr(publishing, "open_on_cpu", answering)
+    plain = ModelFiles(onnx=b"", graph=graph_spec_of(SPEC))
+
+    found = publishing.with_int8(plain, images, [FloatEnds(1, 2), FloatEnds(1, 4), FloatEnds(3, 9)])
+
+    assert found.int8 is not None
+    assert len(found.int8[0]) == kept
+
+
+def test_a_graph_that_can_not_be_quantised_stays_as_it_is(tmp_path: Path) -> None:
+    spec = LeNet5Spec(classes=4, height_px=48, width_px=64)
+    plain = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), graph=graph_spec_of(spec))
+
+    assert publishing.with_int8(plain, pictures(2), USUAL_FLOAT_ENDS) is plain

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         run_once,
     )
     from vision.networks.registry import network_kind, own_options, spec_from_json
-    from vision.networks.spec import CONVENTIONS, FloatEnds, NetworkSpec
+    from vision.networks.spec import CONVENTIONS, USUAL_FLOAT_ENDS, FloatEnds, NetworkSpec
     from vision.networks.weights import (
         MAX_FILE_BYTES,
         Arrays,

@@ -19,7 +19,7 @@ from vision.networks.inverted_residuals import (
     timm_names,
     torchvision_names,
 )
-from vision.networks.spec import Channels
+from vision.networks.spec import USUAL_FLOAT_ENDS, Channels, FloatEnds
 from vision.networks.weight_names import Naming
 
 STAGES = (
@@ -53,6 +53,7 @@ class EfficientNetLiteSpec(InvertedResidualSpec):
     head_name: ClassVar[str] = "classifier"
     checkpoint_naming: ClassVar[str] = "Sortline"
     conventions: ClassVar[tuple[str, ...]] = ("tf",)
+    float_ends: ClassVar[tuple[FloatEnds, ...]] = USUAL_FLOAT_ENDS
 
     convention: str = "tf"
 

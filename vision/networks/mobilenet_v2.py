@@ -38,7 +38,7 @@ class MobileNetV2Spec(InvertedResidualSpec):
     tells_near_duplicates: ClassVar[bool] = True
     # The stem and the first block, and the last three blocks: with them in 8 bits, too, the answers to 5 % of the waste
     # photos changed, so it takes 2 to 3 %.
-    float_ends: ClassVar[FloatEnds | None] = FloatEnds(first=3, last=9)
+    float_ends: ClassVar[tuple[FloatEnds, ...]] = (FloatEnds(first=3, last=9),)
     blocks: ClassVar[tuple[Block, ...]] = blocks_of(
         (
             Stage(1, 16, 1, 1),

@@ -68,6 +68,10 @@ class FloatEnds(NamedTuple):
     last: int
 
 
+# What is tried, in this order, for a network for which nothing was measured.
+USUAL_FLOAT_ENDS: Final = (FloatEnds(1, 4), FloatEnds(3, 9), FloatEnds(5, 15))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec(ABC):
     """A network's shape and the scaling of its input. Each network's file has a subclass, with fields of its own.
@@ -83,7 +87,7 @@ class NetworkSpec(ABC):
         conventions: those that its weights may have; none where they don't differ.
         tells_near_duplicates: whether near-duplicates are found by ``last_map_features``, too, for which their cosine
             was measured (`vision.training.families`); else by perceptual hashes alone.
-        float_ends: what stays in float in 8 bits; None where no 8-bit graph is made.
+        float_ends: what stays in float in 8 bits, tried in this order; empty where no 8-bit graph is made.
         classes: length of the probability vector; 0 = backbone only, the network has no head.
         height_px, width_px: input size, each from ``min_size_px`` to 1024.
         rbf_centers: size of the head's hidden layer of RBF units, one a center; 0 is a linear head. Like the next two
@@ -104,7 +108,7 @@ class NetworkSpec(ABC):
     checkpoint_naming: ClassVar[str]
     conventions: ClassVar[tuple[str, ...]] = ()
     tells_near_duplicates: ClassVar[bool] = False
-    float_ends: ClassVar[FloatEnds | None] = None
+    float_ends: ClassVar[tuple[FloatEnds, ...]] = ()
 
     classes: int
     height_px: int

@@ -32,10 +32,11 @@ from vision.imported import (
     read_samples,
     serve,
 )
+from vision.networks import USUAL_FLOAT_ENDS
 from vision.serving import CALIBRATION_IMAGES, Images, can_quantise
 from vision.training import LabelledImage
 from worker.models.importing import structured_images
-from worker.models.publish import GRAPH_FLOAT_ENDS, Details, Graph, Publication, publish
+from worker.models.publish import Details, Graph, Publication, publish
 
 MEMORY_BYTES: Final = 12 << 30  # of address space; a graph of 2 GB is held about four times
 CPU_S: Final = 1800
@@ -126,7 +127,7 @@ def import_graph(store: ModelStore, options: argparse.Namespace) -> list[str]:
             reference=served.reference,
             reference_name="the file as it came",
             tolerance=TOLERANCE if graph.dtype == "float32" else HALF_TOLERANCE,
-            float_ends=GRAPH_FLOAT_ENDS,
+            float_ends=USUAL_FLOAT_ENDS,
         ),
         preprocessing=preprocessing,
         golden_images=structured_images(preprocessing.height_px, preprocessing.width_px),

@@ -16,6 +16,7 @@ from jobs import ModelPin
 from model_store import ModelStore, ModelVersion
 from vision.imported import Joined, Part
 from vision.networks import (
+    USUAL_FLOAT_ENDS,
     NetworkSpec,
     ServedHead,
     backbone_only,
@@ -42,7 +43,7 @@ from vision.training import build_frozen, cut_of
 from worker.errors import JobRefused
 from worker.models.files import SERVING, WEIGHTS
 from worker.models.joining import add_head_apart, join_apart
-from worker.models.publish import GRAPH_FLOAT_ENDS, Graph
+from worker.models.publish import Graph
 from worker.train.training import Training
 
 OWN = {"pooling", "intermediate_layers", "scales"}  # keys of a recipe that a backbone may have of its own
@@ -210,7 +211,7 @@ def graph_on(body: Body, network: Any) -> Graph:
     graph = replace(body.files.graph, outputs=network.spec.classes, kind=PROBABILITIES, output_name="outputs")
     return Graph(
         files=ModelFiles(onnx=add_head_apart(body.files.onnx, export_head(head)), graph=graph),
-        float_ends=GRAPH_FLOAT_ENDS,
+        float_ends=USUAL_FLOAT_ENDS,
         reference=partial(_answers, body, head),
         reference_name="MindSpore's head on ONNX Runtime's features",
     )

@@ -172,7 +172,7 @@ def _errors_sorted(cancelled: Callable[[], bool]) -> Iterator[None]:
 
 def _check_precisions(recipe: Recipe) -> None:
     """Refuse a recipe that asks for a graph which this worker can't make, before anything is read."""
-    if recipe.int8 and len(recipe.backbones) < 2 and network_kind(recipe.network).float_ends is None:
+    if recipe.int8 and len(recipe.backbones) < 2 and not network_kind(recipe.network).float_ends:
         raise JobRefused(f"int8 = true: no 8-bit graph is made of {recipe.network}; set int8 = false")
     if recipe.int8 and not can_quantise():
         raise JobRefused(
