@@ -58,7 +58,7 @@ def main() -> None:
             "with / without": statistics.median(rates[0] / rates[1] for rates in rounds),
             "with / AsyncInferQueue": statistics.median(rates[0] / rates[2] for rates in rounds),
             "without / AsyncInferQueue": statistics.median(rates[1] / rates[2] for rates in rounds),
-            "answered early": json.loads((homes["auto"] / "summary.json").read_bytes())["answered_early"]
+            "answered early": json.loads((homes["auto"] / "report.summary.json").read_bytes())["answered_early"]
             / options.images,
             "same label": same_labels(homes["auto"] / "report.csv", homes["off"] / "report.csv"),
         }
@@ -71,7 +71,7 @@ def main() -> None:
 
 def run(home: Path, model: str) -> Labelled:
     """Run one whole command; its rate is that from the first chunk to the last row."""
-    return label(home, home / "names.txt", model=model, options=("--summary", str(home / "summary.json")))
+    return label(home, home / "names.txt", model=model)
 
 
 def peer(home: Path, folder: Path, images: int, graph: Path) -> float:

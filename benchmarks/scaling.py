@@ -32,7 +32,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1000, help="images a second of one accelerator")
     parser.add_argument("--seconds", type=float, default=20, help="of each run with sleeping workers")
     parser.add_argument("--chunk-images", type=int, default=128, help="with sleeping workers")
-    parser.add_argument("--chunk-sizes", type=int, nargs="+", default=[32, 128, 512, 2048], help="for saturation")
+    parser.add_argument(
+        "--chunk-sizes",
+        type=int,
+        nargs="+",
+        default=[0, 32, 128, 512, 2048],
+        help="for saturation; 0 is as the workers ask",
+    )
     parser.add_argument("--answering", type=int, default=2, help="workers that answer at once")
     parser.add_argument("--images", type=int, default=200_000, help="of each run with workers that answer at once")
     parser.add_argument("--json", action="store_true")
@@ -71,8 +77,9 @@ def saturation(home: Path, server: Server, options: argparse.Namespace) -> dict[
             before = cpu_s(processes), cpu_s([server.process])
             done = label(home, home / "inbox.txt", chunks_of(server, size))
             in_workers, in_redis = cpu_s(processes) - before[0], cpu_s([server.process]) - before[1]
-            figures[f"chunks of {size}, workers that answer at once"] = (
-                f"{done.rate:.0f} img/s, {done.rate / size:.0f} chunks/s; "
+            chunks = f", {done.rate / size:.0f} chunks/s" if size else ""
+            figures[f"chunks of {size or 'any size'}, workers that answer at once"] = (
+                f"{done.rate:.0f} img/s{chunks}; "
                 f"whole command {done.images / done.seconds:.0f} img/s; "
                 f"CPU s a million images: producer {million(done.cpu_s, done.images)}, "
                 f"workers {million(in_workers, done.images)}, Redis {million(in_redis, done.images)}"

@@ -148,6 +148,27 @@ def test_decoders_prints_what_each_takes_for_a_photo(home: Path) -> None:
     assert all(value >= 0 for value in found.values())
 
 
+def test_cascade_prints_rates_with_and_without_the_first_stage_and_of_a_peer(home: Path, model_store: Path) -> None:
+    (home / "photos").mkdir()
+    for number in range(3):
+        Image.effect_noise((40, 40), 50).convert("RGB").save(home / "photos" / f"{number}.jpg")
+
+    found = figures(
+        home, "cascade", str(model_store), "colours:1", str(home / "photos"), "--images", "40", "--rounds", "1"
+    )
+
+    assert all(found[name] > 0 for name in found if "img/s" in name or "/ " in name)
+    assert found["answered early"] == 0  # that version has no first stage
+    assert found["same label"] == 1
+
+
+def test_rows_prints_what_each_step_of_a_command_takes(home: Path) -> None:
+    found = figures(home, "rows", "--images", "600", "--chunk", "64")
+
+    assert len(found) == 10
+    assert all(value >= 0 for value in found.values())
+
+
 def test_copies_prints_a_ratio_with_and_without_copies(home: Path, model_store: Path) -> None:
     found = figures(home, "copies", "--photos", "20", "--rounds", "1", "--store", str(model_store))
 
