@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+DRAINED = 3  # a worker was asked to end, and should not be started again
 STUCK = 70  # EX_SOFTWARE of sysexits.h: a worker ended itself because one chunk took too long
 
 

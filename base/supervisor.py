@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from base.files import private
-from base.process import STUCK, die_with, how_it_ended
+from base.process import DRAINED, STUCK, die_with, how_it_ended
 
 USAGE = 2  # exit code for an unknown or missing setting, which no other try mends
 LONGEST_WAIT_S = 30.0
@@ -86,7 +87,10 @@ class Supervisor:
                 if now >= kept.again_at:
                     kept.process = self._spawn(kept.command, kept.environment, kept.log)
                     kept.started, kept.again_at = now, None
-            elif (code := kept.process.poll()) is not None:
+            elif (code := kept.process.poll()) == DRAINED:
+                self._say(f"the {kept.name} was drained, and stays down")
+                kept.again_at = math.inf
+            elif code is not None:
                 self.has_lost = True
                 quick = now - kept.started < LIVED_S
                 kept.quick_deaths = kept.quick_deaths + 1 if quick else 1
@@ -114,6 +118,11 @@ class Supervisor:
         kept = self._kept[name]
         if (code := kept.process.poll()) is not None:
             raise _ended(kept, code)
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all have been drained."""
+        return all(kept.again_at == math.inf for kept in self._kept.values())
 
     @property
     def living(self) -> list[subprocess.Popen[bytes]]:

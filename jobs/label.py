@@ -51,6 +51,10 @@ class LabelChunk(JobMessage):
             raise ValueError("as many pages as paths")
         return self
 
+    @property
+    def ids(self) -> dict[str, object]:
+        return {"run": self.run, "chunk": self.first}
+
     def only(self, places: Sequence[int], first: int | None = None) -> LabelChunk:
         """Return the chunk of these of its images alone."""
         paths, pages = (tuple(all_[place] for place in places if all_) for all_ in (self.paths, self.pages))

@@ -43,6 +43,11 @@ class JobMessage(Message):
     queue: ClassVar[str]
     task: ClassVar[str]
 
+    @property
+    def ids(self) -> dict[str, object]:
+        """What log lines about this job name it by."""
+        return {}
+
 
 class ModelPin(BaseModel):
     """One version of a model, and the sha256 of its manifest: what all rows of a run come from."""

@@ -33,6 +33,10 @@ class TrainModel(JobMessage):
     fail_on_leak: bool = False
 
     @property
+    def ids(self) -> dict[str, object]:
+        return {"job": self.job}
+
+    @property
     def sources(self) -> tuple[PathText, ...]:
         """All that is trained on; of the same image the last label counts."""
         return (self.dataset, *self.later_sources)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from producer.commands import jobs, models
+from producer.commands import jobs, models, workers
 from producer.commands.audit import audit
 from producer.commands.clean import clean
 from producer.commands.eval import evaluate
@@ -71,6 +71,7 @@ for command in (label, watch, report, review, tag, audit, train, worker, up, doc
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)
 app.command("eval")(evaluate)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(workers.app, name="workers")
 app.add_typer(models.app, name="models")
 
 

@@ -10,6 +10,8 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from base.text import printable
@@ -38,6 +40,23 @@ def log_event(log: logging.Logger, event: str, level: int = logging.INFO, **fiel
     log.log(level, event, extra={FIELDS: fields})
 
 
+_at_hand: dict[str, object] = {}  # of this process, which does one job at a time: decoding threads write lines as well
+
+
+@contextmanager
+def at_hand(ids: Mapping[str, object]) -> Iterator[None]:
+    """Let each line that is written inside the block, by whichever thread, name the job by ``ids``."""
+    _at_hand.update(ids)
+    try:
+        yield
+    finally:
+        _at_hand.clear()
+
+
+def _fields_of(record: logging.LogRecord) -> dict[str, object]:
+    return {**_at_hand.copy(), **getattr(record, FIELDS, {})}
+
+
 class _Lines(logging.Formatter):
     """What both formats share: safe text without passwords."""
 
@@ -58,7 +77,7 @@ class TextLines(_Lines):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created).astimezone()
         line = f"{at:%Y-%m-%d %H:%M:%S}.{int(record.msecs):03} {record.levelname} {record.name} {record.getMessage()}"
-        for name, value in getattr(record, FIELDS, {}).items():
+        for name, value in _fields_of(record).items():
             text = str(value)
             line += f" {name}={text!r}" if re.search(r"[\s'\"=]", text) else f" {name}={text}"
         lines = [printable(line)]
@@ -78,7 +97,7 @@ class JsonLines(_Lines):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
-            **getattr(record, FIELDS, {}),
+            **_fields_of(record),
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -22,6 +23,7 @@ from worker.logs import log_event
 log = logging.getLogger("sortline.worker")
 
 CHUNK_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+RATE_WINDOW_S = 60.0
 WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
@@ -68,11 +70,20 @@ class Metrics:
         self._worker = Gauge(
             "sortline_worker_info", "1, labelled with what this process is", ["queue", "version"], registry=registry
         )
+        self._newest: deque[tuple[float, int]] = deque()  # chunks: when, and how many images
         self._held: dict[str, tuple[ModelPin, Engine]] = {}
 
     @property
     def held(self) -> list[tuple[ModelPin, Engine]]:
         return list(self._held.values())
+
+    @property
+    def rate(self) -> str:
+        """Images a second over the last minute, in words."""
+        now = time.monotonic()
+        while self._newest and now - self._newest[0][0] > RATE_WINDOW_S:
+            self._newest.popleft()
+        return f"{sum(images for _, images in self._newest) / RATE_WINDOW_S:.1f} img/s"
 
     def note_wait(self, queued_at: object) -> None:
         """Count how long a chunk waited; ``queued_at`` (seconds since 1970) comes from its message, by its clock."""
@@ -82,6 +93,7 @@ class Metrics:
     def note_chunk(self, chunk: LabelChunk, result: ChunkResult) -> None:
         """Count the rows of a chunk and what they took, and log them."""
         model = str(chunk.model)
+        self._newest.append((time.monotonic(), len(result.rows)))
         statuses = Tally("ok" if row.error is None else "error" for row in result.rows)
         for status, count in statuses.items():
             self._images.labels(status, model).inc(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import suppress
 from importlib.metadata import version
@@ -10,13 +11,26 @@ from typing import Any
 import redis
 from celery import Celery, bootsteps
 from celery.signals import task_revoked
+from celery.worker import state as worker_state
+from celery.worker.control import control_command
 
+from base.process import DRAINED
 from jobs import MessageError, from_json
 from worker.handler import Handler
 from worker.kinds import BY_QUEUE, BY_TASK
 from worker.runtime import Runtime
 
+log = logging.getLogger("sortline.worker")
+
 ATTEND_EVERY_S = 1.0
+
+
+@control_command()
+def drain(state: Any, **_: object) -> dict[str, str]:
+    """Finish what is at hand, take no more, and end with a code that tells supervisors to leave it so."""
+    log.warning("drained: this worker finishes what it has at hand, and ends")
+    worker_state.should_stop = DRAINED
+    return {"ok": "drains"}
 
 
 def show(app: Celery, runtime: Runtime) -> None:
@@ -81,6 +95,7 @@ def description(runtime: Runtime, queues: list[str]) -> dict[str, object]:
         shown |= {"engine": engine.name, "device": engine.device, "precision": engine.precision}
     else:
         shown |= BY_QUEUE[queues[0]].description(settings)
+    shown["rate"] = runtime.metrics.rate
     shown["models"] = ", ".join(str(pin) for pin, _ in held) or "none loaded yet"
     return shown
 

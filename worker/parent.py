@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from base.process import DRAINED
 from base.supervisor import USAGE, ProcessEnded, Supervisor
 
 log = logging.getLogger("sortline.worker")
@@ -34,6 +35,8 @@ def run_processes(queue: str, name: str, parts: Sequence[dict[str, str]]) -> int
         try:
             while not (came := signals.wait(LOOK_S)):
                 processes.check()
+                if processes.is_drained:
+                    return DRAINED
         except ProcessEnded as error:
             log.error("%s: a person must correct it, so the others end too", error)
             came, code = [signal.SIGTERM], USAGE

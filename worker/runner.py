@@ -13,6 +13,7 @@ from jobs import AWAY, JobMessage, SchemaMismatch, from_json
 from worker.errors import WorkerError
 from worker.handler import Delivery, Handler
 from worker.lease import Lease
+from worker.logs import at_hand
 from worker.runtime import Runtime
 
 TRIES = 12  # of a job that waits for its surroundings and is not put back: 50 s in the default configuration
@@ -42,6 +43,11 @@ def run_job(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery,
         Exception: of all else the job's own stream says what is wrong, and Celery shows it as failed.
     """
     job = _decoded(kind, runtime, delivery, payload)
+    with at_hand(job.ids):
+        return _run(kind, runtime, delivery, job)
+
+
+def _run(kind: type[Handler[Any, Any]], runtime: Runtime, delivery: Delivery, job: JobMessage) -> str:
     fault("fetched")
     runtime.metrics.note_wait(delivery.queued_at)
     handler = kind(runtime, job, delivery)

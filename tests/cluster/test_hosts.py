@@ -72,7 +72,7 @@ def test_two_machines_and_a_share_as_the_page_says(
 
 @pytest.mark.parametrize(
     ("name", "stop_s", "usage"),
-    [("sortline-label", Settings().stuck_s + 20, "2 69"), ("sortline-watch", STOP_LIMIT_S * 2, "2")],
+    [("sortline-label", Settings().stuck_s + 20, "2 3 69"), ("sortline-watch", STOP_LIMIT_S * 2, "2")],
 )
 def test_a_unit_runs_a_command_and_lets_it_finish(tmp_path: Path, name: str, stop_s: float, usage: str) -> None:
     text = (UNITS / f"{name}.service").read_text(encoding="utf-8")

@@ -118,3 +118,21 @@ def test_a_process_writes_what_the_setting_says(log_format: str, home: Path) -> 
 
     (line,) = done.stderr.splitlines()
     assert line.endswith("ready run=r-1") if log_format == "text" else json.loads(line)["run"] == "r-1"
+
+
+@pytest.mark.parametrize("lines", [TextLines(), JsonLines()], ids=["text", "json"])
+def test_each_line_names_the_job_at_hand_whoever_writes_it(lines: logging.Formatter) -> None:
+    import threading
+
+    from worker.logs import at_hand
+
+    written: list[str] = []
+    with at_hand({"run": "inbox-1", "chunk": 128}):
+        thread = threading.Thread(target=lambda: written.append(lines.format(record("image too large"))))
+        thread.start()
+        thread.join()
+    after = lines.format(record("idle"))
+
+    names = ("run=inbox-1", "chunk=128") if isinstance(lines, TextLines) else ('"run": "inbox-1"', '"chunk": 128')
+    assert [name in written[0] for name in names] == [True, True]
+    assert "inbox-1" not in after
