@@ -148,7 +148,7 @@ function look(place) {
   fill($("closer-image"), image, true);
   $("closer-title").textContent = image.name ? image.name + ", " + percent(image.confidence) : image.error || "missing";
   const facts = [];
-  if (isWrong(image)) facts.push(element("p", "says", "The folder says " + image.truth + "."));
+  if (isWrong(image)) facts.push(element("p", "says", "The " + $("truth").dataset.by + " says " + image.truth + "."));
   if (image.name) {
     const list = element("ul", "bars");
     for (const [index, value] of image.further) {

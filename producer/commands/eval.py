@@ -16,7 +16,10 @@ SHOWN_LABELS = 5
 def evaluate(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A folder with one folder a class, named after its label or its images."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder with one folder a class, named after its label or its images; or a CSV: path,label.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The page to write, or a folder for all reports.")
@@ -29,7 +32,8 @@ def evaluate(
     """Label folders whose names are the truth, through the queue, and say how right the model is.
 
     The folder that an image lies in names its class: by its label, or by the folder that the model was trained on.
-    Images in other folders are labelled and listed, and count neither as right nor as wrong.
+    Images in other folders are labelled and listed, and count neither as right nor as wrong. Of a CSV with a column
+    split, the images of split test are taken, else those of val.
 
     Use images that the model was not trained on: `sortline train` says which it held back.
 
@@ -38,6 +42,8 @@ def evaluate(
       sortline eval photos/test                      # evaluation.html and counts
 
       sortline eval photos/test -o march/            # a folder with all reports
+
+      sortline eval labels.csv                       # its column label is true
     """
     from producer.run.labelling import Labelling, label_source
 

@@ -150,6 +150,8 @@ def evaluated(evaluation: Evaluation) -> dict[str, Any]:
     confusions = evaluation.confusions()
     return {
         "words": _words(evaluation),
+        "by": "table" if evaluation.table else "folder",
+        "title": f"Against {evaluation.table}" if evaluation.table else "Against the folders' names",
         "names": names,
         "truths": [item.name for item in classes if item.images],
         "matrix": _matrix(evaluation, classes) if len(names) <= MOST_IN_MATRIX else [],
@@ -162,12 +164,13 @@ def evaluated(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _words(evaluation: Evaluation) -> str:
-    words = f"The folder that an image lies in says what it shows; {evaluation.images:,} images are compared with it."
+    who = f"The table {evaluation.table}" if evaluation.table else "The folder that an image lies in"
+    words = f"{who} says what it shows; {evaluation.images:,} images are compared with it."
     if evaluation.unreadable:
         words += f" {evaluation.unreadable:,} more could not be labelled and count neither as right nor as wrong."
     other = sum(evaluation.other_folders.values())
     if other:
-        words += f" {other:,} lie in folders of other names."
+        words += f" {other:,} {'have other labels' if evaluation.table else 'lie in folders of other names'}."
     return words
 
 

@@ -67,7 +67,8 @@ def counted(
     evaluation = None
     if truth != "none":
         try:
-            folders, evaluation = FolderTruth(run, layout, is_asked_for=truth == "folders"), Evaluation()
+            folders = FolderTruth(run, layout, is_asked_for=truth == "folders")
+            evaluation = Evaluation(table=folders.table)
         except UsageError:  # ambiguous names
             if truth == "folders":
                 raise

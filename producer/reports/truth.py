@@ -7,12 +7,14 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from base.intervals import wilson_interval
 from base.paths import path_to_text, text_to_path
 from producer.errors import UsageError
 from producer.reports.layout import Layout
 from producer.runfile import RunFile
+from producer.sources.table import truths_by_path
 
 PATHS_AT_ONCE = 1000
 MOST_LISTED = 20  # names in a message
@@ -20,6 +22,8 @@ MOST_LISTED = 20  # names in a message
 
 class FolderTruth:
     """Finds the class that an image's parent folder is named after: by its label, its folder in training, its name.
+
+    Where the run is of a table of labelled images, what the table calls an image stands for the name of its folder.
 
     Folders 0, 1, 2 may be called 1, 2, 3: then a name means one class as a label and another as a folder. Such names
     are all read in the one way that fits all folders of the run; as labels where both fit.
@@ -34,6 +38,8 @@ class FolderTruth:
     def __init__(self, run: RunFile, layout: Layout, *, is_asked_for: bool = False) -> None:
         self._run = run
         self._base = run.plan.base
+        self.table = Path(run.plan.truth_table).name
+        self._labels = truths_by_path(Path(run.plan.truth_table)) if self.table else {}
         by_name, by_folder, by_label = (
             dict(zip(map(_composed, known), layout.names, strict=False))
             for known in (layout.names, run.plan.folders, run.plan.labels)
@@ -63,14 +69,21 @@ class FolderTruth:
         found = self.folders()
         if not found & self._names.keys():
             plan = self._run.plan
+            if self.table:
+                raise UsageError(
+                    f"no image of {self.table} has a label of {plan.model}: it has {listed(found)}; the labels of "
+                    f"{plan.model} are {listed(plan.labels)}"
+                )
             raise UsageError(
                 f"no image lies in a folder that is named after a class: the folders are {listed(found)}; the labels "
                 f"of {plan.model} are {listed(plan.labels)}"
             )
 
     def folder(self, path: str) -> str:
-        """Return the name of the folder that an input lies in, as printable text."""
+        """Return the name of the folder that an input lies in, or what a table calls it, as printable text."""
         inside = os.path.join(self._base, text_to_path(path))  # noqa: PTH118 - a million times
+        if self.table:
+            return self._labels.get(os.path.normpath(path_to_text(inside)), "")
         return path_to_text(os.path.basename(os.path.dirname(inside)))  # noqa: PTH119, PTH120
 
     def name(self, path: str) -> str | None:
@@ -141,6 +154,7 @@ class Evaluation:
     group_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     unreadable: int = 0  # the folder is a label, but the image could not be labelled
     other_folders: Counter[str] = field(default_factory=Counter)  # images whose folder is no label
+    table: str = ""  # whose labels stand for the names of folders
 
     @property
     def images(self) -> int:

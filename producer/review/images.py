@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from producer.errors import UsageError
 from producer.reports.request import Request, requests_of_text
 from producer.run.opening import find_run_file
 from producer.runfile import RunFile
+from producer.sources.table import base_of
 
 PROBED = 20  # images that are looked for to find out where they lie on this machine
 TABLES = (".csv", ".tsv", ".txt")
@@ -118,7 +118,7 @@ def _of_table(table: Path, data_root: Path | None) -> Collection:
         raise UsageError(str(error)) from error
     if "path" not in header or not {"label", "status"} & set(header):
         raise UsageError(f"{table} has the columns {', '.join(header) or 'none'}; review needs path and label")
-    base = _base_of(table)
+    base = base_of(table)
     place = _place(base, [text_of(cells, "path") for _, cells in rows[:PROBED]], data_root)
     labels: dict[str, int] = {}
     images = []
@@ -167,18 +167,6 @@ def _ranked(cells: dict[str, str], labels: dict[str, int], where: str) -> list[t
         if index not in [known for known, _ in found]:
             found.append((index, value))
     return found
-
-
-def _base_of(table: Path) -> str:
-    """Return the folder whose images a report names, by the summary beside it; else its own folder."""
-    for name in (f"{table.stem}.summary.json", "summary.json"):
-        try:
-            base = json.loads(table.with_name(name).read_text(encoding="utf-8")).get("base")
-        except (OSError, ValueError, AttributeError, RecursionError):
-            continue
-        if isinstance(base, str) and base.startswith("/"):
-            return text_to_path(base)
-    return str(table.parent)
 
 
 class _Place(NamedTuple):

@@ -25,7 +25,7 @@ from producer.run import OnExisting
 from producer.run.conclusion import NO_WORK, Limits, Work, conclude, sort_run
 from producer.run.opening import RunRequest, open_run, skipped_files
 from producer.runfile import RunFile
-from producer.sources.argument import open_source, rooted
+from producer.sources.argument import open_labelled, open_source, rooted
 from producer.terminal.progress import RunView
 
 MOST_KEPT = 1000  # labels of an image in a message: jobs/messages.py: LabelChunk.top_k
@@ -88,7 +88,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     """
     if labelling.retry_failed and labelling.on_existing != "resume":
         raise UsageError("--retry-failed goes on with an earlier call: not with --on-existing overwrite or error")
-    source = open_source(labelling.source)
+    source = (open_labelled if labelling.reports.truth == "folders" else open_source)(labelling.source)
     settings = rooted(settings, source)
     _refuse_if_remote(settings, labelling)
     if not labelling.detach:  # then another host may write them

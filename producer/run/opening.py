@@ -269,6 +269,7 @@ def plan_of(stem: str, settings: Settings, request: RunRequest) -> Plan:
         folders=[entry.folder for entry in manifest.classes],
         top_k=min(request.top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
+        truth_table=source.truth_table,
         duplicates=request.duplicates,
         file_info=request.file_info,
         exif=request.exif,

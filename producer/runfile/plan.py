@@ -39,6 +39,7 @@ class Plan:
     ]  # of each chunk; 0: as `producer/run/chunk_size.py` decides
     total: Annotated[int, Field(ge=0)] = 0
     inputs_digest: str = ""  # sha256 over the input paths: tells whether a folder's list has changed
+    truth_table: Name = ""  # of labelled images, that the answers are compared with
     duplicates: bool = False  # byte-identical images are labelled once, and reports have the column duplicate_of
     file_info: bool = False  # reports have the columns bytes, modified and sha256
     pages: bool = False  # each picture of a file is an input, and reports have the column page

@@ -17,6 +17,7 @@ from base.urls import checked_url, decoded, is_url
 from configs import Settings
 from producer.errors import UsageError
 from producer.sources.images import Source, listed_paths
+from producer.sources.table import TABLES, read_labelled_table
 from storage import ExtraMissing, Folder, TransientError, open_folder, with_retries
 
 
@@ -48,6 +49,15 @@ def open_source(argument: str, standard_input: TextIO | None = None) -> Source:
     raise UsageError(
         f"no such folder or file: {argument}. SOURCE is a folder, an image, a .txt list of paths, or -; or a URL"
     )
+
+
+def open_labelled(argument: str) -> Source:
+    """Return the source of ``argument`` for an evaluation: as `open_source`, or a table of labelled images."""
+    path = Path(os.path.abspath(argument))  # noqa: PTH100 - links stay as the user wrote them
+    if is_url(argument) or path.suffix.lower() not in TABLES or not path.is_file():
+        return open_source(argument)
+    table = read_labelled_table(path)
+    return Source(path_to_text(path.stem), table.base, lambda: list(table.labels), truth_table=str(path))
 
 
 def rooted(settings: Settings, source: Source) -> Settings:

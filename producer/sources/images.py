@@ -26,6 +26,7 @@ class Source:
         lines: gives the paths as somebody wrote them, each time anew; None of a folder, which is walked.
         skipped: how many files of a folder have which suffix that is no image's, and how many folders of which name
             belong to a system; counted while ``paths`` runs.
+        truth_table: of labelled images, where the list is one.
         unreadable: a sentence for each folder that can't be listed; it is a path, which ends in a slash.
     """
 
@@ -34,6 +35,7 @@ class Source:
     lines: Callable[[], Iterable[str]] | None = None
     skipped: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    truth_table: str = ""
 
     @property
     def is_folder(self) -> bool:

@@ -45,7 +45,8 @@ def accuracy(evaluation: Evaluation) -> list[str]:
     """Return how right the answers are against the folders' names."""
     if not evaluation.images:
         return ["no image lies in a folder that is named after a label; there is nothing to compare with"]
-    lines = [f"accuracy against the folders' names: {_score(evaluation.top1)}"]
+    truth = printable(evaluation.table) or "the folders' names"
+    lines = [f"accuracy against {truth}: {_score(evaluation.top1)}"]
     if len({name for _, name in evaluation.pairs}) > 5:
         lines.append(f"among the first 5 labels: {_score(evaluation.top5)}")
     if evaluation.groups:
@@ -59,7 +60,8 @@ def accuracy(evaluation: Evaluation) -> list[str]:
         names = ranked(evaluation.other_folders)
         listed = ", ".join(f"{printable(name) or '(no folder)'} {count}" for name, count in names[:5])
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        lines.append(f"not counted, in folders that are no label: {evaluation.other_folders.total()} ({listed}{more})")
+        where = "with other labels" if evaluation.table else "in folders that are no label"
+        lines.append(f"not counted, {where}: {evaluation.other_folders.total()} ({listed}{more})")
     return lines
 
 

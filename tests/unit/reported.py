@@ -38,6 +38,7 @@ def run_of(
     top_k: int = 3,
     worker: str = "label-1@host",
     engine: str = "openvino/cpu/bf16",
+    truth_table: str = "",
     early: int = 0,
     **more: Any,
 ) -> Iterator[RunFile]:
@@ -54,6 +55,7 @@ def run_of(
         folders=folders,
         top_k=top_k,
         chunk_images=2,
+        truth_table=truth_table,
         **more,
     )
     run = RunFile.create(folder / "inbox.run", plan, paths)
