@@ -26,7 +26,7 @@ _COLUMNS = (
 
 # What a run was asked for about its files, as the last fields of StoredRow have it: how it is found, and its type.
 _OF_FILES: dict[str, Any] = {
-    "page": int,
+    "inputs.page": int,
     "COALESCE(contents.bytes, 0)": int,
     "COALESCE(contents.sha256, '')": str,
     "COALESCE(files.modified_ns, 0)": int,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from jobs.label import ChunkResult, Row
+from jobs.label import ChunkResult, Photo, Row
 from producer.reports.csv import write_csv
 from producer.reports.jsonl import write_jsonl
 from producer.reports.layout import Layout
@@ -85,6 +85,20 @@ def test_each_content_is_sent_once_and_the_rows_stand_in_input_order(tmp_path: P
     assert {row["path"]: row["duplicate_of"] for row in rows if row["duplicate_of"]} == COPIES
     confidence = {row["path"]: row["confidence"] for row in rows}
     assert all(confidence[copy] == confidence[first] for copy, first in COPIES.items())
+
+
+def test_what_is_known_of_a_file_stands_beside_its_duplicates_too(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("the same")
+    whole = replace(plan(), base=str(tmp_path), duplicates=True, exif=True, file_info=True)
+    run = RunFile.create(tmp_path / "d.run", whole, ["a.jpg", "b.jpg"], InputFilter(str(tmp_path)))
+    row = Row(top=((0, 0.9), (1, 0.1)), bytes=8, sha256="ab" * 32, photo=Photo(taken="2026-03-01T12:00:00", model="X"))
+
+    run.record(ChunkResult(run=whole.run, first=0, rows=(row,)))
+
+    known = [(found.duplicate_of, found.bytes, found.taken, found.camera_model) for found in run.rows()]
+    run.close()
+    assert known == [("", 8, "2026-03-01T12:00:00", "X"), ("a.jpg", 8, "2026-03-01T12:00:00", "X")]
 
 
 def test_any_order_of_chunks_and_any_kill_gives_the_same_bytes(tmp_path: Path) -> None:

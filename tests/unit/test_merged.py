@@ -45,7 +45,7 @@ def test_the_report_has_the_rows_that_still_stand_and_the_new_ones(
 ) -> None:
     finish(opened("1.csv").run, tmp_path / "1.csv", {"sub/c.jpg": BAD})
     (photos / "new.jpg").write_text("new")
-    (photos / "b.jpg").write_text("changed")
+    (photos / "b.jpg").write_text("other")  # as long as before
     (photos / "sub" / "50 % ü.jpg").unlink()
 
     found = opened("2.csv", str(tmp_path / "1.csv"), merged=True)
