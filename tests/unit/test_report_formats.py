@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any, get_args
 from xml.etree import ElementTree
 from zipfile import ZipFile
@@ -603,3 +604,48 @@ def test_file_info_stands_in_every_table_and_comes_from_those_who_read_the_file(
     good, _ = map(json.loads, (tmp_path / "out" / "report.jsonl").read_text().splitlines())
     assert (good["bytes"], good["modified"], good["sha256"]) == (7, "2026-03-01T12:00:00Z", digest)
     assert pq.read_table(tmp_path / "out" / "report.parquet")["bytes"].to_pylist() == [7, None]
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {},
+        {"ranks": 1},
+        {"csv_dialect": "excel"},
+        {"csv_dialect": "excel-semicolon"},
+        {"min_confidence": 0.5},
+        {"chosen": ("label", "path", "width")},
+        {"class_map": {"glass": ("=a; b", "50 %, or so"), "tin": ("100 % tin", None)}},
+    ],
+    ids=str,
+)
+def test_lines_made_at_once_have_the_bytes_of_those_made_cell_by_cell(
+    shown: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = Random(4)  # noqa: S311 - no secret
+    names = [
+        "a.jpg",
+        "=1+1.jpg",
+        "a,b.jpg",
+        'a"b.jpg',
+        "100%s.jpg",
+        "a;b.jpg",
+        " spaced.jpg",
+        "line\nbreak.jpg",
+        "ok",
+        "%",
+    ]
+    rows = [ok(random.randrange(3), random.choice([0.0, 0.49996, 0.5, 1.0, random.random()])) for _ in range(60)]
+    rows[3:6] = [
+        Row(error="truncated", detail="it ends, early"),
+        Row(top=((1, 1.0),)),
+        ok(0).model_copy(update={"width": 0}),
+    ]
+    paths = [f"{number}/{random.choice(names)}" for number in range(61)]  # the last one has no row yet
+    with run_of(tmp_path, paths, rows) as run:
+        layout = Layout.of(run.plan, **shown)
+        write_csv(run, tmp_path / "at-once.csv", layout)
+        monkeypatch.setattr("producer.reports.csv._labelled_line", lambda layout: None)
+        write_csv(run, tmp_path / "by-cells.csv", layout)
+
+    assert (tmp_path / "at-once.csv").read_bytes() == (tmp_path / "by-cells.csv").read_bytes()
