@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -44,7 +44,8 @@ def calibrate(training: Training, reader: InputReader, dataset: Dataset, split: 
     logits, targets = fitted.logits, split.validation.samples().targets
     if training.recipe.rbf_centers:
         try:
-            folds = fold_numbers(training, reader, dataset, split.whole, FOLDS)
+            named = replace(dataset, families=split.named)  # which are not looked for again
+            folds = fold_numbers(training, reader, named, split.whole, FOLDS)
         except VisionError as error:  # too few families
             training.progress.report(f"calibrating with the validation images: {error}")
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,7 @@ class Split:
         note: how they came about, a sentence.
         leaks: near-duplicates (training, validation).
         families: for each validation image its digest, and those of its family where it was dealt out with one.
+        named: the family of each image, by path; of ``val/`` as given only those that people named.
     """
 
     training: Inputs
@@ -200,6 +201,7 @@ class Split:
     note: str
     leaks: list[tuple[Path, Path]]
     families: list[list[str]]
+    named: Mapping[Path, str]
 
 
 def split_images(training: Training, reader: InputReader, dataset: Dataset) -> Split:
@@ -213,6 +215,7 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
     train = [image for image in dataset.train if image in places]
     leaks: list[tuple[Path, Path]] = []
     family_of: dict[LabelledImage, list[LabelledImage]] = {}
+    dealt_families: list[list[LabelledImage]] = []
     if dataset.validation is not None:
         validation = [image for image in dataset.validation if image in places]
         of_train, of_validation = (
@@ -233,7 +236,8 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
             held_before=_held_before(training, reader.digests),
         )
         train, validation = list(dealt.train), list(dealt.validation)
-        family_of = {image: family for family in dealt.families for image in family}
+        dealt_families = dealt.families
+        family_of = {image: family for family in dealt_families for image in family}
         note = f"{len(dealt.families)} families, none on both sides"
     _refuse_empty(reader, dataset, train, validation)
     whole = reader.read([*train, *validation], training.freeze, reader.repeats)
@@ -248,7 +252,8 @@ def split_images(training: Training, reader: InputReader, dataset: Dataset) -> S
     families = [
         [reader.digests[member.path] for member in (image, *family_of.get(image, ()))] for image in held_out.images
     ]
-    return Split(taken, held_out, whole, "; ".join(filter(None, notes)), leaks, families)
+    named = {image.path: str(number) for number, family in enumerate(dealt_families) for image in family}
+    return Split(taken, held_out, whole, "; ".join(filter(None, notes)), leaks, families, named or dataset.families)
 
 
 def _held_before(training: Training, digests: Digests) -> dict[str, bool]:
