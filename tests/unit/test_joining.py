@@ -50,6 +50,12 @@ def convolving(path: Path, **options: Any) -> Path:
         helper.make_node("Flatten", ["pooled"], ["row"]),
         helper.make_node("MatMul", ["row", "weights"], ["logits"], name="head"),
     ]
+    if options.get("positions"):  # a number for each place of the map, as transformers have them
+        constants.append(numpy_helper.from_array(np.zeros((1, 6, SIDE, SIDE), np.float32), "positions"))
+        nodes[1:2] = [
+            helper.make_node("Add", ["map", "positions"], ["placed"]),
+            helper.make_node("GlobalAveragePool", ["placed"], ["pooled"]),
+        ]
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(LABELS)])]
     graph = helper.make_graph(nodes, "convolving", [images], outputs, constants)
@@ -147,6 +153,14 @@ def test_a_graph_of_one_size_is_given_it_and_takes_no_scales(tmp_path: Path) -> 
     np.testing.assert_allclose(run(joined.onnx, images), expected, atol=1e-4)
     with pytest.raises(JoinRefused, match=r"scales need a graph that takes images of any size; a .*48 x 48"):
         join([part(path, scales=(1.0, 1.5))], SIDE, SIDE)
+
+
+def test_a_graph_that_fails_on_another_size_is_given_its_own(tmp_path: Path) -> None:
+    path = convolving(tmp_path / "a.onnx", positions=True)
+
+    assert join([part(path)], 64, 64).remarks == ("a takes 32 x 32 alone; images of 64 x 64 are resampled for it",)
+    with pytest.raises(JoinRefused, match=r"images of any size; a does not run on images of 48 x 48"):
+        join([part(path, scales=(1.5,))], SIDE, SIDE)
 
 
 def test_pixels_of_8_bits_stay_so_when_they_are_resampled(tmp_path: Path) -> None:
@@ -265,6 +279,7 @@ def test_near_duplicates_are_found_by_the_backbone_that_they_were_measured_with(
     assert Body(files=files, described=[], measured=None).likeness is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -293,6 +308,7 @@ def test_what_a_backbone_can_not_do_is_refused_before_anything_is_read(
         trained(tmp_path, store, Recipe(network="lenet5", height_px=SIDE, width_px=SIDE, **options), "refused")
 
 
+@pytest.mark.slow
 def test_a_job_of_other_backbones_than_its_recipe_is_refused(tmp_path: Path, store: ModelStore) -> None:
     with pytest.raises(JobRefused, match="the recipe names 1 backbones, and the job 2"):
         trained(tmp_path, store, Recipe(backbone="cells"), "refused", "cells", "lenet")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.images import bicubic_weights
-from vision.imported.running import open_reference, sentence
+from vision.imported.running import RE_EXPORT, open_reference, sentence
 
 if TYPE_CHECKING:
     import onnx
@@ -181,14 +181,13 @@ class _Body:
         made.max_batch = 1 if self.is_alone else 0
         last = made.place(self, "tried.", INPUT)
         made.add("Cast", [last], FEATURES, to=onnx.TensorProto.FLOAT)
-        session = open_reference(made.to_bytes(FEATURES, None))
         noise = np.random.default_rng(0).integers(0, 256, (self.pictures, height_px, width_px, 3), np.uint8)
         try:
+            session = open_reference(made.to_bytes(FEATURES, None))
             return tuple(np.shape(session.run([FEATURES], {INPUT: noise})[0]))
         except Exception as error:  # ONNX Runtime's exceptions share no base
-            raise JoinRefused(
-                f"{self.part.name} does not run on images of {height_px} x {width_px}: {sentence(error)}"
-            ) from error
+            why = sentence(error).removesuffix(f"; {RE_EXPORT}")
+            raise JoinRefused(f"{self.part.name} does not run on images of {height_px} x {width_px}: {why}") from error
 
     def sizes(self, height_px: int, width_px: int) -> list[tuple[int, int]]:
         """Return the size at which it sees a picture of this one, for each scale, the largest scale first.
