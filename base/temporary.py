@@ -12,7 +12,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import TextIO
 
 from base.files import HeldError, hold
 
@@ -24,7 +26,7 @@ LONGEST = 60  # bytes of its name: sockets below it have names of 40 more, and 1
 
 @contextmanager
 def own_temporary_folder() -> Iterator[None]:
-    """Let this process, and those that it starts, make their temporary files below a folder that goes with the block.
+    """Let this process, and those that it starts, make their temporary files below a folder that goes with the process.
 
     Where its name would be too long for sockets below it, nothing is changed.
     """
@@ -41,8 +43,13 @@ def own_temporary_folder() -> Iterator[None]:
         del os.environ["TMPDIR"]
         if before is not None:
             os.environ["TMPDIR"] = before
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.close()
+        # After multiprocessing has removed what is its own, with -100: it does not expect that to be gone.
+        Finalize(None, _remove, args=(folder, lock), exitpriority=-200)
+
+
+def _remove(folder: Path, lock: TextIO) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()
 
 
 def abandoned_folders() -> list[Path]:

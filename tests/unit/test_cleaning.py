@@ -183,6 +183,19 @@ def test_a_killed_process_leaves_a_folder_that_is_known_to_be_abandoned(
     rmtree(made)
 
 
+def test_a_process_that_ends_leaves_nothing_and_says_nothing() -> None:
+    code = (
+        "import tempfile, multiprocessing.util\nfrom base.temporary import own_temporary_folder\n"
+        "with own_temporary_folder():\n print(multiprocessing.util.get_temp_dir())"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "sortline-tmp-" in done.stdout
+    assert not Path(done.stdout.strip()).parent.exists()
+    assert done.stderr == ""
+
+
 def test_a_log_is_begun_anew_when_it_is_long_and_its_process_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
