@@ -39,8 +39,7 @@ def run_block(block: str, folder: Path, replaced: Mapping[str, str], more: Mappi
         block = block.replace(name, value)
     ending = "trap 'for job in $(jobs -p); do kill $job || true; done; wait' EXIT"
     script = f"set -euo pipefail\n{ending}\n{STAYING.sub(BACKGROUND, block)}"
-    # Epochs: of a recipe's thirty. The port: another test's Flower may take the first free one at the same moment.
-    own = {"SORTLINE_TRAINING__EPOCHS": "3", "FLOWER_PORT": str(free_port())}
+    own = {"FLOWER_PORT": str(free_port())}  # another test's may take the first free one at the same moment
     env = environment(folder / "home", {**own, **more})
     env["PATH"] = f"{Path(SORTLINE).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(
