@@ -72,18 +72,20 @@ def take_review(browser: Browser, demo: Path) -> None:
     corrections.unlink(missing_ok=True)
     command = [SORTLINE, "review", str(demo / "report.csv"), "-o", str(corrections)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        said = (link for line in server.stdout or () if (link := re.search(r"http://\S+", line)))
-        page = browser.new_page(viewport={"width": 1180, "height": 820}, color_scheme="light")
-        page.goto(next(said)[0])
-        page.locator("#grid .tile").first.wait_for()
-        for key in ("Enter", "ArrowRight", "Space", "Shift+ArrowRight", "1"):
-            page.keyboard.press(key)
-        page.locator("#status", has_text="2 images: ").wait_for()
-        for key in ("Delete", "ArrowRight", "Space", "Shift+ArrowRight"):
-            page.keyboard.press(key)
-        page.locator("#status", has_text="2 images chosen").wait_for()
-        take(page, "review.png")
-        server.terminate()
+        try:
+            said = (link for line in server.stdout or () if (link := re.search(r"http://\S+", line)))
+            page = browser.new_page(viewport={"width": 1180, "height": 820}, color_scheme="light")
+            page.goto(next(said)[0])
+            page.locator("#grid[aria-busy=false] .tile").first.wait_for()
+            for key in ("Enter", "Space", "Shift+ArrowRight", "1"):
+                page.keyboard.press(key)
+            page.locator("#status", has_text="2 images: ").wait_for()
+            for key in ("Delete", "ArrowRight", "Space", "Shift+ArrowRight"):
+                page.keyboard.press(key)
+            page.locator("#grid[aria-busy=false] .tile.chosen").nth(1).wait_for()
+            take(page, "review.png")
+        finally:
+            server.terminate()
 
 
 def take_training(browser: Browser, demo: Path) -> None:

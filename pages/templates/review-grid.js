@@ -70,6 +70,7 @@ export class Grid {
     this.images = [];
     this.tiles = new Map();
     this.chosen = new Set();
+    this.pending = new Set(); // those whose decision is on its way to the server
     this.at = 0;
     this.anchor = 0;
     this.moved = moved;
@@ -102,7 +103,7 @@ export class Grid {
   }
 
   get undecided() {
-    return this.images.filter((image) => image.verdict === "open");
+    return this.images.filter((image) => this.isOpen(image));
   }
 
   // Those that a decision is about: the chosen ones, or the one that the keyboard is at.
@@ -180,13 +181,15 @@ export class Grid {
     this.moved();
   }
 
-  // Goes to the next image that is undecided, from the current one on; returns whether there is one.
+  isOpen(image) {
+    return image.verdict === "open" && !this.pending.has(image.id);
+  }
+
+  // Goes to the next image that is undecided, from the current one on, if there is one.
   advance() {
-    const open = (image) => image.verdict === "open";
-    const after = this.images.findIndex((image, place) => place >= this.at && open(image));
-    const place = after >= 0 ? after : this.images.findIndex(open);
+    const after = this.images.findIndex((image, place) => place >= this.at && this.isOpen(image));
+    const place = after >= 0 ? after : this.images.findIndex((image) => this.isOpen(image));
     if (place >= 0) this.go(place, false);
-    return place >= 0;
   }
 
   columns() {

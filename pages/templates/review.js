@@ -81,7 +81,8 @@ function drawLabels() {
 
 async function load() {
   state = await get("state");
-  $("about").textContent = [state.model && "labelled by " + state.model, "saved in " + state.file].filter(Boolean).join(" · ");
+  $("about").textContent = [state.model && "labelled by " + state.model, "saved in " + state.file.split("/").pop()].filter(Boolean).join(" · ");
+  $("about").title = state.file;
   $("command").textContent = state.command;
   $("learn").hidden = !state.command;
   drawLabels();
@@ -140,21 +141,24 @@ function decide(verdict, label = "", ids = grid.subjects) {
   if (!ids.length) return say("Choose images first.");
   alike = { images: [], label: "" };
   $("near").hidden = true;
+  // The keyboard goes on at once; the answer must not move whoever is at the next image already.
+  const shown = grid.images;
+  if (verdict !== "open") for (const id of ids) grid.pending.add(id);
+  grid.choose([]);
+  if (verdict !== "open") grid.advance();
   return inTurn(async () => {
-    const found = await post("decide", { images: ids, verdict, label, known: version });
+    const found = await post("decide", { images: ids, verdict, label, known: version }).finally(() => ids.forEach((id) => grid.pending.delete(id)));
     if (label && !state.labels.includes(label)) {
       state.labels.push(label);
       drawLabels();
     }
     draw(found);
     grid.update(found.changed);
-    grid.choose([]);
+    moved();
     const words = { right: "right", reject: "not usable", skip: "skipped", open: "undecided", label };
     say(counted(ids.length, "image") + ": " + words[verdict] + ". Saved.");
     if (verdict === "label") findAlike(ids, label);
-    if (verdict === "open") return;
-    if (!grid.advance()) await turn(1);
-    else if (!$("large").hidden) look(true);
+    if ($("show").value === "todo" && grid.images === shown && !grid.undecided.length && !grid.pending.size) await turn(1);
   });
 }
 
@@ -210,7 +214,7 @@ async function take(found, words, place = -1) {
 function moved() {
   const number = grid.chosen.size;
   $("all-count").textContent = grid.undecided.length;
-  if (number) say(counted(number, "image") + " chosen");
+  if (number && !waiting) say(counted(number, "image") + " chosen");
   if (!$("large").hidden) look(true);
 }
 

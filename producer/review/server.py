@@ -47,6 +47,7 @@ def listen() -> socket.socket:
     """Return a socket on a free port of this machine's own address."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.bind((ADDRESS, 0))
+    listening.listen()  # whoever opens the link before the server is up waits
     return listening
 
 

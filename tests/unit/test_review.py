@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -445,6 +446,11 @@ def test_another_user_of_the_host_is_refused_whatever_they_know(
 
 
 # ---- the server
+
+
+def test_a_link_that_is_opened_before_the_server_is_up_waits_for_it() -> None:
+    with listen() as listening, socket.create_connection(listening.getsockname(), 5):
+        assert listening.getsockname()[0] == "127.0.0.1"
 
 
 @dataclass
