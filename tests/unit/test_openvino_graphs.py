@@ -47,7 +47,7 @@ def ir(folder: Path, info: dict[str, str] | None = None, **options: Any) -> Path
 
 
 def answers(paths: list[Path]) -> np.ndarray[Any, Any]:
-    """Return what Model API would give: OpenCV's resize, mean and scale of model_info, softmax."""
+    """Return what Model API would give: OpenVINO's resize, mean and scale of model_info, softmax."""
     import cv2
 
     from tests.foreign_graphs import weights
@@ -56,7 +56,7 @@ def answers(paths: list[Path]) -> np.ndarray[Any, Any]:
     for path in paths:
         with Image.open(path) as opened:
             pixels = np.asarray(opened.convert("RGB"))
-        values = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR).astype(np.float64)
+        values = np.rint(cv2.resize(pixels.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
         values = (values - 255 * np.array(MEAN)) / (255 * np.array(STD))
         row = weights() @ values.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1).reshape(-1)
         rows.append(np.exp(row - row.max()) / np.exp(row - row.max()).sum())

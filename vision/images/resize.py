@@ -1,7 +1,7 @@
 """How other libraries bring an image to a network's size, pixel for pixel, for networks that were trained with them.
 
 Pillow's filters average where they shrink, which its users call antialiasing; they are what torchvision, timm, Hugging
-Face and Ultralytics resize with. OpenCV's linear filter does not average.
+Face and Ultralytics resize with. OpenCV's linear filter does not average, nor does OpenVINO's, which rounds only once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vision.checks import checked_keys, integer, one_of
 from vision.errors import VisionError
 from vision.images.colour import Pixels
 
-Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "opencv-linear"]
+Filter = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "opencv-linear", "openvino-linear"]
 CutAt = Literal["round", "floor"]
 
 MAX_SIDE_PX = 4096
-OPENCV = "opencv-linear"
+OPENCV, OPENVINO = "opencv-linear", "openvino-linear"
 WHOLE_PX = 10_000_000  # up to so many are computed whole: 30 MB
 
 
@@ -32,7 +32,7 @@ class Resize:
     """The size a whole image is brought to; the network's input is then cut out of its centre, with black around it.
 
     Attributes:
-        filter: Pillow's, or OpenCV's linear one.
+        filter: Pillow's, or the linear one of OpenCV or OpenVINO.
         short_px: of the shorter side; the longer one keeps the proportion, rounded down.
         height_px, width_px: instead of ``short_px``, both sides on their own.
         cut_at: where half a pixel goes: torchvision and timm round the corner's place, Hugging Face rounds it down.
@@ -115,6 +115,9 @@ def _start(side: int, wanted: int, cut_at: CutAt) -> int:
 def _resized(pixels: Pixels, how: str, width: int, height: int) -> Pixels:
     if how == OPENCV:
         return cast("Pixels", cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
+    if how == OPENVINO:
+        exact = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.rint(exact).astype(np.uint8)
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling[how.upper()]))
 
 
@@ -122,7 +125,7 @@ def _resized_part(pixels: Pixels, how: str, width: int, height: int, rows: slice
     across, down = pixels.shape[1] / width, pixels.shape[0] / height
     box = (columns.start * across, rows.start * down, columns.stop * across, rows.stop * down)
     size = (columns.stop - columns.start, rows.stop - rows.start)
-    if how == OPENCV:
+    if how in (OPENCV, OPENVINO):
         left, top, right, bottom = (int(box[0]), int(box[1]), math.ceil(box[2]), math.ceil(box[3]))
         return _resized(np.ascontiguousarray(pixels[top:bottom, left:right]), how, *size)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling[how.upper()], box=box))

@@ -21,7 +21,7 @@ TIE: Final = 1e-6  # two probabilities that are equal but for rounding: either l
 MAX_SAMPLES: Final = 10_000
 TRIED: Final = 24  # samples that other facts are tried with
 AT_ONCE: Final = 32  # images loaded at a time
-USUAL_FILTERS: Final = ("bilinear", "bicubic", "lanczos", "nearest", "opencv-linear")
+USUAL_FILTERS: Final = ("bilinear", "bicubic", "lanczos", "nearest", "opencv-linear", "openvino-linear")
 MUCH_BETTER: Final = 0.5  # a mistake is named where it halves the difference from the samples
 
 
@@ -175,10 +175,7 @@ def _usual_mistakes(facts: Description) -> Iterator[tuple[str, Description]]:
         f"resize={whole}": {"resize": whole},
         f"resize={part}": {"resize": part},
         f"resize={height}x{width}": {"resize": (height, width)},
-        **{
-            f"filter={name}": {"filter": name}
-            for name in ("bilinear", "bicubic", "lanczos", "nearest", "opencv-linear")
-        },
+        **{f"filter={name}": {"filter": name} for name in USUAL_FILTERS},
     }
     colours = "RGB" if facts.get("colours") == "BGR" else "BGR"
     outputs = PROBABILITIES if facts.get("outputs") == LOGITS else LOGITS

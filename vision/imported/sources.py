@@ -237,7 +237,7 @@ def ultralytics(properties: Mapping[str, str], size: tuple[int, int] | None) -> 
 def openvino(properties: Mapping[str, str], size: tuple[int, int] | None, dtype: str) -> Description:
     """Return what rt_info's model_info in an OpenVINO graph says: nothing for other graphs.
 
-    Its meaning is that of OpenVINO's Model API (https://github.com/open-edge-platform/model_api): OpenCV's linear
+    Its meaning is that of OpenVINO's Model API (https://github.com/open-edge-platform/model_api): OpenVINO's linear
     filter, then (value - mean_values) / scale_values.
     """
     said = {name.removeprefix(MODEL_INFO): value for name, value in properties.items() if name.startswith(MODEL_INFO)}
@@ -258,7 +258,7 @@ def openvino(properties: Mapping[str, str], size: tuple[int, int] | None, dtype:
     how = said.get("resize_type")
     if size is not None and (how == "standard" or (how == "crop" and size[0] == size[1])):
         sides = size if how == "standard" else size[0]  # others pad, which nothing here does: they are asked for
-        found.state(source, resize=sides, filter="opencv-linear", cut_at="floor")
+        found.state(source, resize=sides, filter="openvino-linear", cut_at="floor")
     if not (inside and dtype == "uint8"):
         found.state(
             source,
