@@ -109,8 +109,8 @@ def test_a_redis_without_memory_slows_the_producer_and_loses_nothing(
     env = cluster(redis_server.url, model_store, tmp_path, window_chunks=1000, chunk_images=1)
     with redis_server.client() as client, fleet(1, home, env) as workers:
         wait_until(lambda: "ready." in workers.log, 60, "a worker")
-        # 640 chunks take some 800 kB, the workers' and producer's connections 200 kB.
-        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1_200_000)
+        # 640 chunks take some 1 MB, connections and rows on their way 500 kB.
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1_600_000)
         with producer("label", str(tmp_path / "photos"), "-o", str(home / "report.csv"), home=home, env=env) as running:
             most = 0
             while running.poll() is None:
@@ -132,7 +132,7 @@ def test_an_evicting_redis_costs_time_and_is_warned_of(
     with redis_server.client() as client, fleet(1, home, env) as workers:
         wait_until(lambda: "ready." in workers.log, 60, "a worker")
         client.config_set("maxmemory-policy", "allkeys-lru")
-        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1_200_000)
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 1_600_000)
         done = sortline("label", str(tmp_path / "photos"), home=home, env=env)
 
     assert "warning: Redis evicts by allkeys-lru when it is full, which loses queued work" in done.stderr
