@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import InvalidTaskError
+from celery.worker import state
 from celery.worker.strategy import default
 from kombu.exceptions import DecodeError
 
@@ -42,9 +43,16 @@ def strategy(runtime: Runtime, task: Task, app: Celery, consumer: Any, **options
         except (InvalidTaskError, DecodeError):
             raise  # Celery logs it and rejects the message
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            _forget(message)
             raise InvalidTaskError(f"its headers can't be used: {error!r:.200}") from error
 
     return check
+
+
+def _forget(message: Any) -> None:
+    """Let Celery count ``message`` no more among those at hand: with one that never ends it would take no other."""
+    for request in [known for known in state.reserved_requests if known.message is message]:
+        state.task_ready(request)
 
 
 def _hold(message: Any, runtime: Runtime) -> None:
