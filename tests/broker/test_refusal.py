@@ -102,7 +102,7 @@ def test_golden_images_answered_otherwise_are_refused(
 
         raise EngineError("mean answers the golden images with a difference of 0.4")
 
-    monkeypatch.setattr("vision.serving.classifier.Classifier.replay", other)
+    monkeypatch.setattr("worker.runtime.replay", other)
     producer = new_producer(pin=stored_pin(real_settings))
 
     with really_working(real_settings):
