@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import threading
@@ -203,7 +204,11 @@ def test_a_strangers_key_hides_no_run(key: str, session: Session, new_producer: 
 def test_flower_shows_the_states_of_the_board(
     desk: Desk, session: Session, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import monitored
+    mask = os.umask(0o022)
+    try:
+        from jobs import monitored
+    finally:
+        os.umask(mask)  # Flower's process has one of its own
 
     monkeypatch.setattr(monitored, "board", monitored.Board(session.settings))
     detached(session, new_producer(24))
