@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; the processes that it starts find our packages first, too."""
@@ -17,6 +19,9 @@ def main() -> None:
     folder = str(here if (here / "producer").is_dir() else here.parent)
     sys.path.insert(0, folder)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
-    from producer import main as run
+    try:
+        from producer import main as run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # before the command could take it and say what remains
+        sys.exit(INTERRUPTED)

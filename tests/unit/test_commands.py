@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+import sortline
 from model_store import ManifestDraft, ModelStore, ModelVersion
 from producer.__main__ import app, run
 from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE
@@ -464,3 +465,17 @@ def test_an_import_whose_process_is_ended_by_a_signal_is_a_sentence(
     assert run(["models", "import", str(tmp_path / "a.ckpt"), "--name", "x", "--home", str(home)]) == 1
 
     assert "ended with SIGSEGV; nothing was published or written" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("producer.main", interrupted, raising=False)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+
+    with pytest.raises(SystemExit) as ended:
+        sortline.main()
+
+    assert ended.value.code == INTERRUPTED
