@@ -69,9 +69,13 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = Thread(target=acting, daemon=True)
-    thread.start()
-    yield
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # another test may have left another
+    try:
+        thread.start()
+        yield
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     if failed:
         raise failed[0]
 
