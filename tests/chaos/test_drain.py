@@ -53,7 +53,7 @@ def test_a_supervisor_leaves_what_was_drained_and_keeps_the_others(tmp_path: Pat
     said: list[str] = []
     processes = Supervisor(tmp_path, said.append, persistent=True)
     processes.start("label worker", [sys.executable, "-c", f"raise SystemExit({DRAINED})"], {})
-    processes.start("redis", [sys.executable, "-c", "import time; time.sleep(60)"], {})
+    processes.start("redis", [sys.executable, "-c", "import time; time.sleep(60)"], {})  # until the test ends it
     try:
         wait_until(lambda: len(processes.living) == 1, 10, "its end")
         for _ in range(3):

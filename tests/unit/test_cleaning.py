@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_a_folder_that_is_known_to_be_abandoned(
     folder = Path(os.environ["TMPDIR"])
     folder.mkdir(exist_ok=True)
     monkeypatch.setattr("tempfile.tempdir", None)
-    code = (
+    code = (  # it sleeps until the test kills it
         "import tempfile, time\nfrom base.temporary import own_temporary_folder\n"
         "with own_temporary_folder():\n tempfile.mkdtemp(prefix='pymp-')\n print('there', flush=True)\n time.sleep(60)"
     )
@@ -202,6 +202,7 @@ def test_a_log_is_begun_anew_when_it_is_long_and_its_process_goes_on(
     monkeypatch.setattr("base.supervisor.LOG_BYTES", 1000)
     monkeypatch.setattr("base.supervisor.ROTATE_EVERY_S", 0.0)
     processes, log = Supervisor(tmp_path, print, persistent=True), tmp_path / "logs" / "x.log"
+    # A pause between lines, so that a log that is put aside takes some and the next one others.
     code = "import time\nfor number in range(10**6): print('line', number, flush=True); time.sleep(0.001)"
     processes.start("x", [sys.executable, "-c", code], {}, log)
     try:

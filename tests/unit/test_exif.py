@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
+from pillow_heif import from_pillow
 
 from vision.images.exif import PhotoFacts, photo_facts
 
@@ -56,9 +57,8 @@ def test_every_format_says_when_with_what_and_where_a_photo_was_taken(kind: str)
 
 
 def test_heic_photos_say_it_too() -> None:
-    heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
-    heif.from_pillow(Image.fromarray(PIXELS)).save(file, exif=exif().tobytes())
+    from_pillow(Image.fromarray(PIXELS)).save(file, exif=exif().tobytes())
 
     assert photo_facts(file.getvalue()) == PHOTO
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 from pydantic import ValidationError
 
 from base.errors import ImageError
@@ -61,7 +62,7 @@ def is_like(colour: list[int], expected: tuple[int, int, int]) -> bool:
 @pytest.mark.parametrize("name", [*NAMES, "g.heic"])
 def test_every_picture_of_a_file_is_counted_and_decoded(tmp_path: Path, name: str) -> None:
     if name == "g.heic":
-        pytest.importorskip("pillow_heif").register_heif_opener()
+        register_heif_opener()
     path = several(tmp_path / name)
     file = PagedFile(path.read_bytes())
 
