@@ -149,8 +149,8 @@ def train(
 
       sortline train photos/ --config waste26 --sweep ridge=0.01..1 --trials 20
     """
-    from configs import parse_assignments
-    from producer.training.again import merged, origin_of
+    from configs import merge, parse_assignments
+    from producer.training.again import origin_of
     from producer.training.jobs import Training
     from producer.training.training import train as train_model
 
@@ -161,7 +161,8 @@ def train(
         origin = origin_of(place.settings(config), from_)
         sources, name = [*origin.datasets, *sources], name or origin.name
         if config is None:
-            changes = merged(origin.recipe, changes)
+            merge(origin.recipe, changes)
+            changes = origin.recipe
     settings = place.settings(None if from_ is not None and config is None else recipe, changes)
     sources += corrections or []
     if not sources:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,12 +36,3 @@ def origin_of(settings: Settings, reference: str) -> Origin:
     if gone := [path for path in datasets if not path.exists()]:
         raise UsageError(f"{version.manifest.reference} was trained on {gone[0]}, which is not there; {instead}")
     return Origin(version.name, datasets, recipe)
-
-
-def merged(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe with some keys changed, also within its tables."""
-    found = dict(recipe)
-    for key, value in changes.items():
-        old = found.get(key)
-        found[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return found

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from configs import Settings
+from configs import Settings, merge
 from model_store import ManifestDraft, ModelStore
 from producer.errors import UsageError
-from producer.training.again import merged, origin_of
+from producer.training.again import origin_of
 
 
 @pytest.fixture
@@ -60,9 +60,6 @@ def test_where_that_is_not_known_or_gone_the_images_are_to_be_named(
 
 def test_a_recipe_is_changed_within_its_tables() -> None:
     recipe = {"epochs": 3, "augmentation": {"flip": True, "repeat": 2}}
-    assert merged(recipe, {"augmentation": {"repeat": 0}, "seed": 1}) == {
-        "epochs": 3,
-        "augmentation": {"flip": True, "repeat": 0},
-        "seed": 1,
-    }
-    assert recipe["augmentation"] == {"flip": True, "repeat": 2}
+    merge(recipe, {"augmentation": {"repeat": 0}, "seed": 1})
+
+    assert recipe == {"epochs": 3, "augmentation": {"flip": True, "repeat": 0}, "seed": 1}
