@@ -40,7 +40,10 @@ HEADERS = {
 }
 KEPT = {"Cache-Control": "private, max-age=3600"}  # of pictures, whose address changes with the server
 # The browser goes on by itself: a redirect would count as part of the other site that the link may stand on.
-ENTRY = '<!DOCTYPE html><html lang="en"><title>Review</title><meta http-equiv="refresh" content="0; url=/{}/">'
+ENTRY = (  # an icon, or browsers ask for one that they are refused
+    '<!DOCTYPE html><html lang="en"><title>Review</title><link rel="icon" href="data:,">'
+    '<meta http-equiv="refresh" content="0; url=/{}/">'
+)
 
 
 def listen() -> socket.socket:
