@@ -43,7 +43,5 @@ def audit(
     from producer.training.audit import audit as audit_dataset
     from producer.training.jobs import Training
 
-    training = Training(
-        dataset=dataset, config=config, name="audit", assignments=assignments or [], folds=folds, quiet=quiet
-    )
-    audit_dataset(place.settings(config, parse_assignments(training.assignments)), training, output)
+    training = Training(dataset=dataset, name="audit", folds=folds, quiet=quiet)
+    audit_dataset(place.settings(config, parse_assignments(assignments or [])), training, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -157,8 +158,10 @@ def train(
     changes = parse_assignments(assignments or [])
     sources = [*(datasets or [])]
     recipe = config or Path("photos")
+    begun = None  # the version itself: what --from means changes with the search's own
     if from_ is not None:
         origin = origin_of(place.settings(config), from_)
+        begun = origin.reference
         sources, name = [*origin.datasets, *sources], name or origin.name
         if config is None:
             merge(origin.recipe, changes)
@@ -170,9 +173,8 @@ def train(
     training = Training(
         dataset=sources[0],
         later_sources=sources[1:],
-        config=recipe,
         name=name or recipe.stem,
-        assignments=assignments or [],
+        typed=_typed(datasets, corrections, {"--from": begun, "--config": config}, assignments),
         promote=promote,
         folds=search.folds or 0,
         fail_on_leak=fail_on_leak,
@@ -184,3 +186,16 @@ def train(
         quiet=quiet,
     )
     train_model(settings, training)
+
+
+def _typed(
+    datasets: Sequence[Path] | None,
+    corrections: Sequence[Path] | None,
+    once: Mapping[str, object],
+    assignments: Sequence[str] | None,
+) -> list[str]:
+    """Return the words that name images and recipe: a command may repeat them."""
+    words = list(map(str, datasets or ()))
+    words += [word for option, value in once.items() if value is not None for word in (option, str(value))]
+    words += [word for path in corrections or () for word in ("--corrections", str(path))]
+    return [*words, *(word for assignment in assignments or () for word in ("--set", assignment))]

@@ -12,8 +12,9 @@ from producer.errors import UsageError
 
 
 class Origin(NamedTuple):
-    """Name of the model, its datasets in their order, and its recipe."""
+    """The version, as ``kitchen:3``, the model's name, its datasets in their order, and its recipe."""
 
+    reference: str
     name: str
     datasets: list[Path]
     recipe: dict[str, Any]
@@ -35,4 +36,4 @@ def origin_of(settings: Settings, reference: str) -> Origin:
         raise UsageError(f"{version.manifest.reference} does not say what it was trained on; {instead}")
     if gone := [path for path in datasets if not path.exists()]:
         raise UsageError(f"{version.manifest.reference} was trained on {gone[0]}, which is not there; {instead}")
-    return Origin(version.name, datasets, recipe)
+    return Origin(str(version.manifest.reference), version.name, datasets, recipe)

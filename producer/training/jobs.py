@@ -36,7 +36,7 @@ class Training:
 
     Attributes:
         later_sources: further images, and other labels for those of ``dataset``.
-        config, assignments: the recipe as it was typed.
+        typed: the words of the command that name images and recipe, as they were typed.
         name: of the model in the store.
         folds: parts of a cross-validation; 0 for none.
         sweep: what to try for keys of the recipe; ``trials`` random draws of it when given, else all combinations.
@@ -45,9 +45,8 @@ class Training:
     """
 
     dataset: Path
-    config: Path
     name: str
-    assignments: list[str] = field(default_factory=list)
+    typed: list[str] = field(default_factory=list)
     promote: Promote = "gate"
     folds: int = 0
     fail_on_leak: bool = False

@@ -51,7 +51,11 @@ def train(settings: Settings, training: Training) -> None:
         if trials:
             best = _search(session, training, trials, name, console)
             settings = settings.model_copy(update={"training": best.recipe})
-            _say_how_to_confirm(console, best, training, len(trials))
+            console.print(
+                f"The best of {len(trials)} trials on one validation split is an optimistic score: part of it is luck. "
+                f"To confirm it:\n  {confirming(training, best)}\ntraining trial {best.number} again, to publish it",
+                markup=False,
+            )
         elif session.stack is not None:
             name, is_begun = open_.enter_context(job_of(settings, training))
         job = plan_training(settings, training, purpose="folds" if training.folds else "publish", job=name)
@@ -141,21 +145,10 @@ def _search(session: Session, training: Training, trials: list[Trial], name: str
     return best
 
 
-def _say_how_to_confirm(console: Console, best: Trial, training: Training, count: int) -> None:
-    assignments = [*training.assignments, *(f"{key}={shown(value)}" for key, value in best.values.items())]
-    words = [
-        "sortline",
-        "train",
-        *map(str, (training.dataset, *training.later_sources)),
-        "--config",
-        str(training.config),
-    ]
-    words += [word for assignment in assignments for word in ("--set", assignment)]
-    console.print(
-        f"The best of {count} trials on one validation split is an optimistic score: part of it is luck. To confirm it:"
-        f"\n  {shlex.join([*words, '--folds', '5'])}\ntraining trial {best.number} again, to publish it",
-        markup=False,
-    )
+def confirming(training: Training, best: Trial) -> str:
+    """Return the command that measures the recipe of the best trial over all images."""
+    changed = [word for key, value in best.values.items() for word in ("--set", f"{key}={shown(value)}")]
+    return shlex.join(["sortline", "train", *training.typed, *changed, "--folds", "5"])
 
 
 class _Waiting:

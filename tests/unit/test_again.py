@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import pytest
 
 from configs import Settings, merge
 from model_store import ManifestDraft, ModelStore
+from producer.__main__ import run
 from producer.errors import UsageError
 from producer.training.again import origin_of
+from producer.training.jobs import Training
+from producer.training.sweep import Trial
+from producer.training.training import confirming
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def test_a_version_says_what_it_was_trained_on_and_how(settings: Settings, tmp_p
     (tmp_path / "a%.csv").touch()
 
     found = origin_of(settings, "colours:2")
-    assert found == ("colours", [tmp_path / "store", tmp_path / "a%.csv"], {"epochs": 3})
+    assert found == ("colours:2", "colours", [tmp_path / "store", tmp_path / "a%.csv"], {"epochs": 3})
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,32 @@ def test_a_recipe_is_changed_within_its_tables() -> None:
     merge(recipe, {"augmentation": {"repeat": 0}, "seed": 1})
 
     assert recipe == {"epochs": 3, "augmentation": {"flip": True, "repeat": 0}, "seed": 1}
+
+
+def test_the_command_that_confirms_a_search_trains_the_same_version_on_the_same_images(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, corrections = tmp_path / "photos", tmp_path / "my corrections.csv"
+    photos.mkdir()
+    corrections.touch()
+    publish(settings, {"datasets": [str(photos)], "recipe": {"epochs": 3}})
+    seen: list[tuple[Settings, Training]] = []
+    monkeypatch.setattr("producer.training.training.train", lambda *given: seen.append(given))
+    where = ["--home", str(tmp_path), "--store", str(tmp_path / "store")]
+    search = ["train", "--from", "colours:2", "--corrections", str(corrections), "--set", "seed=3"]
+
+    assert run([*search, "--sweep", "epochs=4,5", *where]) == 0
+    command = confirming(seen[0][1], Trial(2, {"epochs": 5}, seen[0][0].training))
+    assert command == (
+        f"sortline train --from colours:2 --corrections '{corrections}' --set seed=3 --set epochs=5 --folds 5"
+    )
+    assert run([*shlex.split(command)[1:], *where]) == 0
+    recipe, training = seen[1][0].training, seen[1][1]
+    assert (recipe.epochs, recipe.seed, training.name) == (5, 3, "colours")
+    assert (training.dataset, training.later_sources) == (seen[0][1].dataset, seen[0][1].later_sources)
+
+
+def test_the_command_that_confirms_a_search_names_the_recipe_where_one_was_named(tmp_path: Path) -> None:
+    training = Training(dataset=tmp_path, name="x", typed=["photos", "--config", "digits"])
+    best = Trial(1, {"lr_max": 0.1}, Settings().training)
+    assert confirming(training, best) == "sortline train photos --config digits --set lr_max=0.1 --folds 5"

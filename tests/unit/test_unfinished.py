@@ -21,7 +21,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def training(tmp_path: Path) -> Training:
     (tmp_path / "photos").mkdir()
-    return Training(dataset=tmp_path / "photos", config=Path("digits"), name="digits")
+    return Training(dataset=tmp_path / "photos", name="digits")
 
 
 def interrupted(settings: Settings, training: Training, *, epochs: int = 1, by: BaseException | None = None) -> str:
