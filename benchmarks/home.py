@@ -43,8 +43,8 @@ def temporary_home() -> Iterator[Path]:
 
 
 def environment(home: Path, more: Mapping[str, str] = NOTHING) -> dict[str, str]:
-    """The environment of a process of this home: none of the caller's SORTLINE_* settings."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SORTLINE_")}
+    """The environment of a process of this home: none of the caller's SORTLINE_* settings, modules compiled once."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SORTLINE_", "PYTHONDONTWRITE"))}
     return {**clean, "SORTLINE_HOME": str(home), "PYTHONPATH": str(ROOT), **more}
 
 
