@@ -45,12 +45,12 @@ class Settings(BaseModel):
 
     home: Path = Field(default_factory=default_home, description="store, runs, caches, sockets and the private Redis")
     broker: str | None = Field(
-        None, description="redis://, rediss:// or unix:// URL; none starts a private Redis", repr=False
+        None, description="redis://, rediss://, unix:// or sentinel:// URL; none starts a private Redis", repr=False
     )
     webhook: str | None = Field(
         None, description="http:// or https:// URL that `sortline watch` sends the counts of each batch to", repr=False
     )
-    broker_ca: Path | None = Field(None, description="certificate authority (PEM) that a rediss:// server must prove")
+    broker_ca: Path | None = Field(None, description="certificate authority (PEM) that a server with TLS must prove")
     data_root: Path | str | None = Field(
         None,
         description="folder that holds all images, or its URL; messages carry paths below it. Needed with a broker of "

@@ -7,7 +7,7 @@ from base.doors import lazy
 if TYPE_CHECKING:
     from jobs.app import UNREACHED, App, make_app
     from jobs.board import KEPT_S, JobBoard
-    from jobs.broker import AWAY, Keys, check_broker, connect, passwords, redis_fault, redis_now
+    from jobs.broker import AWAY, Keys, check_broker, connect, passwords, primary_of, redis_fault, redis_now
     from jobs.counter import count_up
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
     from jobs.fairness import PARKED, Waiting, level_of, listed_messages

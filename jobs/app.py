@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from configs import Settings
-from jobs.broker import AWAY, LEVELS, SEPARATOR, celery_options, connection_options
+from jobs.broker import AWAY, LEVELS, SEPARATOR, celery_options, connection_options, sentinel_options
 from jobs.label import LabelChunk
 from jobs.transport import COMPRESSION
 
@@ -37,6 +37,7 @@ def make_app(settings: Settings, kind: type[AnyApp] = Celery) -> AnyApp:
             "priority_steps": list(LEVELS),  # for Flower too, which counts the queues
             "sep": SEPARATOR,
             **connection_options(settings),
+            **sentinel_options(settings),
         },
         task_serializer="json",
         accept_content=["json"],

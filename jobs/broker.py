@@ -13,10 +13,12 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.connection import DefaultParser
 from redis.retry import Retry
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
-from base.broker_url import BrokerUrl, masked_url, parse_broker_url
+from base.broker_url import BrokerUrl, masked_url, parse_broker_url, written_passwords
 from configs import Settings
 from jobs.errors import BrokerAway, BrokerError, BrokerFull
+from jobs.sentinel import NoPrimary, Primary
 
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 LEVELS = (0, 1, 2, 3)  # of a queue's lists: `jobs.fairness` says what is on which
@@ -57,8 +59,6 @@ AWAY = (
     redis.exceptions.OutOfMemoryError,
 )
 SHORTEST_HIDDEN = 4  # a shorter password stands in half the words of a log
-_IN_USER = re.compile(r"://[^:/@]*:(.*)@")  # to the last @: a password may hold one
-_IN_QUERY = re.compile(r"[?&]password=([^&]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,10 @@ def celery_options(settings: Settings) -> dict[str, Any]:
     if url.path:
         place = f"redis+socket://{quote(os.fsencode(url.path))}?virtual_host={url.db}"
     else:
-        host = f"[{url.host}]" if ":" in url.host else url.host
-        place = f"{'rediss' if url.is_tls else 'redis'}://{host}:{url.port}/{url.db}"
+        # Of Sentinels only one: Celery would go from URL to URL, and lose user and password.
+        scheme, (host, port) = ("sentinel", url.sentinels[0]) if url.sentinels else ("redis", (url.host, url.port))
+        scheme = "rediss" if url.is_tls and not url.sentinels else scheme
+        place = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{url.db}"
     return {
         "broker_url": place,
         "broker_user": url.username,
@@ -172,6 +174,22 @@ def connection_options(settings: Settings) -> dict[str, Any]:
     return times | broker_url(settings).options
 
 
+def sentinel_options(settings: Settings) -> dict[str, Any]:
+    """Return kombu's options of a broker behind Sentinels; none for another."""
+    url = broker_url(settings)
+    if not url.sentinels:
+        return {}
+    who = {"username": url.sentinel_username, "password": url.sentinel_password}
+    tls = {"ssl": True, **(tls_options(settings) or {})} if url.is_tls else {}
+    return {"sentinels": list(url.sentinels), "master_name": url.master_name, "sentinel_kwargs": {**who, **tls}}
+
+
+def primary_of(settings: Settings) -> Primary | None:
+    """Return what asks the Sentinels of this broker; None where it has none."""
+    options = sentinel_options(settings)
+    return Primary(options["sentinels"], options["master_name"], options["sentinel_kwargs"]) if options else None
+
+
 def tls_options(settings: Settings) -> dict[str, Any] | None:
     """Return redis-py's TLS arguments that force verification, or None for a plain connection."""
     url = broker_url(settings)
@@ -184,20 +202,21 @@ def tls_options(settings: Settings) -> dict[str, Any] | None:
 def connect(settings: Settings) -> redis.Redis:
     """Return a client; nothing is sent yet. Commands give up after 10 s and are retried three times."""
     url = broker_url(settings)
-    return redis.Redis(
-        host=url.host,
-        port=url.port,
-        unix_socket_path=url.path or None,
-        db=url.db,
-        username=url.username,
-        password=url.password,
-        ssl=url.is_tls,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
-        decode_responses=True,
-        encoding_errors="replace",  # what is no text is none of ours: it fails the check of whoever reads it
+    common: dict[str, Any] = {
+        "db": url.db,
+        "username": url.username,
+        "password": url.password,
+        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
+        "decode_responses": True,
+        "encoding_errors": "replace",  # what is no text is none of ours: it fails the check of whoever reads it
         **connection_options(settings),
         **(tls_options(settings) or {}),
-    )
+    }
+    if (primary := primary_of(settings)) is None:
+        where = {"host": url.host, "port": url.port, "unix_socket_path": url.path or None, "ssl": url.is_tls}
+        return redis.Redis(**where, **common)
+    kind = SentinelManagedSSLConnection if url.is_tls else SentinelManagedConnection
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, connection_pool=primary, **common))
 
 
 def check_broker(client: redis.Redis, settings: Settings) -> str:
@@ -206,7 +225,8 @@ def check_broker(client: redis.Redis, settings: Settings) -> str:
     try:
         server = client.info("server")
         if (mode := server.get("redis_mode") or server.get("server_mode", "standalone")) != "standalone":  # Valkey's
-            raise BrokerError(f"{where} is a Redis in {mode} mode, which Sortline can't use; give one primary's URL")
+            advice = "sentinel://HOST:PORT?master_name=NAME" if mode == "sentinel" else "the URL of one primary"
+            raise BrokerError(f"{where} is a Redis in {mode} mode, which Sortline can't use so; give {advice}")
         client.delete(Keys(settings.key_prefix).nothing)
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         if not broker_url(settings).password:
@@ -217,6 +237,8 @@ def check_broker(client: redis.Redis, settings: Settings) -> str:
         raise BrokerError(f"{where} refuses the user or password: {error}. Check SORTLINE_BROKER") from error
     except RefusesWrites as error:
         raise BrokerAway(f"Redis at {where} {error}") from error
+    except NoPrimary as error:
+        raise BrokerAway(f"{where}: {error}") from error
     except redis.RedisError as error:
         raise BrokerAway(f"can't reach Redis at {where}: {error}; start it, or correct the address") from error
     version = str(server["redis_version"])
@@ -251,6 +273,5 @@ def redis_now(client: redis.Redis) -> float:
 
 def passwords(settings: Settings) -> frozenset[str]:
     """Return the broker's password as the URL spells it and as it is, for whoever must keep it out of a text."""
-    url = settings.broker or ""
-    spelled = [match.group(1) for match in (_IN_USER.search(url), _IN_QUERY.search(url)) if match]
+    spelled = written_passwords(settings.broker or "")
     return frozenset(form for text in spelled for form in (text, unquote(text)) if len(form) >= SHORTEST_HIDDEN)

@@ -32,7 +32,7 @@ from tornado.web import url
 from configs import Settings, load_settings
 from jobs.app import App, make_app
 from jobs.board import JobBoard
-from jobs.broker import AWAY, Keys, connect
+from jobs.broker import AWAY, Keys, connect, sentinel_options, tls_options
 from jobs.broker import broker_url as broker_of
 from jobs.kinds import KINDS
 from jobs.label import LABEL_RUN
@@ -196,7 +196,27 @@ class Socket(broker.RedisBase):
         )
 
 
+class Sentinels(broker.RedisBase):
+    """A Redis behind Sentinels: Flower's own class asks one of them, and uses the database 0."""
+
+    def __init__(self, broker_url: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(broker_url, *arguments, **options)
+        url, sentinels = broker_of(settings), sentinel_options(settings)
+        times = {"socket_timeout": self.socket_timeout, "retry": Retry(NoBackoff(), 0)}
+        self.redis = redis.asyncio.Sentinel(
+            sentinels["sentinels"],
+            sentinel_kwargs=sentinels["sentinel_kwargs"] | times,
+            db=url.db,
+            username=url.username,
+            password=url.password,
+            ssl=url.is_tls,
+            **times,
+            **(tls_options(settings) or {}),
+        ).master_for(url.master_name)
+
+
 broker.RedisSocket = Socket
+broker.RedisSentinel = Sentinels
 
 
 def _stop(_signal: int, _frame: object) -> None:

@@ -27,11 +27,13 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from base.broker_url import socket_path
 from jobs.broker import LEVELS, RefusesWrites, redis_now
 from jobs.fairness import PARKED
 from jobs.messages import MAX_MESSAGE_BYTES
+from jobs.sentinel import Primary
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -224,6 +226,22 @@ class Channel(kombu_redis.Channel):
             raise Empty from error
 
 
+class SentinelChannel(Channel):
+    """A channel to the primary that Sentinels name. kombu's own would have our checks left out."""
+
+    sentinels: list[tuple[str, int]]
+    master_name: str
+    sentinel_kwargs: dict[str, Any]
+    from_transport_options = (*Channel.from_transport_options, "sentinels", "master_name", "sentinel_kwargs")
+    connection_class = SentinelManagedConnection
+    connection_class_ssl = SentinelManagedSSLConnection
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        parameters = super()._connparams(asynchronous)
+        del parameters["host"], parameters["port"]
+        return {**parameters, "connection_pool": Primary(self.sentinels, self.master_name, self.sentinel_kwargs)}
+
+
 class Transport(kombu_redis.Transport):
     """A transport that hands on only what is built like a message."""
 
@@ -241,6 +259,12 @@ class Transport(kombu_redis.Transport):
             return
         self.handing_on = True
         super()._deliver(message, queue)
+
+
+class SentinelTransport(Transport):
+    """The same behind Sentinels."""
+
+    Channel = SentinelChannel
 
 
 def unpack(data: bytes) -> bytes:
@@ -267,3 +291,4 @@ for _kind in compression.encoders():
     compression.register(_refuse_kind, _refuse_kind, _kind)
 compression.register(zstd.compress, unpack, "application/zstd", aliases=[COMPRESSION])
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "jobs.transport:Transport"))
+TRANSPORT_ALIASES["sentinel"] = "jobs.transport:SentinelTransport"

@@ -127,21 +127,24 @@ class RedisServer:
     persistent: bool = False
     process: subprocess.Popen[bytes] | None = None
     arguments: list[str] = field(default_factory=list)
+    address: str = "127.0.0.1"
+    wrap: tuple[str, ...] = ()  # words before the command, as for a network namespace
 
     @property
     def url(self) -> str:
         secret = f":{self.password}@" if self.password else ""
-        return f"redis://{secret}127.0.0.1:{self.port}/0"
+        return f"redis://{secret}{self.address}:{self.port}/0"
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        command = [str(find_redis_server()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [*self.wrap, str(find_redis_server()), "--port", str(self.port), "--bind", self.address, "--save", ""]
         command += ["--dir", str(self.folder), "--appendonly", "yes" if self.persistent else "no", *self.arguments]
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen([*command, "-"], stdin=subprocess.PIPE, stdout=log, stderr=log)
         assert self.process.stdin is not None
         with self.process.stdin as more_settings:  # where no list of processes shows them
-            more_settings.write(f"requirepass {self.password}\n".encode() if self.password else b"")
+            password = f"requirepass {self.password}\nmasterauth {self.password}\n"
+            more_settings.write(password.encode() if self.password else b"")
         with self.client() as client:
             wait_until(lambda: _answers(client), 10)
 

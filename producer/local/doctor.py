@@ -17,7 +17,7 @@ from base.broker_url import masked_url
 from base.errors import UnavailableError
 from base.text import duration, printable
 from configs import Settings
-from jobs import BrokerError, LabelChunk, check_broker, connect, look_at_label_queue, reasons
+from jobs import BrokerError, LabelChunk, check_broker, connect, look_at_label_queue, primary_of, reasons
 from model_store import ModelStore, StoreError
 from producer.errors import ProducerError
 from producer.local.disk import sizes
@@ -98,6 +98,7 @@ def _check_broker(settings: Settings) -> Iterator[Finding]:
         except ProducerError as error:
             yield Finding("bad", str(error), is_broker=True)
         return
+    yield from _check_sentinels(settings)
     try:
         client = connect(settings)
         version = check_broker(client, settings)
@@ -108,6 +109,26 @@ def _check_broker(settings: Settings) -> Iterator[Finding]:
     yield from _check_policies(client)
     client.close()
     yield from _check_workers(settings)
+
+
+def _check_sentinels(settings: Settings) -> Iterator[Finding]:
+    try:
+        primary = primary_of(settings)
+    except BrokerError:  # the next check says it
+        return
+    if primary is None:
+        return
+    named: dict[str, list[str]] = {}
+    for place, address, fault in primary.answers():
+        if address is None:
+            yield Finding("warn", f"Sentinel {place} {fault}")
+        else:
+            named.setdefault("{}:{}".format(*address), []).append(place)
+    primary.close()
+    for server, places in named.items():
+        agreed = "" if len(named) == 1 else "; they do not agree: a failover is on, or some are cut off from the others"
+        text = f"Sentinels: {primary.service_name} is {server}, by {', '.join(sorted(places))}{agreed}"
+        yield Finding("warn" if agreed else "ok", text)
 
 
 def _check_policies(client: redis.Redis) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def cannot_save(server: RedisServer) -> None:
         wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", 10)
 
 
-def send(server: RedisServer, *command: str) -> None:
+def send(server: RedisServer, command: tuple[str, ...]) -> None:
     with server.client() as client:
         client.execute_command(*command)
 
@@ -49,8 +50,8 @@ def send(server: RedisServer, *command: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "name"),
     [
-        (lambda server: send(server, *READ_ONLY), "is a read-only replica; give the URL of the primary (READONLY "),
-        (lambda server: send(server, *TOO_FEW_REPLICAS), "has fewer replicas than min-replicas-to-write asks for"),
+        (lambda server: send(server, READ_ONLY), "is a read-only replica; give the URL of the primary (READONLY "),
+        (lambda server: send(server, TOO_FEW_REPLICAS), "has fewer replicas than min-replicas-to-write asks for"),
         (cannot_save, "can't save to its disk and so refuses writes; look at its log and its disk (MISCONF "),
     ],
     ids=["READONLY", "NOREPLICAS", "MISCONF"],
@@ -93,7 +94,7 @@ def test_writes_that_are_refused_within_a_command_are_a_sentence(
 
     def checked(client: redis.Redis, settings: Settings) -> str:
         version = check_broker(client, settings)
-        send(redis_server, *spoil)
+        send(redis_server, spoil)
         return version
 
     monkeypatch.setattr("producer.local.session.check_broker", checked)
@@ -131,11 +132,15 @@ def test_each_refusal_is_an_error_of_the_connection(code: str) -> None:
 
 @pytest.mark.parametrize(
     ("code", "spoil", "mend"),
-    [("READONLY", READ_ONLY, PRIMARY), ("NOREPLICAS", TOO_FEW_REPLICAS, ENOUGH_REPLICAS)],
+    [
+        ("READONLY", partial(send, command=READ_ONLY), PRIMARY),
+        ("NOREPLICAS", partial(send, command=TOO_FEW_REPLICAS), ENOUGH_REPLICAS),
+        ("MISCONF", cannot_save, ("CONFIG", "SET", "save", "")),
+    ],
 )
 def test_a_run_goes_on_after_writes_were_refused(
     code: str,
-    spoil: tuple[str, ...],
+    spoil: Callable[[RedisServer], None],
     mend: tuple[str, ...],
     desk: Desk,
     new_producer: NewProducer,
@@ -144,12 +149,12 @@ def test_a_run_goes_on_after_writes_were_refused(
     producer = new_producer(24, chunk_images=2)
     desk.engine.seconds = 0.1
     waited: set[str] = set()
-    mended = threading.Timer(3.0, send, (redis_server, *mend))
+    mended = threading.Timer(3.0, send, (redis_server, mend))
 
     with working(desk):
         for progress in in_time(producer.gatherer.gather(), 60):
             if progress.done >= 4 and not mended.ident:
-                send(redis_server, *spoil)
+                spoil(redis_server)
                 mended.start()
             waited.add(progress.waiting)
 

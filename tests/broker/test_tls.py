@@ -20,10 +20,13 @@ from configs.settings import Settings
 from jobs.app import make_app
 from jobs.broker import check_broker, connect
 from jobs.errors import BrokerAway
+from jobs.label import LabelChunk
+from jobs.sentinel import Primary
 from producer.run.enqueue import ChunkSender
-from tests.broker.conftest import Desk, NewProducer, labelled, plan_of, working
+from tests.broker.conftest import KEYS, Desk, NewProducer, labelled, plan_of, working
 from tests.canaries import secret
 from tests.conftest import RedisServer
+from tests.sentinels import watched_redis
 
 Proxied = Callable[[trustme.LeafCert], int]
 
@@ -111,6 +114,31 @@ def test_a_server_that_proves_its_name_is_used_by_both_sides(
     assert len(labelled(producer.run)) == 8
     desk.mean.close()
     desk.client.close()
+
+
+def test_sentinels_and_the_primary_that_they_name_prove_their_names(
+    settings: Settings, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The Sentinels are plain behind their proxies, and so name the plain primary.
+    with watched_redis() as watched, ExitStack() as stack:
+        certificate = authority.issue_cert("localhost")
+        ports = [
+            stack.enter_context(contextlib.closing(TlsProxy(certificate, port))).port
+            for port in (*watched.ports, watched.primary.port)
+        ]
+        address = Primary.get_master_address
+        monkeypatch.setattr(Primary, "get_master_address", lambda self: address(self) and ("localhost", ports[-1]))
+        hosts = ",".join(f"localhost:{port}" for port in ports[:-1])
+        url = f"rediss+sentinel://{watched.url.removeprefix('sentinel://').split('@')[0]}@{hosts}"
+        url += f"?{watched.url.split('?')[1]}"
+        secure = settings.model_copy(update={"broker": url, "broker_ca": tmp_path / "ca.pem"})
+        with connect(secure) as client:
+            assert check_broker(client, secure)
+            ChunkSender(make_app(secure), plan_of(secure)).send(0, ["a.png"])
+            assert client.llen(KEYS.queue(LabelChunk.queue)) == 1
+        trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+        with connect(secure) as client, pytest.raises(BrokerAway, match="CERTIFICATE_VERIFY_FAILED"):
+            check_broker(client, secure)
 
 
 def refuse(settings: Settings, match: str, monkeypatch: pytest.MonkeyPatch) -> None:

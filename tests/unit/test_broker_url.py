@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from redis.connection import parse_url
 
-from base.broker_url import BrokerUrl, parse_broker_url, unix_url
-from configs import SettingsError, load_settings
+from base.broker_url import BrokerUrl, masked_url, parse_broker_url, unix_url
+from configs import Settings, SettingsError, load_settings
+from jobs import passwords
 from tests.canaries import MARK, as_id
 
 SECRET = unquote("a%40b")
@@ -36,6 +38,7 @@ FORMS = {
         host="queue",
         options={"socket_timeout": 2.5, "socket_keepalive": False, "max_connections": 20},
     ),
+    "redis://queue?retry_on_timeout=yes": BrokerUrl(host="queue", options={"retry_on_timeout": True}),
     "rediss://queue:7000?ssl_certfile=/a%20b.pem&ssl_keyfile=/k.pem": BrokerUrl(
         is_tls=True, host="queue", port=7000, tls_files={"ssl_certfile": "/a b.pem", "ssl_keyfile": "/k.pem"}
     ),
@@ -58,6 +61,50 @@ def test_a_form_of_redis_py_means_what_it_means_there(url: str) -> None:
         assert name == "connection_class" or ours[name] == value, name
 
 
+BEHIND = BrokerUrl(host="", port=0, sentinels=(("a", 26379), ("b", 7000)), master_name="m")
+
+
+@pytest.mark.parametrize(
+    ("url", "means"),
+    [
+        ("sentinel://a,b:7000?master_name=m", BEHIND),
+        ("redis+sentinel://a:26379,b:7000/0?master_name=m", BEHIND),
+        ("sentinel://a:26379;sentinel://b:7000?master_name=m", BEHIND),  # kombu's
+        ("sentinel://a:26379;b:7000/0?master_name=m", BEHIND),  # Celery's
+        (
+            "sentinel://me:a%40b@a/3;sentinel://me:a%40b@b:7000/3?master_name=m&socket_timeout=2",
+            replace(BEHIND, username="me", password=SECRET, db=3, options={"socket_timeout": 2.0}),
+        ),
+        (
+            "sentinel://:a@b@a,b:7000/3?master_name=m&sentinel_username=it&sentinel_password=a%40b",
+            replace(BEHIND, password=SECRET, db=3, sentinel_username="it", sentinel_password=SECRET),
+        ),
+        (
+            "rediss+sentinel://a,b:7000?master_name=m&ssl_ca_certs=/ca.pem",
+            replace(BEHIND, is_tls=True, tls_files={"ssl_ca_certs": "/ca.pem"}),
+        ),
+        ("sentinel://[::1],[::2]:7000?master_name=m", replace(BEHIND, sentinels=(("::1", 26379), ("::2", 7000)))),
+        ("redis+socket:///run/r.sock?virtual_host=2", BrokerUrl(path="/run/r.sock", db=2)),  # Celery's
+    ],
+)
+def test_a_form_that_redis_py_has_not(url: str, means: BrokerUrl) -> None:
+    assert parse_broker_url(url) == means
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://me:{MARK}@queue?password={MARK}",
+        f"sentinel://me:{MARK}@a,b?master_name=m&sentinel_password={MARK}",
+        f"sentinel://me:{MARK}@a;sentinel://me:{MARK}@b?master_name=m",
+    ],
+)
+def test_every_password_of_a_url_is_hidden(url: str) -> None:
+    assert MARK not in masked_url(url)
+    assert masked_url(url).count("***") == url.count(MARK)
+    assert passwords(Settings(broker=url)) == {MARK}
+
+
 def test_certificates_may_be_checked_and_not_left_unchecked() -> None:
     checked = "rediss://queue?ssl_cert_reqs=required&ssl_check_hostname=true"
 
@@ -72,10 +119,18 @@ def test_certificates_may_be_checked_and_not_left_unchecked() -> None:
     [
         (f"amqp://me:{MARK}@queue", "a broker is a redis://"),
         (f"redis:{MARK}", "a broker is a redis://"),
-        (f"redis+socket:///run/{MARK}", "unix:///PATH"),  # Celery's
-        (f"sentinel://:{MARK}@queue:26379", "Sentinel and Redis Cluster are not supported"),
-        (f"redis+sentinel://:{MARK}@queue:26379/0/primary", "Sentinel and Redis Cluster are not supported"),
-        (f"redis-cluster://:{MARK}@queue", "Sentinel and Redis Cluster are not supported"),
+        (f"redis-cluster://:{MARK}@queue", "Redis Cluster is not supported; give the URL of one primary"),
+        (f"sentinel://:{MARK}@a:26379,b:26379/0", "put .master_name=NAME at its end"),
+        (f"redis+sentinel://:{MARK}@a:26379/0/m", "the database of a broker is a number"),
+        (f"sentinel://:{MARK}@a,,b?master_name=m", "one of its Sentinels has no host"),
+        (f"sentinel://:{MARK}@?master_name=m", "one of its Sentinels has no host"),
+        (f"sentinel://:{MARK}@a;redis://b?master_name=m", "each of its Sentinels is HOST:PORT"),
+        (f"sentinel://:{MARK}@a;sentinel://:b@b?master_name=m", "one user, one password and one database"),
+        (f"sentinel://:{MARK}@a/1;sentinel://b/2?master_name=m", "one user, one password and one database"),
+        (f"sentinel://:{MARK}/x@a,b?master_name=m", "a password's / # . @ are"),
+        (f"sentinel://:{MARK}@a:port,b?master_name=m", "no single host"),
+        (f"sentinel://:{MARK}@a,b?mastername=m", "known here; known: .*master_name, sentinel_username"),
+        (f"redis://:{MARK}@a?master_name=m", "not known here"),
         (f"redis://:{MARK}/x@queue", "a password's / # . @ are"),
         (f"redis://:{MARK}#x@queue", "a password's / # . @ are"),
         (f"redis://:{MARK}?x@queue", "a password's / # . @ are"),
