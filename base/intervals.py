@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 Z_95 = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
+MOST_EXACT = 1000  # images that only one side gets right; of more the normal distribution says the same
 
 
 def wilson_interval(rate: float, images: int) -> tuple[float, float]:
@@ -33,3 +34,19 @@ def paired_interval(won: int, lost: int, images: int) -> tuple[float, float]:
     difference = (won_more - lost_more) / images
     spread = Z_95 * math.sqrt(((won_more + lost_more) / images - difference**2) / images)
     return max(-1.0, difference - spread), min(1.0, difference + spread)
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """Return how often chance alone would make two equal classifiers differ as much or more, in either direction.
+
+    McNemar's exact test. With more than 1,000 differing images, its normal approximation, corrected for continuity.
+
+    Args:
+        won, lost: images that only the one, and only the other, gets right.
+    """
+    differing = won + lost
+    if differing > MOST_EXACT:
+        return math.erfc(max(0, abs(won - lost) - 1) / math.sqrt(2 * differing))
+    fewer = sum(math.comb(differing, count) for count in range(min(won, lost) + 1))
+    chance: float = 2 * fewer / 2**differing
+    return min(1.0, chance)

@@ -54,7 +54,10 @@ export function tile(image) {
     line.append(bar(first[1]), element("span", "percent", percent(first[1])));
     made.append(line);
   }
-  made.append(element("span", "note", second ? "or " + second[0] : "\u00a0"));
+  const other = image.other && image.other[0] !== first?.[0] ? "other: " + image.other[0] + ", " + percent(image.other[1]) : "";
+  const note = element("span", "note", other || (second ? "or " + second[0] : "\u00a0"));
+  note.title = other;
+  made.append(note);
   made.append(element("span", "verdict", "\u00a0"));
   const path = element("span", "path");
   path.title = image.path;

@@ -81,10 +81,13 @@ function drawLabels() {
 
 async function load() {
   state = await get("state");
-  $("about").textContent = [state.model && "labelled by " + state.model, "saved in " + state.file.split("/").pop()].filter(Boolean).join(" · ");
+  $("about").textContent = [state.model && "labelled by " + state.model + (state.other && ", beside it " + state.other), "saved in " + state.file.split("/").pop()].filter(Boolean).join(" · ");
   $("about").title = state.file;
   $("command").textContent = state.command;
   $("learn").hidden = !state.command;
+  const two = $("order").querySelector("[value=disagreement]");
+  two.hidden = two.disabled = !state.other;
+  for (const row of document.querySelectorAll(".of-two")) row.hidden = !state.other;
   drawLabels();
   draw(state);
 }
@@ -160,6 +163,17 @@ function decide(verdict, label = "", ids = grid.subjects) {
     if (verdict === "label") findAlike(ids, label);
     if ($("show").value === "todo" && grid.images === shown && !grid.undecided.length && !grid.pending.size) await turn(1);
   });
+}
+
+// The other version is right about the chosen images: one decision for each label that it gives.
+function otherIsRight() {
+  const subjects = grid.subjects;
+  const byLabel = new Map();
+  for (const image of grid.images.filter((one) => subjects.includes(one.id) && one.other)) {
+    byLabel.set(image.other[0], [...(byLabel.get(image.other[0]) || []), image.id]);
+  }
+  if (!byLabel.size) return say("No other version has labelled this image.");
+  for (const [label, ids] of byLabel) decide("label", label, ids);
 }
 
 function allRight() {
@@ -241,6 +255,7 @@ function look(isOn) {
     list.append(item);
   }
   facts.push(list);
+  if (image.other) facts.push(element("p", "note", state.other + ": " + image.other[0] + ", " + percent(image.other[1])));
   if (image.detail) facts.push(element("p", "", image.detail));
   facts.push(element("p", "path", image.path));
   $("large-facts").replaceChildren(...facts);
@@ -277,6 +292,7 @@ function pressed(event) {
   else if (key === "Enter") event.shiftKey ? allRight() : decide("right");
   else if (key === "Delete" || key === "Backspace") decide("reject");
   else if (key === "-") decide("skip");
+  else if (key === "=") otherIsRight();
   else if (key === "+") showAlike();
   else if (key === "0") look($("large").hidden);
   else if (key === "." || key === ",") scale(zoom + (key === "." ? 1 : -1));

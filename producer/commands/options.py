@@ -69,13 +69,9 @@ Formats = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How images are labelled."""
+class HowOptions:
+    """How images are labelled, by whichever version."""
 
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
-    ] = None
     on_existing: Annotated[
         OnExisting, typer.Option(help="When this command has run before: finish what is missing, start over, or stop.")
     ] = "resume"
@@ -88,6 +84,16 @@ class RunOptions:
     ] = None
     quiet: Quiet = False
     config: Config = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(HowOptions):
+    """How images are labelled, and by what."""
+
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME[@ALIAS|:VERSION]", help="The default is the one model in production."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

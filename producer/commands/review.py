@@ -35,7 +35,11 @@ def review(
     ] = None,
     order: Annotated[
         Order,
-        typer.Option("--order", help="What comes first: the least sure; or those far from each other among them."),
+        typer.Option(
+            "--order",
+            help="What comes first: the least sure; those far from each other among them; or of a comparison those "
+            "about which both versions are surest and disagree.",
+        ),
     ] = "uncertain",
     browse: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     home: Home = None,
@@ -50,6 +54,8 @@ def review(
       sortline review report.csv
 
       sortline review audit.csv -o fixes.csv
+
+      sortline review comparison.csv --order disagreement
     """
     from producer.review.review import review as review_run
 

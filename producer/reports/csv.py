@@ -38,7 +38,7 @@ def write_csv(run: RunFile, path: Path, layout: Layout | None = None, rows: Iter
     shown = layout or Layout.of(run.plan)
     found = run.rows() if rows is None else rows
     line = _labelled_line(shown)
-    _write(
+    write_cells(
         run, path, shown, shown.columns, map(shown.values, shown.answers(found)) if line is None else map(line, found)
     )
 
@@ -80,12 +80,13 @@ def write_errors(run: RunFile, path: Path, layout: Layout) -> None:
         [row.path, *row.more[: layout.pages], row.error, row.detail, row.width or None, row.height or None]
         for row in failed
     )
-    _write(run, path, layout, [*ERROR_COLUMNS[:1], *(["page"] if layout.pages else []), *ERROR_COLUMNS[1:]], cells)
+    write_cells(run, path, layout, [*ERROR_COLUMNS[:1], *(["page"] if layout.pages else []), *ERROR_COLUMNS[1:]], cells)
 
 
-def _write(
+def write_cells(
     run: RunFile, path: Path, layout: Layout, head: Iterable[str], rows: Iterable[str | Iterable[Value]]
 ) -> None:
+    """Write a table in the layout's dialect: each row as its cells, or as a line that is one already."""
     mark, separator, decimal, end = DIALECTS[layout.csv_dialect]
     names = {"ok", "error", "missing", layout.model, *layout.names, *filter(None, layout.groups)}
     known: dict[Value, str] = {None: "", **{name: _cell(name, separator) for name in names}}

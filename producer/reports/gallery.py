@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from producer.reports.report import Report
 from producer.reports.tally import Tally
 from producer.reports.thumbnails import SMALL_PX, thumbnails
 from producer.reports.truth import FolderTruth
-from producer.runfile import RunFile, StoredRow
+from producer.runfile import Plan, RunFile, StoredRow
 from storage import ExtraMissing, open_folder
 
 GALLERY_IMAGES = 20_000
@@ -110,17 +110,11 @@ class Gallery:
         first = dict.fromkeys([*counts.least_sure[:SHOWN_FIRST], *counts.mistakes[:SHOWN_FIRST]])
         order = [*first, *(index for index in by_index if index not in first)]
         found: dict[int, str] = {}
-        folder = None
         try:
-            if self._is_remote:
-                folder = open_folder(self._plan.data_root)
-                folder.check()
+            made = thumbnails_of(self._plan, (by_index[index] for index in order), report.max_pixels)
         except (ExtraMissing, UnavailableError) as error:
             report.say(f"no thumbnails: {error}")
             return found
-        made = thumbnails(
-            ((self._file(by_index[index].path), by_index[index].page) for index in order), report.max_pixels, folder
-        )
         size = 0
         for index, data in zip(order, made, strict=True):
             if data is None:
@@ -133,12 +127,6 @@ class Gallery:
                 break
         return found
 
-    def _file(self, path: str) -> str:
-        """Return the path of an image on this machine, or below the data root where that is a URL."""
-        if self._is_remote:
-            return below_root(text_to_path(path), self._plan.base, self._plan.data_root)
-        return os.path.join(self._plan.base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
-
     def _link(self, path: str) -> str:
         """Return the address of an image, relative to the page, so that both may be moved together.
 
@@ -147,9 +135,9 @@ class Gallery:
         if not has_image_suffix(path):
             return ""
         if self._is_remote:
-            return f"{self._plan.data_root}/{quote(os.fsencode(self._file(path)))}" if self.images_from else ""
+            return f"{self._plan.data_root}/{quote(os.fsencode(_file(self._plan, path)))}" if self.images_from else ""
         try:
-            relative = os.path.relpath(self._file(path), self._folder)
+            relative = os.path.relpath(_file(self._plan, path), self._folder)
         except ValueError:  # a NUL byte: no file
             return ""
         return "./" + quote(os.fsencode(relative))
@@ -188,6 +176,25 @@ class Gallery:
             self._pictures.get(row.input_index, ""),
             self._link(row.path),
         ]
+
+
+def thumbnails_of(plan: Plan, rows: Iterable[StoredRow], max_pixels: int) -> Generator[bytes | None, None, None]:
+    """Return a WebP file of the image of each row in turn, None where it can't be had.
+
+    Raises:
+        ExtraMissing, UnavailableError: the images are behind a URL that can't be opened.
+    """
+    folder = open_folder(plan.data_root) if is_url(plan.data_root) else None
+    if folder is not None:
+        folder.check()
+    return thumbnails(((_file(plan, row.path), row.page) for row in rows), max_pixels, folder)
+
+
+def _file(plan: Plan, path: str) -> str:
+    """Return the path of an image on this machine, or below the data root where that is a URL."""
+    if is_url(plan.data_root):
+        return below_root(text_to_path(path), plan.base, plan.data_root)
+    return os.path.join(plan.base, text_to_path(path))  # noqa: PTH118 - a path may hold any byte
 
 
 def _shown(row: StoredRow) -> str:

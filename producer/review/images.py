@@ -24,7 +24,10 @@ TABLES = (".csv", ".tsv", ".txt")
 
 
 class ReviewImage(NamedTuple):
-    """One image: its path as reports show it, absolute as text, its labels with the most probable first, its error."""
+    """One image: its path as reports show it, absolute as text, its labels with the most probable first, its error.
+
+    ``other`` is what another version says, where one has labelled it too.
+    """
 
     path: str
     key: str
@@ -32,6 +35,7 @@ class ReviewImage(NamedTuple):
     error: str
     detail: str
     sha256: str = ""
+    other: tuple[str, float] | None = None
 
     @property
     def margin(self) -> float:
@@ -51,6 +55,7 @@ class Collection:
         corrections: where they belong by default.
         source: SOURCE of the run, to label it again; "" where it isn't known.
         pages: further pictures of files, which are left out: a correction is of a file.
+        other: the other version that has labelled some of the images too, "" where there is none.
     """
 
     title: str
@@ -61,10 +66,21 @@ class Collection:
     corrections: Path
     source: str = ""
     pages: int = 0
+    other: str = ""
 
     def label(self, image: ReviewImage) -> str:
         """Return what was predicted, "" where nothing was."""
         return self.labels[image.ranked[0][0]] if image.ranked else ""
+
+    def disagreement(self, image: ReviewImage) -> tuple[int, float]:
+        """Return how much two versions disagree: more where they are surer of two labels, less where it is one label.
+
+        Of one label, the difference of their confidences counts. An image that one has not labelled comes last.
+        """
+        if image.other is None or not image.ranked:
+            return 0, 0.0
+        confidence, (label, other) = image.ranked[0][1], image.other
+        return (2, confidence + other) if label != self.label(image) else (1, abs(confidence - other))
 
 
 def open_collection(settings: Settings, text: str, data_root: Path | None = None) -> Collection:
@@ -128,7 +144,14 @@ def _of_table(table: Path, data_root: Path | None) -> Collection:
         ranked = _ranked(cells, labels, f"{table}, line {number}")
         reason = "" if ranked else text_of(cells, "error") or "missing"
         key = place.key(path)
-        images.append(ReviewImage(path, key, ranked, reason, text_of(cells, "error_detail"), cells.get("sha256", "")))
+        detail, digest = text_of(cells, "error_detail"), cells.get("sha256", "")
+        other = _number(cells, "other_confidence", f"{table}, line {number}") if cells.get("other_label") else None
+        images.append(
+            ReviewImage(
+                path, key, ranked, reason, detail, digest,
+                (text_of(cells, "other_label"), other) if other is not None else None,
+            )
+        )  # fmt: skip
     if not images:
         raise UsageError(f"{table} has no rows")
     folders = {os.path.dirname(image.key) for image in images}  # noqa: PTH120
@@ -136,6 +159,7 @@ def _of_table(table: Path, data_root: Path | None) -> Collection:
     return Collection(
         title=table.name,
         version=next((cells["model"] for _, cells in rows if "model" in cells), ""),
+        other=next((cells["other_model"] for _, cells in rows if "other_model" in cells), ""),
         labels=list(labels),
         images=images,
         root=data_root or Path(text_to_path(os.path.commonpath(folders)) if is_listed else base),
@@ -157,16 +181,22 @@ def _ranked(cells: dict[str, str], labels: dict[str, int], where: str) -> list[t
     for name, number in pairs:
         if not (label := text_of(cells, name)):
             break
-        try:
-            value = float(cells.get(number, "1" if not found else "0").replace(",", "."))
-        except ValueError as error:
-            raise UsageError(f"{where}: {number} is {cells[number]!r}, not a number") from error
-        if not 0 <= value <= 1:
-            raise UsageError(f"{where}: {number} is {cells[number]}, and not from 0 to 1")
+        value = _number(cells, number, where, "1" if not found else "0")
         index = labels.setdefault(label, len(labels))
         if index not in [known for known, _ in found]:
             found.append((index, value))
     return found
+
+
+def _number(cells: dict[str, str], column: str, where: str, default: str = "") -> float:
+    """Return a cell that holds a confidence."""
+    try:
+        value = float(cells.get(column, default).replace(",", "."))
+    except ValueError as error:
+        raise UsageError(f"{where}: {column} is {cells.get(column, default)!r}, not a number") from error
+    if not 0 <= value <= 1:
+        raise UsageError(f"{where}: {column} is {cells[column]}, and not from 0 to 1")
+    return value
 
 
 class _Place(NamedTuple):

@@ -48,6 +48,10 @@ def review(
 
     load = partial(open_collection, settings, run, data_root)
     collection = load()
+    if order == "disagreement" and not collection.other:
+        raise UsageError(
+            f"--order disagreement: {run} has the answers of one version; `sortline compare` makes a table of two"
+        )
     path = Path(os.path.abspath(output or collection.corrections))  # noqa: PTH100 - links stay links
     try:
         pictures = Pictures(collection, settings.home, settings.max_image_pixels)

@@ -58,6 +58,7 @@ class Session:
             return {
                 "title": printable(self._collection.title),
                 "model": self._collection.version,
+                "other": self._collection.other,
                 "images": len(self._collection.images),
                 "groups": list(self._groups.values()),
                 "order": self._order,
@@ -223,6 +224,7 @@ class Session:
             "id": index,
             "path": image.path,
             "ranked": [[labels[place], round(share, DIGITS)] for place, share in image.ranked[:SHOWN_LABELS]],
+            "other": [image.other[0], round(image.other[1], DIGITS)] if image.other is not None else None,
             "error": image.error,
             "detail": printable(image.detail),
             "verdict": decision.verdict,

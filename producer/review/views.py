@@ -85,6 +85,8 @@ class Views:
             return chosen
         answered = [index for index in chosen if images[index].ranked]
         failed = [index for index in chosen if not images[index].ranked]
+        if order == "disagreement":
+            return sorted(chosen, key=lambda index: [-part for part in self._collection.disagreement(images[index])])
         if order == "entropy":
             return [*sorted(answered, key=lambda index: -entropy(images[index])), *failed]
         by_margin = sorted(answered, key=lambda index: images[index].margin)

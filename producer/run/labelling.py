@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from configs import Settings
@@ -51,28 +50,45 @@ class Labelling:
     pages: bool = False
     merged: bool = False
     retry_failed: bool = False
+    may_be_table: bool = False  # SOURCE: of labelled images
+
+
+class Connection:
+    """A command's session, opened when it is first needed."""
+
+    def __init__(self, opening: ExitStack, settings: Settings, view: RunView, *, start: bool = True) -> None:
+        self._opening, self._start = opening, start
+        self.settings, self.view = settings, view
+        self.session: Session | None = None
+
+    def open(self) -> Session:
+        if self.session is None:
+            self.session = self._opening.enter_context(open_session(self.settings, ["label"], start=self._start))
+            if self.session.stack is not None:
+                self.session.stack.say = self.view.say
+        return self.session
 
 
 def label_source(settings: Settings, labelling: Labelling) -> int:
     """Label a source through the queue and write its reports; return the exit code."""
     settings, request = prepare(settings, labelling)
     limits = Limits(labelling.max_failures, settings.max_image_pixels)
-    # A private stack starts while inputs are listed; but not where there may be nothing to label.
-    is_finished = request.path(settings).exists() or request.since is not None
     with RunView(quiet=labelling.quiet) as view, ExitStack() as opening:
-        connect = partial(_connect, opening, settings, view, start=not labelling.detach)
-        session = connect() if labelling.detach or not is_finished or not is_alone(settings) else None
-        with _opened(settings, labelling, request, session, view) as run:
-            if session is None and run.done < run.total:
-                session = connect()
+        connection = Connection(opening, settings, view, start=not labelling.detach)
+        # A private stack starts while inputs are listed; but not where there may be nothing to label.
+        is_finished = request.path(settings).exists() or request.since is not None
+        if labelling.detach or not is_finished or not is_alone(settings):
+            connection.open()
+        with opened(connection, labelling, request) as run:
+            session = connection.open() if run.done < run.total else connection.session
             if session is not None and run.done < run.total:
-                _announce(session, run)
+                announce(session, run)
             if session is not None and labelling.detach:
                 return _detach(session, run, view, labelling.reports)
             work, counts = NO_WORK, None
             if session is not None:
                 with EarlyReport(run, labelling.reports) as early:
-                    work = _execute(session, run, view)
+                    work = execute_run(session, run, view)
                 counts = early.counts()
             code = conclude(run, view, labelling.reports, limits, work, session, counts)
             if labelling.sort_into is not None:
@@ -88,7 +104,8 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     """
     if labelling.retry_failed and labelling.on_existing != "resume":
         raise UsageError("--retry-failed goes on with an earlier call: not with --on-existing overwrite or error")
-    source = (open_labelled if labelling.reports.truth == "folders" else open_source)(labelling.source)
+    is_table = labelling.may_be_table or labelling.reports.truth == "folders"
+    source = (open_labelled if is_table else open_source)(labelling.source)
     settings = rooted(settings, source)
     _refuse_if_remote(settings, labelling)
     if not labelling.detach:  # then another host may write them
@@ -113,7 +130,7 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     )
 
 
-def _announce(session: Session, run: RunFile) -> None:
+def announce(session: Session, run: RunFile) -> None:
     """Put the run on the board of jobs, with the command that goes on with it."""
     command = _command()
     for secret in passwords(session.settings):
@@ -133,7 +150,8 @@ def _command() -> str:
     return shlex.join(["sortline", *sys.argv[1:]])
 
 
-def _execute(session: Session, run: RunFile, view: RunView) -> Work:
+def execute_run(session: Session, run: RunFile, view: RunView) -> Work:
+    """Label what has no row yet."""
     from producer.run.execution import execute  # loads Celery, while a private stack starts
 
     return execute(session, run, view)
@@ -160,26 +178,18 @@ def kept_labels(reports: Request, classes: int) -> int:
     return classes
 
 
-def _connect(opening: ExitStack, settings: Settings, view: RunView, *, start: bool) -> Session:
-    session = opening.enter_context(open_session(settings, ["label"], start=start))
-    if session.stack is not None:
-        session.stack.say = view.say
-    return session
-
-
 @contextmanager
-def _opened(
-    settings: Settings, labelling: Labelling, request: RunRequest, session: Session | None, view: RunView
-) -> Iterator[RunFile]:
+def opened(connection: Connection, labelling: Labelling, request: RunRequest) -> Iterator[RunFile]:
     """Give the run file of ``request``, ready to go on; say how far it is if something ends the block early."""
+    settings, session, view = connection.settings, connection.session, connection.view
     if request.duplicates:
         view.say("looking for duplicates, which reads the files of equal size")
     alone = settings.model_copy(update={"data_root": private_root(settings)})
-    opened = open_run(session.settings if session is not None else alone, request, labelling.on_existing)
-    run, go_on = opened.run, f"to go on: {_command()}"
+    found = open_run(session.settings if session is not None else alone, request, labelling.on_existing)
+    run, go_on = found.run, f"to go on: {_command()}"
     try:
         labelling.reports.check_rows(run)  # before anything is labelled
-        for line in [opened.note, *request.source.unreadable]:
+        for line in [found.note, *request.source.unreadable]:
             if line:
                 view.say(line)
         if run.plan.skipped:

@@ -46,6 +46,7 @@ class RunRequest:
         merged: keep the rows of ``since`` that still stand.
         retry_failed: take back the rows of an earlier call that a cure may mend.
         is_watched: the run file grows, see ``watching.py``.
+        beside: what sets a second run of the same command apart from the first.
     """
 
     source: Source
@@ -62,6 +63,7 @@ class RunRequest:
     merged: bool = False
     retry_failed: bool = False
     is_watched: bool = False
+    beside: str = ""
 
     def path(self, settings: Settings) -> Path:
         """Return the run file of this very request: same source, model, labels a row, report and earlier run."""
@@ -73,6 +75,7 @@ class RunRequest:
         parts += ["watched"] if self.is_watched else []
         parts += ["pages"] if self.pages else []
         parts += ["merged"] if self.merged else []
+        parts += [f"beside {self.beside}"] if self.beside else []
         parts += [settings.data_root] if isinstance(settings.data_root, str) else []  # that the inputs' paths are below
         digest = sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
         slug = re.sub(r"[^A-Za-z0-9_-]+", "-", self.source.name).strip("-_")[:40] or "run"

@@ -88,6 +88,18 @@ class Source:
             return None
 
 
+class Chosen(Source):
+    """Some images of another source, which lie where that one says; ``lines`` gives their paths as it does."""
+
+    def __init__(self, source: Source, lines: Callable[[], Iterable[str]]) -> None:
+        super().__init__(source.name, source.base, lines, truth_table=source.truth_table)
+        self._is_folder = source.is_folder
+
+    @property
+    def is_folder(self) -> bool:
+        return self._is_folder
+
+
 def listed_paths(lines: TextIO, name: str, base: str) -> Iterator[str]:
     """Yield the paths in a list that people know as ``name``; TextError if it is in another encoding than it seems."""
     lost, is_found = "", False

@@ -15,7 +15,7 @@ from jobs.transport import TAKES_A_TURN
 from producer.__main__ import run as run_command
 from producer.local.session import Session
 from producer.run.detached import send_all, upload
-from producer.run.labelling import _announce
+from producer.run.labelling import announce
 from producer.runfile import RunFile
 from tests.broker.conftest import KEYS, Desk, NewProducer, Producer, look, plan_of, working
 from tests.conftest import wait_until
@@ -30,7 +30,7 @@ def new_run(settings: Settings, images: int, name: str) -> RunFile:
 
 
 def detached(producer: Producer, session: Session, window: int) -> None:
-    _announce(session, producer.run)
+    announce(session, producer.run)
     upload(session.client, KEYS, producer.run)
     send_all(producer.run, producer.sender, tuple, window)
 

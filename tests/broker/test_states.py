@@ -19,7 +19,7 @@ from producer.__main__ import run as run_command
 from producer.local.session import Session
 from producer.run.detached import send_all, upload
 from producer.run.events import reported
-from producer.run.labelling import _announce
+from producer.run.labelling import announce
 from tests.broker.conftest import KEYS, Desk, NewProducer, Producer, in_time, look, waiting, working
 from tests.conftest import wait_until
 
@@ -35,7 +35,7 @@ def passwords_of(session: Session) -> str:
 def detached(session: Session, producer: Producer) -> None:
     """What `sortline label --detach` does."""
     run = producer.run
-    _announce(session, run)
+    announce(session, run)
     upload(session.client, KEYS, run)
     send_all(run, producer.sender, tuple, window=2)
 
@@ -97,7 +97,7 @@ def test_a_run_cancelled_while_it_is_gathered_says_how_far_it_came(
 ) -> None:
     monkeypatch.setattr("producer.run.gather.CANCEL_CHECK_S", 0.0)
     producer = new_producer(24)
-    _announce(session, producer.run)
+    announce(session, producer.run)
     gathering = reported(session, producer.run, producer.gatherer.gather())
     next(gathering)
     next(gathering)
@@ -118,7 +118,7 @@ def test_a_command_that_is_gone_says_how_far_it_came_and_what_goes_on_with_it(
     monkeypatch.setattr(sys, "argv", argv)
     desk.engine.seconds = 0.1
     producer = new_producer(24)
-    _announce(session, producer.run)
+    announce(session, producer.run)
     gathering = reported(session, producer.run, producer.gatherer.gather())
     with working(desk):
         wait_until(lambda: next(gathering).done >= 8, 20)
@@ -151,7 +151,7 @@ def test_a_run_that_goes_on_elsewhere_is_running_and_is_followed(
 ) -> None:
     desk.engine.seconds = 0.05
     producer = new_producer(24)
-    _announce(session, producer.run)
+    announce(session, producer.run)
     codes: list[int] = []
     watching = threading.Thread(target=lambda: codes.append(run_command(["jobs", "watch", RUN])))
     with working(desk):
@@ -195,7 +195,7 @@ def test_images_that_two_chunks_have_are_counted_once(chunks: dict[str, str], do
 
 @pytest.mark.parametrize("key", ["labelled", "inputs"])
 def test_a_strangers_key_hides_no_run(key: str, session: Session, new_producer: NewProducer) -> None:
-    _announce(session, new_producer(24).run)
+    announce(session, new_producer(24).run)
     session.client.set(getattr(KEYS, key)(RUN), "text")
 
     assert [job.job for job in session.board.jobs()] == [RUN]

@@ -56,9 +56,9 @@ class Desk:
         return {Path(row["path"]).name: (row["verdict"], row["label"]) for row in self.rows()}
 
     @contextmanager
-    def served(self, run: str = "inbox.run") -> Iterator[str]:
+    def served(self, run: str = "inbox.run", *more: str) -> Iterator[str]:
         """The link of a running server, which is killed at the end."""
-        command = [SORTLINE, "review", str(self.folder / run), "-o", str(self.corrections), "--who", "ann"]
+        command = [SORTLINE, "review", str(self.folder / run), "-o", str(self.corrections), "--who", "ann", *more]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(self.home)
         ) as process:
@@ -236,13 +236,12 @@ def test_500_images_are_corrected_in_minutes(tmp_path: Path, browser: Browser) -
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_newcomer_labels_reviews_retrains_and_labels_better(tmp_path: Path, home: Path, browser: Browser) -> None:
-    """100 digits to begin with, 300 to label, the 60 least sure of them corrected; 500 others say if it helps."""
+    """100 digits to begin with, 300 to label, the 60 least sure of them corrected; 500 others compare both versions."""
     write_digits(tmp_path)
     desk = Desk(tmp_path, [], home)
     label = ("label", str(tmp_path / "inbox"), "-o", str(tmp_path / "inbox.csv"), "--model", "digits", "--top-k", "3")
     sortline("train", str(tmp_path / "photos"), "--config", "digits", "--name", "digits", home=home, limit_s=300)
     sortline(*label, home=home)
-    before = accuracy(tmp_path, home, "before")
 
     with opened(browser) as context, desk.served("inbox.csv") as link:
         page = desk.watch(context.new_page())
@@ -268,9 +267,22 @@ def test_a_newcomer_labels_reviews_retrains_and_labels_better(tmp_path: Path, ho
         status(page, "digits:2 after digits:1: ")
         print(page.locator("#status").inner_text())
 
-    after = accuracy(tmp_path, home, "after")
-    print(f"of 500 held-out digits {before:.1%} were right before, {after:.1%} are now")
-    assert after > before
+    compared = sortline("compare", "digits:1", "digits:2", str(tmp_path / "held-out"), "-o", "compared.html", home=home)
+    print(compared.stderr)
+    found = json.loads((home / "compared.summary.json").read_text())["truth"]
+    assert found["images"] == 500
+    assert found["second"]["share"] > found["first"]["share"]
+    with opened(browser) as context, desk.served(str(home / "compared.csv"), "--order", "disagreement") as link:
+        page = desk.watch(context.new_page())
+        page.goto(link)
+        page.locator("#grid .tile .note", has_text="other: ").first.wait_for()
+        assert page.locator("#order").input_value() == "disagreement"
+        first = page.locator("#grid .tile.here").get_attribute("aria-label") or ""
+        press(page, "=")
+        status(page, "1 image: ")
+        name, (verdict, given) = list(desk.held().items())[-1]
+        assert (first.endswith(name), verdict) == (True, "wrong")
+        assert given != first.partition(",")[0]
 
 
 def write_digits(folder: Path) -> None:
@@ -292,8 +304,3 @@ def write_digits(folder: Path) -> None:
             break
         name.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15.9).astype("uint8")).save(name)
-
-
-def accuracy(folder: Path, home: Path, name: str) -> float:
-    sortline("eval", str(folder / "held-out"), "-o", str(folder / name), "--model", "digits", home=home)
-    return float(json.loads((folder / name / "summary.json").read_text())["evaluation"]["top1"]["share"])

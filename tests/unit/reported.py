@@ -40,6 +40,7 @@ def run_of(
     engine: str = "openvino/cpu/bf16",
     truth_table: str = "",
     early: int = 0,
+    version: int = 7,
     **more: Any,
 ) -> Iterator[RunFile]:
     """A run file in ``folder`` that holds ``rows``; closed at the end. ``more`` as its plan has them."""
@@ -49,7 +50,7 @@ def run_of(
         base=base,
         data_root="/",
         walked=True,
-        model=ModelPin(name="waste", version=7, digest="0f" * 32),
+        model=ModelPin(name="waste", version=version, digest="0f" * 32),
         labels=labels,
         groups=groups,
         folders=folders,
