@@ -33,3 +33,15 @@ def duration(seconds: int) -> str:
     if seconds < 48 * 3600:
         return f"{seconds // 3600} h {seconds % 3600 // 60} min"
     return f"{seconds // 86_400} days"
+
+
+def distinct(labels: list[str]) -> list[str]:
+    """Return the labels with a number behind each that was there before: "crane", "crane (2)"."""
+    made: dict[str, None] = {}
+    for label in labels:
+        number, name = 1, label
+        while name in made:
+            number += 1
+            name = f"{label} ({number})"
+        made[name] = None
+    return list(made)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from base.text import distinct
+
 SEPARATORS = ",;\t"  # of tables; spreadsheets write semicolons where the comma is the decimal sign
 
 
@@ -28,10 +30,11 @@ def read_text(path: Path) -> str:
         raise _refused(str(path), error) from error
 
 
-def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_table(path: Path, *, numbered: bool = False) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Return the header of a CSV file, and line number and cells of each row; empty cells and rows are left out.
 
     The header, or a line ``sep=;`` before it as Excel reads it, shows whether commas, semicolons or tabs separate.
+    Of columns with one name the last one counts, or with ``numbered`` each, by the names that `distinct` gives.
     """
     lines = io.StringIO(read_text(path), newline="")
     first = next(lines, "").rstrip("\r\n")
@@ -40,7 +43,8 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         lines.seek(0)
     reader = csv.DictReader(lines, delimiter=first[4] if named else max(SEPARATORS, key=first.count))
     try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        names = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = distinct(names) if numbered else names
         rows = [
             (reader.line_num + named, {key: value.strip() for key, value in row.items() if key and value})
             for row in reader

@@ -20,10 +20,18 @@ from tests.conftest import environment, sortline
 from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, answers, helper, network, onnx, photos
 from vision.images import Preprocessing, load_image
 from vision.images.resize import Resize, resized_as
-from vision.imported import Description, ImportRefused, gather, read_graph, read_labels, serve
+from vision.imported import Description, ImportRefused, gather, read_graph, read_labels, read_samples, serve
 from vision.imported import graph as graphs
-from vision.imported.sources import folder, hugging_face_pixels, timm, ultralytics
-from vision.serving import open_engine
+from vision.imported.sources import (
+    folder,
+    hugging_face_labels,
+    hugging_face_pixels,
+    preset,
+    standard,
+    timm,
+    ultralytics,
+)
+from vision.serving import open_engine, precisions
 from worker.models.__main__ import main
 from worker.models.files import read_files
 
@@ -389,6 +397,70 @@ def test_configs_that_are_no_classifier_s_are_refused(config: dict[str, Any], me
         folder(tmp_path)
 
 
+def hugging_face_folder(path: Path) -> None:
+    config = {"architectures": ["XForImageClassification"], "id2label": dict(enumerate(LABELS))}
+    processor = {
+        "image_processor_type": "XImageProcessor",
+        "size": {"shortest_edge": 37},
+        "do_center_crop": True,
+        "crop_size": {"height": SIDE, "width": SIDE},
+        "resample": 3,
+        "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def timm_folder(path: Path) -> None:
+    pipeline = {"input_size": [3, SIDE, SIDE], "crop_pct": 0.864, "interpolation": "bicubic", "mean": MEAN, "std": STD}
+    (path / "config.json").write_text(json.dumps({"label_names": LABELS, "pretrained_cfg": pipeline}))
+
+
+@pytest.mark.parametrize(("made", "floor"), [(hugging_face_folder, True), (timm_folder, False)])
+def test_a_folder_says_all_that_is_needed(
+    made: Callable[[Path], None], floor: bool, tmp_path: Path, store: ModelStore, capsys: Any
+) -> None:
+    network(tmp_path / "model.onnx")
+    made(tmp_path)
+    paths = photos(tmp_path / "photos")
+    expected = answers(paths, short=37, resample=Image.Resampling.BICUBIC, floor=floor)
+    assert import_(tmp_path, "--check", samples(tmp_path / "samples.csv", paths, expected)) == 0
+    assert "check: 12 of 12 labels equal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("properties", "facts"),
+    [
+        ({"Image.BitmapPixelFormat": "Bgr8"}, {"colours": "BGR", "scale": None}),
+        ({"Image.NominalPixelRange": "NominalRange_0_255"}, {"scale": 1.0, "mean": (0, 0, 0), "std": (1, 1, 1)}),
+        ({"Image.NominalPixelRange": "Normalized_0_1"}, {"scale": 1 / 255, "mean": (0, 0, 0), "std": (1, 1, 1)}),
+        ({"Image.NominalPixelRange": "Normalized_1_1"}, {"scale": 1 / 127.5, "mean": (1, 1, 1), "std": (1, 1, 1)}),
+        ({"Image.NominalPixelRange": "odd", "Image.BitmapPixelFormat": "odd"}, {"scale": None, "colours": None}),
+    ],
+)
+def test_standard_metadata_of_images_is_read(properties: dict[str, str], facts: dict[str, Any], tmp_path: Path) -> None:
+    found = standard(read_graph(network(tmp_path / "m.onnx", properties=properties)).properties)
+    assert {name: found.get(name) for name in facts} == facts
+
+
+@pytest.mark.parametrize(
+    ("name", "resize", "values"),
+    [
+        ("imagenet-torch", 256, (-2.118, 2.640)),  # of black and of white, blue last
+        ("imagenet-tf", (224, 224), (-1, 1)),
+        ("ultralytics", 224, (0, 1)),
+        ("clip", 224, (-1.792, 2.146)),
+    ],
+)
+def test_presets_are_the_usual_pipelines(name: str, resize: object, values: tuple[float, float]) -> None:
+    found = preset(name, (224, 224))
+    scale, mean, std = (found.get(fact) for fact in ("scale", "mean", "std"))
+    assert found.get("resize") == resize
+    assert ((0 * scale - mean[0]) / std[0], (255 * scale - mean[2]) / std[2]) == pytest.approx(values, abs=1e-3)
+
+
 def test_a_timm_config_is_read_for_the_size_of_the_graph() -> None:
     config = {
         "label_names": ["n1", "n2"],
@@ -436,6 +508,7 @@ def test_ultralytics_metadata_is_read_as_literals() -> None:
         ("l.json", '["a", "b"]', ["a", "b"]),
         ("l.json", '{"1": "b", "0": "a"}', ["a", "b"]),
         ("l.txt", "crane\ncrane\n", ["crane", "crane (2)"]),
+        ("l.txt", "crane\ncrane (2)\ncrane\n", ["crane", "crane (2)", "crane (3)"]),
     ],
 )
 def test_labels_are_read_as_people_keep_them(name: str, text: str, expected: list[str], tmp_path: Path) -> None:
@@ -456,6 +529,13 @@ def test_a_wrong_number_of_labels_is_refused(count: int, tmp_path: Path, store: 
     message = capsys.readouterr().err
     assert f"there are {count} labels, and the graph's outputs are logits (1 x 4)" in message
     assert ("for the background" in message) == (count == 3)
+
+
+def test_labels_that_stand_twice_in_a_config_and_in_samples_mean_a_class_each(tmp_path: Path) -> None:
+    found = hugging_face_labels({"id2label": {"0": "crane", "1": "ox", "2": "crane"}}).get("labels")
+    assert found == ["crane", "ox", "crane (2)"]
+    (tmp_path / "samples.csv").write_text("path,crane,ox,crane\na.png,0.1,0.2,0.7\n")
+    assert read_samples(tmp_path / "samples.csv", found).labels.tolist() == [2]
 
 
 def test_labels_with_html_and_line_breaks_are_one_line_each() -> None:
@@ -499,6 +579,57 @@ def _huge_constant(last: str) -> list[Any]:
 def test_a_graph_that_can_t_be_served_is_refused(made: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match=message):
         read_graph(network(tmp_path / "m.onnx", **made))
+
+
+def test_what_a_newer_exporter_wrote_is_refused_with_the_cure(tmp_path: Path) -> None:
+    for change in ({"opset": 99}, {"ir_version": 99}):
+        model = onnx.load(network(tmp_path / "m.onnx"))
+        model.opset_import[0].version = change.get("opset", 17)
+        model.ir_version = change.get("ir_version", 9)
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(ImportRefused, match="export it again with opset 17"):
+            serve(read_graph(tmp_path / "m.onnx"), description().state("graph", layout="NCHW"))
+
+
+def test_nodes_that_go_in_a_circle_are_refused(tmp_path: Path) -> None:
+    def circle(last: str) -> list[Any]:
+        return [helper.make_node("Identity", ["b"], ["a"]), helper.make_node("Identity", ["a"], ["b"])]
+
+    path = network(tmp_path / "m.onnx", more=circle)
+    with pytest.raises(ImportRefused):
+        serve(read_graph(path), description().state("graph", layout="NCHW"))
+
+
+def with_functions(path: Path, calls: dict[str, list[str]]) -> Path:
+    """Write the network with functions of its own, each of which calls others; the graph calls the first."""
+    first = next(iter(calls))
+    model = onnx.load(network(path, more=lambda last: [helper.make_node(first, [last], ["z"], domain="own")]))
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    for name, called in calls.items():
+        places = ["x", *(f"v{place}" for place in range(1, len(called))), "y"]
+        body = [
+            helper.make_node(other, [before], [after], domain="own" if other in calls else "")
+            for other, before, after in zip(called, places[:-1], places[1:], strict=True)
+        ]
+        model.functions.append(helper.make_function("own", name, ["x"], ["y"], body, opsets))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_functions_of_a_graph_are_written_out(tmp_path: Path) -> None:
+    path = with_functions(tmp_path / "m.onnx", {"f": ["g", "g"], "g": ["Identity", "Softmax"]})
+    graph = read_graph(path)
+    assert not graph.model.functions
+    assert set(graph.last.values()) == {"Softmax"}
+
+
+def test_functions_without_an_end_or_that_multiply_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match="functions that call each other without an end"):
+        read_graph(with_functions(tmp_path / "m.onnx", {"f": ["g"], "g": ["f"]}))
+    doubling = {f"f{depth}": [f"f{depth + 1}"] * 2 for depth in range(40)} | {"f40": ["Identity"]}
+    with pytest.raises(ImportRefused, match="more than 100,000 nodes, with its functions written out"):
+        read_graph(with_functions(tmp_path / "m.onnx", doubling))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 100, b"PK\x03\x04" + b"x" * 50, b"<xml/>"])
@@ -564,6 +695,22 @@ def test_tensors_elsewhere_are_refused(key: str, value: str, message: str, tmp_p
         read_graph(external(tmp_path / "inside" / "m.onnx", change))
 
 
+def test_faster_precisions_are_judged_on_photos(tmp_path: Path, labels: Path, store: ModelStore, capsys: Any) -> None:
+    path, paths = network(tmp_path / "model.onnx"), photos(tmp_path / "photos" / LABELS[0])
+    said = [path, *SAID, "--labels", labels, "--calibrate"]
+
+    assert import_(*said, tmp_path) == 0  # and another file than photos is passed over
+
+    proofs = store.resolve("foreign").manifest.precisions
+    reduced = [name for name in precisions("openvino", None) if name != "f32"]
+    assert sorted(proofs) == [f"openvino/{name}" for name in reduced]
+    assert all(proof.images == len(paths) for proof in proofs.values())
+    assert capsys.readouterr().out.count("of 12 photos labelled as in f32") == len(reduced)
+    (tmp_path / "none").mkdir()
+    assert import_(*said, tmp_path / "none") == 1
+    assert "there are no images" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_constant_of_a_terabyte_is_refused_within_bounded_memory(tmp_path: Path, labels: Path) -> None:
     path = network(tmp_path / "m.onnx", more=_huge_constant)
@@ -578,18 +725,23 @@ def test_a_constant_of_a_terabyte_is_refused_within_bounded_memory(tmp_path: Pat
     [
         ("net.pt", "PyTorch file; make an ONNX file of it"),
         ("net.h5", "Keras file"),
-        ("net.tflite", "TensorFlow Lite file"),
-        ("folder", "holds no .onnx file"),
+        ("net.torchscript", "TorchScript file"),
+        ("pytorch_model.bin", "PyTorch file"),
+        ("net.keras", 'network.export("model.onnx", format="onnx")'),
+        ("net.pb", "TensorFlow file"),
+        ("net.tflite", "python -m tf2onnx.convert --tflite"),
+        ("folder", "holds no .onnx file; export one into it"),
+        ("saved_model.pb", "is a SavedModel; make an ONNX file of it"),
     ],
 )
 def test_files_of_other_frameworks_are_named_with_their_export(
     name: str, message: str, tmp_path: Path, store: ModelStore, capsys: Any
 ) -> None:
-    if name == "folder":
-        (tmp_path / name).mkdir()
-    else:
-        (tmp_path / name).write_bytes(b"x")
-    assert import_(tmp_path / name) == 1
+    (tmp_path / "given").mkdir()
+    if name != "folder":
+        (tmp_path / "given" / name).write_bytes(b"x")
+    whole = name in ("folder", "saved_model.pb")
+    assert import_(tmp_path / "given" if whole else tmp_path / "given" / name) == 1
     assert message in capsys.readouterr().err
 
 

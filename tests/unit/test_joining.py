@@ -17,6 +17,7 @@ from jobs.train import TrainModel
 from model_store import ModelStore
 from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, helper, network, onnx
 from tests.unit.seeded import seeded_network
+from tests.unit.test_openvino_graphs import INFO, ir
 from vision.images import Preprocessing, bicubic_weights
 from vision.imported import Description, Part, gather, join, read_graph, serve
 from vision.imported.joining import JoinRefused
@@ -206,7 +207,7 @@ def test_backbones_of_other_opsets_are_joined_in_order(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
-    """Backbones: the graph cells and the network lenet; beside the store photos by colour."""
+    """Backbones: the graphs cells and ir, and the network lenet; beside the store photos by colour."""
     folder = tmp_path_factory.mktemp("joining")
     (folder / "labels.txt").write_text("\n".join(LABELS), encoding="utf-8")
     made = ModelStore(folder / "store")
@@ -215,6 +216,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
         patch.setattr("resource.setrlimit", lambda *_: None)  # of the process of all tests
         said = ["--preset", "imagenet-torch", "--labels", str(folder / "labels.txt")]
         assert main(["graph", str(network(folder / "a.onnx")), "--name", "cells", *said]) == 0
+        assert main(["graph", str(ir(folder, INFO)), "--name", "ir"]) == 0
     lenet = graph_of(seeded_network(LeNet5Spec(classes=0, height_px=SIDE, width_px=SIDE)))
     preprocessing = Preprocessing(height_px=SIDE, width_px=SIDE)
     publish(made, "lenet", Publication(graph=lenet, preprocessing=preprocessing, golden_images=IMAGES))
@@ -299,6 +301,8 @@ def test_near_duplicates_are_found_by_the_backbone_that_they_were_measured_with(
         ({"backbone": ["cells", {"name": "lenet", "scales": [2.0]}]}, "lenet5 has no scales; leave it out"),
         ({"backbone": {"name": "cells", "scales": [1.0, 1.5]}}, "scales need a graph that takes images of any size"),
         ({"backbone": {"name": "cells", "features_at": "gone"}}, "cells:1 has no node 'gone'"),
+        ({"backbone": "ir"}, "ir:1 came in OpenVINO's format.*; import the ONNX file that it was made of"),
+        ({"backbone": ["cells", {"name": "ir", "features_at": "x"}]}, "ir:1 came in OpenVINO's format"),
     ],
 )
 def test_what_a_backbone_can_not_do_is_refused_before_anything_is_read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from model_store import ModelStore
+from tests.conftest import sortline
 from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, network, photos
 from tests.unit.test_imported import import_, samples
 from vision.errors import EngineError
@@ -159,6 +161,52 @@ def test_hostile_xml_is_refused_with_a_sentence(change: Any, message: str, tmp_p
     with pytest.raises(ImportRefused, match=message) as refused:
         read_ir(path)
     assert "\n" not in str(refused.value)
+
+
+def ending_in(path: Path, last: Callable[[Any, Any], Any]) -> Path:
+    """Put more behind the output of the network in this file."""
+    openvino = import_openvino()
+    from openvino import opset10 as ops
+
+    model = openvino.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+    result = model.get_results()[0]
+    result.input(0).replace_source_output(last(ops, result.input_value(0)))
+    openvino.serialize(model, path)
+    return path
+
+
+def test_control_flow_is_refused(tmp_path: Path) -> None:
+    def branches(ops: Any, last: Any) -> Any:
+        openvino = import_openvino()
+        inputs = [ops.parameter([1, 4], np.float32) for _ in range(2)]
+        bodies = [openvino.Model([ops.result(one)], [one], "branch") for one in inputs]
+        node = ops.if_op(ops.constant(np.array([True])).output(0))
+        node.set_then_body(bodies[0])
+        node.set_else_body(bodies[1])
+        node.set_input(last, *inputs)
+        return node.set_output(*(body.get_results()[0] for body in bodies))
+
+    with pytest.raises(ImportRefused, match=r"m.xml uses control flow \(If\)"):
+        read_ir(ending_in(ir(tmp_path, INFO), branches))
+
+
+def test_too_many_nodes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vision.imported.ir.MAX_NODES", 2)
+    with pytest.raises(ImportRefused, match="more than 2 nodes"):
+        read_ir(ir(tmp_path, INFO))
+
+
+@pytest.mark.slow
+def test_a_constant_of_a_terabyte_is_refused_within_bounded_memory(tmp_path: Path) -> None:
+    def huge(ops: Any, last: Any) -> Any:
+        ones = ops.broadcast(ops.constant(np.float32(1)), ops.constant(np.array([1 << 40], np.int64)))
+        return ops.add(last, ops.reduce_sum(ones, ops.constant(np.array([0], np.int64)))).output(0)
+
+    path = ending_in(ir(tmp_path, INFO), huge)
+    done = sortline("models", "import", str(path), "--name", "huge", home=tmp_path, code=1)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("sortline: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_weights_that_are_missing_cut_or_huge_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, get_args
 
+from base.text import distinct
 from vision.errors import VisionError
 from vision.images import MAX_SIDE_PX, CutAt, Filter, Resize
 
@@ -107,7 +108,7 @@ def _labels(value: object) -> list[str]:
         raise ValueError("they must be a list of texts")
     if not 2 <= len(value) <= MAX_CLASSES:
         raise ValueError(f"there are {len(value)}; a classifier has 2 to {MAX_CLASSES:,}")
-    labels = [" ".join(label.split()) for label in value]  # a line break in a label would break rows and pages
+    labels = distinct([" ".join(label.split()) for label in value])  # a line break would break rows and pages
     if wrong := [label for label in labels if not label or len(label) > MAX_LABEL]:
         raise ValueError(f"{wrong[0][:60]!r} is empty or longer than {MAX_LABEL} characters")
     return labels

@@ -8,8 +8,10 @@ Needs the onnx package, whose protocol buffers and those of MindSpore 2.8 are no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -98,6 +100,7 @@ def read_graph(path: Path) -> ForeignGraph:
     _check_operators(model, path.name)
     _read_external_data(model, path)
     if model.functions:
+        _check_functions(model, path.name)
         from onnx import inliner
 
         model = inliner.inline_local_functions(model)
@@ -176,7 +179,7 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
     own = {(function.domain, function.name) for function in model.functions}
     flow: set[str] = set()
     foreign: set[str] = set()
-    for count, node in enumerate(_nodes(model), 1):
+    for count, node in enumerate(_nodes([model.graph, *model.functions]), 1):
         if count > MAX_NODES:
             raise ImportRefused(f"{name} has more than {MAX_NODES:,} nodes")
         if node.op_type in CONTROL_FLOW:
@@ -198,9 +201,27 @@ def _check_operators(model: onnx.ModelProto, name: str) -> None:
         raise ImportRefused(f"{name} is of opset {opset}; {OLDEST_OPSET} or newer is needed: {RE_EXPORT}")
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield all nodes, also of graphs within nodes."""
-    left: list[Any] = [model.graph, *model.functions]
+def _check_functions(model: onnx.ModelProto, name: str) -> None:
+    """Refuse functions that never end, or make too many nodes, once they are written out."""
+    calls = {
+        (function.domain, function.name): Counter((node.domain, node.op_type) for node in _nodes([function]))
+        for function in model.functions
+    }
+    sizes: dict[tuple[str, str], int] = {}
+    try:
+        for key in TopologicalSorter(
+            {key: called.keys() & calls.keys() for key, called in calls.items()}
+        ).static_order():
+            sizes[key] = sum(times * sizes.get(called, 1) for called, times in calls[key].items())
+    except CycleError as error:
+        raise ImportRefused(f"{name} has functions that call each other without an end") from error
+    if sum(sizes.get((node.domain, node.op_type), 1) for node in _nodes([model.graph])) > MAX_NODES:
+        raise ImportRefused(f"{name} has more than {MAX_NODES:,} nodes, with its functions written out")
+
+
+def _nodes(graphs: Iterable[Any]) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes of graphs or functions, also of graphs within nodes."""
+    left = list(graphs)
     while left:
         for node in left.pop().node:
             yield node

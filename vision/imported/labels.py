@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from base.text import distinct
 from base.text_files import TextError, read_table, read_text
 
 IMAGENET: Final = "imagenet"  # the list that ships: the 1,000 classes of ILSVRC 2012 in their usual order
@@ -31,16 +31,6 @@ def read_labels(source: str | Path) -> list[str]:
     if path.suffix.lower() == ".csv":
         return distinct(_from_table(path))
     return distinct([stripped for line in read_text(path).splitlines() if (stripped := line.strip())])
-
-
-def distinct(labels: list[str]) -> list[str]:
-    """Return the labels with a number behind each that was there before."""
-    seen: Counter[str] = Counter()
-    made = []
-    for label in labels:
-        seen[label] += 1
-        made.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
-    return made
 
 
 def _from_json(path: Path) -> list[str]:

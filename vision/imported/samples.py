@@ -64,7 +64,7 @@ def read_samples(file: Path, labels: list[str]) -> Samples:
         ImportRefused: a column or label is unknown, or a line has no number; it is named.
         TextError: the file is no text.
     """
-    header, rows = read_table(file)
+    header, rows = read_table(file, numbered=True)
     index = {label: number for number, label in enumerate(labels)}
     whole = all(label in header for label in labels)
     if "path" not in header or not (whole or {"label", "confidence"} <= set(header)):

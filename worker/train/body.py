@@ -177,7 +177,8 @@ def _imported(training: Training, backbone: Backbone, pin: ModelPin) -> Part:
         raise JobRefused(f"{pin} came as a graph, which has no {' and no '.join(odd)}; leave that out")
     if SERVING not in version_of(training.runtime.store, pin).manifest.files:
         raise JobRefused(
-            f"{pin} came in OpenVINO's format, which can't be cut for a head; import the ONNX file that it was made of"
+            f"{pin} came in OpenVINO's format. A head is joined to an ONNX graph, and nothing makes ONNX of that "
+            "format; import the ONNX file that it was made of"
         )
     return Part(
         name=str(pin),
