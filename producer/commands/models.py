@@ -205,7 +205,8 @@ def import_model(
         list[str] | None,
         typer.Option(
             metavar="FILE|NAME=VALUE",
-            help="What no file says: size, resize, filter, cut_at, scale, mean, std, colours, outputs, output.",
+            help="What no file says: size, resize, filter, fit, padding, cut_at, scale, mean, std, colours, outputs, "
+            "output.",
         ),
     ] = None,
     check: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from model_store import ModelStore
 from tests.conftest import environment, sortline
 from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, answers, helper, network, onnx, photos
+from vision.errors import VisionError
 from vision.images import Preprocessing, load_image
 from vision.images.resize import Resize, resized_as
 from vision.imported import Description, ImportRefused, gather, read_graph, read_labels, read_samples, serve
@@ -87,6 +89,31 @@ def test_an_image_is_resized_and_cut_as_pillow_does_it(name: str) -> None:
         assert np.array_equal(found, expected)
 
 
+TORCH = {  # sha256 of what torchvision 0.28.0 with torch 2.13.0 makes of `ripples`, by its filter, antialiased
+    "torch-nearest": "a22da8af0d7af906a14d1b4fb00e2896b38a9049208a5ed1bc58b0c8c0847f68",
+    "torch-bilinear": "eb2c0eada99e3b8dede6b519e57fb8deb3613bb872114fa7027a2a365acfe907",
+    "torch-bicubic": "7fe91ad9b52f089a3dd611677218dc1f619702ec4a067b0387d17c250a43a8c8",
+    "torch-lanczos": "99a98cf4c67189147aa5fd020aece800386473541c4d1d27422e7b8648a15d50",
+}
+
+
+def ripples(height: int, width: int) -> NDArray[np.uint8]:
+    y, x, c = np.mgrid[0:height, 0:width, 0:3]
+    return ((x * x * (c + 2) + y * y * 7 + x * y * 3) % 256).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_an_image_is_resized_as_torch_does_it_to_the_bit(name: Any) -> None:
+    found = hashlib.sha256()
+    for old, height, width in (((97, 130), 64, 86), ((30, 41), 64, 87), ((211, 50), 270, 64), ((64, 300), 64, 40)):
+        whole = resized_as(ripples(*old), Resize(filter=name, height_px=height, width_px=width), height, width)
+        found.update(whole.tobytes())
+        part = resized_as(ripples(*old), Resize(filter=name, height_px=height, width_px=width), 32, 32)
+        top, left = round((height - 32) / 2), round((width - 32) / 2)
+        assert np.array_equal(part, whole[top : top + 32, left : left + 32])
+    assert found.hexdigest() == TORCH[name]
+
+
 def test_half_a_pixel_goes_where_the_library_puts_it() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (35, 35, 3), np.uint8)
     rounded = resized_as(pixels, Resize(filter="bilinear", short_px=35), SIDE, SIDE)
@@ -99,6 +126,43 @@ def test_an_image_smaller_than_the_network_lies_on_black() -> None:
     found = resized_as(np.full((10, 10, 3), 255, np.uint8), Resize(filter="bilinear", short_px=10), 16, 16)
     assert found[3:13, 3:13].min() == 255
     assert found.sum() == 255 * 300
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "inner", "corner"),
+    [
+        ("pad", (60, 30), (32, 16), (0, 8)),
+        ("pad", (30, 61), (16, 32), (8, 0)),
+        ("pad", (900, 1), (32, 1), (0, 15)),
+        ("pad-corner", (60, 30), (32, 16), (0, 0)),
+    ],
+)
+def test_a_whole_image_lies_in_its_letterbox(
+    fit: Any, size: tuple[int, int], inner: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    expected = Image.new("RGB", (SIDE, SIDE), (114, 114, 114))
+    expected.paste(Image.fromarray(pixels).resize(inner, Image.Resampling.BILINEAR), corner)
+    how = Resize(filter="bilinear", height_px=SIDE, width_px=SIDE, fit=fit, padding=114)
+    assert np.array_equal(resized_as(pixels, how, SIDE, SIDE), np.asarray(expected))
+
+
+def test_the_largest_centred_part_is_cut_before_it_is_resized() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 91, 3), np.uint8)
+    expected = Image.fromarray(pixels[:, 25:65]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    how = Resize(filter="bicubic", height_px=SIDE, width_px=SIDE, fit="crop")
+    assert np.array_equal(resized_as(pixels, how, SIDE, SIDE), np.asarray(expected))
+
+
+def test_a_letterbox_needs_both_sides() -> None:
+    with pytest.raises(VisionError, match='fit "pad" needs height_px and width_px'):
+        Resize(filter="bilinear", short_px=32, fit="pad")
+    with pytest.raises(ImportRefused, match="fit=pad needs two sides"):
+        description(fit="pad").check_complete()
+    with pytest.raises(ImportRefused, match="padding is '300': it must be a whole number"):
+        description(padding="300")
+    found = description(fit="pad", resize="32x32", padding="114").resize()
+    assert (found.fit, found.padding) == ("pad", 114)
 
 
 def test_an_image_of_a_million_columns_is_not_resized_whole() -> None:
@@ -395,6 +459,21 @@ def test_configs_that_are_no_classifier_s_are_refused(config: dict[str, Any], me
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ImportRefused, match=message):
         folder(tmp_path)
+
+
+def test_fast_processors_resize_by_torch(tmp_path: Path) -> None:
+    def read(kind: str, release: str, **changes: Any) -> tuple[Any, Any]:
+        (tmp_path / "config.json").write_text(json.dumps({"transformers_version": release}))
+        config = {**HF_VIT, "image_processor_type": kind, **changes}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+        found = folder(tmp_path)
+        return found.get("filter"), found.get("cut_at")
+
+    assert read("ViTImageProcessor", "4.57.1") == ("bilinear", "floor")
+    assert read("ViTImageProcessorFast", "4.57.1") == ("torch-bilinear", "round")
+    assert read("ViTImageProcessor", "5.0.0", resample=3) == ("torch-bicubic", "floor")
+    assert read("ViTImageProcessor", "5.0.0", resample=0) == ("torch-nearest", "floor")
+    assert read("ViTImageProcessorFast", "4.57.1", resample=4) == ("box", "round")
 
 
 def hugging_face_folder(path: Path) -> None:
@@ -697,9 +776,9 @@ def test_tensors_elsewhere_are_refused(key: str, value: str, message: str, tmp_p
 
 def test_faster_precisions_are_judged_on_photos(tmp_path: Path, labels: Path, store: ModelStore, capsys: Any) -> None:
     path, paths = network(tmp_path / "model.onnx"), photos(tmp_path / "photos" / LABELS[0])
-    said = [path, *SAID, "--labels", labels, "--calibrate"]
+    said = [*SAID, "--labels", labels, "--calibrate"]
 
-    assert import_(*said, tmp_path) == 0  # and another file than photos is passed over
+    assert import_(path, *said, tmp_path) == 0  # and another file than photos is passed over
 
     proofs = store.resolve("foreign").manifest.precisions
     reduced = [name for name in precisions("openvino", None) if name != "f32"]
@@ -707,7 +786,7 @@ def test_faster_precisions_are_judged_on_photos(tmp_path: Path, labels: Path, st
     assert all(proof.images == len(paths) for proof in proofs.values())
     assert capsys.readouterr().out.count("of 12 photos labelled as in f32") == len(reduced)
     (tmp_path / "none").mkdir()
-    assert import_(*said, tmp_path / "none") == 1
+    assert import_(path, *said, tmp_path / "none") == 1
     assert "there are no images" in capsys.readouterr().err
 
 

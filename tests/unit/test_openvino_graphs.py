@@ -12,9 +12,10 @@ from PIL import Image
 
 from model_store import ModelStore
 from tests.conftest import sortline
-from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, network, photos
+from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, network, photos, weights
 from tests.unit.test_imported import import_, samples
 from vision.errors import EngineError
+from vision.images.resize import Resize, resized_as
 from vision.imported import ImportRefused, read_ir
 from vision.imported.sources import openvino as model_info
 from vision.serving import import_openvino, open_engine
@@ -48,17 +49,38 @@ def ir(folder: Path, info: dict[str, str] | None = None, **options: Any) -> Path
     return folder / "m.xml"
 
 
+def interpolated(pixels: np.ndarray[Any, Any], height: int, width: int) -> np.ndarray[Any, Any]:
+    """Return the image as Model API's graph resizes it."""
+    openvino = import_openvino()
+    from openvino import opset10 as ops
+
+    images = ops.parameter([1, *pixels.shape], np.uint8)
+    sizes = {"axes": [1, 2], "mode": "linear", "shape_calculation_mode": "sizes"}
+    resized = ops.interpolate(images, [height, width], scales=np.zeros(2, np.float32), **sizes)
+    model = openvino.Model([ops.result(resized)], [images], "resize")
+    return np.array(
+        openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels[None])[0][0]
+    )
+
+
+def test_an_image_is_resized_as_openvino_does_it() -> None:
+    random, differing, all_pixels = np.random.default_rng(0), 0, 0
+    for height, width in ((480, 640), (31, 50), (224, 900), (700, 120)):
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        expected = interpolated(pixels, 224, 200).astype(int)
+        found = resized_as(pixels, Resize(filter="openvino-linear", height_px=224, width_px=200), 224, 200)
+        differing += int((found != expected).sum())
+        all_pixels += expected.size
+        assert np.abs(found - expected).max() <= 1
+    assert differing <= all_pixels / 10_000  # some CPUs add in another order
+
+
 def answers(paths: list[Path]) -> np.ndarray[Any, Any]:
     """Return what Model API would give: OpenVINO's resize, mean and scale of model_info, softmax."""
-    import cv2
-
-    from tests.foreign_graphs import weights
-
     rows = []
     for path in paths:
         with Image.open(path) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
-        values = np.rint(cv2.resize(pixels.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
+            values = interpolated(np.asarray(opened.convert("RGB")), SIDE, SIDE).astype(np.float64)
         values = (values - 255 * np.array(MEAN)) / (255 * np.array(STD))
         row = weights() @ values.reshape(4, 8, 4, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1).reshape(-1)
         rows.append(np.exp(row - row.max()) / np.exp(row - row.max()).sum())
@@ -117,7 +139,7 @@ def test_what_model_info_says_against_labelling_is_refused(info: dict[str, str],
     ("info", "missing"),
     [
         ({"reverse_input_channels": "False"}, "colours: order of the colour channels"),
-        ({"resize_type": "fit_to_window_letterbox"}, "resize: what an image is resized to"),
+        ({"resize_type": "other"}, "resize: what an image is resized to"),
         ({"labels": ""}, "labels: the name of each output"),
     ],
 )
@@ -126,6 +148,21 @@ def test_what_model_info_leaves_open_is_asked_for(
 ) -> None:
     assert import_(ir(tmp_path, INFO | info)) == 1
     assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("info", "fit", "padding"),
+    [
+        ({"resize_type": "standard", "pad_value": "7"}, "stretch", 0),
+        ({"resize_type": "crop"}, "crop", 0),
+        ({"resize_type": "fit_to_window"}, "pad-corner", 0),
+        ({"resize_type": "fit_to_window_letterbox", "pad_value": "114"}, "pad", 114),
+    ],
+)
+def test_each_resize_type_is_read(info: dict[str, str], fit: str, padding: int) -> None:
+    said = {f"model_info {name}": value for name, value in (INFO | info).items()}
+    found = model_info(said, (SIDE, SIDE), "float32").resize()
+    assert (found.fit, found.padding, found.height_px) == (fit, padding, SIDE)
 
 
 def test_a_graph_with_embedded_processing_scales_itself() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from base.text import distinct
 from vision.errors import VisionError
-from vision.images import MAX_SIDE_PX, CutAt, Filter, Resize
+from vision.images import MAX_SIDE_PX, CutAt, Filter, Resize, ResizeFit
 
 LOGITS: Final = "logits"
 PROBABILITIES: Final = "probabilities"
@@ -88,6 +88,13 @@ def _size(value: object) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
 
 
+def _grey(value: object) -> int:
+    number = int(value) if isinstance(value, str | float | int) else -1
+    if not 0 <= number <= 255 or number != float(value):  # type: ignore[arg-type]
+        raise ValueError("it must be a whole number from 0 to 255")
+    return number
+
+
 def _one_of(*allowed: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         if value not in allowed:
@@ -121,6 +128,12 @@ FACTS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     "resize": ("what an image is resized to before its centre is cut out: 256 is the short side, 256x256 both", _sides),
     "filter": (f"how it is resized: {', '.join(get_args(Filter))}", _one_of(*get_args(Filter))),
     "cut_at": ("how the corner of the cut is rounded: round or floor", _one_of(*get_args(CutAt))),
+    "fit": (
+        "how an image comes to resize=HEIGHTxWIDTH: stretch; crop, its largest centred part; pad, the whole image in a "
+        "letterbox; pad-corner, the same at the upper left corner",
+        _one_of(*get_args(ResizeFit)),
+    ),
+    "padding": ("the grey around a whole image, from 0 to 255", _grey),
     "scale": ("what values 0 to 255 are multiplied by first, such as 1/255", _scale),
     "mean": ("what is then subtracted: one number, or three for red, green and blue", _three),
     "std": ("what is then divided by: one number, or three for red, green and blue", _divisors),
@@ -175,14 +188,17 @@ class Description:
             lines = [f"  {name}: {FACTS[name][0]}" for name in missing]
             how = "--labels FILE for labels, --preprocess NAME=VALUE for others, or --preset for a usual pipeline"
             raise ImportRefused("\n".join(["no file here says:", *lines, f"say it with {how}"]))
+        if self.get("fit", "stretch") != "stretch" and isinstance(self.get("resize"), int):
+            raise ImportRefused(f"fit={self.get('fit')} needs two sides; say resize=HEIGHTxWIDTH too, or fit=stretch")
 
     def resize(self) -> Resize:
         """Return the resizing that the facts add up to."""
-        sides = self.get("resize")
-        cut_at = self.get("cut_at", "round")
+        sides, filter_, cut_at = self.get("resize"), self.get("filter"), self.get("cut_at", "round")
         if isinstance(sides, int):
-            return Resize(filter=self.get("filter"), short_px=sides, cut_at=cut_at)
-        return Resize(filter=self.get("filter"), height_px=sides[0], width_px=sides[1], cut_at=cut_at)
+            return Resize(filter=filter_, short_px=sides, cut_at=cut_at)
+        height, width = sides
+        more = {"fit": self.get("fit", "stretch"), "padding": self.get("padding", 0)}
+        return Resize(filter=filter_, height_px=height, width_px=width, cut_at=cut_at, **more)
 
     def lines(self) -> list[str]:
         """Return a line for each fact, with where it came from, and the remarks."""

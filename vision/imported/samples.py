@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import ImageError
 from base.text_files import read_table
-from vision.images import Pixels, Preprocessing, load_image
+from vision.images import CutAt, Pixels, Preprocessing, ResizeFit, load_image
 from vision.imported.description import LOGITS, PROBABILITIES, Description, ImportRefused
 from vision.imported.reference import Outputs, Reference
 from vision.imported.sources import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
@@ -21,7 +22,10 @@ TIE: Final = 1e-6  # two probabilities that are equal but for rounding: either l
 MAX_SAMPLES: Final = 10_000
 TRIED: Final = 24  # samples that other facts are tried with
 AT_ONCE: Final = 32  # images loaded at a time
-USUAL_FILTERS: Final = ("bilinear", "bicubic", "lanczos", "nearest", "opencv-linear", "openvino-linear")
+USUAL_FILTERS: Final = (
+    "bilinear", "bicubic", "lanczos", "nearest", "torch-nearest", "torch-bilinear", "torch-bicubic",
+    "torch-lanczos", "opencv-linear", "openvino-linear",
+)  # fmt: skip
 MUCH_BETTER: Final = 0.5  # a mistake is named where it halves the difference from the samples
 
 
@@ -102,35 +106,42 @@ def check_samples(samples: Samples, reference: Reference, tolerance: float) -> s
     raise ImportRefused(f"the samples are answered differently: {found} (allowed {tolerance:g}); {cause}")
 
 
-def compare(
-    samples: Samples, reference: Reference, facts: Description, limit: int = MAX_SAMPLES, shift: int = 0
-) -> Agreement:
-    """Return how the original graph, fed as ``facts`` say, agrees with the first ``limit`` samples.
-
-    ``shift`` moves its answers by so many places.
+def compare(samples: Samples, reference: Reference, facts: Description) -> Agreement:
+    """Return how the original graph, fed as ``facts`` say, agrees with the samples.
 
     Raises:
         ImportRefused: an image can't be read.
     """
-    batches = _loaded(samples.paths[:limit], facts)
-    given = np.concatenate([reference.probabilities(images, facts) for images in batches])
-    given = np.roll(given, shift, axis=1)
-    expected = samples.expected[:limit]
-    best = given.max(axis=1)
-    same = int((given[np.arange(len(given)), samples.labels[:limit]] >= best - TIE).sum())
+    batches = _loaded(samples.paths, preprocessing_of(facts))
+    return _agreement(samples, np.concatenate([reference.probabilities(images, facts) for images in batches]))
+
+
+def _agreement(samples: Samples, given: Outputs) -> Agreement:
+    """Return how answers agree with the first samples."""
+    expected, labels = samples.expected[: len(given)], samples.labels[: len(given)]
+    same = int((given[np.arange(len(given)), labels] >= given.max(axis=1) - TIE).sum())
     return Agreement(same, len(given), float(np.nanmax(np.abs(given - expected))))
 
 
 def likeliest_mistake(samples: Samples, reference: Reference, facts: Description) -> str:
     """Return which other facts agree with the samples much better, as a sentence, or that none does."""
-    base = compare(samples, reference, facts, TRIED)
+
+    @lru_cache(maxsize=1)  # most of the time goes into files, and mistakes that load alike come one after the other
+    def pixels(how: Preprocessing) -> Pixels:
+        return np.concatenate(list(_loaded(samples.paths[:TRIED], how)))
+
+    def answers(facts: Description) -> Outputs:
+        return reference.probabilities(pixels(preprocessing_of(facts)), facts)
+
+    given = answers(facts)
+    base = _agreement(samples, given)
     best, cause = base, ""
     for change, other in _usual_mistakes(facts):
-        agreement = compare(samples, reference, other, TRIED)
+        agreement = _agreement(samples, answers(other))
         if (agreement.same, -agreement.difference) > (best.same, -best.difference):
             best, cause = agreement, f"with --preprocess {change}"
     for shift in (1, -1):
-        agreement = compare(samples, reference, facts, TRIED, shift)
+        agreement = _agreement(samples, np.roll(given, shift, axis=1))
         if agreement.same > best.same:
             best, cause = agreement, "the labels are shifted by one: with each moved by one place"
     if not cause or (best.same == base.same and best.difference > MUCH_BETTER * base.difference):
@@ -144,8 +155,7 @@ def preprocessing_of(facts: Description) -> Preprocessing:
     return Preprocessing(height_px=height, width_px=width, resize=facts.resize())
 
 
-def _loaded(paths: list[Path], facts: Description) -> Iterator[Pixels]:
-    preprocessing = preprocessing_of(facts)
+def _loaded(paths: list[Path], preprocessing: Preprocessing) -> Iterator[Pixels]:
     for start in range(0, len(paths), AT_ONCE):
         images = []
         for path in paths[start : start + AT_ONCE]:
@@ -174,8 +184,15 @@ def _usual_mistakes(facts: Description) -> Iterator[tuple[str, Description]]:
     resizings: dict[str, dict[str, Any]] = {
         f"resize={whole}": {"resize": whole},
         f"resize={part}": {"resize": part},
-        f"resize={height}x{width}": {"resize": (height, width)},
+        **{
+            f"resize={height}x{width}" + (f" fit={fit}" if fit != "stretch" else ""): {
+                "resize": (height, width),
+                "fit": fit,
+            }
+            for fit in get_args(ResizeFit)
+        },
         **{f"filter={name}": {"filter": name} for name in USUAL_FILTERS},
+        **{f"cut_at={place}": {"cut_at": place} for place in get_args(CutAt)},
     }
     colours = "RGB" if facts.get("colours") == "BGR" else "BGR"
     outputs = PROBABILITIES if facts.get("outputs") == LOGITS else LOGITS
@@ -184,6 +201,6 @@ def _usual_mistakes(facts: Description) -> Iterator[tuple[str, Description]]:
         f"outputs={outputs}": {"outputs": outputs},
     }
     single = {**scalings, **resizings, **others}
-    pairs = {f"{a} and {b}": {**x, **y} for a, x in {**scalings, **others}.items() for b, y in resizings.items()}
+    pairs = {f"{a} and {b}": {**x, **y} for b, y in resizings.items() for a, x in {**scalings, **others}.items()}
     for change, values in {**single, **pairs}.items():
         yield change, Description(dict(facts.facts)).state("tried", **values)

@@ -17,6 +17,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # PIL.Image.Resampling, as Hugging Face writes it
 PILLOW_FILTERS: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+# `Resize.fit` of Model API's resize_type
+FITS: Final = {
+    "standard": "stretch",
+    "crop": "crop",
+    "fit_to_window": "pad-corner",
+    "fit_to_window_letterbox": "pad",
+}
+TORCH_FILTERS: Final = ("nearest", "bilinear", "bicubic", "lanczos")  # it has no others for 8 bits
+FIRST_TORCH: Final = 5  # release of transformers from which on processors resize by torch, whatever they are called
 CONVNEXT: Final = ("ConvNextImageProcessor", "ConvNextFeatureExtractor", "ConvNextImageProcessorFast")
 CONVNEXT_CROPS_BELOW: Final = 384  # pixels; from there on it squashes
 
@@ -93,7 +102,8 @@ def folder(path: Path, size: tuple[int, int] | None = None) -> Description:
         return timm(config, size)
     found = hugging_face_labels(config)
     if processor_file.is_file():
-        found.add(hugging_face_pixels(read_json(processor_file)))
+        release, _, _ = str(config.get("transformers_version", "")).partition(".")
+        found.add(hugging_face_pixels(read_json(processor_file), int(release) if release.isdecimal() else 0))
     return found
 
 
@@ -112,8 +122,12 @@ def hugging_face_labels(config: Mapping[str, Any]) -> Description:
     return Description().state(source, labels=_numbered(names, source) if names else None)
 
 
-def hugging_face_pixels(config: Mapping[str, Any]) -> Description:
-    """Return the pipeline of a preprocessor_config.json; an absent key means what its image processor takes it for."""
+def hugging_face_pixels(config: Mapping[str, Any], release: int = 0) -> Description:
+    """Return the pipeline of a preprocessor_config.json; an absent key means what its image processor takes it for.
+
+    Processors called Fast resize by torch and round the corner of the cut; from release 5 of transformers on, all
+    resize by torch, and round it down.
+    """
     source = "preprocessor_config.json"
     found = Description()
     size, crop = _hugging_face_size(config.get("size")), _hugging_face_size(config.get("crop_size"))
@@ -131,13 +145,20 @@ def hugging_face_pixels(config: Mapping[str, Any]) -> Description:
         size = int(size / config.get("crop_pct", 224 / 256)) if size < CONVNEXT_CROPS_BELOW else cut
     if config.get("do_resize", True) is False:
         raise ImportRefused(f"{source}: do_resize is false, so images of any size; say resize by --preprocess")
+    fast = kind.endswith("Fast")
+    filter_ = PILLOW_FILTERS[resample] if resample is not None else None
+    if filter_ in TORCH_FILTERS and (fast or release >= FIRST_TORCH):
+        filter_ = f"torch-{filter_}"
+        found.remarks.append(
+            f"filter: torch's, as {kind or f'transformers {release}'} resizes; Pillow's differs little"
+        )
     final = cut or (size if isinstance(size, tuple) else None)
     found.state(
         source,
         resize=size,
-        filter=PILLOW_FILTERS[resample] if resample is not None else None,
+        filter=filter_,
         size=(final, final) if isinstance(final, int) else final,
-        cut_at="floor",
+        cut_at="round" if fast and release < FIRST_TORCH else "floor",
     )
     if config.get("do_rescale", True):
         found.state(source, scale=config.get("rescale_factor", 1 / 255))
@@ -255,10 +276,10 @@ def openvino(properties: Mapping[str, str], size: tuple[int, int] | None, dtype:
     if inside and size is None and {"orig_height", "orig_width"} <= said.keys():
         size = _whole(said["orig_height"], source), _whole(said["orig_width"], source)
         found.state(source, size=size)
-    how = said.get("resize_type")
-    if size is not None and (how == "standard" or (how == "crop" and size[0] == size[1])):
-        sides = size if how == "standard" else size[0]  # others pad, which nothing here does: they are asked for
-        found.state(source, resize=sides, filter="openvino-linear", cut_at="floor")
+    how = FITS.get(said.get("resize_type", ""))
+    if size is not None and how is not None and (how != "crop" or size[0] == size[1]):  # other crops are skewed there
+        found.state(source, resize=size, filter="openvino-linear", fit=how)
+        found.state(source, padding=said.get("pad_value") if how.startswith("pad") else None)
     if not (inside and dtype == "uint8"):
         found.state(
             source,
