@@ -39,7 +39,7 @@ ACTIONS: dict[str, Callable[[], None]] = {
     "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     "hang": lambda: time.sleep(10**6),
     "memory": _memory,
-    "nap": lambda: time.sleep(0.1),
+    "nap": lambda: time.sleep(float(os.environ.get("TEST_NAP_S", "0.1"))),
 }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -18,67 +19,75 @@ from tests.conftest import RedisServer, free_port, wait_until
 
 NAME = "queue"
 PASSWORD, SENTINELS_PASSWORD = canaries.secret("redis"), canaries.secret("sentinels")
-COUNT = 3
+FAST = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+
+
+@dataclass
+class Place:
+    """Where a Sentinel is; ``wrap`` are the words before its command, as for a network namespace."""
+
+    address: str = "127.0.0.1"
+    wrap: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(self.address, self.port, password=SENTINELS_PASSWORD, decode_responses=True)
 
 
 @dataclass
 class Watched:
     """``servers``: the first is the primary at the start, and the second its replica."""
 
-    servers: tuple[RedisServer, RedisServer]
-    ports: tuple[int, ...]
-    address: str
+    servers: Sequence[RedisServer]
+    places: Sequence[Place]
 
     @property
     def url(self) -> str:
         """The broker's URL."""
-        hosts = ",".join(f"{self.address}:{port}" for port in self.ports)
+        hosts = ",".join(f"{place.address}:{place.port}" for place in self.places)
         return f"sentinel://:{PASSWORD}@{hosts}/0?master_name={NAME}&sentinel_password={SENTINELS_PASSWORD}"
 
     @property
     def primary(self) -> RedisServer:
         """The server that the Sentinels name now."""
-        with redis.Redis(self.address, self.ports[0], password=SENTINELS_PASSWORD, decode_responses=True) as sentinel:
-            _, port = sentinel.sentinel_get_master_addr_by_name(NAME)
-        return next(server for server in self.servers if server.port == port)
+        with self.places[0].client() as sentinel:
+            address, port = sentinel.sentinel_get_master_addr_by_name(NAME)
+        return next(server for server in self.servers if (server.address, server.port) == (address, port))
 
     def fail_over(self, limit_s: float = 60) -> RedisServer:
         """Kill the primary, wait until the other server is it, and return the killed one."""
         killed = self.primary
         killed.kill()
-        wait_until(lambda: self.primary is not killed and _role(self.primary) == "master", limit_s, "a failover")
+        wait_until(lambda: self.primary is not killed and is_role(self.primary, "master"), limit_s, "a failover")
         return killed
 
     def bring_back(self, server: RedisServer, limit_s: float = 60) -> None:
         """Start a server that was the primary once; wait until it follows the new one, which takes about 10 s."""
         server.start()
-        wait_until(lambda: _role(server) == "slave" and self._follows(server), limit_s, "a replica")
-
-    def _follows(self, server: RedisServer) -> bool:
-        with server.client() as client:
-            return str(client.info("replication").get("master_link_status")) == "up"
+        wait_until(lambda: is_role(server, "slave", master_link_status="up"), limit_s, "a replica")
 
 
 @contextmanager
-def watched_redis(address: str = "127.0.0.1", wrap: tuple[str, ...] = ()) -> Iterator[Watched]:
-    """Servers and Sentinels in a folder of their own: a Sentinel writes the password of Redis into its file.
+def watched_redis(places: Sequence[Place] | None = None, *arguments: str) -> Iterator[Watched]:
+    """Servers at the first two places and a Sentinel at each, all on this host unless given.
 
-    ``wrap`` are the words before each command, as for a network namespace.
+    In a folder of their own: a Sentinel writes the password of Redis into its file.
     """
+    places = [Place(), Place(), Place()] if places is None else places
     with tempfile.TemporaryDirectory(prefix="sl-sentinel-") as name:
         folder = Path(name)
-        servers = tuple(_server(folder / f"redis-{number}", address, wrap) for number in (1, 2))
-        servers[1].arguments += ["--replicaof", f"{address} {servers[0].port}"]
-        watched = Watched(servers, tuple(free_port() for _ in range(COUNT)), address)  # type: ignore[arg-type]
-        sentinels = []
+        servers = [_server(folder, place, arguments) for place in places[:2]]
+        watched, sentinels = Watched(servers, places), []
+        first, second = servers
         try:
-            for server in servers:
-                server.start()
-            wait_until(lambda: watched._follows(servers[1]), 30, "a replica")
-            del servers[1].arguments[-2:]  # started again, it waits for what Sentinels say
-            sentinels += [_sentinel(folder, watched, port, wrap) for port in watched.ports]
-            for port in watched.ports:
-                wait_until(partial(_knows_all, address, port), 30, "Sentinels that know each other")
+            first.start()
+            second.arguments += ["--replicaof", f"{first.address} {first.port}"]
+            second.start()
+            wait_until(lambda: is_role(second, "slave", master_link_status="up"), 30, "a replica")
+            del second.arguments[-2:]  # started again, it waits for what Sentinels say
+            sentinels += [_sentinel(folder, first, place) for place in places]
+            for place in places:
+                wait_until(partial(_knows_all, place, len(places)), 30, "Sentinels that know each other")
             yield watched
         finally:
             for sentinel in sentinels:
@@ -89,34 +98,38 @@ def watched_redis(address: str = "127.0.0.1", wrap: tuple[str, ...] = ()) -> Ite
                     server.kill()
 
 
-def _server(folder: Path, address: str, wrap: tuple[str, ...]) -> RedisServer:
-    folder.mkdir()
-    fast = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
-    return RedisServer(folder, free_port(), password=PASSWORD, arguments=fast, address=address, wrap=wrap)
-
-
-def _sentinel(folder: Path, watched: Watched, port: int, wrap: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    file = folder / f"sentinel-{port}.conf"
-    file.write_text(
-        f"port {port}\nbind {watched.address}\ndir {folder}\nrequirepass {SENTINELS_PASSWORD}\n"
-        f"sentinel sentinel-pass {SENTINELS_PASSWORD}\n"
-        f"sentinel monitor {NAME} {watched.address} {watched.servers[0].port} 2\n"
-        f"sentinel auth-pass {NAME} {PASSWORD}\n"
-        f"sentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 2000\n"
-    )
-    with (folder / f"sentinel-{port}.log").open("ab") as log:
-        command = [*wrap, str(find_redis_server()), str(file), "--sentinel"]
-        return subprocess.Popen(command, stdout=log, stderr=log)
-
-
-def _knows_all(address: str, port: int) -> bool:
-    with suppress(redis.RedisError), redis.Redis(address, port, password=SENTINELS_PASSWORD) as sentinel:
-        state = sentinel.sentinel_masters()[NAME]
-        return bool(state["num-other-sentinels"] == COUNT - 1 and state["num-slaves"] == 1)
+def is_role(server: RedisServer, role: str, **more: Any) -> bool:
+    """Whether a server answers that it is a ``master`` or ``slave``, and has these values besides."""
+    with suppress(redis.RedisError), server.client() as client:
+        found = client.info("replication")
+        return all(found.get(name) == value for name, value in {"role": role, **more}.items())
     return False
 
 
-def _role(server: RedisServer) -> str:
-    with suppress(redis.RedisError), server.client() as client:
-        return str(client.info("replication")["role"])
-    return ""
+def _server(folder: Path, place: Place, arguments: Sequence[str]) -> RedisServer:
+    port = free_port()
+    (own := folder / f"redis-{port}").mkdir()
+    return RedisServer(
+        own, port, password=PASSWORD, arguments=[*FAST, *arguments], address=place.address, wrap=place.wrap
+    )
+
+
+def _sentinel(folder: Path, first: RedisServer, place: Place) -> subprocess.Popen[bytes]:
+    file = folder / f"sentinel-{place.port}.conf"
+    file.write_text(
+        f"port {place.port}\nbind {place.address}\ndir {folder}\nrequirepass {SENTINELS_PASSWORD}\n"
+        f"sentinel sentinel-pass {SENTINELS_PASSWORD}\n"
+        f"sentinel monitor {NAME} {first.address} {first.port} 2\n"
+        f"sentinel auth-pass {NAME} {PASSWORD}\n"
+        f"sentinel down-after-milliseconds {NAME} 500\nsentinel failover-timeout {NAME} 2000\n"
+    )
+    with (folder / f"sentinel-{place.port}.log").open("ab") as log:
+        command = [*place.wrap, str(find_redis_server()), str(file), "--sentinel"]
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def _knows_all(place: Place, count: int) -> bool:
+    with suppress(redis.RedisError), place.client() as sentinel:
+        state = sentinel.sentinel_masters()[NAME]
+        return bool(state["num-other-sentinels"] == count - 1 and state["num-slaves"] == 1)
+    return False

@@ -102,9 +102,9 @@ def test_a_server_that_is_no_sentinel_and_a_sentinel_that_is_no_server_are_named
     settings: Settings, watched: Watched
 ) -> None:
     swapped = settings.model_copy(
-        update={"broker": watched.url.replace(str(watched.ports[0]), str(watched.primary.port))}
+        update={"broker": watched.url.replace(str(watched.places[0].port), str(watched.primary.port))}
     )
-    alone = settings.model_copy(update={"broker": f"redis://:{SENTINELS_PASSWORD}@127.0.0.1:{watched.ports[0]}"})
+    alone = settings.model_copy(update={"broker": f"redis://:{SENTINELS_PASSWORD}@127.0.0.1:{watched.places[0].port}"})
 
     primary = primary_of(swapped)
     assert primary is not None

@@ -124,7 +124,7 @@ def test_sentinels_and_the_primary_that_they_name_prove_their_names(
         certificate = authority.issue_cert("localhost")
         ports = [
             stack.enter_context(contextlib.closing(TlsProxy(certificate, port))).port
-            for port in (*watched.ports, watched.primary.port)
+            for port in (*(place.port for place in watched.places), watched.primary.port)
         ]
         address = Primary.get_master_address
         monkeypatch.setattr(Primary, "get_master_address", lambda self: address(self) and ("localhost", ports[-1]))
