@@ -25,7 +25,7 @@ from pydantic import (
 from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
 FILE_NAME_PATTERN = (
@@ -38,6 +38,7 @@ Reference = Annotated[str, StringConstraints(pattern=rf"^{MODEL_NAME}:[1-9][0-9]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 Part = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -109,14 +110,26 @@ class Cascade(_Record):
     agreement: dict[str, Number]
 
 
+class HeldOut(_Record):
+    """How a classifier answered images that it was not trained on, which later answers are compared with.
+
+    Attributes:
+        confidences: images by confidence, in steps of a hundredth.
+        labels: images by the class index that they were given.
+    """
+
+    confidences: Annotated[list[Count], Field(min_length=100, max_length=100)]
+    labels: list[Count]
+
+
 class ManifestDraft(_Record):
     """What whoever trained the model knows; the store adds name, version, time and checksums.
 
     ``graph``, ``network`` and ``preprocessing`` are opaque here: what serving, training and reading images must know. A
     version that came as a graph has no network. ``training`` holds configuration, data fingerprint, counts and
     seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``cascade``
-    is there where a first stage passed its gate. ``parents`` are the "name:version" of the backbones
-    that the model grew on.
+    is there where a first stage passed its gate, ``held_out`` where a training was calibrated. ``parents`` are the
+    "name:version" of the backbones that the model grew on.
     """
 
     kind: Literal["classifier", "backbone"]
@@ -129,6 +142,7 @@ class ManifestDraft(_Record):
     golden: Golden | None = None
     precisions: dict[str, PrecisionProof] = {}
     cascade: Cascade | None = None
+    held_out: HeldOut | None = None
     parents: list[Reference] = []
 
     @field_validator("classes")
@@ -143,13 +157,15 @@ class ManifestDraft(_Record):
     def _a_classifier_has_classes(self) -> ManifestDraft:
         if self.kind == "classifier" and len(self.classes) < 2:
             raise ValueError("a classifier needs at least two classes")
+        if self.held_out is not None and len(self.held_out.labels) != len(self.classes):
+            raise ValueError("the images held out are counted by class")
         return self
 
 
 class Manifest(ManifestDraft):
     """A published model version. ``created`` is UTC, such as "2026-03-01T12:30:00Z"."""
 
-    schema_version: Literal[5] = SCHEMA_VERSION
+    schema_version: Literal[6] = SCHEMA_VERSION
     name: Name
     version: Annotated[int, Field(ge=1)]
     created: str

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import IO
 
+from base.drift import Expected
 from base.networks import PRETRAINED
 from base.process import how_it_ended
 from configs import Settings, environment_of
@@ -37,6 +38,12 @@ def pin_of(version: ModelVersion) -> ModelPin:
     """Return what messages carry of a model version."""
     manifest = version.manifest
     return ModelPin(name=manifest.name, version=manifest.version, digest=manifest.digest)
+
+
+def expected_of(version: ModelVersion) -> Expected | None:
+    """Return how a version answered images that it was not trained on; None where its manifest does not say."""
+    held_out = version.manifest.held_out
+    return Expected(held_out.confidences, held_out.labels) if held_out is not None else None
 
 
 def run_models(arguments: list[str], settings: Settings, output: IO[str] | None = None) -> int:

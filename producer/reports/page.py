@@ -13,6 +13,7 @@ from typing import Any
 from base.paths import path_to_text
 from base.text import duration
 from pages import accuracy_card, card, template
+from producer.reports.drift import Drift
 from producer.reports.gallery import Gallery
 from producer.reports.report import Format, Report, replacing
 from producer.reports.summary import Timing
@@ -81,6 +82,9 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
         unsure = sum(counts.histogram[: len(counts.histogram) // 2])
         mean = f"{100 * counts.confidence_sum / counts.ok:.1f} %"
         cards.append(card("Confidence", mean, f"on average; {unsure:,} images below 50 %"))
+    if (drift := Drift.of(run.plan, counts)) is not None and drift.is_known:
+        value = {True: "alike", False: "different"}[bool(drift.looks_alike)]
+        cards.append(card("Like its training images", value, drift.sentence()))
     if timing.rate:
         early = f"; {timing.early / timing.images:.0%} answered by the first stage" if timing.early else ""
         note = f"{timing.images:,} images in {duration(max(1, round(timing.seconds)))}{early}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from base.paths import path_to_text
+from producer.reports.drift import Drift
 from producer.reports.report import replacing
 from producer.reports.tally import Tally, ranked
 from producer.reports.truth import ClassScore, Evaluation, Score
@@ -104,6 +105,8 @@ def summary(run: RunFile, tally: Tally, min_confidence: float | None = None) -> 
     }
     if min_confidence is not None:
         found |= {"min_confidence": min_confidence, "review": tally.review}
+    if (drift := Drift.of(plan, tally)) is not None:
+        found["drift"] = drift.to_json()
     if tally.evaluation is not None:
         found["evaluation"] = evaluated(tally.evaluation)
     return found

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from base.drift import CONFIDENCE_BINS, confidence_bin
 from producer.errors import UsageError
 from producer.reports.layout import Layout
 from producer.reports.truth import Evaluation, FolderTruth
 from producer.runfile import RunFile, StoredRow
 
 BINS = 20  # of the confidence histogram
+PER_BIN = CONFIDENCE_BINS // BINS
 REVIEWED = 60  # the least sure images, and as many of the worst mistakes
 
 Truth = Literal["auto", "folders", "none"]
@@ -24,7 +26,8 @@ class Tally:
     """Counts of a run.
 
     Attributes:
-        histogram: images by confidence, in steps of a twentieth.
+        classes: images by class index, whatever reports call it.
+        confidences: images by confidence, in steps of a hundredth.
         wrong_histogram: those of them whose folder says otherwise.
         least_sure, mistakes: indexes of inputs; the least sure, and the most sure that were wrong, come first.
         evaluation: None where folders are no truth.
@@ -35,14 +38,20 @@ class Tally:
     failed: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     groups: Counter[str] = field(default_factory=Counter)
+    classes: Counter[int] = field(default_factory=Counter)
+    confidences: list[int] = field(default_factory=lambda: [0] * CONFIDENCE_BINS)
     reasons: Counter[str] = field(default_factory=Counter)
     review: int = 0  # below --min-confidence
     confidence_sum: float = 0.0
-    histogram: list[int] = field(default_factory=lambda: [0] * BINS)
     wrong_histogram: list[int] = field(default_factory=lambda: [0] * BINS)
     least_sure: list[int] = field(default_factory=list)
     mistakes: list[int] = field(default_factory=list)
     evaluation: Evaluation | None = None
+
+    @property
+    def histogram(self) -> list[int]:
+        """Images by confidence, in steps of a twentieth."""
+        return [sum(self.confidences[start : start + PER_BIN]) for start in range(0, CONFIDENCE_BINS, PER_BIN)]
 
     @property
     def missing(self) -> int:
@@ -93,19 +102,20 @@ def counted(
             continue
         best, confidence = row.top[0]
         name, group = layout.names[best], layout.groups[best]
-        place = min(int(confidence * BINS), BINS - 1)
+        place = confidence_bin(confidence)
         found.ok += 1
         found.labels[name] += 1
+        found.classes[best] += 1
         if group:
             found.groups[group] += 1
         found.review += layout.is_unsure(confidence)
         found.confidence_sum += confidence
-        found.histogram[place] += 1
+        found.confidences[place] += 1
         _offer(least_sure, -confidence, row.input_index)
         if evaluation is not None and true_name is not None:
             _evaluate(evaluation, layout, row, true_name)
             if name != true_name:
-                found.wrong_histogram[place] += 1
+                found.wrong_histogram[place // PER_BIN] += 1
                 _offer(mistakes, confidence, row.input_index)
     found.least_sure, found.mistakes = _indexes(least_sure), _indexes(mistakes)
     found.evaluation = evaluation if evaluation is not None and (evaluation.images or truth == "folders") else None

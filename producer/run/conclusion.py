@@ -9,6 +9,7 @@ from typing import NamedTuple
 from producer.errors import OK, TOO_MANY_FAILURES
 from producer.local.session import Session
 from producer.reports import By
+from producer.reports.drift import Drift
 from producer.reports.request import Request, write_reports
 from producer.reports.sorting import sort_images, undo_file
 from producer.reports.tally import Tally
@@ -50,6 +51,8 @@ def conclude(
     counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say, counts=counts)
     view.stop()
     view.say(_summary(run, counts, work))
+    if (drift := Drift.of(run.plan, counts)) is not None:
+        view.say(drift.sentence())
     view.conclude(counts, reports)
     if session is not None:
         session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")

@@ -16,7 +16,7 @@ from pathlib import Path
 from configs import Settings
 from model_store import ModelVersion
 from producer.errors import UsageError
-from producer.models import pin_of
+from producer.models import expected_of, pin_of
 from producer.reports.request import Request, requests_of
 from producer.reports.tally import ranked
 from producer.run import OnExisting
@@ -270,6 +270,7 @@ def plan_of(stem: str, settings: Settings, request: RunRequest) -> Plan:
         labels=[entry.label for entry in manifest.classes],
         groups=[entry.group for entry in manifest.classes],
         folders=[entry.folder for entry in manifest.classes],
+        expected=expected_of(request.version),
         top_k=min(request.top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
         truth_table=source.truth_table,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
+from base.drift import CONFIDENCE_BINS, Expected
 from configs import MAX_CHUNK_IMAGES
 from jobs import ModelPin, RunId, faults_of
 
@@ -47,6 +48,7 @@ class Plan:
     since: Name = ""  # the run file of the run that this one was labelled since
     merged: bool = False  # it has the rows of that one, too, as far as they still stand
     skipped: dict[str, int] = field(default_factory=dict)  # files of the folder that are no images, by suffix
+    expected: Expected | None = None  # how the model answered images that it was not trained on, where that is known
     folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
 
     def to_json(self) -> str:
@@ -69,4 +71,8 @@ class Plan:
             raise ValueError(faults_of(error)) from error
         if len(plan.groups) < len(plan.labels):
             raise ValueError("fewer groups than labels")
+        if plan.expected is not None:
+            counts = len(plan.expected.confidences), len(plan.expected.labels)
+            if counts != (CONFIDENCE_BINS, len(plan.labels)):
+                raise ValueError("answers that are counted by other confidences or labels")
         return plan

@@ -88,13 +88,13 @@ def test_a_manifest_holds_what_was_published(store: ModelStore) -> None:
     assert json.loads(proven.to_bytes()) == {**json.loads(plain.to_bytes()), "precisions": {"openvino/bf16": PROOF}}
 
 
-@pytest.mark.parametrize("version", [1, 6, "2", None])
+@pytest.mark.parametrize("version", [1, 7, "2", None])
 def test_a_manifest_of_another_schema_version_is_refused_with_what_to_do(store: ModelStore, version: object) -> None:
     plain = store.publish("waste", writing()).manifest
     earlier = json.dumps({**json.loads(plain.to_bytes()), "schema_version": version}).encode()
 
     with pytest.raises(
-        ManifestError, match=f"here has schema version {version!r} and .* reads 5: .*; train or import the model again"
+        ManifestError, match=f"here has schema version {version!r} and .* reads 6: .*; train or import the model again"
     ):
         Manifest.from_bytes(earlier, "here")
 

@@ -117,6 +117,13 @@ def test_the_first_version_is_in_production(usual: Earlier) -> None:
     assert "in production (nothing was in production)" in usual.text
 
 
+def test_a_version_keeps_how_it_answered_images_that_it_was_not_trained_on(usual: Earlier) -> None:
+    manifest = manifest_of(usual.root, 1)
+    answers = manifest["held_out"]
+
+    assert sum(answers["labels"]) == sum(answers["confidences"]) == manifest["training"]["calibration"]["images"] > 0
+
+
 def test_what_was_held_out_stays_so_and_versions_are_compared_on_it(usual: Earlier, tmp_path: Path) -> None:
     usual.copied_to(tmp_path)
     before = split_of(tmp_path, 1)

@@ -19,6 +19,7 @@ from model_store import (
     Cascade,
     ClassEntry,
     Golden,
+    HeldOut,
     ManifestDraft,
     ModelStore,
     ModelVersion,
@@ -101,6 +102,7 @@ class Publication:
         calibration: uint8 (N, H, W, 3) RGB, images that it was trained on: an 8-bit graph is made with them, which is
             kept if it passes.
         first: of a cascade; it has passed its gate.
+        held_out: how it answered images that it was not trained on.
         f16: judge 16-bit floats too, which only GPU workers serve.
         details: is called at the end, with the proofs of the precisions.
     """
@@ -114,6 +116,7 @@ class Publication:
     validation: Sequence[LabelledImage] = ()
     calibration: Images | None = None
     first: FirstGraph | None = None
+    held_out: HeldOut | None = None
     f16: bool = False
     limits: ImageLimits = DEFAULT_LIMITS
     details: Callable[[Mapping[str, PrecisionProof]], Details] = lambda proofs: Details()
@@ -195,6 +198,7 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
         golden=Golden(inputs_sha256=digest, tolerance=tolerance, agreement=agreement),
         precisions=proofs,
         cascade=cascade,
+        held_out=what.held_out,
         parents=[str(pin) for pin in what.parents],
     )
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from base.drift import CONFIDENCE_BINS, confidence_bin
+from model_store import HeldOut
 from vision import VisionError
 from vision.training import Dataset, fit_temperature, reliability, softmax
 from worker.train.images import InputReader, Split, fold_numbers
@@ -20,19 +22,31 @@ FEW: Final = 100  # images, of which the accuracy alone has a standard error of 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A temperature, the images that it was fitted on, and the expected calibration error on them."""
+    """A temperature, the images that it was fitted on, the expected calibration error and the answers on them."""
 
     temperature: float
     images: int
     expected_error: float
+    held_out: HeldOut
 
     @classmethod
     def of(cls, logits: NDArray[np.float64], targets: NDArray[np.int64]) -> Calibration:
         temperature = fit_temperature(logits, targets)
-        return cls(temperature, len(targets), reliability(softmax(logits, temperature), targets).expected_error)
+        probabilities = softmax(logits, temperature)
+        error = reliability(probabilities, targets).expected_error
+        return cls(temperature, len(targets), error, held_out(probabilities))
 
     def to_json(self) -> dict[str, Any]:
         return {"images": self.images, "ece": self.expected_error}
+
+
+def held_out(probabilities: NDArray[np.float64]) -> HeldOut:
+    """Return how images were answered, (N, classes), as the manifest keeps it."""
+    confidences = [confidence_bin(confidence) for confidence in probabilities.max(axis=1).tolist()]
+    return HeldOut(
+        confidences=np.bincount(confidences, minlength=CONFIDENCE_BINS).tolist(),
+        labels=np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).tolist(),
+    )
 
 
 def calibrate(training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted) -> Calibration:

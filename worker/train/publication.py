@@ -89,6 +89,7 @@ def publish_trained(
             f16=recipe.f16,
             limits=limits,
             first=first,
+            held_out=calibration.held_out,
             details=details,
         )
         return publish(training.runtime.store, training.job.name, publication)

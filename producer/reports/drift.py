@@ -1,0 +1,104 @@
+"""Whether what a run labelled looks like what its model was trained on: by confidences and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from base.drift import LEAST_IMAGES, Expected, Shift, confidence_shift, label_shift, mean_of
+from jobs import ModelPin
+from producer.reports.tally import Tally
+from producer.runfile import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How the answers of a run differ from those about the images that its model was not trained on.
+
+    Attributes:
+        images: that were labelled.
+        means: of the confidences, expected and found.
+        more: the label whose part has grown most, with its expected and its found part.
+    """
+
+    model: ModelPin
+    images: int
+    expected: Expected
+    confidence: Shift
+    labels: Shift
+    means: tuple[float, float]
+    more: tuple[str, float, float]
+
+    @classmethod
+    def of(cls, plan: Plan, counts: Tally) -> Drift | None:
+        """Return the drift of a run; None where it is not known what its model answered before."""
+        if (expected := plan.expected) is None or not expected.images:
+            return None
+        found = [counts.classes[index] for index in range(len(plan.labels))]
+        parts = [
+            (name, before / expected.images, now / max(counts.ok, 1))
+            for name, before, now in zip(plan.labels, expected.labels, found, strict=True)
+        ]
+        return cls(
+            model=plan.model,
+            images=counts.ok,
+            expected=expected,
+            confidence=confidence_shift(expected.confidences, counts.confidences),
+            labels=label_shift(expected.labels, found),
+            means=(mean_of(expected.confidences), mean_of(counts.confidences)),
+            more=max(parts, key=lambda part: part[2] - part[1]),
+        )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are enough images to say anything."""
+        return self.images >= LEAST_IMAGES
+
+    @property
+    def looks_alike(self) -> bool | None:
+        """Whether the images look like those of training, in whatever mix; None where they are too few to say."""
+        return not self.confidence.is_drift if self.is_known else None
+
+    def sentence(self) -> str:
+        """Return whether the images look like what the model was trained on."""
+        model, confidence, labels = self.model, self.confidence, self.labels
+        if not self.is_known:
+            return f"{self.images} images are too few to say whether they look like those {model} was trained on"
+        before, now = (f"{100 * mean:.0f} %" for mean in self.means)
+        index = f"(stability index {confidence.index:.2f}, limit {confidence.limit:.2f})"
+        if confidence.is_drift and self.means[1] < self.means[0]:
+            return (
+                f"these images do not look like those {model} was trained on: its mean confidence is {now}, and was "
+                f"{before} on images held out {index}"
+            )
+        if confidence.is_drift:
+            return (
+                f"{model} is surer of these images, {now} on average, than of those held out, {before} {index}: they "
+                "may be easier, or among those that it was trained on"
+            )
+        alike = f"these images look like those {model} was trained on"
+        if labels.is_drift:
+            name, was, is_now = self.more
+            return (
+                f"{alike}, in another mix: {name} is {100 * is_now:.0f} % of the labels, and was {100 * was:.0f} % "
+                f"(stability index {labels.index:.2f})"
+            )
+        return f"{alike} (stability index of confidences {confidence.index:.2f}, of labels {labels.index:.2f})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a script wants to know."""
+        return {
+            "looks_alike": self.looks_alike,
+            "held_out_images": self.expected.images,
+            "confidence": {
+                **_shift(self.confidence),
+                "mean": round(self.means[1], 4),
+                "expected": round(self.means[0], 4),
+            },
+            "labels": _shift(self.labels),
+            "sentence": self.sentence(),
+        }
+
+
+def _shift(shift: Shift) -> dict[str, Any]:
+    return {"psi": round(shift.index, 4), "limit": round(shift.limit, 4), "drift": shift.is_drift}

@@ -1,0 +1,131 @@
+"""Whether a run looks like what its model was trained on: indexes, their limits, the sentence, the summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from base.drift import CONFIDENCE_BINS, Expected, confidence_bin, confidence_shift, label_shift, mean_of
+from producer.reports.drift import Drift
+from producer.reports.layout import Layout
+from producer.reports.page import write_page
+from producer.reports.report import Report
+from producer.reports.summary import summary
+from tests.unit.reported import ok, run_of, tally
+from worker.train.calibration import Calibration
+
+SEEDS = range(40)
+
+
+def drawn(random: np.random.Generator, images: int, high: float = 5.0, low: float = 1.0) -> list[int]:
+    """Confidences of so many images, counted by hundredths."""
+    places = [confidence_bin(value) for value in random.beta(high, low, images).tolist()]
+    return [int(count) for count in np.bincount(places, minlength=CONFIDENCE_BINS)]
+
+
+def mixed(random: np.random.Generator, images: int, classes: int = 26) -> list[int]:
+    return [int(count) for count in np.bincount(random.integers(0, classes, images), minlength=classes)]
+
+
+@pytest.mark.parametrize(("before", "now"), [(300, 50), (2000, 100), (2000, 2000)])
+def test_images_of_the_same_source_are_no_drift_however_few(before: int, now: int) -> None:
+    for seed in SEEDS:
+        random = np.random.default_rng(seed)
+        assert not confidence_shift(drawn(random, before), drawn(random, now)).is_drift
+        assert not label_shift(mixed(random, before), mixed(random, now)).is_drift
+
+
+@pytest.mark.parametrize(("before", "now"), [(300, 50), (2000, 100), (2000, 2000)])
+def test_a_network_that_is_less_sure_is_drift(before: int, now: int) -> None:
+    for seed in SEEDS:
+        random = np.random.default_rng(seed)
+        assert confidence_shift(drawn(random, before), drawn(random, now, 2.0, 1.5)).is_drift
+
+
+def test_a_network_that_was_always_sure_is_held_to_it() -> None:
+    sure = [0] * 99 + [200]
+
+    assert not confidence_shift(sure, [0] * 99 + [50]).is_drift
+    assert confidence_shift(sure, [0] * 60 + [50] + [0] * 39).is_drift
+
+
+def test_the_index_is_that_of_the_definition_where_bins_are_few_and_full() -> None:
+    before, now = [5000, 5000], [8000, 2000]
+
+    expected = (0.8 - 0.5) * np.log(0.8 / 0.5) + (0.2 - 0.5) * np.log(0.2 / 0.5)
+    assert label_shift(before, now).index == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_class_that_was_rare_and_now_is_not_shows_in_the_mix_of_labels() -> None:
+    assert label_shift([500, 500, 0], [400, 400, 800]).is_drift
+    assert not label_shift([500, 500, 1], [250, 252, 1]).is_drift
+
+
+def test_nothing_to_compare_with_is_no_drift() -> None:
+    assert not confidence_shift([0] * 100, [1] * 100).is_drift
+    assert not label_shift([3, 4], [0, 0]).is_drift
+    assert mean_of([0] * 100) == 0.0
+    assert mean_of([0] * 99 + [3]) == pytest.approx(0.995)
+
+
+EXPECTED = Expected([0] * 80 + [10] * 20, [100, 60, 40])
+
+
+def sentence(folder: Path, best: list[int], confidence: list[float]) -> tuple[str, bool | None]:
+    rows = [ok(*answer) for answer in zip(best, confidence, strict=True)]
+    with run_of(folder, [f"{number}.jpg" for number in range(len(rows))], rows, expected=EXPECTED) as run:
+        found = Drift.of(run.plan, tally(run, Layout.of(run.plan)))
+    assert found is not None
+    return found.sentence(), found.looks_alike
+
+
+SURE = [0.8 + number % 20 / 100 + 0.001 for number in range(100)]
+BEST = [0] * 50 + [1] * 30 + [2] * 20
+
+
+def test_one_sentence_says_whether_images_look_like_those_of_training(tmp_path: Path) -> None:
+    assert sentence(tmp_path / "a", BEST, SURE) == (
+        "these images look like those waste:7 was trained on (stability index of confidences 0.00, of labels 0.00)",
+        True,
+    )
+    unsure = sentence(tmp_path / "b", BEST, [value - 0.4 for value in SURE])
+    assert unsure[0].startswith(
+        "these images do not look like those waste:7 was trained on: its mean confidence is 50 %, and was 90 % on "
+    )
+    assert unsure[1] is False
+    assert sentence(tmp_path / "c", BEST, [0.999] * 100)[0].startswith("waste:7 is surer of these images, 100 % ")
+    assert sentence(tmp_path / "d", [2] * 100, SURE) == (
+        "these images look like those waste:7 was trained on, in another mix: tin is 100 % of the labels, and was 20 % "
+        "(stability index 4.75)",
+        True,
+    )
+    assert sentence(tmp_path / "e", BEST[:20], SURE[:20]) == (
+        "20 images are too few to say whether they look like those waste:7 was trained on",
+        None,
+    )
+
+
+def test_summary_and_page_say_it_and_a_version_without_such_answers_says_nothing(tmp_path: Path) -> None:
+    paths, rows = [f"{number}.jpg" for number in range(100)], [ok(0, value - 0.4) for value in SURE]
+    with run_of(tmp_path / "a", paths, rows, expected=EXPECTED) as run:
+        counts = tally(run, Layout.of(run.plan))
+        found = summary(run, counts)["drift"]
+        write_page(
+            Report(run=run, layout=Layout.of(run.plan), counts=counts, max_pixels=10**8), tmp_path / "report.html"
+        )
+    with run_of(tmp_path / "b", paths, rows) as run:
+        assert "drift" not in summary(run, tally(run, Layout.of(run.plan)))
+
+    assert (found["looks_alike"], found["held_out_images"], found["confidence"]["drift"]) == (False, 200, True)
+    assert (found["confidence"]["mean"], found["confidence"]["expected"]) == (0.5, 0.9)
+    assert "its mean confidence is 50 %" in (tmp_path / "report.html").read_text()
+
+
+def test_a_calibration_counts_its_answers_for_the_manifest() -> None:
+    logits = np.eye(3)[[0, 0, 1, 2, 1]] * 9
+
+    found = Calibration.of(logits, np.array([0, 0, 1, 2, 2])).held_out
+
+    assert (found.labels, sum(found.confidences)) == ([2, 2, 1], 5)
