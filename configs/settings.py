@@ -69,7 +69,9 @@ class Settings(BaseModel):
         description="chunks of a run that may be in flight at once; 0 is three a worker, or 16 of a fixed chunk_images",
     )
     priority: Priority = Field(
-        "normal", description="of runs: high goes before all others with small runs, low after all others"
+        "normal",
+        description="of runs: high goes before all others with small runs, low after all others; of trainings that "
+        "wait: high is the next, low comes after all others",
     )
     stale_s: float = Field(
         90.0, gt=0, description="seconds without news after which a training job that Redis lost is queued again"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from jobs.broker import AWAY, Keys, check_broker, connect, passwords, primary_of, redis_fault, redis_now
     from jobs.counter import count_up
     from jobs.errors import BrokerAway, BrokerError, BrokerFull, MessageError, SchemaMismatch
-    from jobs.fairness import PARKED, Waiting, level_of, listed_messages
+    from jobs.fairness import LOW, NEXT, PARKED, Waiting, level_of, listed_messages
     from jobs.label import LABEL_RUN, MAX_SAMPLED_BYTES, ChunkResult, LabelChunk, Photo, Row, SampledInput
     from jobs.messages import (
         FIRST,

@@ -17,14 +17,16 @@ from jobs.broker import LEVELS, Keys
 from jobs.label import LabelChunk
 
 SMALL_RUN, MEDIUM_RUN = 128, 4096  # images, at most
+LOW = 3  # the last list
 PARKED = "parked"  # header of a message that goes onto the list of its run, not onto the queue; holds the run's name
+NEXT = "next"  # header of a message that goes before all others of its list
 RELEASED_AT_ONCE = 2  # of each run that waits, by each worker that finds the queue empty
 
 
 def level_of(priority: Priority, images: int) -> int:
     """Return the list for the chunks of a run of so many images."""
     if priority == "low":
-        return 3
+        return LOW
     if priority == "high" or images <= SMALL_RUN:
         return 0
     return 1 if images <= MEDIUM_RUN else 2

@@ -117,7 +117,8 @@ def _training(client: redis.Redis, keys: Keys, noted: JobState) -> JobState:
     if redis_now(client) - noted.updated < SILENT_S:
         return noted
     pipeline = client.pipeline(transaction=False)
-    pipeline.lrange(keys.queue(TrainModel.queue), 0, -1)
+    for name in keys.queues(TrainModel.queue):
+        pipeline.lrange(name, 0, -1)
     pipeline.hvals(keys.unacked)
     try:
         if any(f'"{noted.job}"' in str(message) for messages in pipeline.execute() for message in messages):

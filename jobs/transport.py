@@ -31,7 +31,7 @@ from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnecti
 
 from base.broker_url import socket_path
 from jobs.broker import LEVELS, RefusesWrites, redis_now
-from jobs.fairness import PARKED
+from jobs.fairness import NEXT, PARKED
 from jobs.messages import MAX_MESSAGE_BYTES
 from jobs.sentinel import Primary
 
@@ -162,12 +162,18 @@ class Channel(kombu_redis.Channel):
     QoS = QoS
 
     def _put(self, queue: str, message: Any, **options: Any) -> None:
-        """Put a message onto its queue; or onto the list of its run, from where workers move it to the queue."""
-        run = message["headers"].pop(PARKED, None)
-        if run is None:
+        """Put a message onto its queue, before all others if it says so; or onto the list of its run.
+
+        From there workers move it to the queue.
+        """
+        run, is_next = (message["headers"].pop(name, None) for name in (PARKED, NEXT))
+        if run is None and not is_next:
             super()._put(queue, message, **options)
             return
         with self.conn_or_acquire() as client:
+            if is_next:
+                client.rpush(self._q_for_pri(queue, self._get_message_priority(message, reverse=False)), dumps(message))
+                return
             pipeline = client.pipeline()
             pipeline.lpush(f"waiting:{run}", dumps(message))
             pipeline.zadd("waiting", {run: self._get_message_priority(message, reverse=False)})

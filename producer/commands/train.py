@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from base.names import Priority
 from producer.commands.options import PlaceOptions, with_options
 from producer.errors import UsageError
 from producer.training import Promote
@@ -119,6 +120,10 @@ def train(
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue and print the job; `sortline jobs watch JOB` follows it.")
     ] = False,
+    priority: Annotated[
+        Priority | None,
+        typer.Option("--priority", help="Of trainings that wait: high is the next one, low comes after all others."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start over, where the same command was interrupted before.")
     ] = False,
@@ -166,7 +171,7 @@ def train(
         if config is None:
             merge(origin.recipe, changes)
             changes = origin.recipe
-    settings = place.settings(None if from_ is not None and config is None else recipe, changes)
+    settings = place.settings(None if from_ is not None and config is None else recipe, changes, priority=priority)
     sources += corrections or []
     if not sources:
         raise UsageError("say what to train on: DATASET, or --from MODEL")

@@ -114,7 +114,8 @@ class _Heartbeats:
 
     def _is_queued_or_unacknowledged(self, job: str) -> bool:
         pipeline = self._session.client.pipeline()
-        pipeline.lrange(self._session.keys.queue(TrainModel.queue), 0, -1)
+        for name in self._session.keys.queues(TrainModel.queue):
+            pipeline.lrange(name, 0, -1)
         pipeline.hvals(self._session.keys.unacked)
         return any(f'"{job}"' in message for messages in pipeline.execute() for message in messages)
 

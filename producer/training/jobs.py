@@ -14,7 +14,7 @@ from base.image_files import has_image_suffix
 from base.names import MODEL_NAME
 from base.paths import path_to_text
 from configs import Settings
-from jobs import ModelPin, TrainModel, to_json
+from jobs import LOW, NEXT, ModelPin, TrainModel, to_json
 from model_store import ModelNotFound, ModelStore, StoreUnavailable
 from producer.errors import ProducerError, UsageError
 from producer.local.session import Session
@@ -150,8 +150,17 @@ def _pin(settings: Settings, reference: str) -> ModelPin:
 
 
 def enqueue_training(session: Session, job: TrainModel, note: str = "") -> None:
-    """Put the job on the board and on the queue; ``note`` ends its title there."""
+    """Put the job on the board and on the queue, by the priority of the settings; ``note`` ends its title there."""
     what = {"publish": "train", "score": "score", "folds": f"{job.folds} folds of", "audit": "audit"}[job.purpose]
     title = f"{what} {job.name} on {Path(job.dataset).name}{note and ': '}{note}"
     session.board.add(job.job, kind="train", title=title)
-    session.app.send_task(job.task, args=[to_json(job)], queue=job.queue, argsrepr=title, kwargsrepr=job.job)
+    priority = session.settings.priority
+    session.app.send_task(
+        job.task,
+        args=[to_json(job)],
+        queue=job.queue,
+        argsrepr=title,
+        kwargsrepr=job.job,
+        priority=LOW if priority == "low" else 0,
+        headers={NEXT: True} if priority == "high" else None,
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,20 @@ def test_a_job_that_redis_forgot_is_queued_again(session: Session) -> None:
     assert board.state == "queued"
     finish(session)
     assert [event.state for event in events if event is not None] == ["done"]
+
+
+def test_a_training_of_high_priority_is_the_next_and_one_of_low_priority_the_last(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.state.SILENT_S", 0.0)
+    for name, priority in (("low", "low"), ("first", "normal"), ("second", "normal"), ("high", "high")):
+        asked = replace(session, settings=session.settings.model_copy(update={"priority": priority}))
+        enqueue_training(asked, JOB.model_copy(update={"job": name}))
+
+    assert [state.state for state in session.board.jobs()] == ["queued"] * 4  # all are found in their lists
+    silences(follow(session, ["low"]), 3)
+    popped = [session.client.brpop(session.keys.queues("train"), timeout=1) for _ in range(4)]
+    assert [json.loads(message)["headers"]["kwargsrepr"] for _, message in popped] == ["high", "first", "second", "low"]
 
 
 def test_a_job_that_a_worker_holds_is_not_queued_again_however_silent_it_is(session: Session) -> None:

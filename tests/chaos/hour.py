@@ -421,7 +421,7 @@ class Hour:
         self.figures.codes[f"command {code}"] += 1
         if "Traceback" in said or code not in ILL_CODES:
             self.figures.faults.append(f"{run.log.name}: code {code}: {said[-1500:]}")
-        job = re.search(rf"\b{run.name}-\d{{8}}-[0-9a-f]{{6}}\b", said)
+        job = re.search(rf"\b{run.name}-\S*\d{{8}}-[0-9a-f]{{6}}\b", said)
         run.job = job.group() if job else run.job
         run.not_before = now + self._chance.uniform(1, 90) * min(1.0, self._length_s / 900)
         if code == 0 and run.phase == "label" and run.gather_on is not None:
