@@ -14,6 +14,7 @@ from producer.commands import jobs, models, workers
 from producer.commands.audit import audit
 from producer.commands.clean import clean
 from producer.commands.compare import compare
+from producer.commands.drift import drift
 from producer.commands.eval import evaluate
 from producer.commands.label import label
 from producer.commands.monitor import monitor
@@ -66,7 +67,7 @@ def options(
 ) -> None: ...
 
 
-for command in (label, watch, report, review, compare, tag, audit, train, worker, up, doctor, clean):
+for command in (label, watch, report, review, compare, drift, tag, audit, train, worker, up, doctor, clean):
     app.command(cls=TrainCommand if command is train else None)(command)
 # Options that it doesn't know are Flower's.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(monitor)

@@ -53,6 +53,13 @@ class Tally:
         """Images by confidence, in steps of a twentieth."""
         return [sum(self.confidences[start : start + PER_BIN]) for start in range(0, CONFIDENCE_BINS, PER_BIN)]
 
+    def count_answer(self, best: int, confidence: float) -> None:
+        """Count the class and the confidence of a labelled image."""
+        self.ok += 1
+        self.classes[best] += 1
+        self.confidence_sum += confidence
+        self.confidences[confidence_bin(confidence)] += 1
+
     @property
     def missing(self) -> int:
         """Inputs without a row."""
@@ -102,20 +109,16 @@ def counted(
             continue
         best, confidence = row.top[0]
         name, group = layout.names[best], layout.groups[best]
-        place = confidence_bin(confidence)
-        found.ok += 1
+        found.count_answer(best, confidence)
         found.labels[name] += 1
-        found.classes[best] += 1
         if group:
             found.groups[group] += 1
         found.review += layout.is_unsure(confidence)
-        found.confidence_sum += confidence
-        found.confidences[place] += 1
         _offer(least_sure, -confidence, row.input_index)
         if evaluation is not None and true_name is not None:
             _evaluate(evaluation, layout, row, true_name)
             if name != true_name:
-                found.wrong_histogram[place // PER_BIN] += 1
+                found.wrong_histogram[confidence_bin(confidence) // PER_BIN] += 1
                 _offer(mistakes, confidence, row.input_index)
     found.least_sure, found.mistakes = _indexes(least_sure), _indexes(mistakes)
     found.evaluation = evaluation if evaluation is not None and (evaluation.images or truth == "folders") else None

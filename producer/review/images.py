@@ -103,7 +103,8 @@ def open_collection(settings: Settings, text: str, data_root: Path | None = None
 
 
 def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
-    plan, rows = RunFile.read(path)
+    with RunFile.reading(path) as reading:
+        plan, rows = reading.plan, list(reading.rows)
     if is_url(plan.data_root) and data_root is None:
         raise UsageError(
             f"the images of run {plan.run} lie behind {plan.data_root}: copy them, then say where with --data-root"

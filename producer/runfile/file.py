@@ -68,6 +68,14 @@ class StoredChunk(NamedTuple):
     at: float
 
 
+class Reading(NamedTuple):
+    """What a run has: every input in order, with or without a row, and when the newest chunk came (since 1970)."""
+
+    plan: Plan
+    rows: Iterator[StoredRow]
+    ended: float
+
+
 class RunFile:
     """An open run file, held against other producers until closed."""
 
@@ -138,8 +146,9 @@ class RunFile:
             return None
 
     @staticmethod
-    def read(path: Path) -> tuple[Plan, list[StoredRow]]:
-        """Return plan and rows of a run that another process may be at: every input in order, with or without a row.
+    @contextmanager
+    def reading(path: Path) -> Iterator[Reading]:
+        """Give plan and rows of a run that another process may be at.
 
         Raises:
             RunFileError: it can't be read, or is none.
@@ -149,10 +158,11 @@ class RunFile:
             raise RunFileError(f"{path} is not a run file")
         plan = peeked[0]
         with _reading(path), closing(_read_only(path)) as database:
+            (ended,) = database.execute("SELECT COALESCE(max(at), 0) FROM chunks").fetchone()
             rows = stored_rows(
                 database, labels=len(plan.labels), places=plan.duplicates, failed=False, of_files=plan.file_info
             )
-            return plan, list(rows)
+            yield Reading(plan, rows, _moment(ended))
 
     @staticmethod
     def remove(path: Path) -> None:

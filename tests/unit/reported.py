@@ -41,11 +41,12 @@ def run_of(
     truth_table: str = "",
     early: int = 0,
     version: int = 7,
+    name: str = "inbox-1",
     **more: Any,
 ) -> Iterator[RunFile]:
     """A run file in ``folder`` that holds ``rows``; closed at the end. ``more`` as its plan has them."""
     plan = Plan(
-        run="inbox-1",
+        run=name,
         source="inbox",
         base=base,
         data_root="/",
@@ -65,7 +66,7 @@ def run_of(
         for first in range(0, len(rows), 1000):
             part = tuple(rows[first : first + 1000])
             seconds = {"decode_s": 0.5, "chunk_s": 1.0}
-            answer = ChunkResult(run="inbox-1", first=first, rows=part, worker=worker, engine=engine, seconds=seconds)
+            answer = ChunkResult(run=name, first=first, rows=part, worker=worker, engine=engine, seconds=seconds)
             run.record(answer.model_copy(update={"early": early}))
         yield run
     finally:

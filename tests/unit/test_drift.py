@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from base.drift import CONFIDENCE_BINS, Expected, confidence_bin, confidence_shift, label_shift, mean_of
+from producer.errors import UsageError
 from producer.reports.drift import Drift
+from producer.reports.drift_page import measured_by
 from producer.reports.layout import Layout
 from producer.reports.page import write_page
 from producer.reports.report import Report
-from producer.reports.summary import summary
+from producer.reports.summary import summary, write_summary
+from tests.conftest import sortline
 from tests.unit.reported import ok, run_of, tally
 from worker.train.calibration import Calibration
 
@@ -129,3 +135,69 @@ def test_a_calibration_counts_its_answers_for_the_manifest() -> None:
     found = Calibration.of(logits, np.array([0, 0, 1, 2, 2])).held_out
 
     assert (found.labels, sum(found.confidences)) == ([2, 2, 1], 5)
+
+
+# ---- over time
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Three runs: one like the images of training, one not, and one of a version that knows no such answers."""
+    home = tmp_path / "home"
+    (home / "runs").mkdir(parents=True)
+    for name, shift, expected in (("a", 0.0, EXPECTED), ("b", 0.4, EXPECTED), ("c", 0.0, None)):
+        rows = [ok(best, value - shift) for best, value in zip(BEST, SURE, strict=True)]
+        paths = [f"{number}.jpg" for number in range(len(rows))]
+        with run_of(home / name, paths, rows, expected=expected, name=f"run-{name}") as run:
+            write_summary(run, home / f"{name}.summary.json", tally(run, Layout.of(run.plan)))
+        run.path.rename(home / "runs" / f"{name}.run")
+    return home
+
+
+def drift_of(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return sortline("drift", *arguments, "-o", "drift.html", "--home", str(home), home=home, code=None)
+
+
+def test_runs_over_time_become_a_page_and_a_table_by_run_file_and_by_summary_alike(runs: Path) -> None:
+    done = drift_of(runs)
+    rows = list(csv.DictReader((runs / "drift.csv").read_text().splitlines()))
+    page = (runs / "drift.html").read_text()
+
+    assert done.returncode == 0, done.stderr
+    assert "of 2 runs; 1 left out, without such answers" in done.stdout
+    assert [(row["run"], row["looks_alike"]) for row in rows] == [("run-a", "yes"), ("run-b", "no")]
+    assert float(rows[1]["confidence_psi"]) > float(rows[1]["confidence_limit"]) == 0.4464  # of 100 against 200
+    assert page.count("<circle") == 4
+    assert "do not look like those waste:7 was trained on" in page
+
+    again = drift_of(runs, "a.summary.json", "b.summary.json", "run-b")
+    assert list(csv.DictReader((runs / "drift.csv").read_text().splitlines())) == rows, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "no summary of a run"),
+        ('{"run": "x", "drift": {}, "ended": "2026-03-01T12:00:00+00:00"}', "can't be read as the summary"),
+        ("{", "can't be read as the summary"),
+        ("[" * 100_000, "can't be read as the summary"),
+    ],
+    ids=range(4),
+)
+def test_what_is_no_summary_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "summary.json").write_text(text)
+
+    with pytest.raises(UsageError, match=rf"summary\.json.* {message}"):
+        measured_by(tmp_path / "summary.json")
+
+
+def test_figures_that_are_none_and_markup_reach_no_page(runs: Path) -> None:
+    summary_ = json.loads((runs / "b.summary.json").read_text())
+    summary_["source"] = "<script>alert(1)</script>"
+    (runs / "b.summary.json").write_text(json.dumps(summary_))
+    drift_of(runs, "b.summary.json")
+    assert "<script" not in (runs / "drift.html").read_text()
+    summary_["drift"]["confidence"]["psi"] = float("nan")
+    (runs / "b.summary.json").write_text(json.dumps(summary_))
+
+    assert "has no figures" in drift_of(runs, "b.summary.json").stderr
