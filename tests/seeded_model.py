@@ -11,7 +11,7 @@ from pathlib import Path
 import mindspore
 import numpy as np
 
-from model_store.manifest import ClassEntry
+from model_store.manifest import ClassEntry, HeldOut
 from model_store.store import ModelStore
 from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
@@ -32,6 +32,7 @@ def publish_seeded(root: Path, name: str = "colours", seed: int = 1) -> None:
         graph=graph_of(network),
         preprocessing=Preprocessing(height_px=SIZE_PX, width_px=SIZE_PX),
         golden_images=np.random.default_rng(0).integers(0, 256, (8, SIZE_PX, SIZE_PX, 3), dtype=np.uint8),
+        held_out=HeldOut(confidences=[100 * (place == 25) for place in range(100)], labels=[25] * len(LABELS)),
         classes=[ClassEntry(label=label, folder=label, group="any") for label in LABELS],
     )
     version = publish(store, name, publication)

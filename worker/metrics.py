@@ -11,10 +11,20 @@ import time
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import start_http_server
 
+from base.drift import (
+    CONFIDENCE_BINS,
+    LEAST_IMAGES,
+    Expected,
+    Shift,
+    confidence_bin,
+    confidence_shift,
+    mean_of,
+)
 from jobs import ChunkResult, LabelChunk, ModelPin
 from vision.serving import Engine
 from worker.device_use import DeviceUse
@@ -24,7 +34,31 @@ log = logging.getLogger("sortline.worker")
 
 CHUNK_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 RATE_WINDOW_S = 60.0
+DRIFT_IMAGES = 1000  # the newest of a version, whose confidences are compared
 WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+class NewestAnswers:
+    """The confidences of the newest images of one version, beside those that were expected."""
+
+    def __init__(self, expected: Expected) -> None:
+        self._expected = expected
+        self._newest: deque[int] = deque()
+        self._counts = [0] * CONFIDENCE_BINS
+
+    def add(self, confidence: float) -> None:
+        place = confidence_bin(confidence)
+        self._newest.append(place)
+        self._counts[place] += 1
+        if len(self._newest) > DRIFT_IMAGES:
+            self._counts[self._newest.popleft()] -= 1
+
+    def shift(self) -> tuple[Shift, float] | None:
+        """Return how far they have moved, and how much higher their mean is; None while they are few."""
+        if len(self._newest) < LEAST_IMAGES:
+            return None
+        before = self._expected.confidences
+        return confidence_shift(before, self._counts), mean_of(self._counts) - mean_of(before)
 
 
 class Metrics:
@@ -67,6 +101,15 @@ class Metrics:
             ["model", "engine", "device", "precision"],
             registry=registry,
         )
+        self._drift, self._drift_limit, self._confidence_change = (
+            Gauge(name, words, ["model"], registry=registry)
+            for name, words in (
+                ("sortline_drift_psi", "Population stability index of the newest confidences, against images held out"),
+                ("sortline_drift_limit", "Above it the index is more than chance makes"),
+                ("sortline_confidence_change", "Mean of the newest confidences less that on images held out"),
+            )
+        )
+        self._answers: dict[str, NewestAnswers] = {}
         self._worker = Gauge(
             "sortline_worker_info", "1, labelled with what this process is", ["queue", "version"], registry=registry
         )
@@ -102,12 +145,29 @@ class Metrics:
         self._early.labels(model).inc(result.early)
         for stage, seconds in result.seconds.items():
             self._stages.labels(stage.removesuffix("_s")).inc(seconds)
+        self._note_answers(chunk.model, result)
         seconds = result.seconds.get("chunk_s", 0.0)
         self._chunk.observe(seconds)
         log_event(
             log, "chunk labelled", run=chunk.run, chunk=chunk.first, model=model, images=len(result.rows),
             failed=statuses["error"], early=result.early, seconds=round(seconds, 4),
         )  # fmt: skip
+
+    def expect(self, pin: ModelPin, expected: Expected) -> None:
+        """Compare the answers of a version from now on with those about images held out from its training."""
+        self._answers[pin.digest] = NewestAnswers(expected)
+
+    def _note_answers(self, pin: ModelPin, result: ChunkResult) -> None:
+        if (answers := self._answers.get(pin.digest)) is None:
+            return
+        for row in result.rows:
+            if row.top:
+                answers.add(row.top[0][1])
+        if (found := answers.shift()) is not None:
+            shift, change = found
+            self._drift.labels(str(pin)).set(shift.index)
+            self._drift_limit.labels(str(pin)).set(shift.limit)
+            self._confidence_change.labels(str(pin)).set(change)
 
     def note_hit(self, pin: ModelPin) -> None:
         self._hits.labels(str(pin)).inc()
@@ -121,6 +181,10 @@ class Metrics:
             old, was = self._held.pop(digest)
             self._loaded.remove(*_labels(old, was))
             self._batch.remove(str(old))
+            if self._answers.pop(digest, None) is not None:
+                for gauge in (self._drift, self._drift_limit, self._confidence_change):
+                    with suppress(KeyError):  # of too few images
+                        gauge.remove(str(old))
         self._loaded.labels(*_labels(pin, engine)).set(1)
 
     def note_worker(self, queue: str, version: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import redis
 
+from base.drift import Expected
 from base.process import resident_bytes
 from configs import Settings
 from jobs import (
@@ -160,6 +161,8 @@ class Runtime:
             if first is not None and manifest.cascade is not None:
                 tolerance = golden_tolerance(golden.tolerance, manifest.cascade.agreement, first.engine)
                 replay(first.engine, *read_golden(self.store, version, FIRST), tolerance)
+        if (held_out := manifest.held_out) is not None:
+            self.metrics.expect(pin, Expected(held_out.confidences, held_out.labels))
         log_event(
             log, "model loaded", model=pin, engine=engine.describe(), cascade="off" if first is None else "on",
             golden_difference=f"{difference:.1e}", seconds=round(time.perf_counter() - started, 2),

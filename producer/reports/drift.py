@@ -56,8 +56,8 @@ class Drift:
 
     @property
     def looks_alike(self) -> bool | None:
-        """Whether the images look like those of training, in whatever mix; None where they are too few to say."""
-        return not self.confidence.is_drift if self.is_known else None
+        """Whether the images look like those of training; None where they are too few to say."""
+        return not (self.confidence.is_drift or self.labels.is_drift) if self.is_known else None
 
     def sentence(self) -> str:
         """Return whether the images look like what the model was trained on."""
@@ -76,14 +76,17 @@ class Drift:
                 f"{model} is surer of these images, {now} on average, than of those held out, {before} {index}: they "
                 "may be easier, or among those that it was trained on"
             )
-        alike = f"these images look like those {model} was trained on"
         if labels.is_drift:
             name, was, is_now = self.more
             return (
-                f"{alike}, in another mix: {name} is {100 * is_now:.0f} % of the labels, and was {100 * was:.0f} % "
-                f"(stability index {labels.index:.2f})"
+                f"these images have another mix of labels than those {model} was trained on: {name} is "
+                f"{100 * is_now:.0f} %, and was {100 * was:.0f} % (stability index {labels.index:.2f}, limit "
+                f"{labels.limit:.2f}); they may show other parts of the classes, or something else"
             )
-        return f"{alike} (stability index of confidences {confidence.index:.2f}, of labels {labels.index:.2f})"
+        return (
+            f"these images look like those {model} was trained on (stability index of confidences "
+            f"{confidence.index:.2f}, of labels {labels.index:.2f})"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return what a script wants to know."""

@@ -103,9 +103,9 @@ def test_one_sentence_says_whether_images_look_like_those_of_training(tmp_path: 
     assert unsure[1] is False
     assert sentence(tmp_path / "c", BEST, [0.999] * 100)[0].startswith("waste:7 is surer of these images, 100 % ")
     assert sentence(tmp_path / "d", [2] * 100, SURE) == (
-        "these images look like those waste:7 was trained on, in another mix: tin is 100 % of the labels, and was 20 % "
-        "(stability index 4.75)",
-        True,
+        "these images have another mix of labels than those waste:7 was trained on: tin is 100 %, and was 20 % "
+        "(stability index 4.75, limit 0.25); they may show other parts of the classes, or something else",
+        False,
     )
     assert sentence(tmp_path / "e", BEST[:20], SURE[:20]) == (
         "20 images are too few to say whether they look like those waste:7 was trained on",

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from base.drift import Expected
 from jobs.label import ChunkResult, LabelChunk, Row
 from jobs.messages import ModelPin
 from tests.broker.conftest import MeanEngine
@@ -62,6 +63,33 @@ def test_the_wait_in_the_queue_is_counted_where_the_message_tells_it() -> None:
 
     assert value(metrics, "sortline_queue_wait_seconds_count") == 2
     assert value(metrics, "sortline_queue_wait_seconds_sum") == pytest.approx(3, abs=0.5)
+
+
+def test_the_newest_confidences_are_compared_with_those_of_images_held_out() -> None:
+    metrics, model = Metrics(), str(PINS[0])
+    names = ("sortline_drift_psi", "sortline_drift_limit", "sortline_confidence_change")
+
+    def label(confidence: float, images: int) -> list[float | None]:
+        metrics.note_chunk(CHUNK, RESULT.model_copy(update={"rows": (Row(top=((0, confidence),)),) * images}))
+        return [value(metrics, name, model=model) for name in names]
+
+    assert label(0.5, 100) == [None] * 3  # of a version that keeps no such answers
+    metrics.expect(PINS[0], Expected([0] * 85 + [200] + [0] * 14, [100, 100]))
+    assert label(0.855, 29) == [None] * 3
+    index, limit, change = label(0.855, 1)
+    assert index is not None
+    assert index < 0.1
+    assert change == pytest.approx(0)
+    assert limit is not None
+    assert limit > 0.25  # of 30 images
+    index, limit, change = label(0.405, 1000)  # of which the window is full
+    assert index is not None
+    assert limit == 0.25
+    assert index > 5
+    assert change == pytest.approx(-0.45)
+    for pin in PINS:
+        metrics.note_loaded(pin, MeanEngine(), [pin.digest])
+    assert [value(metrics, name, model=model) for name in names] == [None] * 3
 
 
 def test_only_versions_that_are_held_show_as_loaded() -> None:
