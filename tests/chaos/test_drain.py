@@ -22,19 +22,20 @@ pytestmark = pytest.mark.slow
 def test_a_drained_host_finishes_its_chunk_and_ends_and_others_do_the_rest(
     home: Path, tmp_path: Path, model_store: Path, redis_server: RedisServer
 ) -> None:
-    write_images(tmp_path / "photos", 160)
+    write_images(tmp_path / "photos", 640)
     env = cluster(redis_server.url, model_store, tmp_path, visibility_timeout_s=600)  # a lost chunk would show
     with (
-        fleet(1, home, env, {"TEST_FAULT": "before publish=nap"}, again=False) as workers,
+        fleet(1, home, env, {"TEST_FAULT": "before publish=nap", "TEST_NAP_S": "2"}, again=False) as workers,
         producer("label", str(tmp_path / "photos"), "-o", str(home / "report.csv"), home=home, env=env) as running,
     ):
-        wait_until(lambda: rows_done(home) >= 32, 60, "some rows")
+        wait_until(lambda: rows_done(home) >= 16, 60, "some rows")
         listed = sortline("workers", "list", home=home, env=env).stdout
         unknown = sortline("workers", "drain", "elsewhere", home=home, env=env, code=2).stderr
         said = sortline("workers", "drain", HOST, home=home, env=env).stdout
         assert workers.code_of(0, 30) == DRAINED
         with redis_server.client() as client:
             assert client.hlen("sortline:unacked") == 0
+        assert rows_done(home) < 640, "the host was not drained in the midst of its work"
         with fleet(1, home, env, name="other"):
             assert running.wait(60) == 0
 
@@ -46,7 +47,7 @@ def test_a_drained_host_finishes_its_chunk_and_ends_and_others_do_the_rest(
     assert worker[1] in ("0", "1")  # it may have been between two chunks
     assert "colours:1" in worker
     assert {row["status"] for row in rows_of(home / "report.csv")} == {"ok"}
-    assert rows_done(home) == 160
+    assert rows_done(home) == 640
 
 
 def test_a_supervisor_leaves_what_was_drained_and_keeps_the_others(tmp_path: Path) -> None:

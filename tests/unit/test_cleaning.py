@@ -6,15 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from base.supervisor import Supervisor
 from base.temporary import abandoned_folders
 from configs.settings import Settings
+from jobs.board import JobBoard
+from jobs.state import JobState, State
 from producer.__main__ import run
 from producer.local.disk import sizes
 from producer.run.cleaning import remove, seconds_of, unneeded
@@ -28,7 +33,8 @@ MONTH_S = 30 * 24 * 3600.0
 
 
 @pytest.fixture
-def settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # elsewhere other tests kill what has a folder
     monkeypatch.setenv("SORTLINE_HOME", str(home))
     return Settings(home=home)
 
@@ -87,6 +93,30 @@ def test_a_run_file_that_a_command_holds_stays(settings: Settings) -> None:
     assert path.exists()
 
     assert remove(settings, old)
+
+
+@dataclass
+class Board:
+    """What a broker knows of jobs."""
+
+    states: dict[str, State]
+
+    def get(self, job: str) -> JobState | None:
+        return JobState(job=job, kind="train", title="train", state=self.states[job]) if job in self.states else None
+
+
+def test_what_a_training_that_has_not_ended_needs_stays(settings: Settings) -> None:
+    states: dict[str, State] = {"train-queued": "queued", "train-done": "done"}
+    for job in (*states, "train-unknown"):
+        write(settings.home / "checkpoints" / job / "epoch-3.ckpt")
+        aged(settings.home / "checkpoints" / job)
+
+    board = cast("JobBoard", Board(states))
+    assert {each.path.name: each.kept for each in unneeded(settings, MONTH_S, board)} == {
+        "train-queued": "its job is queued",
+        "train-done": "",
+        "train-unknown": "",
+    }
 
 
 def test_what_a_training_goes_on_with_stays(settings: Settings) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from base.process import DRAINED
 from tests.conftest import wait_until
 
 pytestmark = pytest.mark.slow
@@ -31,6 +32,7 @@ def told(number, _):
     if WHAT == "gentle": sys.exit(0)
 for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT): signal.signal(number, told)
 pathlib.Path("started").open("a").write(f"{os.environ['PART']} {sys.argv[-1]} {os.getpid()}\\n")
+if WHAT == "drained": sys.exit(3)
 while WHAT != "wrong" or os.environ["PART"] == "one": time.sleep(0.05)
 time.sleep(1)
 sys.exit(2)
@@ -77,6 +79,13 @@ def running(folder: Path, what: str) -> Iterator[Running]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def test_the_parent_of_drained_processes_says_so_and_starts_none_again(tmp_path: Path) -> None:
+    with running(tmp_path, "drained") as found:
+        assert found.process.wait(10) == DRAINED
+
+    assert len(found.started) == 2
 
 
 def test_sigterm_reaches_each_process_and_the_parent_ends_with_the_last(tmp_path: Path) -> None:
