@@ -187,7 +187,8 @@ async function findAlike(ids, label) {
   alike = { images: found.images, label };
   $("near").hidden = !found.images.length;
   $("near").textContent = counted(found.images.length, "near-duplicate") + " (+)";
-  if (found.images.length) say($("status").textContent + " " + counted(found.images.length, "near-duplicate") + " not decided yet; + shows them.");
+  const among = found.among < state.images ? " among the " + found.among.toLocaleString("en") + " images looked at so far" : "";
+  if (found.images.length) say($("status").textContent + " " + counted(found.images.length, "near-duplicate") + " not decided yet" + among + "; + shows them.");
 }
 
 function showAlike() {

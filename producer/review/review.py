@@ -69,6 +69,7 @@ def review(
             collection, corrections, pictures, load, order, Retraining(settings, collection.version, path)
         )
         print(f"open this link; it works once: {guard.address}\nCtrl-C ends; nothing gets lost", flush=True)
+        pictures.make_all()
         if browse:
             webbrowser.open(guard.address)
         with suppress(KeyboardInterrupt):

@@ -120,8 +120,8 @@ class _Routes:
         return [
             Route("/", self._html),
             Route("/scripts/{name}", self._script),
-            Route("/small/{index:int}", self._small),
-            Route("/large/{index:int}", self._large),
+            Route("/small/{number:int}", self._small),
+            Route("/large/{number:int}", self._large),
             *(Route(f"/{name}", self._get(call)) for name, call in gets.items()),
             *(Route(f"/{name}", self._post(call), methods=["POST"]) for name, call in posts.items()),
         ]
@@ -151,13 +151,12 @@ class _Routes:
         return await self._picture(self._session.pictures.large, request)
 
     async def _picture(self, make: Callable[[int], bytes], request: Request) -> Response:
-        index = request.path_params["index"]
         try:
-            data = await self._in(self._decoding, partial(make, index))
+            data = await self._in(self._decoding, partial(make, self._session.index(request.path_params["number"])))
         except ImageError as error:
             return PlainTextResponse(error.detail, 404)
-        except IndexError:
-            return PlainTextResponse("no such image", 404)
+        except UsageError as error:
+            return PlainTextResponse(str(error), 404)
         return Response(data, media_type="image/webp", headers=KEPT)
 
     def _get(self, call: Callable[[dict[str, str]], Any]) -> Callable[[Request], Awaitable[Response]]:

@@ -44,6 +44,7 @@ class Session:
         self._corrections, self._load, self._order = corrections, load, order
         self._lock = threading.RLock()
         self._predicted: dict[str, str] = {}
+        self._first = 0  # number of the first image, by which the page knows it
         self._take(collection)
 
     def _take(self, collection: Collection) -> None:
@@ -83,7 +84,7 @@ class Session:
             chosen = view.indexes[max(0, start) : max(0, start) + count]
             return {"images": [self._shown(index) for index in chosen], "total": len(view.indexes)}
 
-    def decide(self, indexes: Sequence[int], verdict: str, label: str, known: int) -> Answer:
+    def decide(self, numbers: Sequence[int], verdict: str, label: str, known: int) -> Answer:
         """Save a decision about images; the answer has the new state of all images that changed since ``known``.
 
         Args:
@@ -93,7 +94,7 @@ class Session:
             UsageError: it can't be decided so.
             Conflict: another tab was faster.
         """
-        images = [self._image(index) for index in dict.fromkeys(indexes)]
+        images = [self._collection.images[self.index(number)] for number in dict.fromkeys(numbers)]
         if not images or len(images) > MOST_AT_ONCE:
             raise UsageError(f"choose 1 to {MOST_AT_ONCE:,} images")
         label = clean_label(label) if verdict == "label" else ""
@@ -121,10 +122,11 @@ class Session:
         with self._lock:
             return self._news(known)
 
-    def near(self, indexes: Sequence[int]) -> Answer:
+    def near(self, numbers: Sequence[int]) -> Answer:
         """Return undecided images that look like these, or have the same bytes."""
         with self._lock:
-            given = {self._collection.images[index].key for index in indexes if index < len(self._places)}
+            indexes = [self.index(number) for number in numbers]
+            given = {self._collection.images[index].key for index in indexes}
             found = [
                 index
                 for index in self.pictures.near(indexes)
@@ -138,8 +140,15 @@ class Session:
         collection = self._load()
         with self._lock:
             before, self._predicted = self._collection.version, self._predictions()
+            if self._keys(collection) != self._keys(self._collection):
+                self._first += len(self._collection.images)  # another tab must not mean the wrong image
+            self.pictures.take(collection)
             self._take(collection)
             return {**self.state(), "compared": self._compared(before) if collection.version != before else ""}
+
+    @staticmethod
+    def _keys(collection: Collection) -> list[str]:
+        return [image.key for image in collection.images]
 
     def _predictions(self) -> dict[str, str]:
         return {image.key: self._collection.label(image) for image in self._collection.images}
@@ -194,11 +203,18 @@ class Session:
         new = sorted({decision.label for decision in self._corrections.decisions().values() if decision.label})
         return list(dict.fromkeys([*known, *new]))
 
-    def _image(self, index: int) -> ReviewImage:
-        images = self._collection.images
-        if not 0 <= index < len(images):
-            raise UsageError(f"there is no image {index}")
-        return images[index]
+    def index(self, number: int) -> int:
+        """Return where the image stands that the page knows by this number.
+
+        Raises:
+            UsageError: there is none; ViewGone if there was one before the run was read again.
+        """
+        index = number - self._first
+        if 0 <= number < self._first:
+            raise ViewGone("the run was read again, and has other images now")
+        if not 0 <= index < len(self._collection.images):
+            raise UsageError(f"there is no image {number}")
+        return index
 
     def _decision(self, image: ReviewImage, verdict: str, label: str) -> Decision:
         predicted = self._collection.label(image)
@@ -221,7 +237,7 @@ class Session:
         decision = self._corrections.decisions().get(image.key, OPEN)
         labels = self._collection.labels
         return {
-            "id": index,
+            "id": self._first + index,
             "path": image.path,
             "ranked": [[labels[place], round(share, DIGITS)] for place, share in image.ranked[:SHOWN_LABELS]],
             "other": [image.other[0], round(image.other[1], DIGITS)] if image.other is not None else None,

@@ -8,12 +8,16 @@ from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
 from producer.errors import UsageError
 from producer.review import Order
 from producer.review.corrections import OPEN, Decision
 from producer.review.images import Collection, ReviewImage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Show = Literal["todo", "all", "done", "right", "wrong", "reject", "skip"]
 FAILED: Final = "\0failed"  # the group of images without a label; no label holds a NUL
@@ -93,10 +97,10 @@ class Views:
         return [*(self._spread(by_margin) if order == "diverse" else by_margin), *failed]
 
     def _spread(self, by_margin: list[int]) -> list[int]:
-        among = by_margin[:DIVERSE_AMONG]
-        points = [self._collection.images[index].ranked for index in among]
-        first = k_center(points, len(self._collection.labels), MOST_DIVERSE)
-        spread = [among[place] for place in first]
+        images, among = self._collection.images, by_margin[:DIVERSE_AMONG]
+        doubt = [1 - images[index].margin for index in among]
+        answers = dense([images[index].ranked for index in among], len(self._collection.labels))
+        spread = [among[place] for place in k_center(answers, doubt, MOST_DIVERSE)]
         taken = set(spread)
         return [*spread, *(index for index in by_margin if index not in taken)]
 
@@ -120,27 +124,31 @@ def entropy(image: ReviewImage) -> float:
     return -sum(share * math.log(share) for share in shares if share > 0)
 
 
-def k_center(points: Sequence[Sequence[tuple[int, float]]], classes: int, count: int) -> list[int]:
-    """Return ``count`` of the points, each the one farthest from all before it (Gonzalez 1985); the first one begins.
+def dense(answers: Sequence[Sequence[tuple[int, float]]], classes: int) -> NDArray[np.float32]:
+    """Return the probabilities (N, classes) of (class index, probability) pairs; what isn't named is 0."""
+    import numpy as np
 
-    Args:
-        points: (class index, probability) pairs of each image; what isn't named is 0.
+    found = np.zeros((len(answers), classes), np.float32)
+    for place, pairs in enumerate(answers):
+        for index, share in pairs:
+            found[place, index] = share
+    return found
+
+
+def k_center(points: NDArray[np.float32], weights: Sequence[float], count: int) -> list[int]:
+    """Return up to ``count`` of the points (N, D), the first, then each the farthest from all before (Gonzalez 1985).
+
+    The squared distance counts times the weight, so that of two that are as far the heavier one comes first.
     """
     import numpy as np
 
-    if not points:
-        return []
-    dense = np.zeros((len(points), classes), np.float32)
-    for place, pairs in enumerate(points):
-        for index, share in pairs:
-            dense[place, index] = share
-    chosen = [0]
-    away = ((dense - dense[0]) ** 2).sum(axis=1)
+    chosen: list[int] = []
+    nearest, doubt = np.full(len(points), np.inf, np.float32), np.array(weights, np.float32)
+    is_left = np.ones(len(points), bool)
     while len(chosen) < min(count, len(points)):
-        away[chosen[-1]] = -1.0
-        farthest = int(away.argmax())
-        chosen.append(farthest)
-        away = np.where(away < 0, -1.0, np.minimum(away, ((dense - dense[farthest]) ** 2).sum(axis=1)))
+        chosen.append(int(np.where(is_left, nearest * doubt, -1.0).argmax()) if chosen else 0)
+        is_left[chosen[-1]] = False
+        np.minimum(nearest, ((points - points[chosen[-1]]) ** 2).sum(axis=1), out=nearest)
     return chosen
 
 

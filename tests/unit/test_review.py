@@ -30,7 +30,7 @@ from producer.review.pictures import Pictures
 from producer.review.retraining import Retraining
 from producer.review.server import listen, make_server
 from producer.review.session import Session, ViewGone
-from producer.review.views import FAILED, Query, entropy, k_center
+from producer.review.views import FAILED, Query, dense, entropy, k_center
 from tests.conftest import wait_until
 from tests.unit.reported import LABELS, ok, run_of
 
@@ -191,10 +191,24 @@ def test_entropy_counts_what_the_known_labels_leave(desk: Desk) -> None:
 
 
 def test_diverse_images_are_far_from_each_other_in_what_the_model_says() -> None:
-    points = [[(0, 1.0)], [(0, 0.9), (1, 0.1)], [(1, 1.0)], [(0, 0.95)], [(2, 1.0)]]
-    assert sorted(k_center(points, 3, 3)) == [0, 2, 4]
-    assert sorted(k_center(points, 3, 9)) == [0, 1, 2, 3, 4]
-    assert k_center([], 3, 3) == []
+    answers = [[(0, 1.0)], [(0, 0.9), (1, 0.1)], [(1, 1.0)], [(0, 0.95)], [(2, 1.0)]]
+    points = dense(answers, 3)
+    assert sorted(k_center(points, [1.0] * 5, 3)) == [0, 2, 4]
+    assert sorted(k_center(points[[0, 0, 1, 0]], [1.0] * 4, 9)) == [0, 1, 2, 3]  # equal ones come once each
+    assert k_center(points[:0], [], 3) == []
+
+
+def test_of_images_as_far_from_each_other_the_least_sure_comes_first() -> None:
+    points = dense([[(0, 1.0)], [(1, 1.0)], [(2, 1.0)], [(0, 0.9), (1, 0.1)]], 3)
+    assert k_center(points, [0.5, 0.2, 0.4, 0.9], 4) == [0, 2, 1, 3]
+    assert k_center(points, [0.5, 0.4, 0.2, 0.9], 4) == [0, 1, 2, 3]
+    assert k_center(points, [0.5, 0.001, 0.002, 0.9], 4)[:2] == [0, 3]  # farther, but hardly in doubt
+
+
+def test_the_order_by_diversity_has_every_image_once_and_begins_with_the_least_sure(session: Session) -> None:
+    found = order_of(session, order="diverse")
+    assert sorted(found) == list(range(7))
+    assert (found[0], found[-1]) == (1, 6)
 
 
 def test_a_view_stays_as_it_is_while_its_images_are_decided(session: Session) -> None:
@@ -258,17 +272,62 @@ def test_the_row_names_the_bytes_that_were_seen(desk: Desk) -> None:
     assert (row["label"], row["verdict"], row["predicted"], row["confidence"]) == ("glass", "right", "glass", "0.9000")
 
 
-def test_near_duplicates_are_found_among_what_was_looked_at_and_not_corrected_by_themselves(desk: Desk) -> None:
+def test_near_duplicates_are_found_among_all_images_in_the_background_and_not_corrected_by_themselves(
+    desk: Desk,
+) -> None:
     with Image.open(desk.inbox / "0.png") as image:
         image.resize((60, 45)).convert("RGB").save(desk.inbox / "5.png")
     with opened(desk) as session:
-        for index in range(7):
-            session.pictures.small(index)
+        assert session.near([0]) == {"images": [], "among": 0}
+        session.pictures.make_all()
+        wait_until(lambda: session.pictures.compared == 7, 60)
         session.decide([0], "label", "tin", 0)
 
         assert [image["id"] for image in session.near([0])["images"]] == [5]
+        assert session.near([5])["images"] == []  # 0 is decided
         assert session.news(0)["changed"][0]["id"] == 0
         assert len(session.news(0)["changed"]) == 1
+
+
+def test_plain_pictures_are_like_no_other(desk: Desk) -> None:
+    for number in (0, 1):
+        Image.new("RGB", (90, 60), "grey").save(desk.inbox / f"{number}.png")
+    with opened(desk) as session:
+        for number in range(7):
+            session.pictures.small(number)
+        assert session.near([0])["images"] == []
+
+
+def test_near_duplicates_of_many_images_among_many_are_found_at_once(desk: Desk) -> None:
+    """Hashes as of 20,000 images, of which each second one is the one before with two bits changed."""
+    drawn = random.Random(0)  # noqa: S311 - the same at each call
+    first = [sum(1 << bit for bit in drawn.sample(range(64), 32)) for _ in range(10_000)]
+    with opened(desk) as session:
+        collection = desk.collection()
+        images = [collection.images[0]._replace(key=f"/{number}") for number in range(20_000)]
+        session.pictures.take(replace(collection, images=images))
+        seen = session.pictures._seen
+        seen.hashes[0::2], seen.hashes[1::2] = first, [one ^ (1 << 5 | 1 << 60) for one in first]
+        seen.is_known[:] = True
+        assert session.pictures.near(range(0, 600, 2)) == list(range(1, 601, 2))
+
+
+def test_a_run_that_has_other_images_when_it_is_read_again_gives_them_other_numbers(desk: Desk) -> None:
+    with opened(desk) as session:
+        old = order_of(session)
+        before = session.pictures.small(1)
+        desk.run.unlink()
+        with run_of(desk.run.parent, ["00.png", "0.png", "1.png"], [ok(1)] * 3, base=str(desk.inbox)):
+            draw(desk.inbox / "00.png", "one that comes first")
+            session.reload()
+        new = order_of(session)
+
+        assert not set(old) & set(new)
+        assert session.pictures.small(session.index(new[-1])).sha256 == before.sha256
+        for stale in (lambda: session.decide([old[0]], "right", "", 0), lambda: session.near([old[0]])):
+            with pytest.raises(ViewGone, match="read again"):
+                stale()
+        assert session.decide([new[-1]], "right", "", 0)["changed"][0]["path"] == "1.png"
 
 
 def test_new_answers_of_a_running_run_come_in_and_decisions_stay(desk: Desk) -> None:
