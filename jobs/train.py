@@ -31,6 +31,7 @@ class TrainModel(JobMessage):
     purpose: Literal["publish", "score", "folds", "audit"] = "publish"
     folds: Annotated[int, Field(ge=0, le=100)] = 0
     fail_on_leak: bool = False
+    embeddings: bool = False  # whether an audit sends the features of each image, projected
 
     @property
     def ids(self) -> dict[str, object]:
@@ -49,6 +50,9 @@ class Finding(NamedTuple):
         suggested: the label that networks which have not seen the image give it.
         suspicious: whether they are sure of another label.
         same_as, similar_to: another image with the same bytes, or one of the same class that looks alike; or "".
+        leak: an image on the other side of train and val with the same bytes or the same looks; or "".
+        outlier: how far it is from the images that are most like it, from 0 to 1; None without a backbone.
+        blur, dark, overexposed, tiny, odd_shape: of the picture, from 0 to 1, higher for worse.
     """
 
     path: str
@@ -59,6 +63,13 @@ class Finding(NamedTuple):
     suspicious: bool
     same_as: str
     similar_to: str
+    leak: str
+    outlier: float | None
+    blur: float
+    dark: float
+    overexposed: float
+    tiny: float
+    odd_shape: float
 
 
 class JobEvent(Message):
@@ -71,3 +82,4 @@ class JobEvent(Message):
     model: ModelPin | None = None
     scores: dict[str, float] | None = None
     findings: tuple[Finding, ...] = ()
+    embeddings: tuple[str, ...] = ()  # of the findings, if the job asks for them: float16 in base64

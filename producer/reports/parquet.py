@@ -16,13 +16,13 @@ from producer.runfile import RunFile, StoredRow
 ROWS_A_GROUP = 10_000  # what is in memory at once
 
 
-def check_pyarrow() -> None:
+def check_pyarrow(option: str = "--format parquet") -> None:
     """Raise UsageError where pyarrow is missing: before hours of labelling, not after."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"--format parquet needs pyarrow ({error}); install it with: {pip_install('sortline[parquet]')}"
+            f"{option} needs pyarrow ({error}); install it with: {pip_install('sortline[parquet]')}"
         ) from error
 
 

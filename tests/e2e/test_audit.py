@@ -43,6 +43,12 @@ def test_planted_wrong_labels_come_first_and_the_table_is_a_dataset(tmp_path: Pa
     assert all(row["suggested"] != row["label"] for row in rows[:2])
     assert {Path(row["path"]).name for row in rows if row["same_as"]} == {"0.png", "twin.png"}
 
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("blur", "dark", "overexposed"))
+    assert {(row["tiny"], row["odd_shape"], row["outlier"]) for row in rows} == {("0.9643", "0.0", "")}  # no backbone
+    page = (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert "twin.png" in page
+    assert "data:image/webp;base64," in page
+
     for row in rows[:2]:
         row["label"] = row["suggested"]
     with (tmp_path / "mended.csv").open("w", encoding="utf-8", newline="") as file:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image, ImageFilter
 
+from base.errors import ImageError
 from jobs import Finding
-from producer.training.audit import COLUMNS, table_of
+from producer.__main__ import run
+from producer.errors import USAGE
+from producer.training.audit import COLUMNS, table_of, write_embeddings
+from producer.training.audit_page import audit_page
+from vision.images import DEFAULT_LIMITS, quality_of
+from vision.training import embed, outlier_scores
 from worker.train.audit import confident_errors
 
 
@@ -44,11 +55,122 @@ def test_planted_errors_are_found_and_right_labels_of_unsure_networks_are_not() 
     assert (wrong[others] >= 0).mean() < 0.05
 
 
+def found(path: str, label: str, suggested: str = "", **more: Any) -> Finding:
+    """A finding; suspicious where another label is suggested."""
+    suspicious = bool(suggested) and suggested != label
+    given = {"same_as": "", "similar_to": "", "leak": "", "outlier": 0.2}
+    given |= dict.fromkeys(("blur", "dark", "overexposed", "tiny", "odd_shape"), 0.1)
+    given |= {"path": path, "label": label, "suggested": suggested or label, "suspicious": suspicious}
+    return Finding(**{**given, "label_probability": 0.1, "suggested_probability": 0.9, **more})
+
+
 def test_the_table_is_a_dataset_and_safe_in_spreadsheets() -> None:
-    finding = Finding("a/=1.png", "=glass", "tin", 0.1, 0.9, True, "", "a/b.png")
+    finding = found("a/=1.png", "=glass", "tin", similar_to="a/b.png")
     rows = list(csv.DictReader(io.StringIO(table_of([finding], "/data"))))
     assert list(rows[0]) == list(COLUMNS)
     assert rows[0]["path"] == "/data/a/=1.png"
     assert rows[0]["label"] == "'=glass"
     assert rows[0]["similar_to"] == "/data/a/b.png"
     assert rows[0]["same_as"] == ""
+
+
+def test_what_is_not_known_is_an_empty_cell_and_every_path_absolute() -> None:
+    [row] = csv.DictReader(io.StringIO(table_of([found("a/1.png", "tin", leak="val/1.png", outlier=None)], "/data")))
+    assert (row["outlier"], row["leak"], row["blur"]) == ("", "/data/val/1.png", "0.1")
+
+
+def test_the_page_shows_what_looks_wrong_once_a_pair_and_runs_nothing(tmp_path: Path) -> None:
+    for name in "abcd":
+        Image.new("RGB", (90, 60), "red").save(tmp_path / f"{name}.png")
+    findings = [
+        found("a.png", "<b>tin", "<script>alert(1)</script>", same_as="b.png"),
+        found("b.png", "tin", same_as="a.png", blur=0.77),
+        found("c.png", "glass", similar_to="a.png", outlier=0.91),
+        found("d.png", "glass", leak="a.png"),
+        found("gone.png", "glass", dark=0.99),
+    ]
+    page = audit_page(findings, "1 of 5 labels look wrong", tmp_path / "my audit.csv", str(tmp_path), 10**8)
+
+    assert "<script>" not in page
+    assert "labelled &lt;b&gt;tin" in page
+    assert page.count("Same picture") == 2  # the card and the section
+    assert page.count('<li class="both">') == 3
+    assert "All 1 pairs." in page
+    assert "sortline review &#39;" in page
+    assert page.index("0.91") > page.index("<h3>Outliers")
+    assert "no picture" in page
+
+
+def test_scores_of_pictures_say_what_they_are_and_decide_nothing(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8)
+    pictures = {
+        "sharp": Image.fromarray(noise),
+        "blurred": Image.fromarray(noise).filter(ImageFilter.GaussianBlur(6)),
+        "dark": Image.fromarray(noise // 8),
+        "overexposed": Image.fromarray(200 + noise // 5),
+        "tiny": Image.fromarray(noise[:56, :56]),
+        "odd": Image.fromarray(noise[:28]),
+        "point": Image.new("RGB", (1, 1), "red"),
+        "endless": Image.new("L", (1, 30_000), 99),
+    }
+    scores = {}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        scores[name] = quality_of(tmp_path / f"{name}.png", DEFAULT_LIMITS)
+        assert all(0 <= score <= 1 for score in scores[name])
+
+    assert scores["sharp"].blur < 0.1 < 0.9 < scores["blurred"].blur
+    assert scores["sharp"].dark < 0.05 < 0.85 < scores["dark"].dark
+    assert scores["sharp"].overexposed < 0.1 < 0.75 < scores["overexposed"].overexposed
+    assert (scores["sharp"].tiny, scores["tiny"].tiny) == (0, 0.75)
+    assert (scores["sharp"].odd_shape, scores["odd"].odd_shape) == (0, 0.875)
+    with pytest.raises(ImageError):
+        quality_of(tmp_path / "gone.png", DEFAULT_LIMITS)
+
+
+def test_an_image_like_no_other_is_the_farthest_and_near_duplicates_do_not_speak_for_it() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(1, 0.2, (60, 400)).astype(np.float32)
+    features[7:9] = random.normal(0, 1, 400)  # two near-duplicates of something else
+    vectors = embed(features)
+    families = np.arange(60)
+    families[8] = 7
+
+    scores = outlier_scores(vectors, families)
+    assert set(np.argsort(-scores)[:2].tolist()) == {7, 8}
+    assert scores[7] > 0.5 > 0.2 > np.median(scores)
+    assert outlier_scores(vectors[:1], families[:1]).tolist() == [1.0]
+
+
+def test_vectors_keep_the_distances_of_features_and_are_the_same_at_any_time() -> None:
+    random = np.random.default_rng(1)
+    features = np.abs(random.normal(size=(40, 900))).astype(np.float32) ** 2
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    vectors = embed(features)
+
+    assert np.allclose(vectors[20:], embed(features[20:]), atol=1e-6)
+    asked = np.triu_indices(40, 1)
+    whole, short = (np.linalg.norm(rows[asked[0]] - rows[asked[1]], axis=1) for rows in (unit, vectors))
+    assert np.abs(short / whole - 1).mean() < 0.06
+
+
+def test_embeddings_of_a_network_without_a_backbone_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SORTLINE_HOME", str(tmp_path / "home"))
+    asked = ["audit", str(tmp_path), "--config", "digits", "-o", str(tmp_path / "a.csv"), "--embeddings", "e.parquet"]
+    assert run(asked) == USAGE
+    assert "--embeddings needs a recipe with a backbone" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+
+
+def test_embeddings_are_read_back_by_their_image_in_the_order_of_the_table(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = np.array([[0.5, -1.25, 3.0], [0.125, 2.0, -0.5]], "<f2")
+    vectors = [b64encode(row.tobytes()).decode() for row in rows]
+    write_embeddings([found("a%25.png", "tin"), found("b.png", "glass")], vectors, "/data", tmp_path / "e.parquet")
+
+    table = parquet.read_table(tmp_path / "e.parquet").to_pydict()
+    assert table["path"] == ["/data/a%25.png", "/data/b.png"]
+    assert table["label"] == ["tin", "glass"]
+    assert table["embedding"] == rows.astype(float).tolist()

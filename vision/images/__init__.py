@@ -5,4 +5,5 @@ from vision.images.decode import DEFAULT_LIMITS, ImageLimits, decode_within
 from vision.images.exif import photo_facts
 from vision.images.pages import Page, PagedFile
 from vision.images.preprocess import Fit, Preprocessing, load_image
+from vision.images.quality import Quality, quality_of
 from vision.images.resize import MAX_SIDE_PX, CutAt, Filter, Resize, ResizeFit, bicubic_weights

@@ -7,6 +7,7 @@ from base.doors import lazy
 if TYPE_CHECKING:
     from vision.training.augment import Augmentation
     from vision.training.dataset import ClassInfo, Dataset, LabelledImage, file_digests, fingerprint, read_dataset
+    from vision.training.embeddings import embed, outlier_scores
     from vision.training.families import find_families, find_leaks, fold_by_family, split_by_family
     from vision.training.feature_cache import FeatureCache
     from vision.training.features import Digests, Extractor, load_pixels

@@ -8,26 +8,52 @@ label and the best other one.
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mindspore
 import numpy as np
 from numpy.typing import NDArray
 
+from base.errors import ImageError
 from base.paths import path_to_text
+from base.process import available_cpus
 from jobs import Finding
-from vision.training import Dataset, LabelledImage, fit_temperature, softmax
+from vision.images import ImageLimits, Quality, quality_of
+from vision.training import Dataset, LabelledImage, embed, fit_temperature, outlier_scores, softmax
 from worker.train.images import InputReader, families_of, fold_images
 from worker.train.network import fit_network, with_new_head
 from worker.train.training import Training
 
 SENT_AT_ONCE = 1000
-MOST_SENT = 20_000  # of the findings, the most suspicious first: 3 MB
+MOST_SENT = 20_000  # of the findings, the most suspicious first: 8 MB, and 14 MB of embeddings
 DIGITS = 4  # of probabilities
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Audited:
+    """The images of an audit and what was found of each, in one order.
+
+    Attributes:
+        labels: (N,) class indices as given.
+        probabilities: (N, classes), by networks that have not seen the image or its family.
+        families: (N,), a number a family.
+        embeddings: (N, D); None without a backbone.
+        outliers: (N,); None likewise.
+    """
+
+    images: list[LabelledImage]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    families: NDArray[np.int64]
+    qualities: list[Quality]
+    embeddings: NDArray[np.float32] | None
+    outliers: NDArray[np.float32] | None
 
 
 def audit(training: Training, reader: InputReader, dataset: Dataset) -> str:
@@ -35,13 +61,33 @@ def audit(training: Training, reader: InputReader, dataset: Dataset) -> str:
 
     The findings go out as events of the job, the most suspicious first.
     """
+    found = _audited(training, reader, dataset)
+    order = _most_suspicious_first(found)
+    findings = list(_findings(dataset, found, order, reader.digests, os.path.realpath(str(training.runtime.data_root))))
+    sent = order[:MOST_SENT]
+    for start in range(0, len(sent), SENT_AT_ONCE):
+        some = findings[start : min(start + SENT_AT_ONCE, MOST_SENT)]
+        vectors: list[str] = []
+        if training.job.embeddings and found.embeddings is not None:
+            rows = found.embeddings[sent[start : start + SENT_AT_ONCE]].astype("<f2")
+            vectors = [b64encode(row.tobytes()).decode() for row in rows]
+        text = f"findings {start + 1} to {start + len(some)} of {len(findings)}"
+        training.progress.report_findings(text, some, vectors)
+    suspicious = sum(finding.suspicious for finding in findings)
+    right = sum(finding.label == finding.suggested for finding in findings)
+    return f"{suspicious} of {len(findings)} labels look wrong; out of fold, {right / len(findings):.1%} are as given"
+
+
+def _audited(training: Training, reader: InputReader, dataset: Dataset) -> _Audited:
+    images: list[LabelledImage] = []
+    parts: list[NDArray[np.float64]] = []
+    embeddings = None
     with closing(reader):
         with training.progress.phase("features"):
             families = families_of(training, reader, dataset)
-            named = {image.path: str(number) for number, family in enumerate(families) for image in family}
+            number_of = {image: number for number, family in enumerate(families) for image in family}
+            named = {image.path: str(number) for image, number in number_of.items()}
             folds = fold_images(training, reader, replace(dataset, families=named))
-        images: list[LabelledImage] = []
-        parts: list[NDArray[np.float64]] = []
         with training.progress.phase("train"):
             for number, (inputs, held_out) in enumerate(folds, start=1):
                 mindspore.set_seed(training.recipe.seed)
@@ -50,17 +96,29 @@ def audit(training: Training, reader: InputReader, dataset: Dataset) -> str:
                 training.remove_checkpoints()
                 images += held_out.images
                 parts.append(fitted.logits)
-    root = os.path.realpath(str(training.runtime.data_root))
-    labels = np.array([image.class_index for image in images], np.int64)
-    logits = np.concatenate(parts)
-    probabilities = softmax(logits / fit_temperature(logits, labels))
-    findings = list(_findings(dataset, images, probabilities, families, reader.digests, root))
-    for start in range(0, min(len(findings), MOST_SENT), SENT_AT_ONCE):
-        some = tuple(findings[start : min(start + SENT_AT_ONCE, MOST_SENT)])
-        training.progress.report(f"findings {start + 1} to {start + len(some)} of {len(findings)}", findings=some)
-    suspicious = sum(finding.suspicious for finding in findings)
-    right = sum(finding.label == finding.suggested for finding in findings)
-    return f"{suspicious} of {len(findings)} labels look wrong; out of fold, {right / len(findings):.1%} are as given"
+        if training.job.backbones:
+            embeddings = embed(reader.read(images, "backbone").rows)  # from the cache
+    with training.progress.phase("quality"), ThreadPoolExecutor(available_cpus()) as pool:
+        limits = training.runtime.limits
+        qualities = list(pool.map(lambda image: _quality(image.path, limits), images))
+    labels, logits = np.array([image.class_index for image in images], np.int64), np.concatenate(parts)
+    of_family = np.array([number_of[image] for image in images], np.int64)
+    return _Audited(
+        images=images,
+        labels=labels,
+        probabilities=softmax(logits / fit_temperature(logits, labels)),
+        families=of_family,
+        qualities=qualities,
+        embeddings=embeddings,
+        outliers=None if embeddings is None else outlier_scores(embeddings, of_family),
+    )
+
+
+def _quality(path: Path, limits: ImageLimits) -> Quality:
+    try:
+        return quality_of(path, limits)
+    except ImageError:  # it was read a moment ago
+        return Quality(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def confident_errors(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -77,41 +135,51 @@ def confident_errors(probabilities: NDArray[np.float64], labels: NDArray[np.int6
     return np.where((confident.max(axis=1) >= 0) & (best != labels), best, -1)
 
 
+def _most_suspicious_first(found: _Audited) -> list[int]:
+    """Return the places of the images, the least likely label first."""
+    rows = np.arange(len(found.images))
+    others = found.probabilities.copy()
+    others[rows, found.labels] = -1.0
+    order: list[int] = np.lexsort((rows, found.probabilities[rows, found.labels] - others.max(axis=1))).tolist()
+    return order
+
+
 def _findings(
-    dataset: Dataset,
-    images: list[LabelledImage],
-    probabilities: NDArray[np.float64],
-    families: list[list[LabelledImage]],
-    digests: Mapping[Path, str],
-    root: str,
+    dataset: Dataset, found: _Audited, order: Iterable[int], digests: Mapping[Path, str], root: str
 ) -> Iterator[Finding]:
-    """Yield what was found of each image, the least likely label first."""
-    labels = np.array([image.class_index for image in images], np.int64)
-    rows = np.arange(len(images))
-    own = probabilities[rows, labels]
-    others = probabilities.copy()
-    others[rows, labels] = -1.0
+    """Yield what was found of each image."""
+    labels, probabilities = found.labels, found.probabilities
     wrong = confident_errors(probabilities, labels)
     suggested = np.where(wrong >= 0, wrong, probabilities.argmax(axis=1))
+    held_out = {image.path for image in dataset.validation or ()}
     same: dict[str, list[Path]] = defaultdict(list)
-    for image in sorted(images):
+    like: dict[int, list[Path]] = defaultdict(list)
+    for image, family in sorted(zip(found.images, found.families.tolist(), strict=True)):
         same[digests[image.path]].append(image.path)
-    first_of_family = {image.path: family[0].path for family in families for image in family}
+        like[family].append(image.path)
 
-    def text(path: Path) -> str:
-        return path_to_text(os.path.relpath(path, root))
+    def text(path: Path | None) -> str:
+        return path_to_text(os.path.relpath(path, root)) if path is not None else ""
 
-    for place in np.lexsort((rows, own - others.max(axis=1))).tolist():
-        path = images[place].path
-        twin = next((other for other in same[digests[path]] if other != path), None)
-        first = first_of_family.get(path, path)
+    for place in order:
+        path, index = found.images[place].path, suggested[place]
+        copies, family = same[digests[path]], like[int(found.families[place])]
+        twin = next((other for other in copies if other != path), None)
+        crossing = (other for other in (*copies, *family) if (other in held_out) != (path in held_out))
         yield Finding(
             path=text(path),
             label=dataset.classes[labels[place]].label,
-            suggested=dataset.classes[suggested[place]].label,
-            label_probability=round(float(own[place]), DIGITS),
-            suggested_probability=round(float(probabilities[place, suggested[place]]), DIGITS),
+            suggested=dataset.classes[index].label,
+            label_probability=_rounded(probabilities[place, labels[place]]),
+            suggested_probability=_rounded(probabilities[place, index]),
             suspicious=bool(wrong[place] >= 0),
-            same_as=text(twin) if twin is not None else "",
-            similar_to=text(first) if first != path and twin is None else "",
+            same_as=text(twin),
+            similar_to=text(family[0] if family[0] != path and twin is None else None),
+            leak=text(next(crossing, None)),
+            outlier=None if found.outliers is None else _rounded(found.outliers[place]),
+            **{name: _rounded(score) for name, score in found.qualities[place]._asdict().items()},
         )
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), DIGITS)

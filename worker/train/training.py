@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,12 +35,20 @@ class Progress:
         self._job, self._send, self.cancelled = job, send, cancelled
         self.seconds: dict[str, float] = {}
 
-    def report(self, text: str, epoch: Epoch | None = None, findings: tuple[Finding, ...] = ()) -> None:
+    def report(self, text: str, epoch: Epoch | None = None) -> None:
         """Send an event; JobCancelled when the job was cancelled."""
-        if self.cancelled():
-            raise JobCancelled(text)
         figures = {name: float(value) for name, value in asdict(epoch).items()} if epoch else None
-        self._send(JobEvent(job=self._job, state="progress", text=text, epoch=figures, findings=findings))
+        self._report(JobEvent(job=self._job, state="progress", text=text, epoch=figures))
+
+    def report_findings(self, text: str, findings: Sequence[Finding], embeddings: Sequence[str]) -> None:
+        """Send some findings of an audit."""
+        found, made = tuple(findings), tuple(embeddings)
+        self._report(JobEvent(job=self._job, state="progress", text=text, findings=found, embeddings=made))
+
+    def _report(self, event: JobEvent) -> None:
+        if self.cancelled():
+            raise JobCancelled(event.text)
+        self._send(event)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
