@@ -11,6 +11,7 @@ from producer.commands.options import Exif, FileInfo, PlaceOptions, ReportOption
 from producer.errors import UsageError
 
 Pages = Literal["first", "all"]
+SHADOW_SHARE = 0.1
 
 
 @with_options
@@ -60,6 +61,18 @@ def label(
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            "--shadow",
+            metavar="NAME[@ALIAS|:VERSION]",
+            help="Have another version label a part of the images too, at that part's cost. Rows and reports stay "
+            "those of the one that labels; summary and page compare both.",
+        ),
+    ] = None,
+    shadow_share: Annotated[
+        float, typer.Option("--shadow-share", metavar="PART", help="With --shadow: which part, above 0 and up to 1.")
+    ] = SHADOW_SHARE,
     detach: Annotated[
         bool, typer.Option("--detach", help="Only enqueue; `sortline jobs gather JOB` collects the report.")
     ] = False,
@@ -88,11 +101,14 @@ def label(
 
       find /mnt -name '*.jpg' | sortline label - -o found.csv # a list
 
+      sortline label photos/ --shadow waste26@candidate       # and how another does
+
       sortline label s3://bucket/photos                       # a URL
 
       sortline label /mnt/photos --broker redis://queue:6379/0 --data-root /mnt
     """
     from producer.run.labelling import Labelling, label_source
+    from producer.run.shadow import Shadow
 
     if duplicates and detach:
         raise UsageError("--duplicates: not with --detach, whose run may be gathered where no image can be read")
@@ -101,6 +117,11 @@ def label(
     for option, is_given in (("--detach", detach), ("--duplicates", duplicates), ("--sort-into", reports.sort_into)):
         if pages == "all" and is_given:
             raise UsageError(f"{option}: not with --pages all, of which a file has several rows")
+    for option, is_given in (("--detach", detach), ("--pages all", pages == "all"), ("--merge", merge)):
+        if shadow is not None and is_given:
+            raise UsageError(f"--shadow: not with {option}")
+    if not 0 < shadow_share <= 1:
+        raise UsageError(f"--shadow-share {shadow_share:g}: a part of the images is above 0 and at most 1, as 0.1")
     labelling = Labelling(
         source=source,
         model=how.model,
@@ -118,5 +139,6 @@ def label(
         merged=merge,
         exif=exif,
         retry_failed=how.retry_failed,
+        shadow=Shadow(shadow, shadow_share) if shadow is not None else None,
     )
     raise typer.Exit(label_source(place.settings(how.config, priority=how.priority), labelling))

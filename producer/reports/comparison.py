@@ -155,6 +155,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return what a script wants to know."""
+        shown = ClassMoves._fields[1 : None if self.judged else 4]
         found: dict[str, Any] = {
             "first": self.first.model_dump(),
             "second": self.second.model_dump(),
@@ -169,6 +170,10 @@ class Comparison:
                 | ({"won": self.won[first, second], "lost": self.lost[first, second]} if self.judged else {})
                 for first, second, images in self.moved()
             ],
+            "classes": {
+                item.name: {what: count for what, count in item._asdict().items() if what in shown}
+                for item in self.classes()
+            },
             "sentence": self.sentence(),
         }
         if self.judged:
@@ -182,15 +187,6 @@ class Comparison:
                 "lost": self.lost.total(),
                 "difference_95": [round(low, 4), round(high, 4)],
                 "mcnemar_p": float(f"{self.chance:.4g}"),
-                "classes": {
-                    item.name: {
-                        "images": item.images,
-                        "first_right": item.first_right,
-                        "second_right": item.second_right,
-                    }
-                    for item in self.classes()
-                    if item.images
-                },
             }
         return found
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from base.errors import UnavailableError
 from base.intervals import paired_interval
+from jobs import ModelPin
 from pages import accuracy_card, card, data_uri, template
-from producer.reports.comparison import ClassMoves, Comparison, Pair
+from producer.reports.comparison import Comparison, Pair
 from producer.reports.gallery import thumbnails_of
 from producer.reports.report import replacing
 from producer.reports.thumbnails import SMALL_PX
@@ -31,7 +32,7 @@ def write_comparison_page(
         title=f"{found.first} and {found.second}",
         subtitle=f"on the same images: {run.plan.source}",
         cards=_cards(found),
-        versions=versions(found),
+        versions=versions(found.to_json()),
         disagreements=found.images - found.agreed.right,
         pairs=_tiles(run, found.disagreements, max_pixels, say),
         review=shlex.join(["sortline", "review", table.name, "--order", "disagreement"]),
@@ -41,32 +42,39 @@ def write_comparison_page(
         beside.write_text(page, encoding="utf-8")
 
 
-def versions(found: Comparison) -> dict[str, Any]:
-    """Return what `parts.html: versions` shows of a comparison."""
-    moved, is_judged = found.moved(), bool(found.judged)
+def versions(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `parts.html: versions` shows of a comparison's summary."""
+    first, second = (version_in(summary, place) for place in ("first", "second"))
+    moves, classes, is_judged = summary["moves"], summary["classes"], "truth" in summary
+    judged = ["won", "lost"] if is_judged else []
     return {
-        "first": str(found.first),
-        "second": str(found.second),
-        "sentence": found.sentence(),
-        "unanswered": found.unanswered,
-        "moves_head": [f"by {found.first}", f"by {found.second}", "images", *(["won", "lost"] if is_judged else [])],
+        "first": first,
+        "second": second,
+        "sentence": summary["sentence"],
+        "unanswered": summary["unanswered"],
+        "moves_head": [f"by {first}", f"by {second}", "images", *judged],
         "moves": [
-            (first, second, f"{count:,}", *((found.won[first, second], found.lost[first, second]) if is_judged else ()))
-            for first, second, count in moved[:MOST_LISTED]
+            (move["from"], move["to"], *(f"{move[name]:,}" for name in ("images", *judged)))
+            for move in moves[:MOST_LISTED]
         ],
-        "more_moves": max(0, len(moved) - MOST_LISTED),
+        "more_moves": max(0, len(moves) - MOST_LISTED),
         "classes_head": [
-            *("label", f"by {found.first}", f"by {found.second}", "by both"),
-            *(["images", f"recall of {found.first}", f"recall of {found.second}"] if is_judged else []),
+            *("label", f"by {first}", f"by {second}", "by both"),
+            *(["images", f"recall of {first}", f"recall of {second}"] if is_judged else []),
         ],
-        "classes": [_class(item, is_judged) for item in found.classes()[:MOST_LISTED]],
+        "classes": [_class(name, classes[name]) for name in [*classes][:MOST_LISTED]],
     }
 
 
-def _class(item: ClassMoves, is_judged: bool) -> tuple[str, ...]:
-    counts = (f"{count:,}" for count in (item.first, item.second, item.both, *((item.images,) * is_judged)))
-    recalls = [_recall(right, item.images) for right in (item.first_right, item.second_right)] if is_judged else []
-    return item.name, *counts, *recalls
+def version_in(summary: Mapping[str, Any], place: str) -> str:
+    """Return the first or the second version of a comparison's summary, as ``kitchen:3``."""
+    return str(ModelPin.model_validate(summary[place]))
+
+
+def _class(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
+    shown = [f"{counts[what]:,}" for what in ("first", "second", "both", "images") if what in counts]
+    recalls = [_recall(counts[what], counts["images"]) for what in ("first_right", "second_right") if what in counts]
+    return name, *shown, *recalls
 
 
 def _cards(found: Comparison) -> list[dict[str, str]]:

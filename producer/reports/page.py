@@ -13,6 +13,7 @@ from typing import Any
 from base.paths import path_to_text
 from base.text import duration
 from pages import accuracy_card, card, template
+from producer.reports.comparison_page import versions
 from producer.reports.drift import Drift
 from producer.reports.gallery import Gallery
 from producer.reports.report import Format, Report, replacing
@@ -47,6 +48,7 @@ def write_page(report: Report, path: Path) -> None:
         reasons=ranked(counts.reasons),
         histogram=histogram(counts),
         evaluation=evaluated(counts.evaluation) if counts.evaluation else None,
+        shadow=_shadow(run),
         review=gallery.figures(counts.least_sure),
         mistakes=gallery.figures(counts.mistakes),
         errors=gallery.errors,
@@ -61,6 +63,11 @@ def write_page(report: Report, path: Path) -> None:
 
 
 HTML = Format("html", lambda report, path, rows: write_page(report, path), is_table=False)
+
+
+def _shadow(run: RunFile) -> dict[str, Any] | None:
+    found = run.shadow()
+    return {**versions(found), "share": f"{found['share']:.0%}"} if found is not None else None
 
 
 def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:

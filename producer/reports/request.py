@@ -208,6 +208,7 @@ def write_reports(
     max_pixels: int,
     say: Callable[[str], None] = lambda text: None,
     counts: Tally | None = None,
+    beside: Callable[[], None] | None = None,
 ) -> Tally:
     """Write every report of ``request``, each by a rename, and keep the request in the run file; return the counts.
 
@@ -215,16 +216,21 @@ def write_reports(
         max_pixels: of an image that a thumbnail is made of.
         say: is told what takes long.
         counts: of the first table, if it is written already.
+        beside: is called when all tables are there; page and summary say what it has left in the run file.
     """
     counts = counts or write_first(run, request, run.rows())
     layout = request.layout(run)
     report = Report(run=run, layout=layout, counts=counts, embed_mb=request.embed_mb, max_pixels=max_pixels, say=say)
     for name in request.tables[1:]:
         FORMATS[name].write(report, request.path(name), run.rows())
+    write_errors(run, request.path("errors"), layout)
+    if beside is not None:
+        write_summary(run, request.path("summary"), counts, request.min_confidence)
+        request.keep(run)
+        beside()
     for name in request.formats:
         if not FORMATS[name].is_table:
             FORMATS[name].write(report, request.path(name), ())
-    write_errors(run, request.path("errors"), layout)
     write_summary(run, request.path("summary"), counts, request.min_confidence)
     request.keep(run)
     return counts

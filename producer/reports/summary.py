@@ -107,6 +107,8 @@ def summary(run: RunFile, tally: Tally, min_confidence: float | None = None) -> 
         found |= {"min_confidence": min_confidence, "review": tally.review}
     if (drift := Drift.of(plan, tally)) is not None:
         found["drift"] = drift.to_json()
+    if (shadow := run.shadow()) is not None:
+        found["shadow"] = shadow
     if tally.evaluation is not None:
         found["evaluation"] = evaluated(tally.evaluation)
     return found

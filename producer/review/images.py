@@ -14,6 +14,7 @@ from base.text_files import TextError, read_table
 from base.urls import is_url
 from configs import Settings
 from producer.errors import UsageError
+from producer.reports.comparison_page import version_in
 from producer.reports.request import Request, requests_of_text
 from producer.run.opening import find_run_file
 from producer.runfile import RunFile
@@ -104,7 +105,7 @@ def open_collection(settings: Settings, text: str, data_root: Path | None = None
 
 def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
     with RunFile.reading(path) as reading:
-        plan, rows = reading.plan, list(reading.rows)
+        plan, rows, others = reading.plan, list(reading.rows), reading.shadow_answers
     if is_url(plan.data_root) and data_root is None:
         raise UsageError(
             f"the images of run {plan.run} lie behind {plan.data_root}: copy them, then say where with --data-root"
@@ -112,7 +113,15 @@ def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
     requests = requests_of_text((RunFile.peek(path) or (plan, []))[1])
     place = _place(plan.base, [row.path for row in rows[:PROBED]], data_root)
     images = [
-        ReviewImage(row.path, place.key(row.path), row.top, row.error or "", row.detail, row.sha256)
+        ReviewImage(
+            row.path,
+            place.key(row.path),
+            row.top,
+            row.error or "",
+            row.detail,
+            row.sha256,
+            others.get(row.input_index),
+        )
         for row in rows
         if row.page <= 1
     ]
@@ -125,6 +134,7 @@ def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
         corrections=_beside(path, requests, given),
         source=plan.source if plan.walked else "",
         pages=len(rows) - len(images),
+        other=version_in(reading.shadow, "second") if reading.shadow is not None else "",
     )
 
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
-from base.paths import path_to_text, text_to_path
+from base.paths import path_to_text
 from configs import Settings
-from model_store import ModelStore, ModelVersion
-from producer.errors import OK, UsageError
+from producer.errors import OK
 from producer.local.session import is_alone
-from producer.models import find_model, pin_of
 from producer.reports.comparison import Comparison, compared, write_table
 from producer.reports.comparison_page import write_comparison_page
 from producer.reports.output import refuse_other_formats
 from producer.reports.report import replacing
 from producer.reports.request import Request
-from producer.run.labelling import Connection, Labelling, announce, execute_run, opened, prepare
-from producer.run.opening import RunRequest
-from producer.runfile import RunFile, StoredRow
-from producer.runfile.inputs import digest_of
-from producer.sources.images import Chosen
-from producer.sources.since import InputFilter
+from producer.run.beside import Beside, other_version, second_run
+from producer.run.connection import Connection, label_rest, opened
+from producer.run.labelling import Labelling, prepare
+from producer.runfile import RunFile
 from producer.terminal.progress import RunView
 
 KEPT_LABELS = 5  # of each image
@@ -53,17 +47,16 @@ def compare_versions(settings: Settings, labelling: Labelling, other: str) -> in
     """
     settings, request = prepare(settings, labelling)
     version = other_version(settings, request, other)
-    reports = labelling.reports
+    reports, on_existing = labelling.reports, labelling.on_existing
     with RunView(quiet=labelling.quiet) as view, ExitStack() as opening:
         connection = Connection(opening, settings, view)
         if not request.path(settings).exists() or not is_alone(settings):
             connection.open()
-        with opened(connection, labelling, request) as first:
+        with opened(connection, request, reports, on_existing) as first:
             label_rest(connection, first)
-            second_request = beside(request, first, version, other, "compared")
             view.say(f"the same images by {version.manifest.reference}")
-            with opened(connection, _for_inputs(connection, labelling, second_request), second_request) as second:
-                label_rest(connection, second)
+            beside = Beside(version, other, "compared")
+            with second_run(connection, request, first, beside, reports, on_existing) as second:
                 view.stop()
                 found = Comparison(first.plan.model, second.plan.model)
                 models = found.first, found.second
@@ -85,56 +78,6 @@ def compare_versions(settings: Settings, labelling: Labelling, other: str) -> in
         if found.images > found.agreed.right:
             view.say(f"to look at what differs: sortline review {files[1]} --order disagreement")
     return OK
-
-
-def other_version(settings: Settings, request: RunRequest, other: str) -> ModelVersion:
-    """Return the version that is to label beside that of ``request``; UsageError when it is the same one."""
-    version = find_model(ModelStore(settings.store_root), other)
-    if version.manifest.digest == request.version.manifest.digest:
-        raise UsageError(f"{other} is {pin_of(version)}, the version that it would be compared with")
-    if version.manifest.kind != "classifier":
-        raise UsageError(f"{version.manifest.name} is a backbone, not a classifier, so it labels nothing")
-    return version
-
-
-def beside(
-    request: RunRequest,
-    first: RunFile,
-    version: ModelVersion,
-    reference: str,
-    why: str,
-    chosen: Callable[[Iterator[StoredRow]], Iterator[StoredRow]] = lambda rows: rows,
-) -> RunRequest:
-    """Return what another version is to label: images of the run ``first``, as they stand in its reports.
-
-    Args:
-        why: what tells its run file from others.
-    """
-    source = Chosen(request.source, lambda: (text_to_path(row.path) for row in chosen(first.rows())))
-    return replace(
-        request, source=source, version=version, reference=reference, beside=why, since=None, duplicates=False,
-        file_info=False, exif=False,
-    )  # fmt: skip
-
-
-def label_rest(connection: Connection, run: RunFile) -> None:
-    """Label what has no row yet."""
-    if run.done == run.total:
-        return
-    session = connection.open()
-    announce(session, run)
-    execute_run(session, run, connection.view)
-    session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")
-
-
-def _for_inputs(connection: Connection, labelling: Labelling, request: RunRequest) -> Labelling:
-    """Return how the second run is opened: begun anew where an unfinished one is of other images."""
-    peeked = RunFile.peek(path) if (path := request.path(connection.settings)).exists() else None
-    if peeked is None or labelling.on_existing != "resume":
-        return labelling
-    wanted = digest_of(request.source.paths(), InputFilter(""))
-    plan = peeked[0]
-    return labelling if wanted == (plan.total, plan.inputs_digest) else replace(labelling, on_existing="overwrite")
 
 
 def _write_summary(first: RunFile, second: RunFile, found: Comparison, path: Path) -> None:

@@ -42,17 +42,21 @@ def conclude(
     work: Work,
     session: Session | None = None,
     counts: Tally | None = None,
+    beside: Callable[[], None] | None = None,
 ) -> int:
     """Write the reports of a run whose rows are all there, say what became of it; return the exit code.
 
     Args:
         counts: of the first table, if it is written already.
+        beside: as `write_reports` has it.
     """
-    counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say, counts=counts)
+    counts = write_reports(run, reports, max_pixels=limits.max_pixels, say=view.say, counts=counts, beside=beside)
     view.stop()
     view.say(_summary(run, counts, work))
     if (drift := Drift.of(run.plan, counts)) is not None:
         view.say(drift.sentence())
+    if (shadow := run.shadow()) is not None:
+        view.say(f"beside it, on {shadow['share']:.0%} of the images: {shadow['sentence']}")
     view.conclude(counts, reports)
     if session is not None:
         session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from configs import Settings
-from jobs import passwords
 from model_store import ModelStore
 from producer.errors import OK, UsageError
-from producer.local.session import Session, is_alone, open_session
-from producer.local.stack import private_root
+from producer.local.session import Session, is_alone
 from producer.models import find_model
 from producer.reports import By
 from producer.reports.request import EarlyReport, Request
 from producer.reports.sorting import check_folder
 from producer.run import OnExisting
-from producer.run.conclusion import NO_WORK, Limits, Work, conclude, sort_run
-from producer.run.opening import RunRequest, open_run, skipped_files
+from producer.run.conclusion import NO_WORK, Limits, conclude, sort_run
+from producer.run.connection import Connection, announce, execute_run, opened
+from producer.run.opening import RunRequest
+from producer.run.shadow import Shadow, ride_along
 from producer.runfile import RunFile
 from producer.sources.argument import open_labelled, open_source, rooted
 from producer.terminal.progress import RunView
@@ -51,27 +48,13 @@ class Labelling:
     merged: bool = False
     retry_failed: bool = False
     may_be_table: bool = False  # SOURCE: of labelled images
-
-
-class Connection:
-    """A command's session, opened when it is first needed."""
-
-    def __init__(self, opening: ExitStack, settings: Settings, view: RunView, *, start: bool = True) -> None:
-        self._opening, self._start = opening, start
-        self.settings, self.view = settings, view
-        self.session: Session | None = None
-
-    def open(self) -> Session:
-        if self.session is None:
-            self.session = self._opening.enter_context(open_session(self.settings, ["label"], start=self._start))
-            if self.session.stack is not None:
-                self.session.stack.say = self.view.say
-        return self.session
+    shadow: Shadow | None = None
 
 
 def label_source(settings: Settings, labelling: Labelling) -> int:
     """Label a source through the queue and write its reports; return the exit code."""
     settings, request = prepare(settings, labelling)
+    shadow = labelling.shadow.of(settings, request) if labelling.shadow is not None else None
     limits = Limits(labelling.max_failures, settings.max_image_pixels)
     with RunView(quiet=labelling.quiet) as view, ExitStack() as opening:
         connection = Connection(opening, settings, view, start=not labelling.detach)
@@ -79,7 +62,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
         is_finished = request.path(settings).exists() or request.since is not None
         if labelling.detach or not is_finished or not is_alone(settings):
             connection.open()
-        with opened(connection, labelling, request) as run:
+        with opened(connection, request, labelling.reports, labelling.on_existing) as run:
             session = connection.open() if run.done < run.total else connection.session
             if session is not None and run.done < run.total:
                 announce(session, run)
@@ -90,7 +73,10 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
                 with EarlyReport(run, labelling.reports) as early:
                     work = execute_run(session, run, view)
                 counts = early.counts()
-            code = conclude(run, view, labelling.reports, limits, work, session, counts)
+            beside = None
+            if shadow is not None:
+                beside = partial(ride_along, connection, request, run, shadow, labelling.reports, labelling.on_existing)
+            code = conclude(run, view, labelling.reports, limits, work, session, counts, beside)
             if labelling.sort_into is not None:
                 sort_run(run, labelling.reports, labelling.sort_into, labelling.by, view.say)
             return code
@@ -130,33 +116,6 @@ def prepare(settings: Settings, labelling: Labelling) -> tuple[Settings, RunRequ
     )
 
 
-def announce(session: Session, run: RunFile) -> None:
-    """Put the run on the board of jobs, with the command that goes on with it."""
-    command = _command()
-    for secret in passwords(session.settings):
-        command = command.replace(secret, "***")
-    session.board.add(
-        run.plan.run,
-        kind="label",
-        title=f"{run.plan.source}, {run.total} images",
-        model=str(run.plan.model),
-        total=run.total,
-        again=f", on {os.uname().nodename} in {Path.cwd()}: {command}",
-    )
-    session.board.update(run.plan.run, done=run.done)
-
-
-def _command() -> str:
-    return shlex.join(["sortline", *sys.argv[1:]])
-
-
-def execute_run(session: Session, run: RunFile, view: RunView) -> Work:
-    """Label what has no row yet."""
-    from producer.run.execution import execute  # loads Celery, while a private stack starts
-
-    return execute(session, run, view)
-
-
 def _refuse_if_remote(settings: Settings, labelling: Labelling) -> None:
     given = {
         "--since": labelling.since is not None,
@@ -176,36 +135,6 @@ def kept_labels(reports: Request, classes: int) -> int:
     if classes > MOST_KEPT:
         raise UsageError(f"--prob-columns: a model of {classes} classes; a worker answers at most {MOST_KEPT} an image")
     return classes
-
-
-@contextmanager
-def opened(connection: Connection, labelling: Labelling, request: RunRequest) -> Iterator[RunFile]:
-    """Give the run file of ``request``, ready to go on; say how far it is if something ends the block early."""
-    settings, session, view = connection.settings, connection.session, connection.view
-    if request.duplicates:
-        view.say("looking for duplicates, which reads the files of equal size")
-    alone = settings.model_copy(update={"data_root": private_root(settings)})
-    found = open_run(session.settings if session is not None else alone, request, labelling.on_existing)
-    run, go_on = found.run, f"to go on: {_command()}"
-    try:
-        labelling.reports.check_rows(run)  # before anything is labelled
-        for line in [found.note, *request.source.unreadable]:
-            if line:
-                view.say(line)
-        if run.plan.skipped:
-            folders = ", or a folder of the system" if any(what.endswith("/") for what in run.plan.skipped) else ""
-            view.say(f"skipped, without an image suffix{folders}: {skipped_files(run.plan.skipped)}")
-        yield run
-    except UsageError:
-        raise
-    except KeyboardInterrupt:
-        view.say(f"interrupted after {run.done} of {run.total} images; {go_on}")
-        raise
-    except Exception:
-        view.say(f"stopped after {run.done} of {run.total} images; {go_on}")
-        raise
-    finally:
-        run.close()
 
 
 def _detach(session: Session, run: RunFile, view: RunView, reports: Request) -> int:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from base.fault import fault
 from base.files import HeldError, hold
@@ -69,11 +69,16 @@ class StoredChunk(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a run has: every input in order, with or without a row, and when the newest chunk came (since 1970)."""
+    """What a run has: every input in order, with or without a row, and when the newest chunk came (since 1970).
+
+    With what `RunFile.keep_shadow` has kept, the answers by the index of the input.
+    """
 
     plan: Plan
     rows: Iterator[StoredRow]
     ended: float
+    shadow: dict[str, Any] | None
+    shadow_answers: dict[int, tuple[str, float]]
 
 
 class RunFile:
@@ -162,7 +167,11 @@ class RunFile:
             rows = stored_rows(
                 database, labels=len(plan.labels), places=plan.duplicates, failed=False, of_files=plan.file_info
             )
-            yield Reading(plan, rows, _moment(ended))
+            answers = {
+                index: (_text(label), float(confidence))
+                for index, label, confidence in database.execute("SELECT idx, label, confidence FROM shadow_answers")
+            }
+            yield Reading(plan, rows, _moment(ended), _shadow(database), answers)
 
     @staticmethod
     def remove(path: Path) -> None:
@@ -337,6 +346,25 @@ class RunFile:
         with _writing(self.path):
             self._db.execute("INSERT OR REPLACE INTO reports VALUES (?, ?)", (main, text))
 
+    def keep_shadow(self, answers: Iterable[tuple[int, str, float]], summary: Callable[[], dict[str, Any]]) -> None:
+        """Keep what a second version answered, in place of an earlier one, all of it or nothing.
+
+        Args:
+            answers: index of the input, label and confidence.
+            summary: is called when all answers have passed.
+        """
+        with _writing(self.path), self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM shadow_answers")
+            self._db.execute("DELETE FROM shadow")
+            self._db.executemany("INSERT INTO shadow_answers VALUES (?, ?, ?)", answers)
+            self._db.execute("INSERT INTO shadow VALUES (?)", (json.dumps(summary()),))
+
+    def shadow(self) -> dict[str, Any] | None:
+        """Return what `keep_shadow` was given as summary; None where no second version has answered."""
+        with _reading(self.path):
+            return _shadow(self._db)
+
     def labelled_files(self) -> Iterator[tuple[str, int, int]]:
         """Yield absolute path, size and time of the last change of each file that this run knows to have labels.
 
@@ -450,6 +478,16 @@ def _damaged(path: Path, error: Exception) -> RunFileError:
     return RunFileError(
         f"{path} is damaged ({error}), so its rows can't be trusted: label again with --on-existing overwrite"
     )
+
+
+def _shadow(database: sqlite3.Connection) -> dict[str, Any] | None:
+    found = database.execute("SELECT json FROM shadow").fetchone()
+    if found is None:
+        return None
+    summary = json.loads(_text(found[0]))
+    if not isinstance(summary, dict):
+        raise TypeError("a summary that is none")
+    return summary
 
 
 def _moment(value: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 9  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+VERSION = 10  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
 
 # ``inputs``: with the number of the picture in the file, or 0 where the first one is meant.
 # ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute
@@ -10,6 +10,7 @@ VERSION = 9  # raise it with every change below, and with every change of Plan o
 # ``contents`` and ``photos``: of the files that workers could read, in a run that was asked for them.
 # ``places``: of a run that deduplicates, where each input stands in the report; ``first`` is the input that a duplicate
 # takes its row from, until that one fails.
+# ``shadow``: what a second version answered about a part of the images, as a summary, and the label of each.
 # ``chunks``: who answered; ``work``: when commands began to work on the run; ``reports``: what was asked for.
 TABLES = f"""
 PRAGMA user_version = {VERSION};
@@ -32,6 +33,8 @@ CREATE TABLE chunks (
     first INTEGER PRIMARY KEY, images INTEGER NOT NULL, worker TEXT NOT NULL, engine TEXT NOT NULL,
     seconds TEXT NOT NULL, early INTEGER NOT NULL, at REAL NOT NULL
 );
+CREATE TABLE shadow (json TEXT NOT NULL);
+CREATE TABLE shadow_answers (idx INTEGER PRIMARY KEY, label TEXT NOT NULL, confidence REAL NOT NULL);
 CREATE TABLE work (started REAL NOT NULL);
 CREATE TABLE reports (main TEXT PRIMARY KEY, request TEXT NOT NULL);
 """

@@ -14,8 +14,8 @@ from jobs.standstill import look_at_label_queue
 from jobs.transport import TAKES_A_TURN
 from producer.__main__ import run as run_command
 from producer.local.session import Session
+from producer.run.connection import announce
 from producer.run.detached import send_all, upload
-from producer.run.labelling import announce
 from producer.runfile import RunFile
 from tests.broker.conftest import KEYS, Desk, NewProducer, Producer, look, plan_of, working
 from tests.conftest import wait_until

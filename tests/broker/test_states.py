@@ -17,9 +17,9 @@ from jobs.state import images_labelled
 from jobs.train import TrainModel
 from producer.__main__ import run as run_command
 from producer.local.session import Session
+from producer.run.connection import announce
 from producer.run.detached import send_all, upload
 from producer.run.events import reported
-from producer.run.labelling import announce
 from tests.broker.conftest import KEYS, Desk, NewProducer, Producer, in_time, look, waiting, working
 from tests.conftest import wait_until
 
