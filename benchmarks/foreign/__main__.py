@@ -30,7 +30,7 @@ FRAMEWORKS = {
     "hf-vit": (".", ()),
     "ultralytics": ("best.onnx", ()),
     "keras": ("model.onnx", ("--preset", "imagenet-tf", "--labels", "labels.txt")),
-    "openvino": ("network.xml", ("--tolerance", "0.002")),
+    "openvino": ("network.xml", ()),
     "torchvision": ("model.onnx", ("--preset", "imagenet-torch", "--labels", "labels.txt")),
 }
 

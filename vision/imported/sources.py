@@ -149,9 +149,7 @@ def hugging_face_pixels(config: Mapping[str, Any], release: int = 0) -> Descript
     filter_ = PILLOW_FILTERS[resample] if resample is not None else None
     if filter_ in TORCH_FILTERS and (fast or release >= FIRST_TORCH):
         filter_ = f"torch-{filter_}"
-        found.remarks.append(
-            f"filter: torch's, as {kind or f'transformers {release}'} resizes; Pillow's differs little"
-        )
+        found.remarks.append(f"filter: torch's, as {kind if fast else f'transformers {release}'} resizes")
     final = cut or (size if isinstance(size, tuple) else None)
     found.state(
         source,
