@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-__all__ = ["LABELS", "MEAN", "SIDE", "STD", "TensorProto", "answers", "helper", "network", "onnx", "photos"]
+__all__ = [
+    "LABELS",
+    "MEAN",
+    "SIDE",
+    "STD",
+    "TensorProto",
+    "answers",
+    "convolving",
+    "helper",
+    "network",
+    "onnx",
+    "photos",
+]
 
 SIDE = 32
 LABELS = ["glass", "metal", "paper", "wood"]
@@ -80,6 +92,33 @@ def network(
     graph = helper.make_graph(nodes, "classifier", [images], given, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     helper.set_model_props(model, properties or {})
+    onnx.save(model, path)
+    return path
+
+
+def convolving(path: Path, **options: Any) -> Path:
+    """Write a classifier that pools the map of a convolution, so that it takes images of any size."""
+    random = np.random.default_rng(8)
+    constants = [
+        numpy_helper.from_array(random.normal(0, 0.3, (6, 3, 3, 3)).astype(np.float32), "kernels"),
+        numpy_helper.from_array(random.normal(0, 1, (6, len(LABELS))).astype(np.float32), "weights"),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["images", "kernels"], ["map"], name="last_map", pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["map"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["row"]),
+        helper.make_node("MatMul", ["row", "weights"], ["logits"], name="head"),
+    ]
+    if options.get("positions"):  # a number for each place of the map, as transformers have them
+        constants.append(numpy_helper.from_array(np.zeros((1, 6, SIDE, SIDE), np.float32), "positions"))
+        nodes[1:2] = [
+            helper.make_node("Add", ["map", "positions"], ["placed"]),
+            helper.make_node("GlobalAveragePool", ["placed"], ["pooled"]),
+        ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(LABELS)])]
+    graph = helper.make_graph(nodes, "convolving", [images], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", options.get("opset", 17))], ir_version=9)
     onnx.save(model, path)
     return path
 

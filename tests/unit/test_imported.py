@@ -18,7 +18,19 @@ from PIL import Image
 
 from model_store import ModelStore
 from tests.conftest import environment, sortline
-from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, answers, helper, network, onnx, photos
+from tests.foreign_graphs import (
+    LABELS,
+    MEAN,
+    SIDE,
+    STD,
+    TensorProto,
+    answers,
+    convolving,
+    helper,
+    network,
+    onnx,
+    photos,
+)
 from vision.errors import VisionError
 from vision.images import Preprocessing, load_image
 from vision.images.resize import Resize, resized_as
@@ -775,14 +787,14 @@ def test_tensors_elsewhere_are_refused(key: str, value: str, message: str, tmp_p
 
 
 def test_faster_precisions_are_judged_on_photos(tmp_path: Path, labels: Path, store: ModelStore, capsys: Any) -> None:
-    path, paths = network(tmp_path / "model.onnx"), photos(tmp_path / "photos" / LABELS[0])
+    path, paths = convolving(tmp_path / "model.onnx"), photos(tmp_path / "photos" / LABELS[0])
     said = [*SAID, "--labels", labels, "--calibrate"]
 
     assert import_(path, *said, tmp_path) == 0  # and another file than photos is passed over
 
     proofs = store.resolve("foreign").manifest.precisions
-    reduced = [name for name in precisions("openvino", None) if name != "f32"]
-    assert sorted(proofs) == [f"openvino/{name}" for name in reduced]
+    reduced = ["onnxruntime/f16", *(f"openvino/{name}" for name in precisions("openvino", None) if name != "f32")]
+    assert sorted(proofs) == sorted(reduced)
     assert all(proof.images == len(paths) for proof in proofs.values())
     assert capsys.readouterr().out.count("of 12 photos labelled as in f32") == len(reduced)
     (tmp_path / "none").mkdir()

@@ -15,7 +15,7 @@ from configs.settings import Settings
 from jobs.messages import ModelPin
 from jobs.train import TrainModel
 from model_store import ModelStore
-from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, helper, network, onnx
+from tests.foreign_graphs import LABELS, MEAN, SIDE, STD, TensorProto, convolving, helper, network, onnx
 from tests.unit.seeded import seeded_network
 from tests.unit.test_openvino_graphs import INFO, ir
 from vision.images import Preprocessing, bicubic_weights
@@ -34,35 +34,6 @@ from worker.train.job import train_model
 
 FACTS = {"size": SIDE, "resize": 36, "filter": "bilinear", "scale": "1/255", "mean": MEAN, "std": STD, "labels": LABELS}
 IMAGES = np.random.default_rng(4).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
-
-
-def convolving(path: Path, **options: Any) -> Path:
-    """Write a classifier that pools the map of a convolution, so that it takes images of any size."""
-    from onnx import numpy_helper
-
-    random = np.random.default_rng(8)
-    constants = [
-        numpy_helper.from_array(random.normal(0, 0.3, (6, 3, 3, 3)).astype(np.float32), "kernels"),
-        numpy_helper.from_array(random.normal(0, 1, (6, len(LABELS))).astype(np.float32), "weights"),
-    ]
-    nodes = [
-        helper.make_node("Conv", ["images", "kernels"], ["map"], name="last_map", pads=[1, 1, 1, 1]),
-        helper.make_node("GlobalAveragePool", ["map"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["row"]),
-        helper.make_node("MatMul", ["row", "weights"], ["logits"], name="head"),
-    ]
-    if options.get("positions"):  # a number for each place of the map, as transformers have them
-        constants.append(numpy_helper.from_array(np.zeros((1, 6, SIDE, SIDE), np.float32), "positions"))
-        nodes[1:2] = [
-            helper.make_node("Add", ["map", "positions"], ["placed"]),
-            helper.make_node("GlobalAveragePool", ["placed"], ["pooled"]),
-        ]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(LABELS)])]
-    graph = helper.make_graph(nodes, "convolving", [images], outputs, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", options.get("opset", 17))], ir_version=9)
-    onnx.save(model, path)
-    return path
 
 
 def part(path: Path, **options: Any) -> Part:

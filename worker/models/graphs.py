@@ -132,6 +132,7 @@ def import_graph(store: ModelStore, options: argparse.Namespace) -> list[str]:
         preprocessing=preprocessing,
         golden_images=structured_images(preprocessing.height_px, preprocessing.width_px),
         validation=photos,
+        f16=bool(photos),
         calibration=_pixels(photos[:CALIBRATION_IMAGES], preprocessing) if photos and can_quantise() else None,
         classes=[ClassEntry(label=label, folder=label) for label in facts.get("labels")],
         details=lambda proofs: Details(training={"imported_from": path.name, "notes": lines}),
