@@ -29,7 +29,7 @@ def plotted() -> dict[str, Any]:
     bins = {"confidence": [float("nan"), 0.7], "accuracy": [float("nan"), 0.75], "images": [0, 4]}
     return {
         "history": [epoch, epoch | {"epoch": 2.0, "val_loss": 0.1}],
-        "best": 2,
+        "kept": 2,
         "classes": [{"folder": "00", "label": "塑料瓶"}, {"folder": "\udcff", "label": "\udcff"}],
         "matrix": [[3, 0], [1, 0]],
         "before": bins,

@@ -182,7 +182,7 @@ def test_a_constant_learning_rate_is_followed_to_the_best_epoch(tmp_path: Path) 
     said: list[str] = []
     train(tmp_path, said, lr_schedule="constant", epochs=5)
 
-    best = manifest_of(tmp_path, 1)["training"]["best_epoch"]
+    best = manifest_of(tmp_path, 1)["training"]["kept_epoch"]
     assert sum(text.startswith("all images, epoch ") for text in said) == best
 
 

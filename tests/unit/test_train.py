@@ -21,7 +21,7 @@ from vision.networks.network import build_network
 from vision.training.augment import Augmentation
 from vision.training.checkpoint import Checkpoint, load_newest, save
 from vision.training.fitting import TrainingStopped, evaluate, fit
-from vision.training.options import Epoch, FitOptions, learning_rates
+from vision.training.options import Epoch, FitOptions, kept_of, learning_rates
 from vision.training.parts import build_trained
 from vision.training.samples import Samples, StoredRows, class_weights, dropout_mask, soft_targets
 
@@ -141,7 +141,19 @@ def test_smoothed_targets_sum_to_one_and_keep_the_true_class_on_top() -> None:
     np.testing.assert_allclose(goals, [[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]], rtol=1e-6)
 
 
-def test_the_best_epoch_is_kept_not_the_last() -> None:
+@pytest.mark.parametrize(("schedule", "epochs", "kept"), [("cosine", 3, 3), ("constant", 3, 1), ("square", 9, 1)])
+def test_the_last_epoch_counts_where_the_rate_has_decayed_to_its_end_and_else_the_best(
+    schedule: Any, epochs: int, kept: int
+) -> None:
+    history = [
+        Epoch(epoch=number, train_loss=1.0, val_loss=1.0, val_top1=top1, val_top5=1.0, lr=0.1, seconds=1.0)
+        for number, top1 in ((1, 0.9), (2, 0.8), (3, 0.8))
+    ]
+
+    assert kept_of(history, replace(OPTIONS, lr_schedule=schedule, epochs=epochs)).epoch == kept
+
+
+def test_the_best_epoch_of_a_constant_rate_is_kept_not_the_last() -> None:
     model, held_out = head(), samples(30, 1)
     ruin = replace(OPTIONS, optimizer="sgd", lr_schedule="constant", lr_max=9.0, warmup_steps=0, epochs=4)
 
@@ -415,7 +427,7 @@ def test_a_head_cut_off_goes_on_with_the_same_dropout(tmp_path: Path) -> None:
 def test_beta1_and_beta2_reach_adam(optimizer: Any) -> None:
     data = samples(20)
     options = replace(ONE_STEP, optimizer=optimizer, epochs=2, beta1=0.6, beta2=0.8, lr_max=0.01)
-    # Epochs of one step each; a validation loss that falls keeps the last weights.
+    # Epochs of one step each.
     found = head()
     _, best = fit(found, data, data, 3, options)
     assert best.epoch == 2

@@ -69,7 +69,7 @@ def small_report(
         logits=logits,
         temperature=2.0,
         history=history,
-        best=history[1],
+        kept=history[1],
         recipe={"network": "lenet5", "augmentation": {"flip": True, "scale": [0.5, 1.0]}, "patience": None},
         counts={"training": 1234, "validation": len(images), "skipped": 0},
         split="12 families, none on both sides",
@@ -210,9 +210,9 @@ def test_the_page_of_a_model_that_was_trained_on_all_images_says_what_its_figure
 
     assert "The published weights are of a last training on all 1,239 images" in refit.text
     assert "All figures are of the training before it" in refit.text
-    assert "number 2 was the best. " in refit.text
+    assert "number 2 counts. " in refit.text
     assert "last training" not in read.text
-    assert "number 2 was the best, and its weights are kept." in read.text
+    assert "number 2 counts, and its weights are kept." in read.text
 
 
 def test_headline_figures_are_those_counted_by_hand(waste: TrainingReport, read: Reader) -> None:
@@ -225,7 +225,7 @@ def test_headline_figures_are_those_counted_by_hand(waste: TrainingReport, read:
     loss = -np.log([0.9, 0.8, 0.7, 0.4 / 2, 0.05 / 2]).mean()  # of the other classes, each has half of the rest
     assert f"→ {loss:.3f} cross-entropy in nats" in read.text
     assert "standard error of 21.9 points" in read.text
-    assert "Of 2 epochs number 2 was the best" in read.text
+    assert "Of 2 epochs number 2 counts" in read.text
     assert "Top-5" not in read.text  # of three classes it says nothing
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vision.errors import VisionError
 from vision.training.checkpoint import Arrays, Checkpoint, load_newest, save
-from vision.training.options import Epoch, FitOptions, best_of, learning_rates
+from vision.training.options import Epoch, FitOptions, best_of, kept_of, learning_rates
 from vision.training.samples import Rows, Samples, class_weights, dropout_mask, grouped_batches, soft_targets
 from vision.training.steps import Steps, WeightedLoss, head_inputs, make_optimizer, steps_at_once
 
@@ -51,10 +51,10 @@ def fit(
     cancelled: Callable[[], bool] = lambda: False,
     last_epoch: int | None = None,
 ) -> tuple[list[Epoch], Epoch]:
-    """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and the best, whose weights it keeps.
+    """Train ``model`` (inputs -> logits (N, classes)) in place; return all epochs and that whose weights it keeps.
 
-    Best is the highest validation top-1, among equals the lowest validation loss. With a ``last_epoch`` nothing is
-    chosen: training ends there, on the way that ``options`` says, and the last weights are kept.
+    `kept_of` says which one. With a ``last_epoch`` nothing is chosen: training ends there, on the way that ``options``
+    says, and the last weights are kept.
 
     With a ``checkpoints`` folder, each epoch leaves one there, and a training of the same data, recipe and first
     weights goes on from the newest: same weights in the end. The ``repr`` of ``augment`` is part of the recipe.
@@ -198,11 +198,12 @@ class _Fitting:
         save(checkpoints, checkpoint, kept=CHECKPOINTS_KEPT)
 
     def finish(self, *, chooses: bool) -> Epoch:
-        """Return the best epoch, whose weights the model then has; or, without a choice, the last."""
-        if chooses:
+        """Return the epoch whose weights the model then has: `kept_of` the history or, without a choice, the last."""
+        kept = kept_of(self.history, self.options) if chooses else self.history[-1]
+        if kept is not self.history[-1]:
             _set_parameters(self.model, self.best_weights)
         self.model.set_train(False)
-        return best_of(self.history) if chooses else self.history[-1]
+        return kept
 
     def _digest(self) -> str:
         """Return a digest of all that decides the course of a training, the first weights among it."""

@@ -52,6 +52,15 @@ def best_of(history: Sequence[Epoch]) -> Epoch:
     return max(history, key=lambda epoch: (epoch.val_top1, -epoch.val_loss, -epoch.epoch))
 
 
+def kept_of(history: Sequence[Epoch], options: FitOptions) -> Epoch:
+    """Return the epoch whose weights are kept: the last one of a learning rate that decayed to its end, else the best.
+
+    At the end of a decay the epochs differ by chance alone, and few validation images choose among them by luck.
+    """
+    decayed = options.lr_schedule != "constant" and len(history) == options.epochs
+    return history[-1] if decayed else best_of(history)
+
+
 def learning_rates(options: FitOptions, steps: int) -> NDArray[np.float32]:
     """Return the learning rate of each of ``steps`` steps.
 

@@ -20,7 +20,7 @@ from worker.models.precision import judge
 from worker.models.publish import FirstGraph, graph_of
 from worker.train.body import graph_on, version_of
 from worker.train.images import InputReader, Split, fold_numbers
-from worker.train.network import Fitted, build, final_epochs, fit_network, out_of_fold, with_new_head
+from worker.train.network import Fitted, build, fit_network, out_of_fold, with_new_head
 from worker.train.training import Training
 
 FOLDS: Final = 3
@@ -58,8 +58,7 @@ def train_first_stage(
 
 
 def _train(training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted) -> FirstGraph | str:
-    recipe, first = training.recipe, _of_first_stage(training)
-    epochs = final_epochs(recipe, fitted)
+    recipe, first, epochs = training.recipe, _of_first_stage(training), fitted.kept.epoch
     built, body = build(first, len(dataset.classes))
     with closing(InputReader(first, built, reader.digests, body)) as first_reader:
         inputs = first_reader.read(split.whole.images, training.freeze, reader.repeats)

@@ -99,9 +99,9 @@ def _train(training: Training) -> Trained:
         fitted = fit_network(training, network, split.training, split.validation)
     if job.purpose == "score":
         training.remove_checkpoints()
-        best = fitted.best
-        scores = {"val_top1": best.val_top1, "val_top5": best.val_top5, "val_loss": best.val_loss}
-        return Trained(f"val {best.val_top1:.1%} in epoch {best.epoch}", scores=scores)
+        kept = fitted.kept
+        scores = {"val_top1": kept.val_top1, "val_top5": kept.val_top5, "val_loss": kept.val_loss}
+        return Trained(f"val {kept.val_top1:.1%} in epoch {kept.epoch}", scores=scores)
     if recipe.refit:
         with progress.phase("refit"):
             network, fitted = refit(training, built, network, split, fitted)
@@ -128,12 +128,14 @@ def _cross_validate(training: Training, reader: InputReader, dataset: Dataset) -
     right = images = 0.0
     logits: list[NDArray[np.float64]] = []
     targets: list[NDArray[np.int64]] = []
+    is_unchosen = True  # whether no logits are of an epoch that was chosen by what is measured
     for number, (inputs, held_out) in enumerate(folds, start=1):
         fold = f"fold {number}/{len(folds)}"
         mindspore.set_seed(training.recipe.seed)
         fresh = with_new_head(training, reader.network, len(inputs.images))
         fitted = fit_network(training, fresh, inputs, held_out, f"{fold}, ")
         last = fitted.history[-1]
+        is_unchosen &= fitted.kept is last
         logits.append(fitted.logits)
         targets.append(held_out.samples().targets)
         training.remove_checkpoints()
@@ -144,7 +146,7 @@ def _cross_validate(training: Training, reader: InputReader, dataset: Dataset) -
     error = (accuracy * (1 - accuracy) / images) ** 0.5
     text = f"{accuracy:.2%} of {images:.0f} images in {len(folds)} folds by family, standard error {error:.2%}"
     scores = {"top1": accuracy, "standard_error": error, "images": images}
-    if training.recipe.rbf_centers:  # else the logits are of an epoch that was chosen by what is measured
+    if is_unchosen:
         scores["ece"] = Calibration.of(np.concatenate(logits), np.concatenate(targets)).expected_error
         text += f", expected calibration error {scores['ece']:.2%}"
     return text, scores

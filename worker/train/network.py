@@ -78,8 +78,8 @@ class Fitted:
     """How a network was fitted."""
 
     history: list[Epoch]
-    best: Epoch
-    logits: NDArray[np.float64]  # of the validation images, by the best epoch's weights
+    kept: Epoch  # whose weights the network has
+    logits: NDArray[np.float64]  # of the validation images, by these weights
     is_refit: bool = False  # whether a network trained on all images has taken its place since
 
 
@@ -92,7 +92,7 @@ def fit_network(
     *,
     last_epoch: int | None = None,
 ) -> Fitted:
-    """Train the part of ``network`` that is not frozen; it then has the weights of the best epoch.
+    """Train the part of ``network`` that is not frozen; it then has the weights of `Fitted.kept`.
 
     Args:
         inputs, held_out: of training and of validation, as the trained part takes them.
@@ -105,7 +105,7 @@ def fit_network(
     frozen_statistics = recipe.batch_norm == "frozen" and bool(training.job.backbones)
     model = build_trained(network, training.freeze, batch_norm_frozen=frozen_statistics)
     pace = Pace(training.progress, last_epoch or recipe.epochs, prefix, is_measured=last_epoch is None)
-    history, best = fit(
+    history, kept = fit(
         model,
         inputs.samples(),
         validation,
@@ -118,7 +118,7 @@ def fit_network(
         cancelled=training.progress.cancelled,
         last_epoch=last_epoch,
     )
-    return Fitted(history, best, predict_logits(model, validation.inputs, recipe.batch_size))
+    return Fitted(history, kept, predict_logits(model, validation.inputs, recipe.batch_size))
 
 
 def _solve(
@@ -151,21 +151,20 @@ def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fi
         built: the network as it was before any training.
         network, fitted: the one that was measured, and how.
     """
-    recipe, progress, whole = training.recipe, training.progress, split.whole
-    epochs = final_epochs(recipe, fitted)
+    recipe, progress, whole, epochs = training.recipe, training.progress, split.whole, fitted.kept.epoch
     long = "" if network.spec.rbf_centers else f": {epochs} epochs"
     progress.report(f"training on all {len(whole.images)} images, to publish that{long}")
     mindspore.set_seed(recipe.seed)
     last = with_new_head(training, built, len(whole.images))
     try:
-        top1 = fit_network(training, last, whole, split.validation, "all images, ", last_epoch=epochs).best.val_top1
+        top1 = fit_network(training, last, whole, split.validation, "all images, ", last_epoch=epochs).kept.val_top1
     except TrainingStopped as error:
         if progress.cancelled():
             raise
         progress.report(f"all images: {error}; published is the training before")
         return network, fitted
     # Of images that it was trained on, it can hardly know fewer than a network that was not.
-    if top1 < fitted.best.val_top1 - recipe.gate_accuracy_margin:
+    if top1 < fitted.kept.val_top1 - recipe.gate_accuracy_margin:
         progress.report(f"all images: only {top1:.1%} of those held out before; published is the training before")
         return network, fitted
     return last, replace(fitted, is_refit=True)
@@ -191,16 +190,6 @@ def out_of_fold(
         logits[held] = fit_network(training, fresh, taken, inputs.only(held, 1), prefix, last_epoch=epochs).logits
         training.remove_checkpoints()
     return logits
-
-
-def final_epochs(recipe: Recipe, fitted: Fitted) -> int:
-    """Return for how many epochs a network is trained whose epochs can't be measured.
-
-    A learning rate that decays is followed to its end, as a cross-validation does. Else, and where patience ended the
-    training before, the best epoch is the last.
-    """
-    follows = recipe.lr_schedule != "constant" and len(fitted.history) == recipe.epochs
-    return recipe.epochs if follows else fitted.best.epoch
 
 
 def fit_options(recipe: Recipe) -> FitOptions:

@@ -57,19 +57,19 @@ def draw(plotted: Mapping[str, Any]) -> dict[str, bytes]:
         for when in ("before", "after")
     )
     return {
-        **curves(plotted["history"], plotted["best"]),
+        **curves(plotted["history"], plotted["kept"]),
         "confusion_matrix.png": confusion_png(np.array(plotted["matrix"], np.int64), classes),
         "reliability_before.png": reliability_png(before, "Before"),
         "reliability_after.png": reliability_png(after, f"After temperature {plotted['temperature']:.3g}"),
     }
 
 
-def curves(history: Sequence[Mapping[str, float]], best: int) -> dict[str, bytes]:
-    """Return loss, accuracy and learning rate by epoch as PNG files by name, with a line at the best epoch.
+def curves(history: Sequence[Mapping[str, float]], kept: int) -> dict[str, bytes]:
+    """Return loss, accuracy and learning rate by epoch as PNG files by name, with a line at the epoch that is kept.
 
     Args:
         history: the figures of `vision.training.options.Epoch` by name, for each.
-        best: the number of an epoch.
+        kept: the number of an epoch.
     """
     epochs = [epoch["epoch"] for epoch in history]
     marker = "o" if len(history) <= 40 else ""  # a single epoch is no line
@@ -84,7 +84,7 @@ def curves(history: Sequence[Mapping[str, float]], best: int) -> dict[str, bytes
         axes.set_title(title)
         if shown is not None:
             axes.yaxis.set_major_formatter(shown)
-        axes.axvline(best, color="black", linestyle=":", linewidth=1, label=f"best epoch: {best}")
+        axes.axvline(kept, color="black", linestyle=":", linewidth=1, label=f"kept epoch: {kept}")
         axes.set_xlabel("epoch")
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -106,7 +106,7 @@ def _report(
         logits=fitted.logits,
         temperature=calibration.temperature,
         history=fitted.history,
-        best=fitted.best,
+        kept=fitted.kept,
         recipe=training.recipe.model_dump(mode="json"),
         counts={
             "training": len(split.training.images),
@@ -142,7 +142,7 @@ def _described(training: Training, report: TrainingReport) -> dict[str, Any]:
         "images": report.counts,
         "split": report.split,
         "leaks": len({duplicate for _, duplicate in report.leaks}),
-        "best_epoch": report.best.epoch,
+        "kept_epoch": report.kept.epoch,
         "refit": report.is_refit,
         "seconds": report.seconds,
     }
@@ -150,9 +150,9 @@ def _described(training: Training, report: TrainingReport) -> dict[str, Any]:
 
 def _scores(report: TrainingReport) -> dict[str, float]:
     return {
-        "val_top1": report.best.val_top1,
-        "val_top5": report.best.val_top5,
-        "val_loss": report.best.val_loss,
+        "val_top1": report.kept.val_top1,
+        "val_top5": report.kept.val_top5,
+        "val_loss": report.kept.val_loss,
         "temperature": report.temperature,
         "ece_uncalibrated": report.before.expected_error,
         "ece": report.after.expected_error,

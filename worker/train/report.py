@@ -66,7 +66,7 @@ class TrainingReport:
     logits: NDArray[np.float64]  # (N, classes) of ``images``, finite, before the temperature
     temperature: float
     history: Sequence[Epoch]
-    best: Epoch
+    kept: Epoch
     recipe: Mapping[str, Any]  # nested, plain JSON values
     counts: Mapping[str, int]  # of images: "training", "validation", "skipped"
     split: str  # how the validation images were chosen, a sentence
@@ -125,7 +125,7 @@ class TrainingReport:
         )
         return {
             "history": [{name: float(figure) for name, figure in asdict(epoch).items()} for epoch in self.history],
-            "best": self.best.epoch,
+            "kept": self.kept.epoch,
             "classes": [{"folder": info.folder, "label": info.label} for info in self.classes],
             "matrix": self.matrix.tolist(),
             "before": before,
@@ -191,7 +191,7 @@ def _page(report: TrainingReport, plots: Mapping[str, bytes], limits: ImageLimit
     page = template("training.html").render(
         title=report.title,
         subtitle=f"{len(report.images):,} validation images, {len(report.classes):,} classes. Of "
-        f"{len(report.history)} epochs number {report.best.epoch} was the best"
+        f"{len(report.history)} epochs number {report.kept.epoch} counts"
         + ("." if report.is_refit else ", and its weights are kept."),
         plots={name: data_uri("png", png) for name, png in plots.items()},
         cards=_cards(report),
