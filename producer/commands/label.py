@@ -101,7 +101,7 @@ def label(
 
       find /mnt -name '*.jpg' | sortline label - -o found.csv # a list
 
-      sortline label photos/ --shadow waste26@candidate       # and how another does
+      sortline label photos/ --shadow waste26@candidate       # beside it, 10 %
 
       sortline label s3://bucket/photos                       # a URL
 

@@ -153,7 +153,7 @@ def test_all_that_a_batch_knows_of_a_file_is_taken_over_and_what_was_known_befor
     assert (second_row.sha256, second_row.bytes, second_row.camera_make, second_row.latitude) == ("", 0, "", None)
     found = {name for (name,) in run._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     taken_over = {"inputs", "rows", "files", "contents", "photos", "chunks", "work", "plan"}
-    of_one_command = {"sent", "unchanged", "places", "reports", "batches"}
+    of_one_command = {"sent", "unchanged", "places", "reports", "batches", "shadow", "shadow_answers"}
     assert found == taken_over | of_one_command, "a new table: `take_over` must know it"
 
 
