@@ -6,7 +6,16 @@ from base.doors import lazy
 
 if TYPE_CHECKING:
     from model_store.errors import ChecksumError, ManifestError, ModelNotFound, StoreError, StoreUnavailable
-    from model_store.manifest import Cascade, ClassEntry, Golden, HeldOut, Manifest, ManifestDraft, PrecisionProof
+    from model_store.manifest import (
+        Cascade,
+        ClassEntry,
+        Decisions,
+        Golden,
+        HeldOut,
+        Manifest,
+        ManifestDraft,
+        PrecisionProof,
+    )
     from model_store.store import ModelStore, ModelVersion
 else:
     __getattr__ = lazy(__name__)

@@ -25,7 +25,7 @@ from pydantic import (
 from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 MAX_BYTES = 1_000_000  # of a manifest; a thousand classes need about 150,000
 SUFFIXES = (".safetensors", ".onnx", ".npz", ".csv", ".png", ".html", ".json", ".xml", ".bin")
 FILE_NAME_PATTERN = (
@@ -122,14 +122,33 @@ class HeldOut(_Record):
     labels: list[Count]
 
 
+class Decisions(_Record):
+    """Which answers are accepted, found by answers about images of training, each by networks without its family.
+
+    Attributes:
+        images: that were answered so.
+        thresholds: by target precision, such as "0.95": the lowest confidence of each class that is accepted, or None
+            where none is.
+        accepted: by target precision, the part of the images that are accepted.
+        outliers: 101 quantiles of their outlier scores, from the lowest to the highest; above 1 an image is unknown.
+            All 0 where the graph gives none.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    thresholds: dict[str, list[Part | None]]
+    accepted: dict[str, Part]
+    outliers: Annotated[list[Annotated[Number, Field(ge=0)]], Field(min_length=101, max_length=101)]
+
+
 class ManifestDraft(_Record):
     """What whoever trained the model knows; the store adds name, version, time and checksums.
 
     ``graph``, ``network`` and ``preprocessing`` are opaque here: what serving, training and reading images must know. A
     version that came as a graph has no network. ``training`` holds configuration, data fingerprint, counts and
     seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``cascade``
-    is there where a first stage passed its gate, ``held_out`` where a training was calibrated. ``parents`` are the
-    "name:version" of the backbones that the model grew on.
+    is there where a first stage passed its gate, ``held_out`` where a training was calibrated, ``decisions`` where all
+    images could be answered by networks without their families. ``parents`` are the "name:version" of the backbones
+    that the model grew on.
     """
 
     kind: Literal["classifier", "backbone"]
@@ -143,6 +162,7 @@ class ManifestDraft(_Record):
     precisions: dict[str, PrecisionProof] = {}
     cascade: Cascade | None = None
     held_out: HeldOut | None = None
+    decisions: Decisions | None = None
     parents: list[Reference] = []
 
     @field_validator("classes")
@@ -159,13 +179,16 @@ class ManifestDraft(_Record):
             raise ValueError("a classifier needs at least two classes")
         if self.held_out is not None and len(self.held_out.labels) != len(self.classes):
             raise ValueError("the images held out are counted by class")
+        thresholds = self.decisions.thresholds if self.decisions is not None else {}
+        if any(len(of_target) != len(self.classes) for of_target in thresholds.values()):
+            raise ValueError("a target precision has as many thresholds as there are classes")
         return self
 
 
 class Manifest(ManifestDraft):
     """A published model version. ``created`` is UTC, such as "2026-03-01T12:30:00Z"."""
 
-    schema_version: Literal[6] = SCHEMA_VERSION
+    schema_version: Literal[7] = SCHEMA_VERSION
     name: Name
     version: Annotated[int, Field(ge=1)]
     created: str

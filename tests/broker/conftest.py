@@ -40,6 +40,7 @@ from tests.conftest import LABELS, RedisServer, write_images
 from vision.images.preprocess import Preprocessing
 from vision.serving.classifier import Classifier
 from vision.serving.engines import Images, Outputs
+from vision.serving.engines.protocol import PROBABILITIES, GraphSpec
 from worker.runtime import Runtime
 from worker.tasks import register, worker_app
 
@@ -54,6 +55,7 @@ class MeanEngine:
     """Four classes: the share of each colour in the light, and a constant. Takes ``seconds`` for a chunk."""
 
     name, device, precision, micro_batch = "mean", "cpu", "f32", 4096
+    graph = GraphSpec(height_px=SIZE_PX, width_px=SIZE_PX, outputs=4, kind=PROBABILITIES)
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds

@@ -16,6 +16,7 @@ from vision.errors import EngineError
 from vision.images.decode import DEFAULT_LIMITS
 from vision.images.preprocess import Preprocessing, load_image
 from vision.serving.engines import Images, Outputs
+from vision.serving.engines.protocol import GraphSpec
 from vision.training.augment import Augmentation
 from vision.training.dataset import LabelledImage, file_digests
 from vision.training.feature_cache import FeatureCache
@@ -31,6 +32,7 @@ class PixelEngine:
     """Its features of an image are the image's own pixels, so what an engine was shown can be read off the cache."""
 
     name, device, precision = "pixels", "cpu", "f32"
+    graph = GraphSpec(height_px=HEIGHT, width_px=WIDTH, outputs=FEATURES, kind="features")
 
     def __init__(self, micro_batch: int = 4) -> None:
         self.micro_batch = micro_batch

@@ -25,6 +25,7 @@ from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing
 from vision.serving.classifier import LAST_ALONE, Classifier, Inference, Source, top_labels
 from vision.serving.engines import Images, Outputs
+from vision.serving.engines.protocol import PROBABILITIES, GraphSpec
 from vision.serving.forwarding import LOADED_AHEAD
 from worker.label.chunk import label_chunk
 
@@ -36,6 +37,7 @@ class ColourEngine:
     """Three classes, red, green and blue: the probability of each is its part of the light. Keeps what it was given."""
 
     name, device, precision = "colour", "cpu", "f32"
+    graph = GraphSpec(height_px=SIZE_PX, width_px=SIZE_PX, outputs=3, kind=PROBABILITIES)
 
     def __init__(self, micro_batch: int = 2) -> None:
         self.micro_batch = micro_batch

@@ -88,15 +88,43 @@ def test_a_manifest_holds_what_was_published(store: ModelStore) -> None:
     assert json.loads(proven.to_bytes()) == {**json.loads(plain.to_bytes()), "precisions": {"openvino/bf16": PROOF}}
 
 
-@pytest.mark.parametrize("version", [1, 7, "2", None])
+@pytest.mark.parametrize("version", [1, 6, 8, "2", None])
 def test_a_manifest_of_another_schema_version_is_refused_with_what_to_do(store: ModelStore, version: object) -> None:
     plain = store.publish("waste", writing()).manifest
     earlier = json.dumps({**json.loads(plain.to_bytes()), "schema_version": version}).encode()
 
     with pytest.raises(
-        ManifestError, match=f"here has schema version {version!r} and .* reads 6: .*; train or import the model again"
+        ManifestError, match=f"here has schema version {version!r} and .* reads 7: .*; train or import the model again"
     ):
         Manifest.from_bytes(earlier, "here")
+
+
+DECISIONS = {
+    "images": 200, "thresholds": {"0.95": [0.5, None]}, "accepted": {"0.95": 0.7}, "outliers": [0.5] * 101,
+}  # fmt: skip
+
+
+def test_decisions_come_back_as_they_were_published(store: ModelStore) -> None:
+    plain = json.loads(store.publish("waste", writing()).manifest.to_bytes())
+    decided = json.dumps({**plain, "decisions": DECISIONS}, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+    found = Manifest.from_bytes(decided.encode(), "here").decisions
+    assert found is not None
+    assert found.model_dump() == DECISIONS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thresholds": {"0.95": [0.5]}}, {"thresholds": {"0.95": [0.5, 1.5]}}, {"accepted": {"0.95": 1.1}},
+        {"outliers": [0.5] * 100}, {"outliers": [-0.1] * 101}, {"images": 0},
+    ],
+)  # fmt: skip
+def test_impossible_decisions_are_refused(store: ModelStore, change: dict[str, object]) -> None:
+    plain = json.loads(store.publish("waste", writing()).manifest.to_bytes())
+
+    with pytest.raises(ManifestError, match="is not a manifest"):
+        Manifest.from_bytes(json.dumps({**plain, "decisions": {**DECISIONS, **change}}).encode(), "here")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.network import build_served
 from vision.networks.spec import NetworkSpec
 from vision.serving.engines import Engine, open_engine, precisions
+from vision.serving.engines.protocol import PROBABILITIES, GraphSpec
 from vision.serving.export import export_onnx, graph_spec_of
 from vision.training.dataset import LabelledImage
 from worker.models.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
@@ -185,6 +186,8 @@ def test_what_gpu_workers_serve_is_judged_where_it_is_asked_for(tmp_path: Path) 
 
 def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(tmp_path: Path) -> None:
     class Answering:
+        graph = GraphSpec(height_px=8, width_px=8, outputs=4, kind=PROBABILITIES)
+
         def __init__(self, precision: str, answer: int) -> None:
             self.precision, self.answer, self.seen = precision, answer, 0
 

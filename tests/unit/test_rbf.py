@@ -18,6 +18,7 @@ from vision.training.rbf import (
     RbfCenters,
     choose_rbf_centers,
     logits_of_scores,
+    nearest_of_other_families,
     rbf_scores,
     set_rbf_head,
     solve_ridge,
@@ -68,6 +69,20 @@ def test_features_on_disk_give_the_same_centers() -> None:
 
     assert found.centers.dtype == np.float32
     assert np.array_equal(found.centers, choose_rbf_centers(features.astype(np.float32), 10, 0).centers)
+
+
+def test_the_nearest_center_of_another_family_counts_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vision.training.rbf.ROWS", 3)
+    features, families = realistic(10), np.array([0, 0, 0, 1, 1, 2, 3, 3, 4, 5])
+    centers = np.array([0, 1, 3, 4, 6, 9])
+
+    found = nearest_of_other_families(features, centers, families)
+
+    for row, family in enumerate(families):
+        others = [place for place in centers if families[place] != family]
+        away = ((features[row].astype(np.float64) - features[others]) ** 2).sum(1)
+        assert found[row] == pytest.approx(away.min(), rel=1e-4)
+    assert np.isinf(nearest_of_other_families(features, np.array([8]), families)[8])
 
 
 def test_the_width_is_1_5_over_the_median_squared_distance() -> None:

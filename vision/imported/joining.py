@@ -96,7 +96,10 @@ def join(parts: Sequence[Part], height_px: int, width_px: int) -> Joined:
 
 
 def with_head(body: bytes, head: bytes) -> bytes:
-    """Return the graph of ``body``'s pictures and ``head``'s outputs; the head takes what the body gives."""
+    """Return the graph of ``body``'s pictures and ``head``'s outputs; the head takes what the body gives.
+
+    The first of them is called "outputs", another keeps its name.
+    """
     import onnx
 
     below, above = onnx.load_model_from_string(body), onnx.load_model_from_string(head)
@@ -104,13 +107,14 @@ def with_head(body: bytes, head: bytes) -> bytes:
     below, above = _raised(below, opset, "the backbone"), _raised(above, opset, "the head")
     renamed = {above.graph.input[0].name: below.graph.output[0].name}
     _copy_into(below.graph, above.graph, above.graph.node, "head.", renamed)
-    outputs = above.graph.output[0]
-    below.graph.node.append(onnx.helper.make_node("Identity", [renamed[outputs.name]], [OUTPUT], name="head.outputs"))
     batch = below.graph.output[0].type.tensor_type.shape.dim[0]
     del below.graph.output[:]
-    below.graph.output.append(outputs)
-    below.graph.output[0].name = OUTPUT
-    below.graph.output[0].type.tensor_type.shape.dim[0].CopyFrom(batch)
+    for place, output in enumerate(above.graph.output):
+        name = output.name if place else OUTPUT
+        below.graph.node.append(onnx.helper.make_node("Identity", [renamed[output.name]], [name], name=f"head.{name}"))
+        output.name = name
+        output.type.tensor_type.shape.dim[0].CopyFrom(batch)
+        below.graph.output.append(output)
     return bytes(below.SerializeToString())
 
 

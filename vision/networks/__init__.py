@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         FeatureExtractor,
         Scaling,
         ServedHead,
+        as_array,
         build_network,
         build_served,
         run_once,

@@ -5,6 +5,8 @@ Served networks take uint8 pictures, so no worker can scale or order channels in
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -14,6 +16,9 @@ from numpy.typing import NDArray
 from vision.errors import VisionError
 from vision.networks.layered import LayeredSpec
 from vision.networks.spec import NetworkSpec
+
+# Of a served network: probabilities (N, classes), with outlier scores (N, 1) behind them where its spec gives those.
+Answers: TypeAlias = "mindspore.Tensor | tuple[mindspore.Tensor, mindspore.Tensor]"
 
 
 class Network(nn.Cell):
@@ -70,10 +75,19 @@ class Head(nn.Cell):
         self.dense = nn.Dense(spec.head_inputs, spec.classes, Normal(0.01), "zeros", has_bias=spec.head_bias)
 
     def construct(self, features: mindspore.Tensor) -> mindspore.Tensor:
-        if not self.has_rbf:
-            return self.dense(features)
-        scores = self.dense(self.rbf(features))
+        return self.scored(self.rbf(features)) if self.has_rbf else self.dense(features)
+
+    def scored(self, likeness: mindspore.Tensor) -> mindspore.Tensor:
+        scores = self.dense(likeness)
         return ops.log(ops.relu(scores) + SCORE_FLOOR) - ops.relu(-scores)
+
+    def answered(self, features: mindspore.Tensor, temperature: float, outlier_distance: float) -> Answers:
+        """Return the probabilities (N, classes); with an ``outlier_distance`` also the outlier scores (N, 1)."""
+        if outlier_distance == 0:
+            return ops.softmax(self.construct(features) / temperature, -1)
+        distances = self.rbf.distances(features)
+        logits = self.scored(self.rbf.likeness(distances))
+        return ops.softmax(logits / temperature, -1), -ops.amax(-distances, 1, True) / outlier_distance
 
 
 class RbfUnits(nn.Cell):
@@ -90,11 +104,16 @@ class RbfUnits(nn.Cell):
         self.width = Parameter(Tensor(np.ones(1, np.float32)), name="width", requires_grad=False)
 
     def construct(self, features: mindspore.Tensor) -> mindspore.Tensor:
+        return self.likeness(self.distances(features))
+
+    def distances(self, features: mindspore.Tensor) -> mindspore.Tensor:
         own = ops.sum(features * features, 1, True)
         theirs = ops.sum(self.centers * self.centers, 1, True)
         products = ops.matmul(features, ops.transpose(self.centers, (1, 0)))
         # Rounding makes the distance of equal vectors a little negative.
-        distances = ops.relu(own + ops.transpose(theirs, (1, 0)) - 2.0 * products)
+        return ops.relu(own + ops.transpose(theirs, (1, 0)) - 2.0 * products)
+
+    def likeness(self, distances: mindspore.Tensor) -> mindspore.Tensor:
         return ops.exp(-self.width * distances)
 
 
@@ -111,10 +130,15 @@ def run_once(cell: nn.Cell, images: NDArray[np.uint8] | NDArray[np.float32]) -> 
     mode = mindspore.get_context("mode")
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     try:
-        outputs: NDArray[np.float32] = cell(Tensor(images)).asnumpy().astype(np.float32)
+        return as_array(cell(Tensor(images)))
     finally:
         mindspore.set_context(mode=mode)
-    return outputs
+
+
+def as_array(outputs: Answers) -> NDArray[np.float32]:
+    """Return what a served cell gave, float32 (N, outputs); outlier scores are the last column."""
+    tensors = outputs if isinstance(outputs, tuple) else (outputs,)
+    return np.concatenate([tensor.asnumpy() for tensor in tensors], axis=1, dtype=np.float32)
 
 
 class Scaling(nn.Cell):
@@ -141,33 +165,35 @@ class FeatureExtractor(nn.Cell):
         self.backbone = network.backbone
         self.set_train(False)  # batch norm by its stored mean and variance
 
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
+    def construct(self, images: mindspore.Tensor) -> Answers:
         return self.backbone(self.scaling(images))
 
 
 class ServedNetwork(FeatureExtractor):
-    """uint8 (N, H, W, 3) RGB -> probabilities float32 (N, classes): softmax(logits / temperature)."""
+    """uint8 (N, H, W, 3) RGB -> probabilities float32 (N, classes), softmax(logits / temperature), as `Answers`."""
 
     def __init__(self, network: nn.Cell) -> None:
         super().__init__(network)
         self.head = network.head
         self.temperature = network.spec.temperature
+        self.outlier_distance = network.spec.outlier_distance
         self.head.set_train(False)
 
-    def construct(self, images: mindspore.Tensor) -> mindspore.Tensor:
-        logits = self.head(self.backbone(self.scaling(images)))
-        return ops.softmax(logits / self.temperature, -1)
+    def construct(self, images: mindspore.Tensor) -> Answers:
+        features = self.backbone(self.scaling(images))
+        return self.head.answered(features, self.temperature, self.outlier_distance)
 
 
 class ServedHead(nn.Cell):
-    """Features float32 (N, F) -> probabilities float32 (N, classes), as `ServedNetwork` makes them."""
+    """Features float32 (N, F) -> what `ServedNetwork` makes of them."""
 
     def __init__(self, network: nn.Cell) -> None:
         super().__init__()
         self.spec = network.spec
         self.head = network.head
         self.temperature = network.spec.temperature
+        self.outlier_distance = network.spec.outlier_distance
         self.set_train(False)
 
-    def construct(self, features: mindspore.Tensor) -> mindspore.Tensor:
-        return ops.softmax(self.head(features) / self.temperature, -1)
+    def construct(self, features: mindspore.Tensor) -> Answers:
+        return self.head.answered(features, self.temperature, self.outlier_distance)

@@ -94,6 +94,8 @@ class NetworkSpec(ABC):
             of no effect where ``classes`` is 0.
         head_bias: whether the head's dense layer has a bias.
         temperature: logits are divided by this before the softmax; above 0.
+        outlier_distance: squared distance from the nearest RBF center at which an image's outlier score is 1; 0 where
+            it was not measured: then the served network gives no such score.
         scale, offset: normalised = pixel * scale + offset, a channel each in the order RGB, pixels from 0 to 255.
 
     Raises:
@@ -116,6 +118,7 @@ class NetworkSpec(ABC):
     rbf_centers: int = 0
     head_bias: bool = True
     temperature: float = 1.0
+    outlier_distance: float = 0.0
     scale: Channels = USUAL
     offset: Channels = USUAL
 
@@ -126,6 +129,8 @@ class NetworkSpec(ABC):
         integer(WHAT, "rbf_centers", self.rbf_centers, 0, MAX_RBF_CENTERS)
         boolean(WHAT, "head_bias", self.head_bias)
         positive(WHAT, "temperature", self.temperature, 1000)
+        if number(WHAT, "outlier_distance", self.outlier_distance) < 0:
+            raise VisionError(f"{WHAT}: outlier_distance is {self.outlier_distance}; it must be 0 or more")
         if (self.scale is USUAL) != (self.offset is USUAL):
             raise VisionError(f"{WHAT}: scale and offset belong together; give both or neither")
         scale, offset = self._usual_scaling() if self.scale is USUAL else (self.scale, self.offset)
@@ -133,6 +138,7 @@ class NetworkSpec(ABC):
         object.__setattr__(self, "scale", _channels("scale", scale))
         object.__setattr__(self, "offset", _channels("offset", offset))
         object.__setattr__(self, "temperature", float(self.temperature))
+        object.__setattr__(self, "outlier_distance", float(self.outlier_distance))
         if 0.0 in self.scale:
             raise VisionError(f"{WHAT}: scale is {self.scale}; a zero would blank that channel")
 
@@ -182,6 +188,11 @@ class NetworkSpec(ABC):
     def outputs(self) -> int:
         """Columns of a served batch: the classes, or flat features."""
         return self.classes or math.prod(self.feature_shape)
+
+    @property
+    def gives_outlier(self) -> bool:
+        """Whether the served network gives an outlier score beside the probabilities."""
+        return bool(self.classes and self.rbf_centers and self.outlier_distance)
 
     @property
     def head_inputs(self) -> int:

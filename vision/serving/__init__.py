@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vision.serving.engines.openvino import import_openvino
     from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
     from vision.serving.export import (
+        OUTLIER,
         export_checkpoint,
         export_head,
         export_mindir,

@@ -26,9 +26,9 @@ class FirstStage:
     engine: Engine
     threshold: float
 
-    def is_sure(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return for each row (N, classes) whether it stands; also of rows that are no numbers, which nothing mends."""
-        return ~(probabilities.max(axis=1) < self.threshold)
+    def is_sure(self, outputs: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which rows of its engine stand; those that are no numbers do, too, since nothing mends them."""
+        return ~(self.engine.graph.parted(outputs)[0].max(axis=1) < self.threshold)
 
 
 def forward_cascade(
@@ -39,7 +39,7 @@ def forward_cascade(
     take: Callable[[Loaded], Pixels],
     ahead: int = LOADED_AHEAD,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the outputs (N, classes) for all pictures of ``loads``, in order, and (N,) which the first stage answered.
+    """Return the outputs for all pictures of ``loads``, in order, and (N,) which the first stage answered.
 
     Both stages run at once. The pictures that are not sure wait until they fill a micro-batch of the second.
     """
@@ -66,7 +66,7 @@ def forward_cascade(
     if waiting:
         running.append(engine.submit(cut(unsure, waiting)))
     if not found:
-        return np.zeros((0, 0), np.float32), np.zeros(0, np.bool_)
+        return np.zeros((0, engine.graph.columns), np.float32), np.zeros(0, np.bool_)
     whole, early = np.concatenate(found), np.concatenate(sure)
     if running:
         whole[~early] = np.concatenate([future.result() for future in running])

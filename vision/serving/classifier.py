@@ -25,6 +25,7 @@ from vision.serving.forwarding import LOADED_AHEAD, forward
 # or a core would wait for another's large photos.
 TOGETHER = 4
 LAST_ALONE = 16
+OUTLIER_DIGITS = 6
 
 Source = Callable[[], bytes | Page]  # returns the bytes of an image file or a picture in it, or raises ImageError
 
@@ -33,13 +34,14 @@ Source = Callable[[], bytes | Page]  # returns the bytes of an image file or a p
 class Outcome:
     """What became of one image: (class index, probability) pairs, the most probable first, or an error.
 
-    ``early``: the first stage of a cascade answered it.
+    ``outlier``: its score, where the network gives one. ``early``: the first stage of a cascade answered it.
     """
 
     top: list[tuple[int, float]] = field(default_factory=list)
     width_px: int = 0
     height_px: int = 0
     error: ImageError | None = None
+    outlier: float | None = None
     early: bool = False
 
 
@@ -48,7 +50,7 @@ class Inference(NamedTuple):
 
     Attributes:
         images: for each, its (width, height) in pixels, or why it could not be read.
-        outputs: float32 (R, outputs), a row for each image that could be read, in order.
+        outputs: float32 (R, columns), a row for each image that could be read, in order.
         early: bool (R,), whether the first stage of a cascade answered it.
         seconds: by stage; decode seconds are summed over threads.
     """
@@ -71,7 +73,7 @@ class Classifier:
     """Labels images with one network. Holds threads and the engine until closed; one chunk at a time.
 
     Args:
-        engine: uint8 (N, H, W, 3) -> probabilities (N, classes), or features.
+        engine: uint8 (N, H, W, 3) -> probabilities (N, classes), perhaps with outlier scores, or features.
         preprocessing: with the height and width that the engine expects.
         decode_threads: 0 is one a core.
         first: the first stage of a cascade, where the version has one that is to be used; it is closed with the engine.
@@ -106,14 +108,21 @@ class Classifier:
         images, outputs, early, seconds = self.infer(sources)
         if not np.isfinite(outputs).all():
             raise EngineError(f"{self.engine.describe()} gave probabilities that are no numbers")
+        probabilities, outliers = self.engine.graph.parted(outputs)
+        tops = top_labels(probabilities, top_k)
+        scores = (
+            [None] * len(tops) if outliers is None else [round(score, OUTLIER_DIGITS) for score in outliers.tolist()]
+        )
         read = [place for place, image in enumerate(images) if not isinstance(image, ImageError)]
-        found = dict(zip(read, zip(top_labels(outputs, top_k), early.tolist(), strict=True), strict=True))
-        return [
-            Outcome(error=image)
-            if isinstance(image, ImageError)
-            else Outcome(found[place][0], *image, early=found[place][1])
-            for place, image in enumerate(images)
-        ], seconds
+        found = dict(zip(read, zip(tops, scores, early.tolist(), strict=True), strict=True))
+
+        def outcome(place: int, image: tuple[int, int] | ImageError) -> Outcome:
+            if isinstance(image, ImageError):
+                return Outcome(error=image)
+            top, outlier, is_early = found[place]
+            return Outcome(top, *image, outlier=outlier, early=is_early)
+
+        return [outcome(place, image) for place, image in enumerate(images)], seconds
 
     def infer(self, sources: Sequence[Source]) -> Inference:
         """Return the engine's outputs for each image.
@@ -138,7 +147,7 @@ class Classifier:
             outputs, early = forward_cascade(self.first, self.engine, self._pool, loads, take, self._loads_ahead)
         else:
             parts = list(forward(self.engine, self._pool, loads, take, self._loads_ahead))
-            outputs = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+            outputs = np.concatenate(parts) if parts else np.zeros((0, self.engine.graph.columns), np.float32)
             early = np.zeros(len(outputs), np.bool_)
         seconds = {"decode_s": round(decode_s, 4), "chunk_s": round(time.perf_counter() - started, 4)}
         return Inference(images, outputs, early, seconds)

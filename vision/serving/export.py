@@ -1,9 +1,10 @@
 """Networks as files of other formats, and those files loaded again and run.
 
 Graphs (ONNX, OpenVINO, MindIR) take uint8 (any N, H, W, 3) RGB and return float32 (N, outputs), scaling and softmax
-inside. Every writer's file appears by one rename. MindSpore, where it is needed at all, is imported at the call: ONNX
-and OpenVINO files are copied, converted and run without it. It refuses to write to paths with spaces or letters beyond
-ASCII, so it writes to a folder of ours first; reading them it minds neither.
+inside; some have a second output, outlier scores (N, 1). Every writer's file appears by one rename. MindSpore, where it
+is needed at all, is imported at the call: ONNX and OpenVINO files are copied, converted and run without it. It refuses
+to write to paths with spaces or letters beyond ASCII, so it writes to a folder of ours first; reading them it minds
+neither.
 
 Writers raise VisionError where MindSpore can't express the network in that format, and OSError where ``path`` can't be
 written; cells stay in inference mode. What runs a file raises EngineError where the engine is not installed or refuses
@@ -20,9 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from base.files import write_file
 from vision.errors import EngineError, VisionError, WeightsError
 from vision.networks import SPEC_KEY, Arrays, NetworkSpec, get_weights, read_safetensors, set_weights, spec_from_json
@@ -33,11 +31,16 @@ from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
 if TYPE_CHECKING:
     from mindspore import nn
 
+OUTLIER = "outlier"  # the name of the output
+
 
 def graph_spec_of(spec: NetworkSpec) -> GraphSpec:
     """Return what serving must know of the graph that ``export_onnx`` makes of a network."""
     kind = PROBABILITIES if spec.classes else FEATURES
-    return GraphSpec(height_px=spec.height_px, width_px=spec.width_px, outputs=spec.outputs, kind=kind)
+    outlier_name = OUTLIER if spec.gives_outlier else ""
+    return GraphSpec(
+        height_px=spec.height_px, width_px=spec.width_px, outputs=spec.outputs, kind=kind, outlier_name=outlier_name
+    )
 
 
 def export_onnx(cell: nn.Cell, path: Path) -> None:
@@ -47,12 +50,12 @@ def export_onnx(cell: nn.Cell, path: Path) -> None:
     images, graph = _any_batch(cell), graph_spec_of(cell.spec)
     with _draft_of(path, "onnx") as draft:
         mindspore.onnx.export(
-            cell, images, file_name=draft, input_names=[graph.input_name], output_names=[graph.output_name]
+            cell, images, file_name=draft, input_names=[graph.input_name], output_names=graph.output_names
         )
 
 
 def export_head(head: nn.Cell) -> bytes:
-    """Return a `ServedHead` as an ONNX graph: features float32 (any N, F) -> probabilities."""
+    """Return a `ServedHead` as an ONNX graph: features float32 (any N, F) -> probabilities, and outlier scores."""
     import mindspore
     import mindspore.onnx
 
@@ -61,9 +64,8 @@ def export_head(head: nn.Cell) -> bytes:
     with tempfile.TemporaryDirectory(prefix="head-") as folder:
         path = Path(folder) / "head.onnx"
         with _draft_of(path, "onnx") as draft:
-            mindspore.onnx.export(
-                head, features, file_name=draft, input_names=["features"], output_names=["probabilities"]
-            )
+            names = ["probabilities", OUTLIER][: 1 + head.spec.gives_outlier]
+            mindspore.onnx.export(head, features, file_name=draft, input_names=["features"], output_names=names)
         return path.read_bytes()
 
 
@@ -121,14 +123,14 @@ def run_onnx(path: Path, graph: GraphSpec, images: Images) -> tuple[Outputs, str
         engine.close()
 
 
-def run_openvino(path: Path, images: Images) -> Outputs:
+def run_openvino(path: Path, graph: GraphSpec, images: Images) -> Outputs:
     """Return the outputs of an OpenVINO .xml, computed in float32 on the CPU."""
     core = import_openvino().Core()
     try:
         # bf16 where a CPU has it would be a difference of the computer, not of the file.
         options = {"INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": ""}
         compiled = core.compile_model(core.read_model(path), "CPU", options)
-        return np.array(compiled(images)[0], dtype=np.float32)
+        return graph.joined(compiled(images).to_tuple())
     except RuntimeError as error:
         raise EngineError(f"OpenVINO refuses {path.name}: {error}") from error
 
@@ -137,11 +139,12 @@ def run_mindir(path: Path, images: Images) -> Outputs:
     """Return the outputs of a MindIR file."""
     import mindspore
 
+    from vision.networks import as_array
+
     try:
-        outputs: NDArray[Any] = mindspore.nn.GraphCell(mindspore.load(str(path)))(mindspore.Tensor(images)).asnumpy()
+        return as_array(mindspore.nn.GraphCell(mindspore.load(str(path)))(mindspore.Tensor(images)))
     except (RuntimeError, TypeError, ValueError) as error:
         raise EngineError(f"MindSpore refuses {path.name}: {error}") from error
-    return outputs.astype(np.float32)
 
 
 def run_safetensors(path: Path, spec: NetworkSpec, images: Images) -> Outputs:

@@ -27,9 +27,18 @@ if TYPE_CHECKING:
     )
     from vision.training.options import Epoch, FitOptions
     from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
-    from vision.training.rbf import choose_rbf_centers, logits_of_scores, rbf_scores, set_rbf_head, solve_ridge
+    from vision.training.rbf import (
+        choose_rbf_centers,
+        draw_rbf_centers,
+        logits_of_scores,
+        nearest_of_other_families,
+        rbf_scores,
+        set_rbf_head,
+        solve_ridge,
+    )
     from vision.training.samples import Samples, StoredRows, class_weights, soft_targets
     from vision.training.sources import combine, paths_of
     from vision.training.table import read_table_dataset
+    from vision.training.thresholds import are_accepted, find_thresholds
 else:
     __getattr__ = lazy(__name__)

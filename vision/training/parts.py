@@ -28,7 +28,7 @@ def frozen_spec(spec: NetworkSpec, freeze: str) -> NetworkSpec:
         VisionError: ``freeze`` names no layer of this network.
     """
     # What is no matter to the part is brought to its default: features are kept under the part's spec.
-    plain = replace(spec, classes=0, rbf_centers=0, head_bias=True, temperature=1.0)
+    plain = replace(spec, classes=0, rbf_centers=0, head_bias=True, temperature=1.0, outlier_distance=0.0)
     cut = cut_of(spec, freeze)
     return replace(plain, cut=cut, pooling="mean") if cut and isinstance(plain, LayeredSpec) else plain
 

@@ -53,9 +53,32 @@ def choose_rbf_centers(features: Rows, count: int, seed: int) -> RbfCenters:
         raise VisionError(
             f"{count} RBF centers from {len(features)} training images; set rbf_centers to at most {len(features)}"
         )
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(features))[:count])
-    centers = np.ascontiguousarray(features[chosen], np.float32)
+    centers = np.ascontiguousarray(features[draw_rbf_centers(len(features), count, seed)], np.float32)
     return RbfCenters(centers=centers, width=WIDTH / _typical(_distances(centers, centers), centers))
+
+
+def draw_rbf_centers(images: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Return the places of the ``images`` whose features are the ``count`` centers."""
+    return np.sort(np.random.default_rng(seed).permutation(images)[:count])
+
+
+def nearest_of_other_families(
+    features: Rows, centers: NDArray[np.int64], families: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return each row's squared distance (N,) from the nearest center of another family; infinite where there is none.
+
+    Args:
+        features: (N, F).
+        centers: places of the rows that are centers.
+        families: (N,), the family of each row.
+    """
+    placed, found = features[centers].astype(np.float32), np.empty(len(features))
+    for start in range(0, len(features), ROWS):
+        some = slice(start, start + ROWS)
+        distances = _distances(features[some].astype(np.float32), placed)
+        distances[families[some, None] == families[centers]] = np.inf
+        found[some] = distances.min(axis=1)
+    return found
 
 
 def solve_ridge(

@@ -208,6 +208,14 @@ def _graph(graph: GraphSpec, network: Mapping[str, Any]) -> dict[str, Any]:
             output["calibration"] = "softmax(logits / temperature), done in the graph: do not divide again"
     else:
         output["meaning"] = "features to train on, no probabilities"
+    outlier = {
+        "outlier": {
+            "name": graph.outlier_name,
+            "shape": [None, 1],
+            "dtype": "float32",
+            "meaning": "how far the image is from those of training; above 1: probably none of the labels",
+        }
+    }
     return {
         "formats": [name for name, made in FORMATS.items() if made.is_graph],
         "input": {
@@ -219,6 +227,7 @@ def _graph(graph: GraphSpec, network: Mapping[str, Any]) -> dict[str, Any]:
             "values": "0 to 255; scaling is part of the graph",
         },
         "output": output,
+        **(outlier if graph.outlier_name else {}),
     }
 
 
@@ -274,7 +283,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "openvino": Format(
         ".xml",
         write=_write_openvino,
-        run=lambda files, path, images: (run_openvino(path, images), "OpenVINO"),
+        run=lambda files, path, images: (run_openvino(path, files.graph, images), "OpenVINO"),
         is_graph=True,
     ),
     "mindir": Format(

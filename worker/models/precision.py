@@ -49,7 +49,7 @@ def judge_precisions(
         for pixels, indices in _read(images, preprocessing, limits):
             targets += indices
             for name, engine in left.items():
-                answers[name].append(engine.predict(pixels).argmax(axis=1))
+                answers[name].append(engine.graph.parted(engine.predict(pixels))[0].argmax(axis=1))
             for name in reduced:
                 if _differing(answers[name], answers[full]) > len(images) - least_equal(len(images)):
                     left.pop(name, None)

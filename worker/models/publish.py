@@ -18,6 +18,7 @@ from jobs import ModelPin
 from model_store import (
     Cascade,
     ClassEntry,
+    Decisions,
     Golden,
     HeldOut,
     ManifestDraft,
@@ -103,6 +104,7 @@ class Publication:
             kept if it passes.
         first: of a cascade; it has passed its gate.
         held_out: how it answered images that it was not trained on.
+        decisions: which answers are accepted.
         f16: judge 16-bit floats too, which only GPU workers serve.
         details: is called at the end, with the proofs of the precisions.
     """
@@ -117,6 +119,7 @@ class Publication:
     calibration: Images | None = None
     first: FirstGraph | None = None
     held_out: HeldOut | None = None
+    decisions: Decisions | None = None
     f16: bool = False
     limits: ImageLimits = DEFAULT_LIMITS
     details: Callable[[Mapping[str, PrecisionProof]], Details] = lambda proofs: Details()
@@ -199,6 +202,7 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
         precisions=proofs,
         cascade=cascade,
         held_out=what.held_out,
+        decisions=what.decisions,
         parents=[str(pin) for pin in what.parents],
     )
 
@@ -239,7 +243,7 @@ def with_int8(model: ModelFiles, images: Images, tries: Sequence[FloatEnds]) -> 
 
 def _labels(model: ModelFiles, images: Images, precision: str) -> Any:
     with closing(open_on_cpu(model, f"{ENGINE}/{precision}")) as engine:
-        return engine.predict(images).argmax(axis=1)
+        return engine.graph.parted(engine.predict(images))[0].argmax(axis=1)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from vision.networks import (
 )
 from vision.serving import (
     FEATURES,
+    OUTLIER,
     PROBABILITIES,
     GraphSpec,
     Images,
@@ -112,7 +113,7 @@ def pretrained(training: Training, backbone: Backbone, pin: ModelPin, **shape: A
         raise JobRefused(f"the backbone {pin} is a {spec.name}, the recipe wants {recipe.network}")
     arrays, _ = read_safetensors(store.open_file(pin.name, pin.version, WEIGHTS))
     own = own_options(network_kind(spec.name), {**shape, **backbone.model_dump(include=OWN)})
-    network = build_network(replace(spec, temperature=1.0, **own))
+    network = build_network(replace(spec, temperature=1.0, outlier_distance=0.0, **own))
     cut_of(network.spec, recipe.freeze)
     set_weights(network, backbone_only(arrays, spec), allow_missing_head=True)
     return network
@@ -209,7 +210,13 @@ def _measured(joined: Joined, specs: list[NetworkSpec | None]) -> tuple[int, Net
 def graph_on(body: Body, network: Any) -> Graph:
     """Return the graph of pictures and probabilities: the body and a trained head, held to MindSpore's own head."""
     head = ServedHead(network)
-    graph = replace(body.files.graph, outputs=network.spec.classes, kind=PROBABILITIES, output_name="outputs")
+    graph = replace(
+        body.files.graph,
+        outputs=network.spec.classes,
+        kind=PROBABILITIES,
+        output_name="outputs",
+        outlier_name=OUTLIER if network.spec.gives_outlier else "",
+    )
     return Graph(
         files=ModelFiles(onnx=add_head_apart(body.files.onnx, export_head(head)), graph=graph),
         float_ends=USUAL_FLOAT_ENDS,

@@ -8,38 +8,46 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store import Cascade
 from vision import VisionError
-from vision.training import Dataset, fit_temperature, softmax
+from vision.training import fit_temperature, softmax
 from worker.models.precision import judge
 from worker.models.publish import FirstGraph, graph_of
 from worker.train.body import graph_on, version_of
-from worker.train.images import InputReader, Split, fold_numbers
+from worker.train.calibration import FEW, Judged, OutOfFold, outlier_distance, outlier_scores
+from worker.train.images import InputReader, Split
 from worker.train.network import Fitted, build, fit_network, out_of_fold, with_new_head
 from worker.train.training import Training
 
-FOLDS: Final = 3
 LEAST_EQUAL: Final = (
     0.99,
     0.995,
 )  # parts of the images that get the second stage's answer
 
 
+class TrainedFirst(NamedTuple):
+    """A first stage, and how it judges the images of both sides out of fold."""
+
+    graph: FirstGraph
+    judged: Judged
+
+
 def train_first_stage(
-    training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted
-) -> FirstGraph | None:
+    training: Training, reader: InputReader, answers: OutOfFold, split: Split, fitted: Fitted
+) -> TrainedFirst | None:
     """Return a first stage for the network that was ``fitted``, or None; an event says how good it is, or why not.
 
     Args:
         reader: of the second stage's inputs.
+        answers: of the second stage.
     """
     try:
-        found = _train(training, reader, dataset, split, fitted)
+        found = _train(training, reader, answers, split, fitted)
     except VisionError as error:  # such as too few families for the folds
         if training.progress.cancelled():
             raise
@@ -49,7 +57,7 @@ def train_first_stage(
     if isinstance(found, str):
         training.progress.report(f"cascade: none, since {found}")
         return None
-    record = found.record
+    record = found.graph.record
     training.progress.report(
         f"cascade: the first stage answers {record.early:.0%} of {record.images} images; {record.equal:.1%} get the "
         f"answer of the second, {record.accuracy:.1%} the right one instead of {record.alone_accuracy:.1%}"
@@ -57,30 +65,34 @@ def train_first_stage(
     return found
 
 
-def _train(training: Training, reader: InputReader, dataset: Dataset, split: Split, fitted: Fitted) -> FirstGraph | str:
+def _train(
+    training: Training, reader: InputReader, answers: OutOfFold, split: Split, fitted: Fitted
+) -> TrainedFirst | str:
     recipe, first, epochs = training.recipe, _of_first_stage(training), fitted.kept.epoch
-    built, body = build(first, len(dataset.classes))
+    built, body = build(first, reader.network.spec.classes)
     with closing(InputReader(first, built, reader.digests, body)) as first_reader:
         inputs = first_reader.read(split.whole.images, training.freeze, reader.repeats)
     if inputs.images != split.whole.images:
         return "some images can't be read any more"
-    folds = fold_numbers(training, reader, dataset, split.whole, FOLDS)
-    logits = out_of_fold(first, built, inputs, folds, epochs, "first stage")
-    alone = out_of_fold(training, reader.network, split.whole, folds, epochs, "second stage")
-    targets = np.array([image.class_index for image in inputs.images], np.int64)
+    logits = out_of_fold(first, built, inputs, answers.folds, epochs, "first stage")
+    alone, targets = answers.logits, answers.targets
     temperature = fit_temperature(logits, targets)
+    probabilities = softmax(logits, temperature)
     passes = 1 + recipe.flip_averaging
     scales = [scale for backbone in recipe.backbones for scale in backbone.scales or (1.0,)]
     cost = recipe.cascade**2 / sum(passes * scale**2 for scale in scales)
-    record = judge_cascade(softmax(logits, temperature), alone.argmax(axis=1), targets, cost)
+    record = judge_cascade(probabilities, alone.argmax(axis=1), targets, cost)
     if isinstance(record, str):
         return record
     whole = inputs if fitted.is_refit else inputs.only(np.arange(len(split.training.images)), inputs.views)
     network = with_new_head(first, built, len(whole.images))
     fit_network(first, network, whole, whole, "first stage, ", last_epoch=epochs)
-    network.spec = replace(network.spec, temperature=temperature)
+    distances = answers.distances(inputs) if recipe.rbf_centers else np.zeros(len(targets))
+    farthest = outlier_distance(distances) if len(targets) >= FEW else 0.0
+    network.spec = replace(network.spec, temperature=temperature, outlier_distance=farthest)
     graph = graph_of(network) if body is None else graph_on(body, network)
-    return FirstGraph(graph, record.model_copy(update={"graph": graph.files.graph.to_json()}))
+    made = FirstGraph(graph, record.model_copy(update={"graph": graph.files.graph.to_json()}))
+    return TrainedFirst(made, Judged(probabilities, outlier_scores(distances)))
 
 
 def _of_first_stage(training: Training) -> Training:

@@ -298,19 +298,19 @@ def fold_images(training: Training, reader: InputReader, dataset: Dataset) -> li
     ]
 
 
-def fold_numbers(
-    training: Training, reader: InputReader, dataset: Dataset, inputs: Inputs, count: int
-) -> NDArray[np.int64]:
-    """Return the fold of each image of ``inputs``, which are of a whole frozen backbone; families are not parted."""
+def family_numbers(reader: InputReader, dataset: Dataset, inputs: Inputs) -> NDArray[np.int64]:
+    """Return the family of each image of ``inputs``, which are of a whole frozen backbone."""
     plain = inputs.only(np.arange(len(inputs.images)), 1).rows
-    return fold_by_family(
-        inputs.images,
-        folds=count,
-        seed=training.recipe.seed,
-        features=_LastMap(plain, reader.likeness) if reader.likeness is not None else None,
-        known=dataset.families,
-        digests=reader.digests,
-    )
+    features = _LastMap(plain, reader.likeness) if reader.likeness is not None else None
+    families = find_families(inputs.images, features, dataset.families, reader.digests)
+    of_image = {image: number for number, family in enumerate(families) for image in family}
+    return np.array([of_image[image] for image in inputs.images], np.int64)
+
+
+def fold_numbers(training: Training, inputs: Inputs, families: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the fold of each image of ``inputs``; families, by number, are not parted."""
+    known = {image.path: str(family) for image, family in zip(inputs.images, families.tolist(), strict=True)}
+    return fold_by_family(inputs.images, folds=count, seed=training.recipe.seed, known=known)
 
 
 def _leak_note(

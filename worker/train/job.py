@@ -23,7 +23,7 @@ from vision.training import Dataset, TrainingStopped
 from worker.errors import JobCancelled, JobRefused
 from worker.runtime import Runtime
 from worker.train.audit import audit
-from worker.train.calibration import Calibration, calibrate
+from worker.train.calibration import Calibration, OutOfFold, calibrate
 from worker.train.cascade import train_first_stage
 from worker.train.images import InputReader, Inputs, find_images, fold_images, split_images
 from worker.train.network import build, fit_network, refit, with_new_head
@@ -105,12 +105,15 @@ def _train(training: Training) -> Trained:
     if recipe.refit:
         with progress.phase("refit"):
             network, fitted = refit(training, built, network, split, fitted)
-    first = None
+    first, judged = None, None
+    answers = OutOfFold(training, reader, dataset, split, fitted)
     if recipe.cascade:
         with progress.phase("cascade"):
-            first = train_first_stage(training, reader, dataset, split, fitted)
+            trained = train_first_stage(training, reader, answers, split, fitted)
+        if trained is not None:
+            first, judged = trained.graph, (trained.graph.record.threshold, trained.judged)
     with progress.phase("calibrate"):
-        calibration = calibrate(training, reader, dataset, split, fitted)
+        calibration = calibrate(training, answers, split, fitted, judged)
     version = publish_trained(training, reader, dataset, split, network, fitted, calibration, first)
     training.remove_checkpoints()
     promoted = promote(training, version, split, fitted)

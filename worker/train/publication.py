@@ -63,7 +63,7 @@ def publish_trained(
     training.progress.report(f"publishing: export{made} and comparison of engines and precisions")
     started = time.perf_counter()
     report = _report(training, reader, dataset, split, fitted, calibration)
-    network.spec = replace(network.spec, temperature=report.temperature)
+    network.spec = replace(network.spec, temperature=report.temperature, outlier_distance=calibration.outlier_distance)
     with Drawing(report.plotted(), training.scratch) as drawing:
 
         def details(proofs: Mapping[str, PrecisionProof]) -> Details:
@@ -90,6 +90,7 @@ def publish_trained(
             limits=limits,
             first=first,
             held_out=calibration.held_out,
+            decisions=calibration.decisions,
             details=details,
         )
         return publish(training.runtime.store, training.job.name, publication)

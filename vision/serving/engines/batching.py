@@ -53,7 +53,7 @@ class BatchingEngine(ABC):
             raise ShapeError(f"{len(images)} images in one micro-batch; {self.name} takes at most {self.micro_batch}")
         if not len(images):
             done: Future[Outputs] = Future()
-            done.set_result(np.empty((0, self.graph.outputs), np.float32))
+            done.set_result(np.empty((0, self.graph.columns), np.float32))
             return done
         self._free.get()
         try:
@@ -66,7 +66,7 @@ class BatchingEngine(ABC):
 
     def predict(self, images: Images) -> Outputs:
         self._check(images)
-        outputs = np.empty((len(images), self.graph.outputs), np.float32)
+        outputs = np.empty((len(images), self.graph.columns), np.float32)
         running: deque[tuple[int, Future[Outputs]]] = deque()
         try:
             for start in range(0, len(images), self.micro_batch):
@@ -92,10 +92,10 @@ class BatchingEngine(ABC):
         except Exception as error:
             # Runtimes raise their own and often plain RuntimeErrors; what they all mean is that this pass failed.
             raise EngineError(f"{self.describe()}: a forward pass failed: {error}") from error
-        if outputs.shape != (self.micro_batch, self.graph.outputs):
+        if outputs.shape != (self.micro_batch, self.graph.columns):
             raise EngineError(
                 f"{self.describe()}: the graph returned {outputs.shape}, expected "
-                f"{(self.micro_batch, self.graph.outputs)}; its files belong to different networks"
+                f"{(self.micro_batch, self.graph.columns)}; its files belong to different networks"
             )
         return outputs[:count]
 

@@ -59,8 +59,9 @@ class MindSporeEngine(BatchingEngine):
     def _forward(self, images: Images) -> NDArray[np.float32]:
         from mindspore import Tensor
 
-        outputs: NDArray[np.float32] = self._cell(Tensor(images)).asnumpy()
-        return outputs
+        from vision.networks import as_array
+
+        return as_array(self._cell(Tensor(images)))
 
 
 def _load(read: Callable[[], MindSporeNetwork], device: str) -> Any:

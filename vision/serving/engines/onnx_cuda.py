@@ -35,6 +35,7 @@ class OnnxCudaEngine(BatchingEngine):
                 the head in f32; "auto" is f32.
         """
         chosen = known_precision(precision)
+        self._graph = files.graph
         self._session = _open_session(onnx_of(files), chosen)
         self._input = self._session.get_inputs()[0].name
         self._buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
@@ -86,8 +87,7 @@ class OnnxCudaEngine(BatchingEngine):
         return np.concatenate([self._in_parts(images[:half]), self._in_parts(images[half:])])
 
     def _run_session(self, images: Images) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
-        return outputs
+        return self._graph.joined(self._session.run(None, {self._input: images}))
 
     def _fits(self, micro_batch: int, shape: tuple[int, int, int]) -> bool:
         """Run all lanes at once, which reserves what they will need; return False when the memory does not do."""

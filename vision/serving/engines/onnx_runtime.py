@@ -54,8 +54,7 @@ class OnnxRuntimeEngine(BatchingEngine):
         return f"{onnxruntime.__version__} with {providers}"
 
     def _forward(self, images: Images) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = self._session.run(None, {self._input: images})[0]
-        return outputs
+        return self.graph.joined(self._session.run(None, {self._input: images}))
 
 
 def onnx_of(files: ModelFiles) -> bytes:

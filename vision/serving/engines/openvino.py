@@ -18,7 +18,7 @@ from base.process import available_cpus
 from vision.errors import EngineError
 from vision.serving.engines.batching import BatchingEngine
 from vision.serving.engines.onnx_file import check_onnx
-from vision.serving.engines.protocol import PROBABILITIES, Images, ModelFiles
+from vision.serving.engines.protocol import PROBABILITIES, GraphSpec, Images, ModelFiles
 
 # MobileNetV2 at 224, two streams. f32 on two AVX2 cores: 160-175 images a second with 1, 2 or 4, 155 with 8 and about a
 # third less with 16, whose activations leave the cache; on two AVX-512 cores 2 is a tenth faster than 4. Below f32
@@ -72,7 +72,7 @@ class OpenVinoEngine(BatchingEngine):
             # All requests are made and run once here, in one thread. Made while another one infers for the first time,
             # OpenVINO 2026.4 may leave both waiting for ever, each for what the other holds (8 of 330 fresh processes).
             for _ in range(lanes):
-                one = _Pass(self._compiled)
+                one = _Pass(self._compiled, files.graph)
                 one.infer(np.zeros(shape, np.uint8))
                 self._passes.put(one)
         except RuntimeError as error:
@@ -108,7 +108,8 @@ class OpenVinoEngine(BatchingEngine):
 class _Pass:
     """The requests of one forward pass, a part of the graph each, which write where the next one reads."""
 
-    def __init__(self, compiled: list[Any]) -> None:
+    def __init__(self, compiled: list[Any], graph: GraphSpec) -> None:
+        self._graph = graph
         self._requests = [part.create_infer_request() for part in compiled]
         for before, after in pairwise(self._requests):
             for index in range(len(after.input_tensors)):
@@ -119,8 +120,8 @@ class _Pass:
         first.infer({0: images}, share_inputs=True)  # read where they lie: nobody else has them
         for request in later:
             request.infer()
-        # A copy: the request's own memory is overwritten by its next pass.
-        return np.array(self._requests[-1].get_output_tensor(0).data, dtype=np.float32)
+        # Joined is copied: the request's own memory is overwritten by its next pass.
+        return self._graph.joined([tensor.data for tensor in self._requests[-1].output_tensors])
 
 
 def import_openvino() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Protocol
@@ -19,12 +19,12 @@ MAX_SIZE_PX: Final = 4096
 MAX_OUTPUTS: Final = 10_000_000  # columns; a frozen part gives whole feature maps
 
 Images = NDArray[np.uint8]  # (N, H, W, 3), RGB, values 0 to 255
-Outputs = NDArray[np.float32]  # (N, outputs): probabilities or features
+Outputs = NDArray[np.float32]  # (N, columns): probabilities, with outlier scores in a last column, or features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSpec:
-    """What serving must know of a graph, whoever trained or wrote it: its one input and its one output.
+    """What serving must know of a graph, whoever trained or wrote it: its one input, and what it gives.
 
     Labels and preprocessing stand in the manifest.
 
@@ -33,6 +33,7 @@ class GraphSpec:
         outputs: columns of its output, float32 (N, outputs).
         kind: "probabilities", each row adding up to 1, or "features".
         input_name, output_name: in the ONNX graph.
+        outlier_name: of a second output there, outlier scores (N, 1); "" for a graph without.
         dtype, layout, colours: of its pictures; scaling is part of the graph. The engines know these values alone.
         max_batch: pictures that it takes at a time; 0 is any number.
 
@@ -46,6 +47,7 @@ class GraphSpec:
     kind: str
     input_name: str = "images"
     output_name: str = "outputs"
+    outlier_name: str = ""
     dtype: str = "uint8"
     layout: str = "NHWC"
     colours: str = "RGB"
@@ -64,6 +66,26 @@ class GraphSpec:
         for key in ("input_name", "output_name"):
             if not isinstance(name := getattr(self, key), str) or not name:
                 raise VisionError(f"{what}: {key} is {name!r}; it must be a name")
+        if not isinstance(self.outlier_name, str):
+            raise VisionError(f"{what}: outlier_name is {self.outlier_name!r}; it must be a name, or empty")
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of its outputs, in their order."""
+        return [self.output_name, *([self.outlier_name] if self.outlier_name else [])]
+
+    @property
+    def columns(self) -> int:
+        """Columns of what engines return: those of the output, and one for outlier scores."""
+        return self.outputs + len(self.output_names) - 1
+
+    def joined(self, outputs: Sequence[NDArray[Any]]) -> Outputs:
+        """Return the outputs of a pass, in the graph's order, as engines return them; a copy."""
+        return np.concatenate(outputs[: len(self.output_names)], axis=1, dtype=np.float32)
+
+    def parted(self, outputs: Outputs) -> tuple[Outputs, NDArray[np.float32] | None]:
+        """Return what an engine returned without the outlier scores, and those (N,), where there are some."""
+        return outputs[:, : self.outputs], outputs[:, self.outputs] if self.outlier_name else None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -141,6 +163,7 @@ class Engine(Protocol):
     Attributes:
         name: "openvino", "onnxruntime" or "mindspore".
         device: "cpu", "cuda" or "ascend".
+        graph: what it runs.
         precision: of the convolutions: "f32", "bf16", "f16", "int8" with some in f32, or "int8+bf16" with those in
             bf16. Inputs are uint8 and outputs float32 in all.
         micro_batch: images of one forward pass. Smaller batches are filled up, so that an image's result does not
@@ -151,6 +174,7 @@ class Engine(Protocol):
     device: str
     precision: str
     micro_batch: int
+    graph: GraphSpec
 
     def describe(self) -> str:
         """Return engine, device, precision and batching in one line for logs and reports."""
@@ -168,7 +192,7 @@ class Engine(Protocol):
         ...
 
     def predict(self, images: Images) -> Outputs:
-        """Return the outputs of any number of images, in order; float32 (N, outputs), also for N = 0.
+        """Return the outputs of any number of images, in order; float32 (N, ``graph.columns``), also for N = 0.
 
         Raises:
             ShapeError: not uint8, or not (N, H, W, 3) with the network's H and W.
