@@ -82,7 +82,8 @@ class Row(BaseModel):
 
     ``top`` holds (class index, probability) pairs, the most probable first; empty for an error. ``error`` is a short
     reason code, ``detail`` a sentence. Sizes are those of the image as a person sees it, in pixels; 0 when unknown.
-    ``bytes`` and ``sha256`` are of the file, if the chunk asks for them and it could be read; so is ``photo``.
+    ``outlier`` is the outlier score of a network that has one. ``bytes`` and ``sha256`` are of the file, if the chunk
+    asks for them and it could be read; so is ``photo``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -92,6 +93,7 @@ class Row(BaseModel):
     detail: Annotated[str, StringConstraints(max_length=1000)] = ""
     width: Annotated[int, Field(ge=0, le=2**31)] = 0
     height: Annotated[int, Field(ge=0, le=2**31)] = 0
+    outlier: Annotated[float, Field(ge=0)] | None = None
     bytes: Annotated[int, Field(ge=0, lt=2**53)] = 0
     sha256: Digest | None = None
     photo: Photo | None = None

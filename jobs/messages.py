@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from base.names import MODEL_NAME
 from jobs.errors import MessageError, SchemaMismatch
 
-SCHEMA_VERSION = 8  # raised when a field comes or changes its meaning; ``Message.schema_version`` goes with it
+SCHEMA_VERSION = 9  # raised when a field comes or changes its meaning; ``Message.schema_version`` goes with it
 FIRST = "first"  # header of a queued chunk: index of its first image, for who may not unpack it
 QUEUED_AT = "queued_at"  # header of a queued message: seconds since 1970
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -34,7 +34,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: Literal[8] = 8
+    schema_version: Literal[9] = 9
 
 
 class JobMessage(Message):

@@ -10,12 +10,13 @@ import logging
 import time
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import start_http_server
 
+from base.decisions import decide
 from base.drift import (
     CONFIDENCE_BINS,
     LEAST_IMAGES,
@@ -75,6 +76,12 @@ class Metrics:
         self._failed = Counter(
             "sortline_failed_images", "Error rows by their reason code", ["reason"], registry=registry
         )
+        self._decisions = Counter(
+            "sortline_decided_images",
+            "Labelled images by what the version's thresholds decide: accept, review or unknown",
+            ["decision", "model"],
+            registry=registry,
+        )
         self._early = Counter(
             "sortline_early_images", "Images that the first stage of a cascade answered", ["model"], registry=registry
         )
@@ -115,6 +122,7 @@ class Metrics:
         )
         self._newest: deque[tuple[float, int]] = deque()  # chunks: when, and how many images
         self._held: dict[str, tuple[ModelPin, Engine]] = {}
+        self._thresholds: dict[str, Sequence[float | None]] = {}  # of versions that have some, by digest
 
     @property
     def held(self) -> list[tuple[ModelPin, Engine]]:
@@ -142,6 +150,11 @@ class Metrics:
             self._images.labels(status, model).inc(count)
         for reason, count in Tally(row.error for row in result.rows if row.error is not None).items():
             self._failed.labels(reason).inc(count)
+        if (thresholds := self._thresholds.get(chunk.model.digest)) is not None:
+            tops = ((*row.top[0], row.outlier) for row in result.rows if row.top)
+            decided = Tally(decide(confidence, thresholds[best], outlier) for best, confidence, outlier in tops)
+            for decision, count in decided.items():
+                self._decisions.labels(decision, model).inc(count)
         self._early.labels(model).inc(result.early)
         for stage, seconds in result.seconds.items():
             self._stages.labels(stage.removesuffix("_s")).inc(seconds)
@@ -172,6 +185,10 @@ class Metrics:
     def note_hit(self, pin: ModelPin) -> None:
         self._hits.labels(str(pin)).inc()
 
+    def note_thresholds(self, pin: ModelPin, thresholds: Sequence[float | None]) -> None:
+        """Count from now on what these decide about the rows of a version."""
+        self._thresholds[pin.digest] = thresholds
+
     def note_loaded(self, pin: ModelPin, engine: Engine, kept: Collection[str]) -> None:
         """Count a version that was loaded; of those before, only the digests in ``kept`` are still held."""
         self._loads.labels(str(pin)).inc()
@@ -185,6 +202,7 @@ class Metrics:
                 for gauge in (self._drift, self._drift_limit, self._confidence_change):
                     with suppress(KeyError):  # of too few images
                         gauge.remove(str(old))
+            self._thresholds.pop(digest, None)
         self._loaded.labels(*_labels(pin, engine)).set(1)
 
     def note_worker(self, queue: str, version: str) -> None:

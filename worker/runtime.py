@@ -14,6 +14,7 @@ from pathlib import Path
 
 import redis
 
+from base.decisions import DEFAULT_TARGET, target_name
 from base.drift import Expected
 from base.process import resident_bytes
 from configs import Settings
@@ -151,6 +152,8 @@ class Runtime:
             judged={name: proof.passed for name, proof in manifest.precisions.items()},
             threads=self.settings.cores,
         )
+        if manifest.decisions is not None:
+            self.metrics.note_thresholds(pin, manifest.decisions.thresholds[target_name(DEFAULT_TARGET)])
         first = self._first_stage(version, engine)
         threads = self.settings.decode_threads or self.settings.cores
         classifier = Classifier(engine, preprocessing, limits=self.limits, decode_threads=threads, first=first)

@@ -5,10 +5,11 @@ const PAGE = 60;
 const SVG = "http://www.w3.org/2000/svg";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-// path, name, confidence, truth, further [name, confidence], error, detail, width, height, thumbnail, link
+// path, name, confidence, truth, further [name, confidence], error, detail, width, height, thumbnail, link, decision
 const images = data.images.map((row) => ({
   path: row[0], name: row[1] < 0 ? "" : data.names[row[1]], confidence: row[2], truth: row[3] < 0 ? "" : data.names[row[3]],
   further: row[4], error: row[5], detail: row[6], width: row[7], height: row[8], thumbnail: row[9], link: row[10],
+  decision: row[11],
   text: (row[0] + " " + (row[1] < 0 ? row[5] : data.names[row[1]])).toLowerCase(),
 }));
 const collator = new Intl.Collator(undefined, { numeric: true });
@@ -125,6 +126,7 @@ function filter() {
   const states = {
     "": () => true, ok: (i) => i.name !== "", error: (i) => i.error !== "", missing: (i) => !i.name && !i.error,
     right: (i) => i.truth !== "" && i.truth === i.name, wrong: isWrong,
+    accept: (i) => i.decision === "accept", review: (i) => i.decision === "review", unknown: (i) => i.decision === "unknown",
   };
   found = images.filter((image) =>
     (!label || image.name === label) && (!folder || image.truth === folder) && states[status](image) &&
@@ -158,6 +160,7 @@ function look(place) {
     }
     facts.push(list);
   }
+  if (image.decision) facts.push(element("p", "note", "Decision: " + image.decision));
   if (image.detail) facts.push(element("p", "", image.detail));
   if (image.width) facts.push(element("p", "note", image.width + " × " + image.height + " pixels"));
   facts.push(element("p", "path", image.path));

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import Broker, Formats, Home, Quiet, RetryFailed, settings_of
+from producer.commands.options import Broker, Formats, Home, MaxReview, Quiet, RetryFailed, settings_of
 from producer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def gather(
     ] = None,
     formats: Formats = None,
     max_failures: Annotated[int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail.")] = None,
+    max_review: MaxReview = None,
     retry_failed: RetryFailed = False,
     quiet: Quiet = False,
     broker: Broker = None,
@@ -148,7 +149,8 @@ def gather(
         request.check_rows(run)
         if retry_failed:
             run.forget_curable()
-        limits = Limits(max_failures, session.settings.max_image_pixels)
+        limits = Limits(max_failures, max_review, session.settings.max_image_pixels)
+        limits.check(run, request)
         with EarlyReport(run, request) as early:
             work = execute(session, run, view)
         code = conclude(run, view, request, limits, work, session, early.counts())

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from producer.commands.options import Exif, FileInfo, PlaceOptions, ReportOptions, RunOptions, with_options
+from producer.commands.options import Exif, FileInfo, MaxReview, PlaceOptions, ReportOptions, RunOptions, with_options
 from producer.errors import UsageError
 
 Pages = Literal["first", "all"]
@@ -61,6 +61,7 @@ def label(
     max_failures: Annotated[
         int | None, typer.Option(min=0, help="Exit with 4 if more images than this fail; any number may by default.")
     ] = None,
+    max_review: MaxReview = None,
     shadow: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +128,7 @@ def label(
         model=how.model,
         reports=reports.request(output, ranks=top_k),
         max_failures=max_failures,
+        max_review=max_review,
         on_existing=how.on_existing,
         detach=detach,
         quiet=how.quiet,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from base.broker_url import masked_url
+from base.decisions import DEFAULT_TARGET, TARGETS, target_name
 from base.names import Priority
 from producer.errors import UsageError
 from producer.reports import EMBED_MB, By, CsvDialect
@@ -64,6 +65,16 @@ Formats = Annotated[
         "--format",
         metavar="LIST",
         help="csv, parquet, jsonl, xlsx, megadetector, html; several with commas. The default is the suffix of -o.",
+    ),
+]
+
+
+MaxReview = Annotated[
+    int | None,
+    typer.Option(
+        "--max-review",
+        min=0,
+        help="Exit with 5 if more images than this are not accepted: those of decision review and unknown.",
     ),
 ]
 
@@ -145,7 +156,17 @@ class ReportOptions(PageOptions):
         _reports(
             min=0,
             max=1,
-            help="A column decision: below this confidence review, else accept. --sort-into puts those into unsure/.",
+            help="A column decision: accept from this confidence on, else review; in place of the thresholds that the "
+            "training has found. --sort-into puts those into review/.",
+        ),
+    ] = None
+    target_precision: Annotated[
+        float | None,
+        _reports(
+            min=0,
+            max=1,
+            help="Accept with the thresholds that are to make this part of the accepted answers right: "
+            f"{', '.join(map(target_name, TARGETS))}; by default {DEFAULT_TARGET}, where the training has found them.",
         ),
     ] = None
     csv_dialect: Annotated[
@@ -161,6 +182,8 @@ class ReportOptions(PageOptions):
         """Return the reports that are asked for."""
         from producer.reports.bursts import gap_of
 
+        if self.min_confidence is not None and self.target_precision is not None:
+            raise UsageError("--min-confidence and --target-precision: one of them, please")
         return PageOptions.request(
             self,
             output,
@@ -168,6 +191,7 @@ class ReportOptions(PageOptions):
             columns=[name.strip() for name in (self.columns or "").split(",") if name.strip()],
             bursts_s=gap_of(self.bursts) if self.bursts is not None else None,
             min_confidence=self.min_confidence,
+            target_precision=self.target_precision,
             csv_dialect=self.csv_dialect,
             **more,
         )

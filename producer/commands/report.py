@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from producer.runfile import RunFile
 
 
-CHANGES = ("formats", "prob_columns", "class_map", "columns", "bursts", "min_confidence", "csv_dialect")
+THRESHOLDS = ("min_confidence", "target_precision")  # one of which takes the place of the other
+CHANGES = ("formats", "prob_columns", "class_map", "columns", "bursts", *THRESHOLDS, "csv_dialect")
 KEPT = (
     "probabilities",
     "class_map",
     "columns",
     "bursts_s",
-    "min_confidence",
     "csv_dialect",
 )  # of the newest request, if not given
 
@@ -107,8 +107,11 @@ def _requests(
     if output is None and not options.formats:
         options = replace(options, formats=",".join(base.formats))
     made = options.request(output or base.main, ranks=top_k or base.ranks, truth=base.truth)
+    kept_names = KEPT if any(getattr(made, name) is not None for name in THRESHOLDS) else (*KEPT, *THRESHOLDS)
     return [
-        replace(made, **{name: getattr(base, name) for name in KEPT if getattr(made, name) in (None, False, [], {})})
+        replace(
+            made, **{name: getattr(base, name) for name in kept_names if getattr(made, name) in (None, False, [], {})}
+        )
     ]
 
 

@@ -52,23 +52,27 @@ def _labelled_line(layout: Layout) -> Callable[[StoredRow], str | Iterable[Value
     A million lines take half the time so. None where options added columns, or their order or decimal sign is another.
     """
     _, separator, decimal, end = DIALECTS[layout.csv_dialect]
-    if layout.more or layout.probability_names or layout.places or layout.min_confidence is not None or decimal != ".":
+    if layout.more or layout.probability_names or layout.places or decimal != ".":
         return None
     names, groups = ([_cell(name or "", separator) for name in known] for known in (layout.names, layout.groups))
-    ranks = layout.ranks
+    ranks, is_judged, has_outliers = layout.ranks, bool(layout.thresholds), layout.outliers
+    number = f"%.{CONFIDENCE_DIGITS}f"
     # The cells of an answer whose parts are places to fill, in the order in which they stand in a line.
-    model, ranked = _cell(layout.model, separator).replace("%", "%%"), [("%s", f"%.{CONFIDENCE_DIGITS}f")] * ranks
-    places: Any = ("%s", "ok", ranked, "%s", None, [], None, "", "%d", "%d", model, [])
+    model, ranked = _cell(layout.model, separator).replace("%", "%%"), [("%s", number)] * ranks
+    places: Any = ("%s", "ok", ranked, "%s", "%s", number, [], None, "", "%d", "%d", model, [])
     pattern = separator.join(str(cell or "") for cell in layout.values(Answer(*places))) + end
 
     def line(row: StoredRow) -> str | Iterable[Value]:
         top = row.top
-        if len(top) < ranks or not row.width or not row.height or row.error or row.detail:
+        is_short = len(top) < ranks or (has_outliers and row.outlier is None)
+        if is_short or not row.width or not row.height or row.error or row.detail:
             return layout.values(next(layout.answers((row,))))
         best, confidence = top[0]
         others = [part for index, value in top[1:ranks] for part in (names[index], value)]
         path = _cell(row.path, separator)
-        return pattern % (path, names[best], confidence, groups[best], *others, row.width, row.height)
+        judged: list[Value] = [layout.decision(row)] if is_judged else []
+        judged += [row.outlier] if has_outliers else []
+        return pattern % (path, names[best], confidence, groups[best], *judged, *others, row.width, row.height)
 
     return line
 

@@ -175,6 +175,7 @@ class Gallery:
             row.height,
             self._pictures.get(row.input_index, ""),
             self._link(row.path),
+            self._layout.decision(row) or "",
         ]
 
 

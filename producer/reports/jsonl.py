@@ -40,8 +40,10 @@ def record(layout: Layout, answer: Answer) -> dict[str, Any]:
         "height": answer.height or None,
         "model": answer.model or None,
     }
-    if layout.min_confidence is not None:
+    if layout.thresholds:
         found["decision"] = answer.decision
+    if layout.outliers:
+        found["outlier"] = rounded(answer.outlier)
     found.update(zip(layout.more, map(rounded, answer.more), strict=True))
     if layout.probability_names and best:
         values = (round(value, CONFIDENCE_DIGITS) for value in answer.probabilities)

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from base.decisions import DEFAULT_TARGET, Decision, decide, target_name
 from base.text_files import read_table
 from producer.errors import UsageError
 from producer.reports import CsvDialect
@@ -43,7 +44,8 @@ class Answer(NamedTuple):
     status: str  # "ok", "error" or "missing"
     ranked: list[tuple[str, float]]
     group: str | None
-    decision: str | None
+    decision: Decision | None
+    outlier: float | None
     probabilities: list[float]
     error: str | None
     detail: str
@@ -65,7 +67,9 @@ class Layout:
         pages: whether there is a column ``page``.
         file_info, exif: whether there are the columns of `FILE_COLUMNS` and of `EXIF_COLUMNS`.
         bursts: with them there are the columns of `BURST_COLUMNS`.
-        min_confidence: below it an answer's ``decision`` is "review"; without it there is no such column.
+        min_confidence, target_precision: what ``thresholds`` come from.
+        thresholds: by class index, see `base.decisions`; without them there is no column ``decision``.
+        outliers: whether there is a column ``outlier``.
         chosen: the columns to show, in this order; all when empty.
         csv_dialect: a name of `producer/reports/csv.py: DIALECTS`.
     """
@@ -81,6 +85,9 @@ class Layout:
     exif: bool = False
     bursts: Bursts | None = None
     min_confidence: float | None = None
+    target_precision: float | None = None
+    thresholds: Sequence[float | None] = ()
+    outliers: bool = False
     chosen: Sequence[str] = ()
     csv_dialect: CsvDialect | None = None
     places: Sequence[int] = ()  # of the chosen columns among all
@@ -93,13 +100,17 @@ class Layout:
         ranks: int | None = None,
         class_map: ClassMap = _NO_MAP,
         probabilities: bool = False,
+        min_confidence: float | None = None,
+        target_precision: float | None = None,
         **shown: Any,
     ) -> Layout:
         """Return the layout of ``plan``; UsageError when its rows can't fill the columns, or the map has other labels.
 
         Args:
             ranks: labels a row; as many as the run kept by default.
-            shown: ``bursts``, ``min_confidence``, ``chosen`` and ``csv_dialect``.
+            min_confidence: for all classes, in place of the thresholds of the version.
+            target_precision: which of those; `DEFAULT_TARGET` by default, where it has any.
+            shown: ``bursts``, ``chosen`` and ``csv_dialect``.
         """
         classes = len(plan.labels)
         kept = min(plan.top_k, classes)
@@ -116,6 +127,7 @@ class Layout:
             raise UsageError(f"the class map names {label!r}, which is no label of {plan.model}{meant}")
         mapped = [class_map.get(label, (label, None)) for label in plan.labels]
         names = [name for name, _ in mapped]
+        target = _target(plan, target_precision) if min_confidence is None else None
         found = cls(
             names=names,
             groups=[new or old for (_, new), old in zip(mapped, plan.groups, strict=False)],
@@ -126,6 +138,10 @@ class Layout:
             pages=plan.pages,
             file_info=plan.file_info,
             exif=plan.exif,
+            min_confidence=min_confidence,
+            target_precision=target,
+            thresholds=_thresholds(plan, min_confidence, target),
+            outliers=plan.outliers,
             **shown,
         )
         if unknown := [name for name in found.chosen if name not in found.all_columns]:
@@ -144,7 +160,8 @@ class Layout:
             "label",
             "confidence",
             "group",
-            *(["decision"] if self.min_confidence is not None else []),
+            *(["decision"] if self.thresholds else []),
+            *(["outlier"] if self.outliers else []),
             *more,
             "error",
             "error_detail",
@@ -171,9 +188,12 @@ class Layout:
         """The columns that are shown."""
         return list(self.chosen) or self.all_columns
 
-    def is_unsure(self, confidence: float) -> bool:
-        """Return whether somebody should look at an answer."""
-        return self.min_confidence is not None and confidence < self.min_confidence
+    def decision(self, row: StoredRow) -> Decision | None:
+        """Return what becomes of a row's answer; None where it has none, or nothing is decided."""
+        if not row.top or not self.thresholds:
+            return None
+        best, confidence = row.top[0]
+        return decide(confidence, self.thresholds[best], row.outlier)
 
     def values(self, answer: Answer) -> list[Value]:
         """Return the cells of a row, one a column; None where there is nothing."""
@@ -184,7 +204,8 @@ class Layout:
             answer.status,
             *ranked[:2],
             answer.group,
-            *([answer.decision] if self.min_confidence is not None else []),
+            *([answer.decision] if self.thresholds else []),
+            *([answer.outlier] if self.outliers else []),
             *ranked[2:],
             answer.error,
             answer.detail or None,
@@ -211,7 +232,8 @@ class Layout:
                 "ok" if row.top else "error" if row.error else "missing",
                 [(self.names[index], value) for index, value in row.top[: self.ranks]],
                 self.groups[row.top[0][0]] if row.top else None,
-                ("review" if self.is_unsure(row.top[0][1]) else "accept") if row.top else None,
+                self.decision(row),
+                row.outlier,
                 probabilities,
                 row.error,
                 row.detail,
@@ -223,6 +245,29 @@ class Layout:
                     *(self.bursts.of(row.input_index) if self.bursts is not None else ()),
                 ],
             )
+
+
+def _thresholds(plan: Plan, min_confidence: float | None, target: float | None) -> Sequence[float | None]:
+    if target is not None:
+        return plan.thresholds[target_name(target)]
+    return [min_confidence] * len(plan.labels) if min_confidence is not None else []
+
+
+def _target(plan: Plan, asked: float | None) -> float | None:
+    """Return the target precision to take; None where none is asked for, and the version has no thresholds."""
+    if asked is None and not plan.thresholds:
+        return None
+    target = DEFAULT_TARGET if asked is None else asked
+    if not plan.thresholds:
+        raise UsageError(
+            f"--target-precision: {plan.model} has no thresholds, which only trainings on RBF centers find; use "
+            "--min-confidence"
+        )
+    if target_name(target) not in plan.thresholds:
+        raise UsageError(
+            f"--target-precision {target:g}: {plan.model} has thresholds for {', '.join(sorted(plan.thresholds))}"
+        )
+    return target
 
 
 def rounded(value: Value) -> Value:

@@ -79,6 +79,7 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
         shown = [("Accuracy", evaluation.top1)]
         shown += [("In the first 5", evaluation.top5)] if len(set(counts.labels)) > 5 else []
         shown += [("Right group", evaluation.groups)] if evaluation.groups else []
+        shown += [("Accepted and right", evaluation.accepted)] if evaluation.accepted else []
         cards += [accuracy_card(name, score.right, score.images, score.interval) for name, score in shown]
     failed_note = ", ".join(f"{name} {count:,}" for name, count in ranked(counts.reasons)[:3])
     cards.append(card("Not readable", f"{counts.failed:,}", failed_note or "every image was read"))
@@ -92,6 +93,9 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
     if (drift := Drift.of(run.plan, counts)) is not None and drift.is_known:
         value = {True: "alike", False: "different"}[bool(drift.looks_alike)]
         cards.append(card("Like its training images", value, drift.sentence()))
+    if counts.decisions:
+        note = f"not accepted; {counts.decisions['unknown']:,} of them unlike all that the model was trained on"
+        cards.append(card("To review", f"{counts.to_review:,}", note))
     if timing.rate:
         early = f"; {timing.early / timing.images:.0%} answered by the first stage" if timing.early else ""
         note = f"{timing.images:,} images in {duration(max(1, round(timing.seconds)))}{early}"

@@ -56,7 +56,7 @@ def schema_of(layout: Layout) -> Any:
         **dict.fromkeys(("width", "height", "page", "burst"), pa.int32()),
         **dict.fromkeys(("latitude", "longitude"), pa.float64()),
         "bytes": pa.int64(),
-        "burst_share": pa.float32(),
+        **dict.fromkeys(("burst_share", "outlier"), pa.float32()),
     }
 
     def kind(column: str) -> Any:

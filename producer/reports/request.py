@@ -48,7 +48,7 @@ class Request:
         class_map: as read; kept, so that a file that has changed since changes no report made again.
         embed_mb: size of the thumbnails inside the page.
         bursts_s: the longest gap within a burst; without it there are no columns of bursts.
-        min_confidence, columns, csv_dialect: as `Layout` has them.
+        min_confidence, target_precision, columns, csv_dialect: as `Layout` has them.
     """
 
     outputs: dict[str, str]
@@ -59,6 +59,7 @@ class Request:
     embed_mb: float = EMBED_MB
     bursts_s: float | None = None
     min_confidence: float | None = None
+    target_precision: float | None = None
     columns: list[str] = field(default_factory=list)
     csv_dialect: CsvDialect | None = None
 
@@ -92,6 +93,7 @@ class Request:
             probabilities=self.probabilities,
             bursts=Bursts(run, self.bursts_s) if self.bursts_s is not None else None,
             min_confidence=self.min_confidence,
+            target_precision=self.target_precision,
             chosen=self.columns,
             csv_dialect=self.csv_dialect,
         )
@@ -225,13 +227,13 @@ def write_reports(
         FORMATS[name].write(report, request.path(name), run.rows())
     write_errors(run, request.path("errors"), layout)
     if beside is not None:
-        write_summary(run, request.path("summary"), counts, request.min_confidence)
+        write_summary(run, request.path("summary"), counts, layout)
         request.keep(run)
         beside()
     for name in request.formats:
         if not FORMATS[name].is_table:
             FORMATS[name].write(report, request.path(name), ())
-    write_summary(run, request.path("summary"), counts, request.min_confidence)
+    write_summary(run, request.path("summary"), counts, layout)
     request.keep(run)
     return counts
 

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TextIO, cast, get_args
 
+from base.decisions import DECISIONS
 from base.paths import path_to_text, text_to_path
 from base.urls import is_url
 from producer.errors import UsageError
@@ -29,7 +30,6 @@ from producer.runfile import RunFile
 
 STEPS_AT_ONCE = 256  # written to the disk together
 LONGEST_NAME = 200  # bytes of a folder's name; file systems take 255
-UNSURE = "unsure"  # the folder of images below --min-confidence
 LISTED = 20  # problems that are named one by one
 
 
@@ -129,10 +129,10 @@ def undo(journal: Path) -> Sorted:
     return done
 
 
-def folder_names(labels: Iterable[str], reserved: str = "") -> dict[str, str]:
+def folder_names(labels: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
     """Return a folder name for each label: the label, without what a file system or a person would trip over."""
     found: dict[str, str] = {}
-    used = {reserved}
+    used = set(reserved)
     for label in dict.fromkeys(labels):
         text = path_to_text(label).replace("/", "_").replace("\\", "_").strip(" .") or "_"
         text = os.fsencode(text)[:LONGEST_NAME].decode(errors="ignore")
@@ -167,7 +167,7 @@ def free_name(folder: str, name: str, taken: set[str]) -> str:
 
 def _batches(run: RunFile, layout: Layout, into: Path, after: int, done: Sorted) -> Iterator[list[Step]]:
     """Yield the steps of the images behind index ``after``, as many as are written down together."""
-    folders = folder_names(layout.names, UNSURE if layout.min_confidence is not None else "")
+    folders = folder_names(layout.names, DECISIONS[1:] if layout.thresholds else ())
     rows = (row for row in run.rows() if row.top and row.input_index > after)
     while batch := list(islice(rows, STEPS_AT_ONCE)):
         taken: set[str] = set()
@@ -178,8 +178,9 @@ def _batches(run: RunFile, layout: Layout, into: Path, after: int, done: Sorted)
                 kind = "a link" if os.path.islink(source) else "no file here"  # noqa: PTH114
                 done.leave(f"{path_to_text(source)} is {kind}; left as it is")
                 continue
-            best, confidence = row.top[0]
-            folder = into / (UNSURE if layout.is_unsure(confidence) else folders[layout.names[best]])
+            decision = layout.decision(row)
+            is_accepted = decision is None or decision == "accept"
+            folder = into / (folders[layout.names[row.top[0][0]]] if is_accepted else str(decision))
             folder.mkdir(parents=True, exist_ok=True)
             target = free_name(str(folder), os.path.basename(source), taken)  # noqa: PTH119
             steps.append(Step(row.input_index, source, target))

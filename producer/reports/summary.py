@@ -10,8 +10,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from base.decisions import DECISIONS
 from base.paths import path_to_text
 from producer.reports.drift import Drift
+from producer.reports.layout import Layout
 from producer.reports.report import replacing
 from producer.reports.tally import Tally, ranked
 from producer.reports.truth import ClassScore, Evaluation, Score
@@ -70,14 +72,13 @@ class Timing:
         )
 
 
-def write_summary(run: RunFile, path: Path, tally: Tally, min_confidence: float | None = None) -> None:
+def write_summary(run: RunFile, path: Path, tally: Tally, layout: Layout) -> None:
     with replacing(path, run.path) as beside:
-        beside.write_text(
-            json.dumps(summary(run, tally, min_confidence), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(summary(run, tally, layout), indent=2, ensure_ascii=False)
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
-def summary(run: RunFile, tally: Tally, min_confidence: float | None = None) -> dict[str, Any]:
+def summary(run: RunFile, tally: Tally, layout: Layout | None = None) -> dict[str, Any]:
     """Return the summary; counts are sorted, the largest first."""
     plan, timing = run.plan, Timing.of(run)
     found: dict[str, Any] = {
@@ -103,8 +104,9 @@ def summary(run: RunFile, tally: Tally, min_confidence: float | None = None) -> 
         "answered_early": timing.early,
         "stage_seconds": timing.stages,
     }
-    if min_confidence is not None:
-        found |= {"min_confidence": min_confidence, "review": tally.review}
+    if layout is not None and layout.thresholds:
+        by = "min_confidence" if layout.target_precision is None else "target_precision"
+        found |= {by: getattr(layout, by), "decisions": {name: tally.decisions[name] for name in DECISIONS}}
     if (drift := Drift.of(plan, tally)) is not None:
         found["drift"] = drift.to_json()
     if (shadow := run.shadow()) is not None:
@@ -125,6 +127,7 @@ def evaluated(evaluation: Evaluation) -> dict[str, Any]:
         "group": _score(groups) if groups else None,
         "classes": _classes(evaluation.classes()),
         "groups": _classes(evaluation.group_classes()),
+        **({"accepted": _score(evaluation.accepted)} if evaluation.accepted else {}),
         "confusions": [{"truth": truth, "label": name, "images": n} for truth, name, n in evaluation.confusions()],
     }
 

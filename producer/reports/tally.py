@@ -41,7 +41,7 @@ class Tally:
     classes: Counter[int] = field(default_factory=Counter)
     confidences: list[int] = field(default_factory=lambda: [0] * CONFIDENCE_BINS)
     reasons: Counter[str] = field(default_factory=Counter)
-    review: int = 0  # below --min-confidence
+    decisions: Counter[str] = field(default_factory=Counter)  # empty where nothing is decided
     confidence_sum: float = 0.0
     wrong_histogram: list[int] = field(default_factory=lambda: [0] * BINS)
     least_sure: list[int] = field(default_factory=list)
@@ -64,6 +64,11 @@ class Tally:
     def missing(self) -> int:
         """Inputs without a row."""
         return self.images - self.ok - self.failed
+
+    @property
+    def to_review(self) -> int:
+        """Labelled images that somebody should look at: unknown ones, too."""
+        return self.decisions["review"] + self.decisions["unknown"]
 
 
 def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -113,7 +118,8 @@ def counted(
         found.labels[name] += 1
         if group:
             found.groups[group] += 1
-        found.review += layout.is_unsure(confidence)
+        if (decision := layout.decision(row)) is not None:
+            found.decisions[decision] += 1
         _offer(least_sure, -confidence, row.input_index)
         if evaluation is not None and true_name is not None:
             _evaluate(evaluation, layout, row, true_name)
@@ -127,6 +133,9 @@ def counted(
 def _evaluate(evaluation: Evaluation, layout: Layout, row: StoredRow, true_name: str) -> None:
     names = [layout.names[index] for index, _ in row.top[:5]]
     evaluation.pairs[true_name, names[0]] += 1
+    if layout.decision(row) == "accept":
+        evaluation.accepted_images += 1
+        evaluation.accepted_right += names[0] == true_name
     evaluation.in_five += true_name in names
     true_group = layout.groups[layout.names.index(true_name)]
     if true_group:

@@ -154,6 +154,8 @@ class Evaluation:
     group_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     unreadable: int = 0  # the folder is a label, but the image could not be labelled
     other_folders: Counter[str] = field(default_factory=Counter)  # images whose folder is no label
+    accepted_images: int = 0
+    accepted_right: int = 0
     table: str = ""  # whose labels stand for the names of folders
 
     @property
@@ -169,6 +171,11 @@ class Evaluation:
     def top5(self) -> Score:
         """Images with their folder's label among the first five."""
         return Score(self.in_five, self.images)
+
+    @property
+    def accepted(self) -> Score | None:
+        """Of the accepted images, the right ones; None without any."""
+        return Score(self.accepted_right, self.accepted_images) if self.accepted_images else None
 
     @property
     def groups(self) -> Score | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from producer.errors import OK, TOO_MANY_FAILURES
+from producer.errors import OK, TOO_MANY_FAILURES, TOO_MANY_TO_REVIEW, UsageError
 from producer.local.session import Session
 from producer.reports import By
 from producer.reports.drift import Drift
@@ -25,10 +25,18 @@ class Work(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How many images may fail (any number when None), and the pixels of an image that a thumbnail is made of."""
+    """How many images may fail, and be for review (any number when None), and the pixels of one with a thumbnail."""
 
     max_failures: int | None
+    max_review: int | None
     max_pixels: int
+
+    def check(self, run: RunFile, reports: Request) -> None:
+        """Raise UsageError where nothing is decided that could be counted."""
+        if self.max_review is not None and not reports.layout(run).thresholds:
+            raise UsageError(
+                f"--max-review: {run.plan.model} has no thresholds to accept answers by; give --min-confidence, too"
+            )
 
 
 NO_WORK = Work()
@@ -61,7 +69,9 @@ def conclude(
     if session is not None:
         session.board.update(run.plan.run, state="done", text=f"{run.total} rows, {run.failed} failed")
     allowed = run.total if limits.max_failures is None else limits.max_failures
-    return TOO_MANY_FAILURES if run.failed > allowed else OK
+    if run.failed > allowed:
+        return TOO_MANY_FAILURES
+    return OK if limits.max_review is None or counts.to_review <= limits.max_review else TOO_MANY_TO_REVIEW
 
 
 def sort_run(run: RunFile, reports: Request, into: Path, by: By, say: Callable[[str], None]) -> None:

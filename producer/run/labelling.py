@@ -35,6 +35,7 @@ class Labelling:
     model: str | None
     reports: Request
     max_failures: int | None = None
+    max_review: int | None = None
     on_existing: OnExisting = "resume"
     detach: bool = False
     quiet: bool = False
@@ -55,7 +56,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
     """Label a source through the queue and write its reports; return the exit code."""
     settings, request = prepare(settings, labelling)
     shadow = labelling.shadow.of(settings, request) if labelling.shadow is not None else None
-    limits = Limits(labelling.max_failures, settings.max_image_pixels)
+    limits = Limits(labelling.max_failures, labelling.max_review, settings.max_image_pixels)
     with RunView(quiet=labelling.quiet) as view, ExitStack() as opening:
         connection = Connection(opening, settings, view, start=not labelling.detach)
         # A private stack starts while inputs are listed; but not where there may be nothing to label.
@@ -63,6 +64,7 @@ def label_source(settings: Settings, labelling: Labelling) -> int:
         if labelling.detach or not is_finished or not is_alone(settings):
             connection.open()
         with opened(connection, request, labelling.reports, labelling.on_existing) as run:
+            limits.check(run, labelling.reports)
             session = connection.open() if run.done < run.total else connection.session
             if session is not None and run.done < run.total:
                 announce(session, run)

@@ -271,6 +271,8 @@ def plan_of(stem: str, settings: Settings, request: RunRequest) -> Plan:
         groups=[entry.group for entry in manifest.classes],
         folders=[entry.folder for entry in manifest.classes],
         expected=expected_of(request.version),
+        thresholds=dict(manifest.decisions.thresholds) if manifest.decisions is not None else {},
+        outliers=bool(manifest.graph.get("outlier_name")),
         top_k=min(request.top_k, len(manifest.classes)),
         chunk_images=settings.chunk_images,
         truth_table=source.truth_table,

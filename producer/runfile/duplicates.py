@@ -76,7 +76,7 @@ def fill_duplicates(database: sqlite3.Connection, first: int, images: int) -> in
     """
     among = (first, first + images)
     filled = database.execute(
-        "INSERT OR IGNORE INTO rows SELECT places.idx, top, NULL, '', width, height FROM places"
+        "INSERT OR IGNORE INTO rows SELECT places.idx, top, NULL, '', width, height, outlier FROM places"
         " JOIN rows ON rows.idx = places.first WHERE first >= ? AND first < ? AND error IS NULL",
         among,
     ).rowcount

@@ -40,7 +40,8 @@ CREATE TEMP TABLE numbered AS
     SELECT new.idx AS old, here.idx AS idx FROM batch.inputs AS new JOIN main.inputs AS here USING (path)
     WHERE new.idx NOT IN (SELECT idx FROM held);
 INSERT OR REPLACE INTO main.rows
-    SELECT numbered.idx, top, error, detail, width, height FROM batch.rows AS new JOIN numbered ON old = new.idx;
+    SELECT numbered.idx, top, error, detail, width, height, outlier FROM batch.rows AS new JOIN numbered
+    ON old = new.idx;
 INSERT OR REPLACE INTO main.files
     SELECT numbered.idx, COALESCE(size, {NO_FILE.size}), COALESCE(modified_ns, {NO_FILE.modified_ns})
     FROM numbered LEFT JOIN batch.files AS new ON old = new.idx;

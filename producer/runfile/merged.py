@@ -22,7 +22,7 @@ INSERT OR IGNORE INTO pairs SELECT here.idx, inputs.idx FROM earlier.rows JOIN e
     WHERE error IS NULL
 """
 _TAKE_OVER = (
-    "INSERT INTO main.rows SELECT pairs.idx, top, NULL, '', width, height FROM pairs"
+    "INSERT INTO main.rows SELECT pairs.idx, top, NULL, '', width, height, outlier FROM pairs"
     " JOIN earlier.rows ON earlier.rows.idx = old",
     "INSERT INTO main.contents SELECT pairs.idx, bytes, sha256 FROM pairs"
     " JOIN earlier.contents ON earlier.contents.idx = old",

@@ -50,6 +50,8 @@ class Plan:
     skipped: dict[str, int] = field(default_factory=dict)  # files of the folder that are no images, by suffix
     expected: Expected | None = None  # how the model answered images that it was not trained on, where that is known
     folders: list[str] = field(default_factory=list)  # of each label's training images: what truth may be named after
+    thresholds: dict[str, list[float | None]] = field(default_factory=dict)  # as `base.decisions` has them
+    outliers: bool = False  # the network gives outlier scores
 
     def to_json(self) -> str:
         """Return the plan as JSON text."""
@@ -75,4 +77,6 @@ class Plan:
             counts = len(plan.expected.confidences), len(plan.expected.labels)
             if counts != (CONFIDENCE_BINS, len(plan.labels)):
                 raise ValueError("answers that are counted by other confidences or labels")
+        if any(len(of_target) != len(plan.labels) for of_target in plan.thresholds.values()):
+            raise ValueError("a target precision has as many thresholds as there are labels")
         return plan

@@ -21,7 +21,8 @@ ROWS_A_BATCH = 1000
 CURABLE = ("not_found", "unreadable", "changed", "unreachable", "worker_lost")
 
 _COLUMNS = (
-    "inputs.idx, inputs.path, COALESCE(top, '[]'), error, COALESCE(detail, ''), COALESCE(width, 0), COALESCE(height, 0)"
+    "inputs.idx, inputs.path, COALESCE(top, '[]'), error, COALESCE(detail, ''), COALESCE(width, 0),"
+    " COALESCE(height, 0), outlier"
 )
 
 # What a run was asked for about its files, as the last fields of StoredRow have it: how it is found, and its type.
@@ -50,6 +51,7 @@ class StoredRow(NamedTuple):
     detail: str
     width: int
     height: int
+    outlier: float | None = None
     duplicate_of: str = ""
     page: int = 0
     bytes: int = 0
@@ -75,8 +77,11 @@ def insert_rows(
     had = {index for (index,) in known}.union(without)
     new = [(index, row) for index, row in enumerate(rows, start=first) if index not in had]
     database.executemany(
-        "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?)",
-        ((index, to_json(row.top).decode(), row.error, row.detail, row.width, row.height) for index, row in new),
+        "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            (index, to_json(row.top).decode(), row.error, row.detail, row.width, row.height, row.outlier)
+            for index, row in new
+        ),
     )
     database.executemany(
         "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)",
@@ -146,17 +151,18 @@ def _more(of_files: bool) -> tuple[str, str]:
 
 
 def _decoded(batch: Sequence[tuple[Any, ...]], labels: int) -> Iterator[StoredRow]:
-    indexes, paths, tops, errors, details, widths, heights, firsts, *more = zip(*batch, strict=True)
+    indexes, paths, tops, errors, details, widths, heights, outliers, firsts, *more = zip(*batch, strict=True)
     _check(str, paths, tops, details, firsts)
     _check(str | None, errors)
     _check(int, widths, heights)
+    _check(float | None, outliers)
     for column, kind in zip(more, _OF_FILES.values(), strict=False):
         _check(kind, column)
     try:
         decoded = _pairs(labels).validate_json(f"[{','.join(tops)}]", strict=True)
     except ValidationError as error:
         raise ValueError(f"a row of inputs {indexes[0]} to {indexes[-1]} has no possible labels") from error
-    columns = (indexes, paths, decoded, errors, details, widths, heights, firsts, *more)
+    columns = (indexes, paths, decoded, errors, details, widths, heights, outliers, firsts, *more)
     return starmap(StoredRow, zip(*columns, strict=True))
 
 

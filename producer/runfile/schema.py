@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 10  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+VERSION = 11  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
 
 # ``inputs``: with the number of the picture in the file, or 0 where the first one is meant.
 # ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute
@@ -17,7 +17,8 @@ PRAGMA user_version = {VERSION};
 CREATE TABLE plan (json TEXT NOT NULL);
 CREATE TABLE inputs (idx INTEGER PRIMARY KEY, path TEXT NOT NULL, page INTEGER NOT NULL);
 CREATE TABLE rows (
-    idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER
+    idx INTEGER PRIMARY KEY, top TEXT NOT NULL, error TEXT, detail TEXT NOT NULL, width INTEGER, height INTEGER,
+    outlier REAL
 );
 CREATE TABLE contents (idx INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE photos (

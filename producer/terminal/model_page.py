@@ -31,6 +31,7 @@ def about(store: ModelStore, version: ModelVersion) -> Iterable[str]:
         "grown on": ", ".join(manifest.parents),
         "accuracy": _accuracy(manifest.scores, images.get("validation", 0)),
         "cascade": _cascade(manifest),
+        "accepted": _accepted(manifest),
         "images": f"{images['training']:,} to train, {images['validation']:,} to validate" if images else None,
         "split": training.get("split"),
         "classes": f"{len(manifest.classes)}: {labels}" if labels else None,
@@ -54,6 +55,13 @@ def _cascade(manifest: Manifest) -> str | None:
         f"a first stage answers {cascade.early:.0%}; {cascade.equal:.1%} of {cascade.images:,} images get the answer "
         f"that they get without it, {cascade.accuracy:.1%} the right one instead of {cascade.alone_accuracy:.1%}"
     )
+
+
+def _accepted(manifest: Manifest) -> str | None:
+    if (decisions := manifest.decisions) is None:
+        return None
+    parts = ", ".join(f"{part:.0%} for {float(target):.0%} right" for target, part in decisions.accepted.items())
+    return f"{parts}, of {decisions.images:,} images answered out of fold"
 
 
 def _accuracy(scores: dict[str, float], images: int) -> str | None:

@@ -115,8 +115,9 @@ class RunView:
             )
         for line in accuracy(counts.evaluation) if counts.evaluation is not None else ():
             self.say(line)
-        if counts.review:
-            self.say(f"to review, below {request.min_confidence:g}: {counts.review:,} images")
+        if counts.to_review:
+            unknown = f", {counts.decisions['unknown']:,} of them unknown" if counts.decisions["unknown"] else ""
+            self.say(f"to review: {counts.to_review:,} of {counts.ok:,} images{unknown}")
         self.say(report_line(request))
 
     @property

@@ -51,6 +51,8 @@ def accuracy(evaluation: Evaluation) -> list[str]:
         lines.append(f"among the first 5 labels: {_score(evaluation.top5)}")
     if evaluation.groups:
         lines.append(f"right group: {_score(evaluation.groups)}")
+    if evaluation.accepted:
+        lines.append(f"accuracy of the accepted: {_score(evaluation.accepted)}")
     worst = [f"{printable(t)} taken for {printable(n)} ({count})" for t, n, count in evaluation.confusions()[:3]]
     if worst:
         lines.append(f"most often confused: {', '.join(worst)}")

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from configs.settings import Settings
-from producer.errors import OK, TOO_MANY_FAILURES, UsageError
+from producer.errors import OK, TOO_MANY_FAILURES, TOO_MANY_TO_REVIEW, UsageError
 from producer.reports.request import request_of
 from producer.run.labelling import Labelling, label_source
 from producer.runfile import RunFile
@@ -72,7 +72,7 @@ def test_a_folder_of_any_name_is_labelled(
         assert (run.done, run.failed) == (2, 0)
 
 
-def test_more_failures_than_allowed_are_an_exit_code_of_their_own(
+def test_more_failures_or_images_to_review_than_allowed_are_exit_codes_of_their_own(
     real_settings: Settings, labelling: Labelling, tmp_path: Path
 ) -> None:
     (tmp_path / "data" / "broken.png").write_bytes(b"no image")
@@ -81,6 +81,16 @@ def test_more_failures_than_allowed_are_an_exit_code_of_their_own(
 
         assert label_source(real_settings, strict) == TOO_MANY_FAILURES
     assert (tmp_path / "report.csv").is_file()
+
+    # The same rows again, all of them for review.
+    doubtful = replace(labelling.reports, min_confidence=1.0)
+    images = len(list((tmp_path / "data").glob("*.png"))) - 1
+    for max_review, code in ((images - 1, TOO_MANY_TO_REVIEW), (images, OK)):
+        few = Labelling(source=labelling.source, model=None, reports=doubtful, max_review=max_review)
+        assert label_source(real_settings, few) == code
+    undecided = Labelling(source=labelling.source, model=None, reports=labelling.reports, max_review=0)
+    with pytest.raises(UsageError, match=r"--max-review: .* has no thresholds to accept answers by"):
+        label_source(real_settings, undecided)
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_sent(

@@ -149,7 +149,8 @@ def runs(tmp_path: Path) -> Path:
         rows = [ok(best, value - shift) for best, value in zip(BEST, SURE, strict=True)]
         paths = [f"{number}.jpg" for number in range(len(rows))]
         with run_of(home / name, paths, rows, expected=expected, name=f"run-{name}") as run:
-            write_summary(run, home / f"{name}.summary.json", tally(run, Layout.of(run.plan)))
+            layout = Layout.of(run.plan)
+            write_summary(run, home / f"{name}.summary.json", tally(run, layout), layout)
         run.path.rename(home / "runs" / f"{name}.run")
     return home
 

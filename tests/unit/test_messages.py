@@ -136,9 +136,10 @@ def test_a_run_id_may_hold_letters_digits_and_three_marks(run: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"schema_version":8,"run":"r","first":0,"rows":[{"top":[[0,%s]]}]}',
-        '{"schema_version":8,"run":"r","first":0,"seconds":{"chunk_s":%s}}',
-        '{"schema_version":8,"run":"r","first":%s}',
+        '{"schema_version":9,"run":"r","first":0,"rows":[{"top":[[0,%s]]}]}',
+        '{"schema_version":9,"run":"r","first":0,"rows":[{"outlier":%s}]}',
+        '{"schema_version":9,"run":"r","first":0,"seconds":{"chunk_s":%s}}',
+        '{"schema_version":9,"run":"r","first":%s}',
     ],
 )
 def test_a_number_that_is_not_finite_is_refused(text: str, number: str) -> None:

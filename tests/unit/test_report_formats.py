@@ -446,7 +446,7 @@ def test_answers_below_a_confidence_are_to_be_reviewed_in_every_format(tmp_path:
     ]  # fmt: skip
     assert pq.read_table(out / "report.parquet")["decision"].to_pylist() == ["accept", "review", None]
     summary = json.loads((out / "summary.json").read_text())
-    assert (counts.review, summary["review"], summary["min_confidence"]) == (1, 1, 0.7)
+    assert (counts.to_review, summary["min_confidence"]) == (1, 0.7)
     assert layout.columns[5] == "decision"
 
 
@@ -606,6 +606,71 @@ def test_file_info_stands_in_every_table_and_comes_from_those_who_read_the_file(
     assert pq.read_table(tmp_path / "out" / "report.parquet")["bytes"].to_pylist() == [7, None]
 
 
+THRESHOLDS: dict[str, list[float | None]] = {"0.9": [0.2, 0.3, 0.4], "0.95": [0.5, None, 0.8]}
+
+
+def test_a_row_is_decided_by_the_threshold_of_its_class_and_its_outlier_score(tmp_path: Path) -> None:
+    known, unknown, without = {"outlier": 1.0}, {"outlier": 1.000001}, {"outlier": None}
+    rows = [
+        *(ok(0, sure).model_copy(update=known) for sure in (0.5, 0.499999)),
+        *(ok(1, 1.0).model_copy(update=score) for score in (known, unknown)),
+        *(ok(2, 0.9).model_copy(update=score) for score in (unknown, without)),
+        BROKEN,
+    ]
+    paths = [f"{number}.jpg" for number in range(len(rows))]
+    with run_of(tmp_path, paths, rows, thresholds=THRESHOLDS, outliers=True) as run:
+        request = request_of(tmp_path / "out", "csv,jsonl,parquet,xlsx,html", ranks=1)
+        counts = write_reports(run, request, max_pixels=1)
+        lower = tally(run, Layout.of(run.plan, target_precision=0.9))
+        by_confidence = tally(run, Layout.of(run.plan, min_confidence=0.0))
+
+    out = tmp_path / "out"
+    table = list(csv.DictReader((out / "report.csv").read_text().splitlines()))
+    decided = ["accept", "review", "review", "unknown", "unknown", "accept", ""]
+    assert [row["decision"] for row in table] == decided
+    assert [row["outlier"] for row in table] == ["1.0000", "1.0000", "1.0000", "1.0000", "1.0000", "", ""]
+    assert [row["label"] for row in table][3:5] == ["paper", "tin"]  # the best label stays
+    assert list(table[0])[4:7] == ["group", "decision", "outlier"]
+    lines = [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+    assert [line["decision"] or "" for line in lines] == decided
+    assert [line["outlier"] for line in lines][4:] == [1.0, None, None]
+    parquet = pq.read_table(out / "report.parquet")
+    assert (parquet["decision"].to_pylist()[3], str(parquet.schema.field("outlier").type)) == ("unknown", "float")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["decisions"] == {"accept": 2, "review": 2, "unknown": 2} == dict(counts.decisions)
+    assert (counts.to_review, summary["target_precision"]) == (4, 0.95)
+    assert dict(lower.decisions) == {"accept": 4, "unknown": 2}
+    assert dict(by_confidence.decisions) == {"accept": 4, "unknown": 2}
+    page = (out / "report.html").read_text()
+    assert all(f'<option value="{name}">' in page for name in ("accept", "review", "unknown"))
+
+
+def test_a_run_whose_version_decides_nothing_has_no_column_for_it(tmp_path: Path) -> None:
+    with run_of(tmp_path, ["a.jpg"], [ok(0)]) as run:
+        request = request_of(tmp_path / "out", "csv,jsonl,html")
+        write_reports(run, request, max_pixels=1)
+        columns = request.layout(run).columns
+
+    assert not {"decision", "outlier"} & {*columns, *json.loads((tmp_path / "out" / "report.jsonl").read_text())}
+    assert not {"decisions", "target_precision"} & json.loads((tmp_path / "out" / "summary.json").read_text()).keys()
+    assert '<option value="accept">' not in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "why"),
+    [
+        ({}, r"--target-precision: waste:7 has no thresholds, .*; use --min-confidence"),
+        (THRESHOLDS, r"--target-precision 0.7: waste:7 has thresholds for 0.9, 0.95$"),
+    ],
+    ids=["none", "others"],
+)
+def test_a_target_without_thresholds_is_refused_before_anything_is_labelled(
+    thresholds: dict[str, list[float | None]], why: str, tmp_path: Path
+) -> None:
+    with run_of(tmp_path, ["a.jpg"], [ok(0)], thresholds=thresholds) as run, pytest.raises(UsageError, match=why):
+        request_of(tmp_path / "r.csv", None, target_precision=0.7).check_rows(run)
+
+
 @pytest.mark.parametrize(
     "shown",
     [
@@ -614,6 +679,7 @@ def test_file_info_stands_in_every_table_and_comes_from_those_who_read_the_file(
         {"csv_dialect": "excel"},
         {"csv_dialect": "excel-semicolon"},
         {"min_confidence": 0.5},
+        {"target_precision": 0.9},
         {"chosen": ("label", "path", "width")},
         {"class_map": {"glass": ("=a; b", "50 %, or so"), "tin": ("100 % tin", None)}},
     ],
@@ -642,7 +708,10 @@ def test_lines_made_at_once_have_the_bytes_of_those_made_cell_by_cell(
         ok(0).model_copy(update={"width": 0}),
     ]
     paths = [f"{number}/{random.choice(names)}" for number in range(61)]  # the last one has no row yet
-    with run_of(tmp_path, paths, rows) as run:
+    decides = "target_precision" in shown
+    if decides:
+        rows = [row.model_copy(update={"outlier": random.choice([0.5, 1.5, None])}) for row in rows]
+    with run_of(tmp_path, paths, rows, thresholds=THRESHOLDS if decides else {}, outliers=decides) as run:
         layout = Layout.of(run.plan, **shown)
         write_csv(run, tmp_path / "at-once.csv", layout)
         monkeypatch.setattr("producer.reports.csv._labelled_line", lambda layout: None)

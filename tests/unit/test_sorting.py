@@ -324,14 +324,15 @@ def test_a_full_disk_names_the_undo_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in inbox.iterdir()] == ["a.jpg"]
 
 
-def test_images_below_the_confidence_go_into_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_images_that_are_not_accepted_go_into_folders_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
+    paths = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    for name in paths:
         (tmp_path / "in" / name).write_text(name)
-    labels = ["unsure", "paper", "tin"]
-    rows = [ok(0, 0.9), ok(0, 0.4), ok(1, 0.4)]
-    with run_of(tmp_path, ["a.jpg", "b.jpg", "c.jpg"], rows, base=str(tmp_path / "in"), labels=labels) as run:
+    labels = ["review", "paper", "tin"]
+    rows = [ok(0, 0.9), ok(0, 0.4), ok(1, 0.4), ok(1, 0.9).model_copy(update={"outlier": 1.5})]
+    with run_of(tmp_path, paths, rows, base=str(tmp_path / "in"), labels=labels, outliers=True) as run:
         sort_images(run, Layout.of(run.plan, min_confidence=0.5), tmp_path / "out", "copy")
 
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.jpg"))
-    assert found == ["unsure-2/a.jpg", "unsure/b.jpg", "unsure/c.jpg"]
+    assert found == ["review-2/a.jpg", "review/b.jpg", "review/c.jpg", "unknown/d.jpg"]

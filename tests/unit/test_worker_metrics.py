@@ -55,6 +55,19 @@ def test_rows_count_by_status_and_version_and_times_by_stage() -> None:
     assert value(metrics, "sortline_chunk_seconds_bucket", le="0.1") == 0
 
 
+def test_rows_count_by_what_the_thresholds_of_their_version_decide() -> None:
+    metrics = Metrics()
+    rows = (*ROWS, Row(top=((0, 1.0),), outlier=1.5))
+
+    metrics.note_chunk(CHUNK, RESULT)  # of a version without any
+    assert value(metrics, "sortline_decided_images_total", decision="accept", model="waste:1") is None
+    metrics.note_thresholds(PINS[0], [0.9, None])
+    metrics.note_chunk(CHUNK, RESULT.model_copy(update={"rows": rows}))
+
+    for decision in ("accept", "review", "unknown"):
+        assert value(metrics, "sortline_decided_images_total", decision=decision, model="waste:1") == 1
+
+
 def test_the_wait_in_the_queue_is_counted_where_the_message_tells_it() -> None:
     metrics = Metrics()
 

@@ -85,6 +85,6 @@ def _photo(data: bytes) -> dict[str, Any]:
 def _row(outcome: Outcome, facts: dict[str, Any]) -> Row:
     row = Row(width=outcome.width_px, height=outcome.height_px, **facts)
     if outcome.error is None:
-        return row.model_copy(update={"top": tuple(outcome.top)})
+        return row.model_copy(update={"top": tuple(outcome.top), "outlier": outcome.outlier})
     detail = path_to_text(outcome.error.detail)[:1000]
     return row.model_copy(update={"error": outcome.error.reason, "detail": detail})
