@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -201,3 +202,21 @@ def test_fairness_prints_waits_and_rates(home: Path) -> None:
     assert len(found) == 7
     assert all(value > 0 for value in found.values())
     assert found["ten photos, longest, s"] < 5
+
+
+def test_active_prints_the_accuracy_of_each_order_after_each_round(home: Path) -> None:
+    for label in ("dark", "light"):
+        (home / "photos" / label).mkdir(parents=True)
+        for number in range(24):
+            shade = number + (200 if label == "light" else 0)
+            noise = np.random.default_rng(shade).integers(0, 30, (32, 32, 3), np.uint8) + shade
+            Image.fromarray(noise.astype(np.uint8)).save(home / "photos" / label / f"{number}.png")
+    found = figures(
+        home, "active", str(home / "photos"), str(home / "cache"), "--runs", "2", "--rounds", "2", "--corrections", "3",
+        "--plot", str(home / "plot.png"),
+    )  # fmt: skip
+
+    assert list(found) == ["random", "uncertain", "entropy", "diverse", "diverse, on features"]
+    assert all(len(rates) == 3 and all(0 <= rate <= 1 for rate in rates) for rates in found.values())
+    with Image.open(home / "plot.png") as plot:
+        assert plot.width > 500
