@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,18 @@ def test_a_letterbox_needs_both_sides() -> None:
     assert (found.fit, found.padding) == ("pad", 114)
 
 
-def test_an_image_of_a_million_columns_is_not_resized_whole() -> None:
-    found = resized_as(np.full((1, 1_000_000, 3), 7, np.uint8), Resize(filter="bicubic", short_px=256), 224, 224)
+@pytest.mark.parametrize("name", ["bicubic", "torch-nearest", "torch-bicubic", "opencv-linear", "openvino-linear"])
+@pytest.mark.parametrize("how", [{"short_px": 256}, {"height_px": 256, "width_px": 256}])
+@pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1), (1_000_000, 9)])
+def test_an_image_of_a_million_columns_takes_little_memory(
+    name: Any, how: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    tracemalloc.start()
+    try:
+        found = resized_as(np.full((*shape, 3), 7, np.uint8), Resize(filter=name, **how), 224, 224)
+        assert tracemalloc.get_traced_memory()[1] < 600e6
+    finally:
+        tracemalloc.stop()
     assert found.shape == (224, 224, 3)
     assert found.min() == found.max() == 7
 

@@ -31,6 +31,7 @@ ResizeFit = Literal["stretch", "crop", "pad", "pad-corner"]
 MAX_SIDE_PX = 4096
 OPENCV, OPENVINO, TORCH = "opencv-linear", "openvino-linear", "torch-"
 WHOLE_PX = 10_000_000  # up to so many are computed whole: 30 MB
+LONGEST_PX = 65_536  # a longer side is averaged to this first: the half-way image of two passes would be huge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +154,7 @@ def _letterboxed(pixels: Pixels, how: Resize, width: int, height: int) -> Pixels
 
 def _resized_part(pixels: Pixels, how: str, width: int, height: int, rows: slice, columns: slice) -> Pixels:
     """Return these rows and columns of the image when it is resized to (width, height)."""
+    pixels = _of_bearable_length(pixels, width, height)
     if pixels.shape[:2] == (height, width):
         return pixels[rows, columns]
     if how.startswith(TORCH):
@@ -170,6 +172,16 @@ def _resized_part(pixels: Pixels, how: str, width: int, height: int, rows: slice
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling[how.upper()], box=box))
 
 
+def _of_bearable_length(pixels: Pixels, width: int, height: int) -> Pixels:
+    old_height, old_width = pixels.shape[:2]
+    sides = (
+        old if new > LONGEST_PX else min(old, LONGEST_PX) for old, new in ((old_width, width), (old_height, height))
+    )
+    if (shorter := tuple(sides)) == (old_width, old_height):
+        return pixels
+    return cast("Pixels", cv2.resize(pixels, shorter, interpolation=cv2.INTER_AREA))
+
+
 def _resized(pixels: Pixels, how: str, width: int, height: int) -> Pixels:
     if how == OPENCV:
         return cast("Pixels", cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR))
@@ -180,14 +192,15 @@ def _as_openvino(pixels: Pixels, width: int, height: int, rows: slice, columns: 
     """Return what OpenVINO's Interpolate makes on CPUs, mode linear: places and sums in float32, rounded at the end."""
     top, bottom, down = _neighbours(pixels.shape[0], height, rows)
     left, right, across = _neighbours(pixels.shape[1], width, columns)
-    lines = [_between(pixels[row][:, left], pixels[row][:, right], across[None, :, None]) for row in (top, bottom)]
+    rows_of = [(pixels[row[:, None], left], pixels[row[:, None], right]) for row in (top, bottom)]
+    lines = [_between(before, behind, across[None, :, None]) for before, behind in rows_of]
     return np.rint(_between(lines[0], lines[1], down[:, None, None])).astype(np.uint8)
 
 
 def _neighbours(old: int, new: int, part: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Return the pixels before and behind each new place, and how near it is to the latter, from 0 to 1."""
     half = np.float32(0.5)
-    places = (np.arange(new, dtype=np.float32)[part] + half) / (np.float32(new) / np.float32(old)) - half
+    places = (np.arange(part.start, part.stop).astype(np.float32) + half) / (np.float32(new) / np.float32(old)) - half
     places = np.clip(places, np.float32(0), np.float32(old - 1))
     before = places.astype(np.int64)
     return before, np.minimum(before + 1, old - 1), places - before.astype(np.float32)
