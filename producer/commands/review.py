@@ -41,6 +41,14 @@ def review(
             "about which both versions are surest and disagree.",
         ),
     ] = "uncertain",
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            "--embeddings",
+            metavar="FILE",
+            help="What a network sees in the images, of `sortline audit --embeddings`: --order diverse goes by it.",
+        ),
+    ] = None,
     browse: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     home: Home = None,
 ) -> None:
@@ -55,8 +63,10 @@ def review(
 
       sortline review audit.csv -o fixes.csv
 
+      sortline review audit.csv --embeddings photos.parquet --order diverse
+
       sortline review comparison.csv --order disagreement
     """
     from producer.review.review import review as review_run
 
-    review_run(settings_of(home=home), run, output, data_root, who, order, browse=browse)
+    review_run(settings_of(home=home), run, output, data_root, who, order, embeddings=embeddings, browse=browse)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from base.paths import path_to_text, text_to_path
 from base.text import plain_cell
@@ -16,9 +16,14 @@ from configs import Settings
 from producer.errors import UsageError
 from producer.reports.comparison_page import version_in
 from producer.reports.request import Request, requests_of_text
+from producer.review.embeddings import read_embeddings
 from producer.run.opening import find_run_file
 from producer.runfile import RunFile
 from producer.sources.table import base_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PROBED = 20  # images that are looked for to find out where they lie on this machine
 TABLES = (".csv", ".tsv", ".txt")
@@ -57,6 +62,7 @@ class Collection:
         source: SOURCE of the run, to label it again; "" where it isn't known.
         pages: further pictures of files, which are left out: a correction is of a file.
         other: the other version that has labelled some of the images too, "" where there is none.
+        embeddings: a vector of length 1 for each image, NaN where there is none; None where none are known.
     """
 
     title: str
@@ -68,6 +74,7 @@ class Collection:
     source: str = ""
     pages: int = 0
     other: str = ""
+    embeddings: NDArray[np.float32] | None = None
 
     def label(self, image: ReviewImage) -> str:
         """Return what was predicted, "" where nothing was."""
@@ -84,15 +91,26 @@ class Collection:
         return (2, confidence + other) if label != self.label(image) else (1, abs(confidence - other))
 
 
-def open_collection(settings: Settings, text: str, data_root: Path | None = None) -> Collection:
+def open_collection(
+    settings: Settings, text: str, data_root: Path | None = None, embeddings: Path | None = None
+) -> Collection:
     """Return the images that ``text`` means: a run, a report of a run of this machine, or any table of labels.
 
     Args:
         data_root: where the images lie on this machine, if not where they lay when they were labelled.
+        embeddings: a Parquet file of what a network sees in them.
 
     Raises:
-        UsageError: there is no such run, the table is none, or its images are behind a URL.
+        UsageError: there is no such run, the table is none, its images are behind a URL, or the
+            ``embeddings`` are of others.
     """
+    found = _found(settings, text, data_root)
+    if embeddings is None:
+        return found
+    return replace(found, embeddings=read_embeddings(embeddings, [image.key for image in found.images]))
+
+
+def _found(settings: Settings, text: str, data_root: Path | None) -> Collection:
     given = Path(os.path.abspath(text))  # noqa: PTH100 - links stay as the user wrote them
     try:
         path = find_run_file(settings, text)

@@ -34,6 +34,7 @@ def review(
     who: str | None,
     order: Order,
     *,
+    embeddings: Path | None = None,
     browse: bool,
 ) -> None:
     """Serve the page of a run until it is interrupted.
@@ -46,7 +47,7 @@ def review(
         raise UsageError(NOT_INSTALLED)
     from producer.review.server import listen, make_server
 
-    load = partial(open_collection, settings, run, data_root)
+    load = partial(open_collection, settings, run, data_root, embeddings)
     collection = load()
     if order == "disagreement" and not collection.other:
         raise UsageError(

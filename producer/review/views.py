@@ -97,10 +97,15 @@ class Views:
         return [*(self._spread(by_margin) if order == "diverse" else by_margin), *failed]
 
     def _spread(self, by_margin: list[int]) -> list[int]:
-        images, among = self._collection.images, by_margin[:DIVERSE_AMONG]
+        images, embeddings = self._collection.images, self._collection.embeddings
+        if embeddings is None:
+            among = by_margin[:DIVERSE_AMONG]
+            points = dense([images[index].ranked for index in among], len(self._collection.labels))
+        else:
+            among = [index for index in by_margin if not math.isnan(embeddings[index, 0])][:DIVERSE_AMONG]
+            points = embeddings[among]
         doubt = [1 - images[index].margin for index in among]
-        answers = dense([images[index].ranked for index in among], len(self._collection.labels))
-        spread = [among[place] for place in k_center(answers, doubt, MOST_DIVERSE)]
+        spread = [among[place] for place in k_center(points, doubt, MOST_DIVERSE)]
         taken = set(spread)
         return [*spread, *(index for index in by_margin if index not in taken)]
 

@@ -30,7 +30,7 @@ from producer.review.pictures import Pictures
 from producer.review.retraining import Retraining
 from producer.review.server import listen, make_server
 from producer.review.session import Session, ViewGone
-from producer.review.views import FAILED, Query, dense, entropy, k_center
+from producer.review.views import FAILED, Query, Views, dense, entropy, k_center
 from tests.conftest import wait_until
 from tests.unit.reported import LABELS, ok, run_of
 
@@ -209,6 +209,44 @@ def test_the_order_by_diversity_has_every_image_once_and_begins_with_the_least_s
     found = order_of(session, order="diverse")
     assert sorted(found) == list(range(7))
     assert (found[0], found[-1]) == (1, 6)
+
+
+def test_where_embeddings_are_known_the_diverse_order_goes_by_them(desk: Desk, tmp_path: Path) -> None:
+    vectors = {0: [9.0, 9.0], 1: [1.0, 0.0], 2: [1.0, 0.1], 3: [0.0, 1.0], 4: [1.0, 0.05]}  # 5 is not in the file
+    path = write_embeddings(
+        tmp_path / "e.parquet", {f"{desk.inbox}/{number}.png": row for number, row in vectors.items()}
+    )
+    collection = open_collection(desk.settings, str(desk.run), embeddings=path)
+    view = Views(collection, dict).open(Query(order="diverse"))
+
+    assert list(view.indexes[:3]) == [1, 3, 0]  # the least sure; the farthest; between the two
+    assert sorted(view.indexes) == list(range(7))
+    assert list(view.indexes[-2:]) == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"/elsewhere/1.png": [1.0, 2.0]}, "has none of these images, such as .*/0.png"),
+        ({"/elsewhere/1.png": [1.0], "b": [1.0, 2.0]}, "no Parquet file with the columns path and embedding"),
+        (None, "no Parquet file with the columns path and embedding"),
+    ],
+)
+def test_embeddings_of_other_images_or_another_kind_of_file_are_refused(
+    desk: Desk, tmp_path: Path, rows: dict[str, list[float]] | None, message: str
+) -> None:
+    path = tmp_path / "e.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    if rows is not None:
+        write_embeddings(path, rows)
+    with pytest.raises(UsageError, match=message):
+        open_collection(desk.settings, str(desk.run), embeddings=path)
+
+
+def write_embeddings(path: Path, rows: dict[str, list[float]]) -> Path:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"path": list(rows), "embedding": list(rows.values())}), path)
+    return path
 
 
 def test_a_view_stays_as_it_is_while_its_images_are_decided(session: Session) -> None:
