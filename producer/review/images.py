@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PROBED = 20  # images that are looked for to find out where they lie on this machine
 TABLES = (".csv", ".tsv", ".txt")
+_AUDITED = (("label", "label_probability"), ("suggested", "suggested_probability"))
 
 
 class ReviewImage(NamedTuple):
@@ -203,11 +205,8 @@ def text_of(cells: dict[str, str], column: str) -> str:
 
 def _ranked(cells: dict[str, str], labels: dict[str, int], where: str) -> list[tuple[int, float]]:
     """Return the labels of a row with their confidences; those that an audit gives and suggests, where it is one."""
-    pairs = [("label", "confidence"), *((f"label_{rank}", f"confidence_{rank}") for rank in range(2, 1001))]
-    if "suggested" in cells:
-        pairs = [("label", "label_probability"), ("suggested", "suggested_probability")]
     found: list[tuple[int, float]] = []
-    for name, number in pairs:
+    for name, number in _AUDITED if "suggested" in cells else _labelled():
         if not (label := text_of(cells, name)):
             break
         value = _number(cells, number, where, "1" if not found else "0")
@@ -215,6 +214,13 @@ def _ranked(cells: dict[str, str], labels: dict[str, int], where: str) -> list[t
         if index not in [known for known, _ in found]:
             found.append((index, value))
     return found
+
+
+def _labelled() -> Iterator[tuple[str, str]]:
+    """Yield the columns of a report: label and confidence, the most probable first, without end."""
+    yield "label", "confidence"
+    for rank in count(2):
+        yield f"label_{rank}", f"confidence_{rank}"
 
 
 def _number(cells: dict[str, str], column: str, where: str, default: str = "") -> float:

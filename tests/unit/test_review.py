@@ -171,6 +171,20 @@ def test_a_table_that_is_no_report_is_refused_with_its_line(
         open_collection(Settings(home=tmp_path / "home"), str(write_table(tmp_path / "x.csv", rows)))
 
 
+@pytest.mark.long
+def test_a_table_of_a_million_rows_is_opened_and_ordered(tmp_path: Path) -> None:
+    draw(tmp_path / "0.png", "one")
+    table = tmp_path / "report.csv"
+    with table.open("w") as file:
+        file.write("path,label,confidence\n")
+        file.writelines(f"{number}.png,{'xyz'[number % 3]},0.{number % 1000:03}\n" for number in range(1_000_000))
+    collection = open_collection(Settings(home=tmp_path / "home"), str(table))
+
+    assert len(collection.images) == 1_000_000
+    view = Views(collection, dict).open(Query(group="y", text="999"))
+    assert collection.images[view.indexes[0]].ranked[0][1] < collection.images[view.indexes[-1]].ranked[0][1]
+
+
 # ---- in which order
 
 
