@@ -18,9 +18,9 @@ from producer.__main__ import run
 from producer.errors import USAGE
 from producer.training.audit import COLUMNS, table_of, write_embeddings
 from producer.training.audit_page import audit_page
-from vision.images import DEFAULT_LIMITS, quality_of
-from vision.training import embed, outlier_scores
-from worker.train.audit import confident_errors
+from vision.images import DEFAULT_LIMITS, Quality, quality_of
+from vision.training import ClassInfo, Dataset, LabelledImage, embed, outlier_scores
+from worker.train.audit import Audited, confident_errors, findings_of, most_suspicious_first
 
 
 def test_a_label_is_wrong_where_another_class_is_as_sure_as_on_its_own_images() -> None:
@@ -174,3 +174,41 @@ def test_embeddings_are_read_back_by_their_image_in_the_order_of_the_table(tmp_p
     assert table["path"] == ["/data/a%25.png", "/data/b.png"]
     assert table["label"] == ["tin", "glass"]
     assert table["embedding"] == rows.astype(float).tolist()
+
+
+def test_findings_name_duplicates_near_duplicates_and_what_leaks_between_the_sides(tmp_path: Path) -> None:
+    names = ("train/tin/a", "train/tin/b", "train/glass/c", "val/tin/a2", "val/tin/b2", "val/glass/d")
+    images = [LabelledImage(tmp_path / name, int("tin" in name)) for name in names]
+    dataset = Dataset(
+        root=tmp_path,
+        classes=tuple(ClassInfo(folder=name, label=name, names={}) for name in ("glass", "tin")),
+        train=tuple(images[:3]),
+        validation=tuple(images[3:]),
+    )
+    digests = {image.path: image.path.name.removesuffix("2") if "a" in image.path.name else str(image.path)
+               for image in images}  # fmt: skip
+    own = np.array([0.9, 0.8, 0.2, 0.7, 0.6, 0.95])
+    tin = np.array([image.class_index for image in images])
+    audited = Audited(
+        images=images,
+        labels=tin,
+        probabilities=np.stack([np.where(tin, 1 - own, own), np.where(tin, own, 1 - own)], axis=1),
+        families=np.array([0, 1, 2, 0, 1, 3]),
+        qualities=[Quality(0.25, 0.0, 0.0, 0.0, 0.0)] * 6,
+        embeddings=None,
+        outliers=np.full(6, 0.125, np.float32),
+    )
+    order = most_suspicious_first(audited)
+    rows = {row.path: row for row in findings_of(dataset, audited, order, digests, str(tmp_path))}
+
+    assert next(iter(rows)) == "train/glass/c"
+    assert (rows["train/glass/c"].suggested, rows["train/glass/c"].suspicious) == ("tin", True)
+    assert {name: row.same_as for name, row in rows.items() if row.same_as} == {
+        "train/tin/a": "val/tin/a2", "val/tin/a2": "train/tin/a",
+    }  # fmt: skip
+    assert {name: row.similar_to for name, row in rows.items() if row.similar_to} == {"val/tin/b2": "train/tin/b"}
+    assert {name: row.leak for name, row in rows.items() if row.leak} == {
+        "train/tin/a": "val/tin/a2", "val/tin/a2": "train/tin/a",
+        "train/tin/b": "val/tin/b2", "val/tin/b2": "train/tin/b",
+    }  # fmt: skip
+    assert {(row.outlier, row.blur) for row in rows.values()} == {(0.125, 0.25)}

@@ -36,7 +36,7 @@ DIGITS = 4  # of probabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Audited:
+class Audited:
     """The images of an audit and what was found of each, in one order.
 
     Attributes:
@@ -62,8 +62,10 @@ def audit(training: Training, reader: InputReader, dataset: Dataset) -> str:
     The findings go out as events of the job, the most suspicious first.
     """
     found = _audited(training, reader, dataset)
-    order = _most_suspicious_first(found)
-    findings = list(_findings(dataset, found, order, reader.digests, os.path.realpath(str(training.runtime.data_root))))
+    order = most_suspicious_first(found)
+    findings = list(
+        findings_of(dataset, found, order, reader.digests, os.path.realpath(str(training.runtime.data_root)))
+    )
     sent = order[:MOST_SENT]
     for start in range(0, len(sent), SENT_AT_ONCE):
         some = findings[start : min(start + SENT_AT_ONCE, MOST_SENT)]
@@ -78,7 +80,7 @@ def audit(training: Training, reader: InputReader, dataset: Dataset) -> str:
     return f"{suspicious} of {len(findings)} labels look wrong; out of fold, {right / len(findings):.1%} are as given"
 
 
-def _audited(training: Training, reader: InputReader, dataset: Dataset) -> _Audited:
+def _audited(training: Training, reader: InputReader, dataset: Dataset) -> Audited:
     images: list[LabelledImage] = []
     parts: list[NDArray[np.float64]] = []
     embeddings = None
@@ -103,7 +105,7 @@ def _audited(training: Training, reader: InputReader, dataset: Dataset) -> _Audi
         qualities = list(pool.map(lambda image: _quality(image.path, limits), images))
     labels, logits = np.array([image.class_index for image in images], np.int64), np.concatenate(parts)
     of_family = np.array([number_of[image] for image in images], np.int64)
-    return _Audited(
+    return Audited(
         images=images,
         labels=labels,
         probabilities=softmax(logits / fit_temperature(logits, labels)),
@@ -135,7 +137,7 @@ def confident_errors(probabilities: NDArray[np.float64], labels: NDArray[np.int6
     return np.where((confident.max(axis=1) >= 0) & (best != labels), best, -1)
 
 
-def _most_suspicious_first(found: _Audited) -> list[int]:
+def most_suspicious_first(found: Audited) -> list[int]:
     """Return the places of the images, the least likely label first."""
     rows = np.arange(len(found.images))
     others = found.probabilities.copy()
@@ -144,8 +146,8 @@ def _most_suspicious_first(found: _Audited) -> list[int]:
     return order
 
 
-def _findings(
-    dataset: Dataset, found: _Audited, order: Iterable[int], digests: Mapping[Path, str], root: str
+def findings_of(
+    dataset: Dataset, found: Audited, order: Iterable[int], digests: Mapping[Path, str], root: str
 ) -> Iterator[Finding]:
     """Yield what was found of each image."""
     labels, probabilities = found.labels, found.probabilities
