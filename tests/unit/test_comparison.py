@@ -68,7 +68,7 @@ def test_what_both_labelled_is_compared_and_where_folders_are_classes_with_the_t
 
 
 def test_folders_that_are_no_classes_are_no_truth_and_the_other_run_may_be_a_part(tmp_path: Path) -> None:
-    paths = ["x/1.png", "x/2.png", "x/3.png"]
+    paths = ["x/1.png", "glass/2.png", "x/3.png"]
     with (
         run_of(tmp_path / "a", paths, [ok(0), ok(1), ok(2)]) as first,
         run_of(tmp_path / "b", paths[1:], [ok(1), ok(1)], version=8) as second,
