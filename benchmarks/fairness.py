@@ -2,7 +2,7 @@
 
 Workers are processes that sleep instead of computing. All runs are detached, so what is measured is the queue: from the
 first message of the ten photos to their rows. The giant run's rate is measured alone, with its window and with all of
-its chunks queued at once, and beside small runs that come one after the other.
+its chunks queued at once, and beside small runs that come one after the other: in turns, since a busy machine changes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -39,21 +40,17 @@ def main() -> None:
     parser.add_argument("--other-images", type=int, default=2_000, help="of each of them")
     parser.add_argument("--times", type=int, default=20, help="that ten photos come")
     parser.add_argument("--seconds", type=float, default=60, help="over which the giant run's rate is taken")
+    parser.add_argument("--turns", type=int, default=1, help="of these three rates, one after the other")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with temporary_home() as home:
         publish_stub(home)
-        figures = {
-            **_waits(home, options),
-            "giant run alone, window, img/s": _rate(home, options, window=0),
-            "giant run alone, all queued, img/s": _rate(home, options, window=100_000),
-            "giant run beside ten photos every 2 s, img/s": _rate(home, options, window=0, others=True),
-        }
+        figures = {**(_waits(home, options) if options.times else {}), **_rates(home, options)}
     if options.json:
         print(json.dumps(figures))
         return
     for what, value in figures.items():
-        print(f"{what:58} {value:.2f}")
+        print(f"{what:78} {value:.3f}")
 
 
 def _waits(home: Path, options: argparse.Namespace) -> dict[str, float]:
@@ -77,18 +74,47 @@ def _waits(home: Path, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
+def _rates(home: Path, options: argparse.Namespace) -> dict[str, float]:
+    kinds: dict[str, dict[str, Any]] = {
+        "giant run alone, all queued": {"window": 100_000},
+        "giant run alone, window": {"window": 0},
+        "giant run beside ten photos every 2 s": {"window": 0, "others": True},
+    }
+    rates: dict[str, list[float]] = {what: [] for what in kinds}
+    for _ in range(options.turns):
+        for what, how in kinds.items():
+            rates[what].append(_rate(home, options, **how))
+    figures = {f"{what}, img/s": statistics.median(found) for what, found in rates.items()}
+    queued, *others = rates.items()
+    for what, found in others:
+        shares = [rate / of_queued for rate, of_queued in zip(found, queued[1], strict=True)]
+        figures |= {f"{what}, of that with all queued, median": statistics.median(shares)}
+        figures |= {f"{what}, of that with all queued, least": min(shares)}
+        figures |= {f"{what}, of that with all queued, most": max(shares)}
+    return figures
+
+
 def _rate(home: Path, options: argparse.Namespace, *, window: int, others: bool = False) -> float:
-    """Return the images a second of the giant run; where others come, the images of both count."""
+    """Return the images a second of the giant run, from a chunk to another; where others come, those of both count."""
     with _fleet(home, options) as (client, settings):
         run = _detach(settings.model_copy(update={"window_chunks": window}), home, "giant", options.images)
-        wait_for(lambda: _labelled(client, run) > 0, "the giant run to begin")
-        done, started, at = _labelled(client, run), time.monotonic(), 0
-        while (seconds := time.monotonic() - started) < options.seconds:
+        done, started = _next_chunk(client, run)
+        at = 0
+        while time.monotonic() - started < options.seconds:
             if others:
                 _detach(settings, home, f"beside-{at}", PHOTOS)
             at += 1
             time.sleep(2.0)
-        return (_labelled(client, run) - done + others * at * PHOTOS) / seconds
+        last, ended = _next_chunk(client, run)
+        return (last - done + others * at * PHOTOS) / (ended - started)
+
+
+def _next_chunk(client: redis.Redis, run: str) -> tuple[int, float]:
+    """Wait for a chunk; return how many images are labelled then, and when that was."""
+    before = _labelled(client, run)
+    while (now := _labelled(client, run)) == before:
+        time.sleep(0.002)
+    return now, time.monotonic()
 
 
 @contextmanager

@@ -199,7 +199,7 @@ def test_fairness_prints_waits_and_rates(home: Path) -> None:
         "--other-images", "300", "--times", "2", "--seconds", "1",
     )  # fmt: skip
 
-    assert len(found) == 7
+    assert len(found) == 13
     assert all(value > 0 for value in found.values())
     assert found["ten photos, longest, s"] < 5
 
