@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -80,13 +82,23 @@ def test_a_command_that_fails_is_tried_again_a_few_times_and_is_never_shown(tmp_
     assert said == [*again, "--then: exit code 3; given up after 3 tries, until the next batch"]
 
 
-def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hook, "COMMAND_LIMIT_S", 0.1)
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hook, "COMMAND_LIMIT_S", 0.5)
     monkeypatch.setattr(hook, "PAUSES_S", ())
     said: list[str] = []
+    os.mkfifo(tmp_path / "open")  # its reader meets the end when nobody who could write lives
 
-    Hook(command="sleep 100 & sleep 100").call(FACTS, said.append)
+    reader = os.open(tmp_path / "open", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        Hook(command=f"exec > {tmp_path}/open; echo started; sleep 100 & sleep 100").call(FACTS, said.append)
 
+        assert os.read(reader, 100) == b"started\n"
+        assert select.select([reader], [], [], 20)[0], "something of the command still runs"
+        assert os.read(reader, 100) == b""
+    finally:
+        os.close(reader)
     assert said == ["--then: not done after 0 s, ended; given up after 1 tries, until the next batch"]
 
 
