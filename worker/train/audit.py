@@ -77,7 +77,8 @@ def audit(training: Training, reader: InputReader, dataset: Dataset) -> str:
         training.progress.report_findings(text, some, vectors)
     suspicious = sum(finding.suspicious for finding in findings)
     right = sum(finding.label == finding.suggested for finding in findings)
-    return f"{suspicious} of {len(findings)} labels look wrong; out of fold, {right / len(findings):.1%} are as given"
+    total = len(findings)
+    return f"{suspicious:,} of {total:,} labels look wrong; out of fold, {right / total:.1%} are as given"
 
 
 def _audited(training: Training, reader: InputReader, dataset: Dataset) -> Audited:
