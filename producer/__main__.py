@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -115,6 +116,7 @@ def main() -> None:
     # of a command's start. Nor is there any use in taking them apart at the end: that took longer than 0.05 s.
     gc.set_threshold(GARBAGE_EVERY)
     code = run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late: all is done, and an interpreter that ends would die of it
     gc.freeze()
     sys.exit(code)
 

@@ -484,3 +484,20 @@ def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch: pytest.M
         sortline.main()
 
     assert ended.value.code == INTERRUPTED
+
+
+@pytest.mark.slow
+def test_ctrl_c_after_a_command_is_done_changes_nothing() -> None:
+    code = (
+        "import atexit, os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['sortline', '--version']\n"
+        "import sortline\n"
+        "sortline.main()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (OK, "")
+    assert done.stdout.startswith("sortline ")
