@@ -9,13 +9,15 @@ there are few images: what chance makes in 1 of 1,000 comparisons is no drift.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 CONFIDENCE_BINS = 100
 LARGE = 0.25
+FURTHER = 0.2  # part of the images that would have to be nearer: less is no change worth a word
+CHANCE = 0.001
 LEAST_IMAGES = 30  # with fewer nothing is said
 _PARTS = 10  # bins of confidence that are compared, each of about as many validation images
 _LEAST_PART = 0.01  # classes with less of the validation images are compared as one
@@ -29,10 +31,12 @@ class Expected:
     Attributes:
         confidences: images by confidence, in steps of a hundredth.
         labels: images by class index.
+        outliers: 101 quantiles of their outlier scores, from the lowest to the highest; empty where there are none.
     """
 
     confidences: list[int]
     labels: list[int]
+    outliers: list[float] = field(default_factory=list)
 
     @property
     def images(self) -> int:
@@ -77,6 +81,30 @@ def label_shift(expected: Sequence[int], found: Sequence[int]) -> Shift:
     rare = sorted(set(range(len(expected))) - set(common))
     groups = [[place] for place in common] + ([rare] if rare else [])
     return _shift(*([sum(counts[place] for place in group) for group in groups] for counts in (expected, found)))
+
+
+def outlier_place(quantiles: Sequence[float], score: float) -> int:
+    """Return how many of the quantiles are below an outlier score."""
+    return bisect_left(quantiles, score)
+
+
+def outlier_shift(quantiles: Sequence[float], images: int, places: Mapping[int, int]) -> Shift:
+    """Return how much further images are from those of training: Smirnov's one-sided statistic of two samples.
+
+    Args:
+        quantiles: of so many images held out.
+        places: images by `outlier_place`.
+    """
+    found = sum(places.values())
+    if not found or not images:
+        return Shift(0.0, FURTHER)
+    index, nearer, last = 0.0, 0, len(quantiles) - 1
+    for place, quantile in enumerate(quantiles):
+        nearer += places.get(place, 0)
+        if place == last or quantiles[place + 1] > quantile:  # of equal ones the last counts
+            index = max(index, place / last - nearer / found)
+    chance = math.sqrt(math.log(1 / CHANCE) / 2 * (1 / images + 1 / found))  # exp(-2 n m / (n + m) limit^2) = CHANCE
+    return Shift(index, max(FURTHER, chance))
 
 
 def _edges(counts: Sequence[int]) -> list[int]:

@@ -42,8 +42,11 @@ def pin_of(version: ModelVersion) -> ModelPin:
 
 def expected_of(version: ModelVersion) -> Expected | None:
     """Return how a version answered images that it was not trained on; None where its manifest does not say."""
-    held_out = version.manifest.held_out
-    return Expected(held_out.confidences, held_out.labels) if held_out is not None else None
+    held_out, decisions = version.manifest.held_out, version.manifest.decisions
+    if held_out is None:
+        return None
+    outliers = decisions.outliers if decisions is not None and any(decisions.outliers) else []
+    return Expected(held_out.confidences, held_out.labels, outliers)
 
 
 def run_models(arguments: list[str], settings: Settings, output: IO[str] | None = None) -> int:

@@ -63,7 +63,7 @@ def measured_in(run: Path) -> Measured | None:
             return None
         for row in reading.rows:
             if row.top:
-                counts.count_answer(*row.top[0])
+                counts.count_answer(row, plan.expected)
         drift = Drift.of(plan, counts)
     if drift is None or not counts.ok:
         return None

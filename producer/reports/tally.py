@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from base.drift import CONFIDENCE_BINS, confidence_bin
+from base.drift import CONFIDENCE_BINS, Expected, confidence_bin, outlier_place
 from producer.errors import UsageError
 from producer.reports.layout import Layout
 from producer.reports.truth import Evaluation, FolderTruth
@@ -28,6 +28,7 @@ class Tally:
     Attributes:
         classes: images by class index, whatever reports call it.
         confidences: images by confidence, in steps of a hundredth.
+        outliers: images by `base.drift.outlier_place`, where that is known.
         wrong_histogram: those of them whose folder says otherwise.
         least_sure, mistakes: indexes of inputs; the least sure, and the most sure that were wrong, come first.
         evaluation: None where folders are no truth.
@@ -40,6 +41,7 @@ class Tally:
     groups: Counter[str] = field(default_factory=Counter)
     classes: Counter[int] = field(default_factory=Counter)
     confidences: list[int] = field(default_factory=lambda: [0] * CONFIDENCE_BINS)
+    outliers: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     decisions: Counter[str] = field(default_factory=Counter)  # empty where nothing is decided
     confidence_sum: float = 0.0
@@ -53,8 +55,11 @@ class Tally:
         """Images by confidence, in steps of a twentieth."""
         return [sum(self.confidences[start : start + PER_BIN]) for start in range(0, CONFIDENCE_BINS, PER_BIN)]
 
-    def count_answer(self, best: int, confidence: float) -> None:
-        """Count the class and the confidence of a labelled image."""
+    def count_answer(self, row: StoredRow, expected: Expected | None) -> None:
+        """Count the class, the confidence and the outlier score of a labelled image."""
+        best, confidence = row.top[0]
+        if row.outlier is not None and expected is not None and expected.outliers:
+            self.outliers[outlier_place(expected.outliers, row.outlier)] += 1
         self.ok += 1
         self.classes[best] += 1
         self.confidence_sum += confidence
@@ -114,7 +119,7 @@ def counted(
             continue
         best, confidence = row.top[0]
         name, group = layout.names[best], layout.groups[best]
-        found.count_answer(best, confidence)
+        found.count_answer(row, run.plan.expected)
         found.labels[name] += 1
         if group:
             found.groups[group] += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 11  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
+VERSION = 12  # raise it with every change below, and with every change of Plan or of reports/request.py: Request
 
 # ``inputs``: with the number of the picture in the file, or 0 where the first one is meant.
 # ``files``: size and time of each input that could be looked at; ``unchanged``: what this run left out, by absolute

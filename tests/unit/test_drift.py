@@ -5,12 +5,23 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from base.drift import CONFIDENCE_BINS, Expected, confidence_bin, confidence_shift, label_shift, mean_of
+from base.drift import (
+    CONFIDENCE_BINS,
+    Expected,
+    confidence_bin,
+    confidence_shift,
+    label_shift,
+    mean_of,
+    outlier_place,
+    outlier_shift,
+)
 from producer.errors import UsageError
 from producer.reports.drift import Drift
 from producer.reports.drift_page import measured_by
@@ -76,12 +87,43 @@ def test_nothing_to_compare_with_is_no_drift() -> None:
     assert mean_of([0] * 99 + [3]) == pytest.approx(0.995)
 
 
+QUANTILES = [
+    float(value) for value in np.quantile(np.random.default_rng(0).gamma(4, 0.1, 2000), np.linspace(0, 1, 101))
+]
+
+
+def placed(random: np.random.Generator, images: int, scale: float) -> Counter[int]:
+    return Counter(outlier_place(QUANTILES, score) for score in random.gamma(4, scale, images).tolist())
+
+
+@pytest.mark.parametrize("images", [30, 100, 2000])
+def test_images_further_away_are_drift_and_others_of_the_source_or_nearer_ones_are_not(images: int) -> None:
+    for seed in SEEDS:
+        random = np.random.default_rng(seed)
+        assert not outlier_shift(QUANTILES, 2000, placed(random, images, 0.1)).is_drift
+        assert not outlier_shift(QUANTILES, 2000, placed(random, images, 0.05)).is_drift
+        assert outlier_shift(QUANTILES, 2000, placed(random, images, 0.2)).is_drift
+
+
+def test_the_two_sample_distance_is_that_of_the_definition() -> None:
+    """Half of the images beyond all that were held out; scores that are equal are no distance."""
+    assert outlier_shift(QUANTILES, 2000, {101: 50, 0: 50}).index == pytest.approx(0.5, abs=0.01)
+    assert outlier_shift([0.0] * 100 + [1.0], 2000, {0: 100}).index == 0.0
+    assert outlier_shift(QUANTILES, 2000, {}).index == 0.0
+
+
 EXPECTED = Expected([0] * 80 + [10] * 20, [100, 60, 40])
 
 
-def sentence(folder: Path, best: list[int], confidence: list[float]) -> tuple[str, bool | None]:
+def sentence(
+    folder: Path, best: list[int], confidence: list[float], outliers: list[float] | None = None
+) -> tuple[str, bool | None]:
     rows = [ok(*answer) for answer in zip(best, confidence, strict=True)]
-    with run_of(folder, [f"{number}.jpg" for number in range(len(rows))], rows, expected=EXPECTED) as run:
+    if outliers is not None:
+        rows = [row.model_copy(update={"outlier": score}) for row, score in zip(rows, outliers, strict=True)]
+    expected = replace(EXPECTED, outliers=QUANTILES) if outliers else EXPECTED
+    paths = [f"{number}.jpg" for number in range(len(rows))]
+    with run_of(folder, paths, rows, expected=expected, outliers=outliers is not None) as run:
         found = Drift.of(run.plan, tally(run, Layout.of(run.plan)))
     assert found is not None
     return found.sentence(), found.looks_alike
@@ -110,6 +152,25 @@ def test_one_sentence_says_whether_images_look_like_those_of_training(tmp_path: 
     assert sentence(tmp_path / "e", BEST[:20], SURE[:20]) == (
         "20 images are too few to say whether they look like those waste:7 was trained on",
         None,
+    )
+
+
+def test_distances_tell_another_mix_from_other_images(tmp_path: Path) -> None:
+    near = [float(value) for value in np.random.default_rng(1).gamma(4, 0.1, 100)]
+    far = [score + 0.4 for score in near]
+
+    mix, is_alike = sentence(tmp_path / "a", [2] * 100, SURE, near)
+    assert mix.startswith("these images look like those waste:7 was trained on, in another mix of labels: tin is 100 %")
+    assert is_alike is True
+    other, is_alike = sentence(tmp_path / "b", BEST, SURE, far)
+    assert other.startswith(
+        "these images do not look like those waste:7 was trained on: they are further from them than images held out "
+        "(two-sample distance 0."
+    )
+    assert is_alike is False
+    both, _ = sentence(tmp_path / "c", BEST, [value - 0.4 for value in SURE], far)
+    assert both.endswith(
+        "its mean confidence is 50 %, and was 90 % on images held out (stability index 8.57, limit 0.45)"
     )
 
 
