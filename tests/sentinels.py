@@ -61,9 +61,8 @@ class Watched:
         wait_until(lambda: self.primary is not killed and is_role(self.primary, "master"), limit_s, "a failover")
         return killed
 
-    def bring_back(self, server: RedisServer, limit_s: float = 60) -> None:
-        """Start a server that was the primary once; wait until it follows the new one, which takes about 10 s."""
-        server.start()
+    def await_replica(self, server: RedisServer, limit_s: float = 60) -> None:
+        """Wait until a server that was the primary, and was started again as such, follows the new one: about 10 s."""
         wait_until(lambda: is_role(server, "slave", master_link_status="up"), limit_s, "a replica")
 
 

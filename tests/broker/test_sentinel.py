@@ -61,9 +61,10 @@ def test_a_failover_in_the_midst_of_a_run_costs_no_row(behind: Settings, watched
             for progress in in_time(producer.gatherer.gather(), 90):
                 if progress.done >= 4 and killed is None:
                     killed = watched.fail_over()
+                    killed.start()  # it takes itself for the primary until Sentinels make it a replica
         assert killed is not None
         assert len(labelled(producer.run)) == 24
-        watched.bring_back(killed)  # as a replica, which is not written to
+        watched.await_replica(killed)
         with watched.primary.client() as primary:
             assert check_broker(client, behind)
             assert client.set("test:x", 1)
