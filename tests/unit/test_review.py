@@ -236,6 +236,8 @@ def test_where_embeddings_are_known_the_diverse_order_goes_by_them(desk: Desk, t
     assert list(view.indexes[:3]) == [1, 3, 0]  # the least sure; the farthest; between the two
     assert sorted(view.indexes) == list(range(7))
     assert list(view.indexes[-2:]) == [5, 6]
+    assert collection.embeddings is not None
+    assert [bool(row[0] == row[0]) for row in collection.embeddings] == [True] * 5 + [False] * 2
 
 
 @pytest.mark.parametrize(
