@@ -99,6 +99,7 @@ def test_the_page_shows_what_looks_wrong_once_a_pair_and_runs_nothing(tmp_path: 
     assert "sortline review &#39;" in page
     assert page.index("0.91") > page.index("<h3>Outliers")
     assert "no picture" in page
+    assert ".." not in page.replace("...", "")
 
 
 def test_scores_of_pictures_say_what_they_are_and_decide_nothing(tmp_path: Path) -> None:
