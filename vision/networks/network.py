@@ -20,6 +20,8 @@ from vision.networks.spec import NetworkSpec
 # Of a served network: probabilities (N, classes), with outlier scores (N, 1) behind them where its spec gives those.
 Answers: TypeAlias = "mindspore.Tensor | tuple[mindspore.Tensor, mindspore.Tensor]"
 
+RUN_AT_ONCE = 4  # images kernel by kernel: MindSpore keeps the maps of all layers, 16 MB an image
+
 
 class Network(nn.Cell):
     """Normalised float32 (N, 3, H, W) -> logits (N, classes), or features (N, F) when ``spec.classes`` is 0.
@@ -130,7 +132,8 @@ def run_once(cell: nn.Cell, images: NDArray[np.uint8] | NDArray[np.float32]) -> 
     mode = mindspore.get_context("mode")
     mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
     try:
-        return as_array(cell(Tensor(images)))
+        starts = range(0, max(1, len(images)), RUN_AT_ONCE)
+        return np.concatenate([as_array(cell(Tensor(images[start : start + RUN_AT_ONCE]))) for start in starts])
     finally:
         mindspore.set_context(mode=mode)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vision.training.options import Epoch, FitOptions
     from vision.training.parts import build_frozen, build_trained, cut_of, frozen_spec
     from vision.training.rbf import (
+        RbfCenters,
         choose_rbf_centers,
         draw_rbf_centers,
         logits_of_scores,

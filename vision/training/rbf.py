@@ -92,6 +92,10 @@ def solve_ridge(
         weights: (N,), what each image counts.
         penalty: what the squared length of a class's function in the kernel's space counts, against one image.
     """
+    if len(found.centers) == len(training):  # each image is a center: the same solution without the normal equations
+        system = found.similarities(found.centers).astype(np.float64)
+        system[np.diag_indices_from(system)] += penalty / weights + JITTER
+        return np.linalg.solve(system, goals)
     centers = found.centers.astype(np.float64)
     system = penalty * found.similarities(centers)
     right = np.zeros((len(centers), goals.shape[1]))

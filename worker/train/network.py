@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from configs import Recipe
 from vision.networks import (
     HeadSpec,
+    NetworkSpec,
     backbone_only,
     build_network,
     get_weights,
@@ -23,6 +25,7 @@ from vision.networks import (
 from vision.training import (
     Epoch,
     FitOptions,
+    RbfCenters,
     TrainingStopped,
     build_trained,
     choose_rbf_centers,
@@ -100,7 +103,9 @@ def fit_network(
         last_epoch: where training ends and nothing is chosen, since ``held_out`` is among the ``inputs``.
     """
     if network.spec.rbf_centers:
-        return _solve(training, network, inputs, held_out, prefix, is_measured=last_epoch is None)
+        centers, solved, fitted = _solve(training, network.spec, inputs, held_out, prefix, last_epoch is None)
+        set_rbf_head(network, centers, solved)
+        return fitted
     recipe, validation = training.recipe, held_out.samples()
     frozen_statistics = recipe.batch_norm == "frozen" and bool(training.job.backbones)
     model = build_trained(network, training.freeze, batch_norm_frozen=frozen_statistics)
@@ -122,17 +127,18 @@ def fit_network(
 
 
 def _solve(
-    training: Training, network: Any, inputs: Inputs, held_out: Inputs, prefix: str, *, is_measured: bool
-) -> Fitted:
-    """Give ``network`` a head on RBF centers, solved at once: a history of a single epoch."""
+    training: Training, spec: NetworkSpec, inputs: Inputs, held_out: Inputs, prefix: str, is_measured: bool
+) -> tuple[RbfCenters, NDArray[np.float64], Fitted]:
+    """Return a head on RBF centers, at most one an image, solved at once: a history of a single epoch."""
     recipe, samples, validation, started = training.recipe, inputs.samples(), held_out.samples(), time.perf_counter()
     plain = inputs.only(np.arange(len(inputs.images)), 1)
-    centers = choose_rbf_centers(plain.rows, network.spec.rbf_centers, recipe.seed)
-    classes = network.spec.classes
+    centers = choose_rbf_centers(plain.rows, min(spec.rbf_centers, len(inputs.images)), recipe.seed)
+    classes = spec.classes
     weights = class_weights(samples.targets, classes, recipe.class_weights)[samples.targets]
     solved = solve_ridge(centers, samples, soft_targets(samples.targets, classes, 0.0), weights, recipe.ridge)
-    set_rbf_head(network, centers, solved)
-    train_loss, _, _ = scores_of(rbf_scores(centers, solved, samples.inputs), samples.targets, "squared")
+    train_loss = math.nan
+    if is_measured:
+        train_loss, _, _ = scores_of(rbf_scores(centers, solved, samples.inputs), samples.targets, "squared")
     scores = rbf_scores(centers, solved, validation.inputs)
     loss, top1, top5 = scores_of(scores, validation.targets, "squared")
     seconds = time.perf_counter() - started
@@ -141,7 +147,7 @@ def _solve(
     training.progress.report(
         f"{prefix}{len(centers.centers)} RBF centers solved in {seconds:.1f} s{val}", epoch if is_measured else None
     )
-    return Fitted([epoch], epoch, logits_of_scores(scores))
+    return centers, solved, Fitted([epoch], epoch, logits_of_scores(scores))
 
 
 def refit(training: Training, built: Any, network: Any, split: Split, fitted: Fitted) -> tuple[Any, Fitted]:
@@ -184,10 +190,13 @@ def out_of_fold(
     for fold in range(count):
         held = np.flatnonzero(folds == fold)
         taken = inputs.only(np.flatnonzero(folds != fold), inputs.views)
+        held_out, prefix = inputs.only(held, 1), f"{what}, fold {fold + 1}/{count}, "
+        if network.spec.rbf_centers:  # to build a network takes longer than to solve its head
+            logits[held] = _solve(training, network.spec, taken, held_out, prefix, False)[2].logits
+            continue
         mindspore.set_seed(training.recipe.seed)
         fresh = with_new_head(training, network, len(taken.images))
-        prefix = f"{what}, fold {fold + 1}/{count}, "
-        logits[held] = fit_network(training, fresh, taken, inputs.only(held, 1), prefix, last_epoch=epochs).logits
+        logits[held] = fit_network(training, fresh, taken, held_out, prefix, last_epoch=epochs).logits
         training.remove_checkpoints()
     return logits
 
