@@ -20,11 +20,26 @@ from producer.runfile import RunFile
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BELOW = 760, 240, 44, 12, 10, 22
 LEAST_TOP = 0.5  # of the axis of indexes
+
+
+class Figure(NamedTuple):
+    """One of the figures that are compared: its key in a summary, what people call it, its colour on the page."""
+
+    key: str
+    name: str
+    css: str
+
+
+FIGURES = {
+    "confidence": Figure("psi", "stability index of confidences", ""),
+    "labels": Figure("psi", "stability index of labels", "wrong"),
+    "distance": Figure("two_sample", "two-sample distance", "far"),  # of versions with outlier scores
+}
 COLUMNS = (
-    "ended", "run", "source", "model", "images", "looks_alike", "mean_confidence", "expected_confidence",
-    "confidence_psi", "confidence_limit", "labels_psi", "labels_limit",
-)  # fmt: skip
-HEAD = ("ended", "source", "says", "images", "mean confidence", "confidences", "labels")
+    *("ended", "run", "source", "model", "images", "looks_alike", "mean_confidence", "expected_confidence"),
+    *(f"{of}_{what}" for of, figure in FIGURES.items() for what in (figure.key, "limit")),
+)
+HEAD = ("ended", "source", "says", "images", "mean confidence", "confidences", "labels", "distance")
 
 
 class Measured(NamedTuple):
@@ -37,22 +52,22 @@ class Measured(NamedTuple):
     images: int
     drift: dict[str, Any]
 
-    def psi(self, of: str) -> float:
-        return float(self.drift[of]["psi"])
+    def shift(self, of: str) -> tuple[float, float] | None:
+        """Return a figure of `FIGURES` and its limit; None where the version does not give it."""
+        if of == "distance" and of not in self.drift:
+            return None
+        return float(self.drift[of][FIGURES[of].key]), float(self.drift[of]["limit"])
 
-    def limit(self, of: str) -> float:
-        return float(self.drift[of]["limit"])
-
-    def figures(self) -> list[float]:
+    def figures(self) -> list[float | None]:
         """Return those of `COLUMNS`, from the mean confidence on."""
         confidence = self.drift["confidence"]
-        shifts = [figure for of in ("confidence", "labels") for figure in (self.psi(of), self.limit(of))]
+        shifts = (figure for of in FIGURES for figure in self.shift(of) or (None, None))
         return [float(confidence["mean"]), float(confidence["expected"]), *shifts]
 
     def cells(self) -> list[str]:
         alike = {True: "yes", False: "no", None: ""}[self.drift["looks_alike"]]
         known = [self.ended, self.run, self.source, self.model, str(self.images), alike]
-        return [*known, *(f"{figure:.4f}" for figure in self.figures())]
+        return [*known, *("" if figure is None else f"{figure:.4f}" for figure in self.figures())]
 
 
 def measured_in(run: Path) -> Measured | None:
@@ -86,7 +101,9 @@ def measured_by(summary: Path) -> Measured | None:
         pin = f"{found['model']['name']}:{int(found['model']['version'])}"
         made = Measured(found["ended"], found["run"], found["source"], pin, int(found["ok"]), found["drift"])
         datetime.fromisoformat(made.ended)
-        if not all(map(math.isfinite, made.figures())) or not isinstance(made.drift["sentence"], str):
+        if not all(figure is None or math.isfinite(figure) for figure in made.figures()) or not isinstance(
+            made.drift["sentence"], str
+        ):
             raise UsageError(f"{summary}: what it says of drift has no figures")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{summary} can't be read as the summary of a run: {error}") from error
@@ -117,20 +134,25 @@ def _chart(model: str, runs: list[Measured]) -> dict[str, Any]:
     first, span = moments[0], moments[-1] - moments[0]
     room = WIDTH - LEFT - RIGHT
     places = [round(LEFT + room * ((moment - first) / span if span else 0.5), 1) for moment in moments]
-    most = max([LEAST_TOP, *(1.1 * max(one.psi(of), one.limit(of)) for one in runs for of in ("confidence", "labels"))])
+    shifts = {of: [shift for one in runs if (shift := one.shift(of)) is not None] for of in FIGURES}
+    drawn = [of for of, known in shifts.items() if len(known) == len(runs)]
+    most = max([LEAST_TOP, *(1.1 * max(shift) for of in drawn for shift in shifts[of])])
 
     def height(index: float) -> float:
         return round(HEIGHT - BELOW - (HEIGHT - BELOW - TOP) * index / most, 1)
 
-    def series(of: str, name: str, css: str) -> dict[str, Any]:
-        heights = [height(one.psi(of)) for one in runs]
-        words = [f"{one.ended}, {one.source}: {one.psi(of):.2f} of {name}" for one in runs]
+    def series(of: str) -> dict[str, Any]:
+        heights = [height(index) for index, _ in shifts[of]]
+        name = FIGURES[of].name
+        words = [
+            f"{one.ended}, {one.source}: {name} {index:.2f}" for one, (index, _) in zip(runs, shifts[of], strict=True)
+        ]
         return {
-            "name": f"stability index of {name}",
-            "css": css,
+            "name": name,
+            "css": FIGURES[of].css,
             "dots": [{"x": x, "y": y, "words": said} for x, y, said in zip(places, heights, words, strict=True)],
             "points": _points(places, heights),
-            "limits": _points(places, [height(one.limit(of)) for one in runs]),
+            "limits": _points(places, [height(limit) for _, limit in shifts[of]]),
         }
 
     return {
@@ -144,16 +166,15 @@ def _chart(model: str, runs: list[Measured]) -> dict[str, Any]:
             {"x": places[0], "anchor": "start" if span else "middle", "text": runs[0].ended[:10]},
             *([{"x": places[-1], "anchor": "end", "text": runs[-1].ended[:10]}] if span else []),
         ],
-        "series": [series("confidence", "confidences", ""), series("labels", "labels", "wrong")],
-        "words": "Stability indexes by run. "
-        + "; ".join(f"{one.ended}: {one.psi('confidence'):.2f} and {one.psi('labels'):.2f}" for one in runs),
+        "series": [series(of) for of in drawn],
+        "words": "Drift by run. " + "; ".join(f"{one.ended}: {one.drift['sentence']}" for one in runs),
         "rows": [_row(one) for one in reversed(runs)],
     }
 
 
 def _row(one: Measured) -> tuple[str, ...]:
     mean = f"{100 * one.drift['confidence']['mean']:.1f} %"
-    indexes = (f"{one.psi(of):.2f}" for of in ("confidence", "labels"))
+    indexes = (f"{shift[0]:.2f}" if (shift := one.shift(of)) is not None else "" for of in FIGURES)
     return one.ended, one.source, one.drift["sentence"], f"{one.images:,}", mean, *indexes
 
 

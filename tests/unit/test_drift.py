@@ -232,6 +232,14 @@ def test_runs_over_time_become_a_page_and_a_table_by_run_file_and_by_summary_ali
     assert page.count("<circle") == 4
     assert "do not look like those waste:7 was trained on" in page
 
+    summary_ = json.loads((runs / "a.summary.json").read_text())
+    summary_["drift"]["distance"] = {"two_sample": 0.31, "limit": 0.2, "drift": True}
+    (runs / "far.summary.json").write_text(json.dumps(summary_))
+    drift_of(runs, "far.summary.json")
+    (row,) = csv.DictReader((runs / "drift.csv").read_text().splitlines())
+    assert (row["distance_two_sample"], row["distance_limit"]) == ("0.3100", "0.2000")
+    assert "two-sample distance 0.31" in (runs / "drift.html").read_text()
+
     again = drift_of(runs, "a.summary.json", "b.summary.json", "run-b")
     assert list(csv.DictReader((runs / "drift.csv").read_text().splitlines())) == rows, again.stderr
 
