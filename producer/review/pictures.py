@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from base.errors import ImageError
+from base.errors import ImageError, UnavailableError
 from base.files import private
 from base.paths import text_to_path
 from producer.reports.thumbnails import MOST_BYTES, shrunk
@@ -34,6 +34,7 @@ PLAIN_BITS: Final = 10  # a picture with fewer edges than this is like any other
 COMPARED_AT_ONCE: Final = 128  # with all others: 60 MB of 100,000
 LOWEST_PRIORITY: Final = 19
 LOOK_EVERY_S: Final = 1.0  # for another collection, when all is made
+CLOSED_WITHIN_S: Final = 2.0
 TABLE = """
 CREATE TABLE IF NOT EXISTS pictures (
     key BLOB PRIMARY KEY, webp BLOB NOT NULL, sha256 TEXT NOT NULL, hash INTEGER NOT NULL
@@ -85,7 +86,7 @@ class Pictures:
     def close(self) -> None:
         self._is_closed.set()
         if self._maker.is_alive():
-            self._maker.join()
+            self._maker.join(CLOSED_WITHIN_S)  # a share may stand still
         with self._lock:
             self._database.close()
         self._folder.__exit__()
@@ -164,8 +165,12 @@ class Pictures:
             for index in range(min(len(seen.images), MOST_KEPT)):
                 if self._is_closed.is_set() or seen is not self._seen:
                     break
-                with suppress(ImageError):
+                try:
                     self._small(seen, index)
+                except ImageError:
+                    pass  # whoever looks at it sees why
+                except (sqlite3.Error, OSError, UnavailableError):  # the disk is full, the share is away
+                    self._is_closed.wait(LOOK_EVERY_S)
             else:
                 while seen is self._seen and not self._is_closed.wait(LOOK_EVERY_S):
                     pass

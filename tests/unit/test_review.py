@@ -8,6 +8,7 @@ import json
 import os
 import random
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from base.errors import ImageError
+from base.errors import ImageError, UnavailableError
 from configs import Settings
 from jobs.label import Row
 from producer.errors import UsageError
@@ -31,6 +32,7 @@ from producer.review.retraining import Retraining
 from producer.review.server import listen, make_server
 from producer.review.session import Session, ViewGone
 from producer.review.views import FAILED, Query, Views, dense, entropy, k_center
+from storage import LocalFolder
 from tests.conftest import wait_until
 from tests.unit.reported import LABELS, ok, run_of
 
@@ -341,6 +343,24 @@ def test_near_duplicates_are_found_among_all_images_in_the_background_and_not_co
         assert session.near([5])["images"] == []  # 0 is decided
         assert session.news(0)["changed"][0]["id"] == 0
         assert len(session.news(0)["changed"]) == 1
+
+
+def test_what_can_not_be_read_for_a_while_keeps_nobody_from_the_other_images(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures = LocalFolder.read, [UnavailableError("the share is away"), sqlite3.OperationalError("disk full")]
+
+    def fail_at_first(self: LocalFolder, path: str, most_bytes: int) -> bytes:
+        if failures:
+            raise failures.pop()
+        return read(self, path, most_bytes)
+
+    monkeypatch.setattr(LocalFolder, "read", fail_at_first)
+    monkeypatch.setattr("producer.review.pictures.LOOK_EVERY_S", 0.01)
+    (desk.inbox / "4.png").write_bytes(b"no picture")
+    with opened(desk) as session:
+        session.pictures.make_all()
+        wait_until(lambda: session.pictures.compared == 4, 60)
 
 
 def test_plain_pictures_are_like_no_other(desk: Desk) -> None:
