@@ -233,6 +233,7 @@ def test_a_widened_classifier_on_rbf_units_is_exported_and_becomes_a_widened_bac
         scales=(0.75,),
         hellinger=True,
         rbf_centers=5,
+        outlier_distance=0.1,
     )
     network = seeded_network(spec)
     arrays = get_weights(network)
@@ -244,6 +245,9 @@ def test_a_widened_classifier_on_rbf_units_is_exported_and_becomes_a_widened_bac
 
     export_version(store, "rbf", "safetensors", tmp_path / "mine.safetensors")
     export_version(store, "rbf", "ckpt", tmp_path / "mine.ckpt")
+    export_version(store, "rbf", "onnx", tmp_path / "mine.onnx")
+    described = json.loads((tmp_path / "mine.json").read_text())["graph"]
+    assert (described["output"]["shape"], described["outlier"]["name"]) == ([None, 4], "outlier")
     import_file(store, tmp_path / "mine.safetensors", "widened", None, None)
 
     again = read_foreign(tmp_path / "mine.safetensors")

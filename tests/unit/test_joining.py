@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,9 @@ def trained(home: Path, store: ModelStore, recipe: Recipe, name: str = "colours"
 
 @pytest.mark.slow
 def test_a_head_on_joined_backbones_is_one_graph_that_labels_and_can_be_a_backbone_again(
-    tmp_path: Path, store: ModelStore
+    tmp_path: Path, store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.train.calibration.FEW", 24)
     recipe = Recipe(backbone=["cells", "lenet"], rbf_centers=8, height_px=SIDE, width_px=SIDE)
 
     text = trained(tmp_path, store, recipe)
@@ -231,10 +233,16 @@ def test_a_head_on_joined_backbones_is_one_graph_that_labels_and_can_be_a_backbo
     assert read_files(store, version).graph.kind == PROBABILITIES
     classifier = Runtime(Settings(store=store.root, device="cpu")).classifier(pin(store, "colours"))
     paths = sorted((store.root.parent / "photos").rglob("*.png"))
-    outcomes, _ = classifier.classify([path.read_bytes for path in paths], 1)
+    stripes = io.BytesIO()
+    Image.fromarray(np.tile(np.array([0, 255], np.uint8), (40, 20))).save(stripes, "PNG")
+    outcomes, _ = classifier.classify([*(path.read_bytes for path in paths), stripes.getvalue], 1)
     classifier.close()
+    decisions, scores = version.manifest.decisions, [outcome.outlier or 0.0 for outcome in outcomes]
+    assert decisions is not None
+    assert (decisions.images, len(decisions.thresholds["0.95"])) == (24, 2)
+    assert max(scores[:-1]) < 1.1 < 2 < scores[-1]
     labels = [entry.label for entry in version.manifest.classes]
-    assert [labels[outcome.top[0][0]] for outcome in outcomes] == [path.parent.name for path in paths]
+    assert [labels[outcome.top[0][0]] for outcome in outcomes[:-1]] == [path.parent.name for path in paths]
 
     own = Part(name="colours", onnx=store.open_file("colours", 1, SERVING))
     assert join([own], SIDE, SIDE).widths == (8,)  # its RBF units

@@ -25,6 +25,7 @@ from vision.networks.network import (
     RbfUnits,
     Scaling,
     ServedNetwork,
+    as_array,
     build_network,
     build_served,
 )
@@ -360,7 +361,7 @@ def test_a_map_of_zeros_has_a_root_of_zeros() -> None:
     "spec",
     [
         pytest.param(replace(WIDENED, classes=0), marks=pytest.mark.long),
-        replace(WIDENED, rbf_centers=4, convention="torch", scales=(0.75,), height_px=35),
+        replace(WIDENED, rbf_centers=4, convention="torch", scales=(0.75,), height_px=35, outlier_distance=0.1),
     ],
     ids=["features", "classifier on RBF units, torch, odd"],
 )
@@ -371,13 +372,18 @@ def test_widened_networks_answer_equally_on_every_engine_and_in_any_batch(spec: 
         features = FeatureExtractor(network)(Tensor(pictures)).asnumpy()
         solved = np.random.default_rng(0).normal(size=(spec.rbf_centers, spec.classes))
         set_rbf_head(network, choose_rbf_centers(features, spec.rbf_centers, 0), solved)
-    expected = build_served(network)(Tensor(pictures)).asnumpy()
+    expected = as_array(build_served(network)(Tensor(pictures)))
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     export_onnx(build_served(network), tmp_path / "network.onnx")
     files = ModelFiles(onnx=(tmp_path / "network.onnx").read_bytes(), graph=graph_spec_of(spec))
 
-    assert expected.shape == (6, spec.outputs)
+    assert expected.shape == (6, files.graph.columns) == (6, spec.outputs + spec.gives_outlier)
     assert expected.std(0).max() > 0.01
+    if spec.gives_outlier:
+        centers = network.head.rbf.centers.asnumpy().astype(np.float64)
+        away = ((features[:, None].astype(np.float64) - centers[None]) ** 2).sum(2)
+        np.testing.assert_allclose(expected[:, -1], away.min(axis=1) / spec.outlier_distance, atol=1e-3)
+        assert files.graph.parted(expected)[0].sum(axis=1) == pytest.approx(np.ones(6), abs=1e-5)
     for name in ("openvino", "onnxruntime"):
         engine = open_engine(files, engine=name, device="cpu", precision="f32")
         for count in (6, 1, 4):
