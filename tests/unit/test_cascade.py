@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from producer.reports.layout import Layout
 from producer.reports.summary import summary
 from tests.unit.reported import ok, run_of, tally
 from tests.unit.seeded import seeded_network
-from tests.unit.test_label_chunk import BLUE, GREEN, RED, SIZE_PX, ColourEngine
+from tests.unit.test_label_chunk import BLUE, GREEN, RED, SIZE_PX, ColourEngine, OutlierEngine
 from tests.unit.test_page import page_of
 from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
@@ -88,6 +89,20 @@ def test_each_image_is_answered_by_the_first_stage_if_it_is_sure_else_by_the_sec
     ]
     assert [len(batch) for batch in first.batches] == [4, 4, 4]
     assert [len(batch) for batch in second.batches] == [3, 3, 1]  # filled across the batches of the first
+
+
+def test_an_outlier_score_makes_no_stage_sure() -> None:
+    class Second(OutlierEngine):
+        """Scores of its own."""
+
+        def predict(self, images: Images) -> Outputs:
+            return super().predict(images) + np.array([0, 0, 0, 2], np.float32)
+
+    preprocessing = Preprocessing(height_px=SIZE_PX, width_px=SIZE_PX)
+    with closing(Classifier(Second(3), preprocessing, first=FirstStage(OutlierEngine(4), 0.9))) as classifier:
+        outcomes, _ = classifier.classify([partial(picture, colour) for colour in (GREY, RED, PINK)], 1)
+
+    assert [(outcome.early, outcome.outlier) for outcome in outcomes] == [(False, 7.0), (True, 0.0), (False, 7.0)]
 
 
 def test_a_chunk_of_sure_images_asks_no_second_stage_and_an_empty_one_none(stages: Any) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -61,6 +62,18 @@ class ColourEngine:
 
     def close(self) -> None:
         pass
+
+
+class OutlierEngine(ColourEngine):
+    """Gives an outlier score, too: 0 for what is pure, 5 for what is mixed; larger than any probability."""
+
+    graph = replace(ColourEngine.graph, outlier_name="outlier")
+
+    def predict(self, images: Images) -> Outputs:
+        probabilities = super().predict(images)
+        return np.concatenate(
+            [probabilities, 5 * (probabilities.max(axis=1, keepdims=True) < 0.9)], 1, dtype=np.float32
+        )
 
 
 class LosingEngine(ColourEngine):
@@ -157,6 +170,19 @@ def test_a_broken_image_becomes_a_row_and_its_neighbours_are_labelled(tmp_path: 
     assert all(row.top == () for row in result.rows[1:-1])
     assert "gone.png does not exist" in result.rows[5].detail
     assert from_json(ChunkResult, to_json(result)) == result
+
+
+def test_an_outlier_score_stands_in_the_row_and_is_no_label(tmp_path: Path, opened: Opener) -> None:
+    for name, colour in (("mixed", (200, 110, 90)), ("pure", GREEN)):
+        write_image(tmp_path / f"{name}.png", colour)
+
+    chunk = chunk_of("mixed.png", "none.png", "pure.png", top_k=4)
+    result = label_chunk(chunk, opened(OutlierEngine()), tmp_path)
+
+    assert first_labels(result) == [0, "not_found", 1]
+    assert [row.outlier for row in result.rows] == [5.0, None, 0.0]
+    assert [len(row.top) for row in result.rows] == [3, 0, 3]
+    assert label_chunk(chunk, opened(), tmp_path).rows[0].outlier is None
 
 
 def test_rows_say_how_long_each_file_is_and_its_digest_when_the_chunk_asks_for_them(
