@@ -87,7 +87,7 @@ def test_the_blocks_of_the_pages_about_training_run(folder: Path, open_redis_ser
     replaced = {
         "--config waste26": "--config digits",
         "train photos/ --name": "train photos/ --config digits --name",
-        "-o audit.csv": "-o audit.csv --folds 2",
+        "-o audit.csv": "-o audit.csv --config digits --folds 2",
         "--folds 5": "--folds 2",
         "augmentation.repeat=0,4,8": "augmentation.flip=true",
         "--trials 20": "--trials 1",
