@@ -236,7 +236,7 @@ class Hour:
         sizes += [TEN] * (count - len(sizes))
         planned = []
         for number, images in enumerate(sizes):
-            at_s = (0.02, 0.35)[number] if number < 2 else self._chance.uniform(0.03, 0.85)
+            at_s = (0.02, 0.35)[number] if number < 2 else self._chance.uniform(0.03, 0.93)
             host, other = self._chance.sample(list(self._hosts), 2)
             gather_on = other if self._chance.random() < 0.35 else None
             planned.append(Run(number, images, at_s * self._length_s, host, gather_on))
@@ -258,8 +258,7 @@ class Hour:
         expected = self._label_calmly()
         self._started = time.monotonic()
         looked = sampled = 0.0
-        while any(run.phase != "done" for run in self.runs):
-            now = self._now
+        while (now := self._now) < self._length_s or any(run.phase != "done" for run in self.runs):
             if now > self._length_s + LATE_S:
                 undone = {run.name: (run.phase, run.images) for run in self.runs if run.phase != "done"}
                 self.figures.faults.append(f"not done in time: {undone}")
