@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 BROKEN = Row(error="truncated", detail="the file ends early")
 HOSTILE = '"><img src=x onerror=alert(1)>.png'
+MARKUP = "<img src=x onerror=alert(1)>"
 
 
 OF_A_KILL = ("ERR_CONNECTION", "ERR_CONTENT_LENGTH")  # the second: in the midst of a picture
@@ -179,8 +180,12 @@ def test_images_are_corrected_by_keys_undone_and_there_again_after_kills(tmp_pat
         page.locator("#grid").focus()
         press(page, "Enter", "Enter")  # faster than the server answers: two images, not one twice
         page.locator("#done-text", has_text="7 of 25 images decided").wait_for()
+        page.fill("#label", MARKUP)
+        press(page, "Enter")
+        status(page, f"1 image: {MARKUP}. Saved.")
         press(page, "Shift+Enter")  # all that are shown are right, but the one without a label
-        status(page, "17 images: right. Saved.")
+        status(page, "16 images: right. Saved.")
+        assert [label for _, label in desk.held().values() if "<" in label] == [MARKUP]
         assert desk.corrections.read_bytes().startswith(before)
         page.goto(link)
         assert "has been used" in page.content()
@@ -259,6 +264,8 @@ def test_a_newcomer_labels_reviews_retrains_and_labels_better(tmp_path: Path, ho
         page.locator("#training", has_text="Done.").wait_for(timeout=300_000)
         said = page.locator("#training-lines").inner_text()
         assert "published digits:2; in production" in said
+        sortline("compare", "digits:1", "digits:2", str(tmp_path / "inbox"), "-o", str(tmp_path / "both"), home=home)
+        assert "digits:2" in (tmp_path / "both" / "comparison.html").read_text(encoding="utf-8")
         again = sortline(*label, home=home)
         assert (
             "digits:2 is in production now: labelling anew" in again.stderr or "digits is digits:2 now" in again.stderr
