@@ -42,12 +42,13 @@ def unneeded(settings: Settings, older_s: float, board: JobBoard | None = None) 
     """Yield what has not changed for ``older_s`` seconds, and what those have left that are gone.
 
     Args:
-        board: of the broker, which knows the trainings that have not ended; without one, age alone decides.
+        board: of the broker, which knows the trainings that have not ended (without one, age alone decides), and which
+            runs another host has gathered.
     """
     home, oldest = settings.home, time.time() - older_s
     for path in sorted((home / "runs").glob("*.run")):
-        if _changed(path, path.with_name(f"{path.name}-wal")) < oldest:
-            yield Unneeded(path, "a finished run", _why_kept(path))
+        if _written(path) < oldest:
+            yield Unneeded(path, "a finished run", _why_kept(path, board))
     for folder in leftover_stacks(home):
         yield Unneeded(folder, "a stack whose command is gone")
     for path in leftover_logs(home, older_s):
@@ -60,7 +61,7 @@ def unneeded(settings: Settings, older_s: float, board: JobBoard | None = None) 
     for folder in _folders(settings.feature_cache_root):
         if SPACE.fullmatch(folder.name) and folder.stat().st_mtime < oldest:
             yield Unneeded(folder, "features of training images")
-    if (path := home / "thumbnails.db").exists() and _changed(path, path.with_name("thumbnails.db-wal")) < oldest:
+    if (path := home / "thumbnails.db").exists() and _written(path) < oldest:
         yield Unneeded(path, "thumbnails")
     for folder in ModelStore(settings.store_root).abandoned(older_than_s=max(older_s, 24 * 3600)):
         yield Unneeded(folder, "a version whose publisher has died")
@@ -105,7 +106,7 @@ def unfinished_models(settings: Settings) -> dict[str, str]:
     return needed
 
 
-def _why_kept(path: Path) -> str:
+def _why_kept(path: Path, board: JobBoard | None = None) -> str:
     """Return why a run file stays; empty when it may go."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as database:
@@ -114,9 +115,18 @@ def _why_kept(path: Path) -> str:
             ((left,),) = database.execute(
                 "SELECT (SELECT count(*) FROM inputs) - (SELECT count(*) FROM rows) - count(first) FROM places"
             )
-            return "" if left <= 0 else f"not finished: {left} images have no row"
+            return "" if left <= 0 or _is_done(path, board) else f"not finished: {left} images have no row"
     except (sqlite3.Error, ValueError, TypeError) as error:
         return f"it can't be read ({error})"
+
+
+def _is_done(path: Path, board: JobBoard | None) -> bool:
+    """Whether the board says so: another host has gathered this run."""
+    with suppress(RunFileError):
+        if board is not None and (found := RunFile.peek(path)) is not None:
+            state = board.get(found[0].run)
+            return state is not None and state.state == "done"
+    return False
 
 
 def _noted(home: Path) -> set[str]:
@@ -144,6 +154,12 @@ def _folders(folder: Path) -> list[Path]:
 
 def _newest(folder: Path) -> float:
     return max(_changed(folder), *(_changed(path) for path in folder.rglob("*")), 0.0)
+
+
+def _written(database: Path) -> float:
+    """Return when something was written into an SQLite file. Whoever reads one makes a -wal beside it that is empty."""
+    log = database.with_name(f"{database.name}-wal")
+    return _changed(database, *([log] if size_of(log) else []))
 
 
 def _changed(*paths: Path) -> float:

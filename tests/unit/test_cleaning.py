@@ -77,12 +77,14 @@ def test_only_finished_run_files_go_when_they_are_old(settings: Settings) -> Non
     aged(grown)
     write(settings.home / "runs" / "foreign.run")
 
-    assert found(settings) == {
+    expected = {
         "finished.run": "",
         "foreign.run": "it can't be read (file is not a database)",
         "unfinished.run": "not finished: 1 images have no row",
         "watched.run": "`sortline watch` goes on with it",
     }
+    assert found(settings) == expected
+    assert found(settings) == expected  # also after a --dry-run, whose looking makes them no younger
 
 
 def test_a_run_file_that_a_command_holds_stays(settings: Settings) -> None:
@@ -117,6 +119,22 @@ def test_what_a_training_that_has_not_ended_needs_stays(settings: Settings) -> N
         "train-done": "",
         "train-unknown": "",
     }
+
+
+def test_a_run_that_another_host_has_gathered_goes(settings: Settings) -> None:
+    path = make_run(settings.home, "sent", 0)
+    watched = settings.home / "runs" / "watched.run"
+    GrowingRun.begin(watched, plan()).close()
+    aged(watched)
+
+    def kept(state: State) -> dict[str, str]:
+        board = cast("JobBoard", Board({plan().run: state}))
+        return {each.path.name: each.kept for each in unneeded(settings, MONTH_S, board)}
+
+    assert kept("labelled")["sent.run"] == "not finished: 4 images have no row"
+    assert kept("cancelled")["sent.run"] == "not finished: 4 images have no row"  # the same command labels the rest
+    assert kept("done") == {"sent.run": "", "watched.run": "`sortline watch` goes on with it"}
+    assert path.exists()
 
 
 def test_what_a_training_goes_on_with_stays(settings: Settings) -> None:
