@@ -157,7 +157,7 @@ def _chart(model: str, runs: list[Measured]) -> dict[str, Any]:
 
     return {
         "model": model,
-        "newest": {"ended": runs[-1].ended, "sentence": str(runs[-1].drift["sentence"])},
+        "newest": {"ended": _minute(runs[-1].ended), "sentence": str(runs[-1].drift["sentence"])},
         "width": WIDTH,
         "height": HEIGHT,
         "left": LEFT,
@@ -172,10 +172,14 @@ def _chart(model: str, runs: list[Measured]) -> dict[str, Any]:
     }
 
 
+def _minute(ended: str) -> str:
+    return f"{ended[:16].replace('T', ' ')} UTC"
+
+
 def _row(one: Measured) -> tuple[str, ...]:
     mean = f"{100 * one.drift['confidence']['mean']:.1f} %"
     indexes = (f"{shift[0]:.2f}" if (shift := one.shift(of)) is not None else "" for of in FIGURES)
-    return one.ended, one.source, one.drift["sentence"], f"{one.images:,}", mean, *indexes
+    return _minute(one.ended), one.source, one.drift["sentence"], f"{one.images:,}", mean, *indexes
 
 
 def _points(places: Sequence[float], heights: Sequence[float]) -> str:

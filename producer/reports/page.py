@@ -42,6 +42,7 @@ def write_page(report: Report, path: Path) -> None:
         subtitle=_subtitle(run),
         images_from=gallery.images_from,
         cards=_cards(run, counts),
+        drift=_drift(run, counts),
         counts=counts,
         labels=ranked(counts.labels),
         groups=ranked(counts.groups),
@@ -70,6 +71,12 @@ def _shadow(run: RunFile) -> dict[str, Any] | None:
     return {**versions(found), "share": f"{found['share']:.0%}"} if found is not None else None
 
 
+def _drift(run: RunFile, counts: Tally) -> str:
+    """Return whether the images look like those of training; "" where that can't be said."""
+    drift = Drift.of(run.plan, counts)
+    return drift.sentence() if drift is not None and drift.is_known else ""
+
+
 def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
     timing = Timing.of(run)
     missing = f", {counts.missing:,} without an answer yet" if counts.missing else ""
@@ -90,9 +97,6 @@ def _cards(run: RunFile, counts: Tally) -> list[dict[str, str]]:
         unsure = sum(counts.histogram[: len(counts.histogram) // 2])
         mean = f"{100 * counts.confidence_sum / counts.ok:.1f} %"
         cards.append(card("Confidence", mean, f"on average; {unsure:,} images below 50 %"))
-    if (drift := Drift.of(run.plan, counts)) is not None and drift.is_known:
-        value = {True: "alike", False: "different"}[bool(drift.looks_alike)]
-        cards.append(card("Like its training images", value, drift.sentence()))
     if counts.decisions:
         note = f"not accepted; {counts.decisions['unknown']:,} of them unlike all that the model was trained on"
         cards.append(card("To review", f"{counts.to_review:,}", note))
