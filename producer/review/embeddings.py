@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from base.paths import path_to_text, text_to_path
 from producer.errors import UsageError
 from producer.reports.parquet import check_pyarrow
 
@@ -39,6 +41,9 @@ def read_embeddings(path: Path, keys: Sequence[str]) -> NDArray[np.float32]:
         ) from error
     place_of = {text: place for place, text in enumerate(table["path"].to_pylist())}
     places = np.array([place_of.get(key, -1) for key in keys], np.int64)
+    if not (places >= 0).any():  # an audit names files by where they really lie
+        real = (path_to_text(os.path.realpath(text_to_path(key))) for key in keys)
+        places = np.array([place_of.get(key, -1) for key in real], np.int64)
     if not (places >= 0).any():
         raise UsageError(f"--embeddings {path}: it has none of these images, such as {keys[0]}")
     found: NDArray[np.float32] = vectors[places]

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
@@ -239,7 +240,18 @@ def test_where_embeddings_are_known_the_diverse_order_goes_by_them(desk: Desk, t
     assert sorted(view.indexes) == list(range(7))
     assert list(view.indexes[-2:]) == [5, 6]
     assert collection.embeddings is not None
-    assert [bool(row[0] == row[0]) for row in collection.embeddings] == [True] * 5 + [False] * 2
+    assert np.isnan(collection.embeddings[:, 0]).tolist() == [False] * 5 + [True] * 2
+
+
+def test_embeddings_are_found_behind_links(desk: Desk, tmp_path: Path) -> None:
+    path = write_embeddings(
+        tmp_path / "e.parquet", {f"{tmp_path}/real/{number}.png": [1.0, 2.0] for number in range(7)}
+    )
+    desk.inbox.rename(tmp_path / "real")
+    desk.inbox.symlink_to(tmp_path / "real")
+    collection = open_collection(desk.settings, str(desk.run), embeddings=path)
+    assert collection.embeddings is not None
+    assert not np.isnan(collection.embeddings).any()
 
 
 @pytest.mark.parametrize(
