@@ -261,9 +261,19 @@ def test_a_first_stage_that_is_sure_of_none_is_left_out() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"rbf_centers": 48, "ridge": 0.001},
+        pytest.param({"epochs": 10, "batch_size": 8, "lr_max": 0.01}, marks=pytest.mark.long),
+    ],
+    ids=["RBF", "linear"],
+)
 def test_a_training_with_a_cascade_publishes_a_first_stage_that_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("worker.train.calibration.FEW", 48)
+    monkeypatch.setattr("worker.train.cascade.FEW", 48)
     monkeypatch.setattr(MobileNetV2Spec, "tells_near_duplicates", False)  # to its random weights all photos are alike
     spec = MobileNetV2Spec(classes=0, height_px=64, width_px=64)
     publication = Publication(
@@ -275,12 +285,12 @@ def test_a_training_with_a_cascade_publishes_a_first_stage_that_labels(
     for label, least in (("bright", 160), ("dark", 0)):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(24):
-            coarse = np.random.default_rng([number, least]).integers(least, least + 90, (4, 4, 3), dtype=np.uint8)
+            coarse = np.random.default_rng([number, least]).integers(least, least + 30, (4, 4, 3), dtype=np.uint8)
             pixels = cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_NEAREST)
             cv2.imwrite(str(tmp_path / "photos" / label / f"{number}.png"), pixels)
     recipe = Recipe(
-        network="mobilenet_v2", backbone="backbone", height_px=64, width_px=64, cascade=0.5, epochs=10, batch_size=8,
-        lr_max=0.01, validation_fraction=0.25,
+        network="mobilenet_v2", backbone="backbone", height_px=64, width_px=64, cascade=0.5,
+        validation_fraction=0.25, **head,
     )  # fmt: skip
     pin = ModelPin(name="backbone", version=1, digest=backbone.manifest.digest)
     job = TrainModel(job="train-1", dataset="photos", name="shades", recipe={}, backbones=(pin,))
@@ -302,4 +312,8 @@ def test_a_training_with_a_cascade_publishes_a_first_stage_that_labels(
     )
     runtime.unload()
     assert found.early > 0
+    decides = "rbf_centers" in head
+    assert (version.manifest.decisions is not None, bool(version.manifest.graph["outlier_name"])) == (decides, decides)
+    assert bool(version.manifest.cascade.graph["outlier_name"]) == decides  # their rows are of one kind
+    assert [row.outlier is not None for row in found.rows] == [decides] * 8
     assert [row.top[0][0] for row in found.rows] == [0] * 4 + [1] * 4
