@@ -115,12 +115,13 @@ def test_the_solution_is_the_minimum_of_loss_and_penalty(count: int, weighted: b
 def test_with_every_image_as_center_it_is_kernel_ridge_regression() -> None:
     features = realistic(ROWS + 76)
     samples, goals = labelled(features)
+    weights = np.random.default_rng(3).uniform(0.2, 3, len(features)).astype(np.float32)
     found = choose_rbf_centers(features, len(features), 0)
 
-    solved = solve_ridge(found, samples, goals, np.ones(len(features), np.float32), 0.1)
+    solved = solve_ridge(found, samples, goals, weights, 0.1)
 
     own = likeness(features, found)
-    expected = own @ np.linalg.solve(own + 0.1 * np.eye(len(features)), goals)
+    expected = own @ np.linalg.solve(own + np.diag(0.1 / weights), goals)
     np.testing.assert_allclose(rbf_scores(found, solved, features), expected, atol=1e-3)
 
 
