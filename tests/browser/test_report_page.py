@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -211,6 +212,26 @@ def test_an_image_is_shown_large_with_all_that_is_known(report: Path, opened: Op
         assert page.locator("#closer-facts .bars li").count() == 3
         wait_for(lambda: page.evaluate("document.querySelector('#closer-image img').naturalWidth") == 200)  # the file
         assert watched.requests[-1].startswith("file:")
+
+
+def test_the_gallery_shows_what_was_decided(opened: Open, tmp_path: Path) -> None:
+    scores = (0.5, 0.5, 0.5, 2.0, 2.0, None)
+    rows = [ok(number % 3).model_copy(update={"outlier": score}) for number, score in enumerate(scores)]
+    paths, inbox = [f"{number}.jpg" for number in range(len(rows) + 1)], tmp_path / "inbox"
+    for path in paths:
+        drawn(inbox / path)
+    decides: dict[str, Any] = {"thresholds": {"0.95": [0.5, None, 0.5]}, "outliers": True}
+    with run_of(tmp_path, paths, [*rows, BROKEN], base=str(inbox), **decides) as run:
+        report = page_of(run, tmp_path / "report.html")
+    with opened(report) as watched:
+        page = watched.page
+        for decision, images in (("accept", "3 images"), ("review", "1 image"), ("unknown", "2 images")):
+            page.select_option("#status", decision)
+            assert found(page) == f"{images}, page 1 of 1"
+        page.locator("#tiles button").first.click()
+        assert "Decision: unknown" in page.locator("#closer-facts").inner_text()
+        card = page.locator(".card", has_text="To review")
+        assert (card.locator(".value").inner_text(), "2 of them" in card.inner_text()) == ("3", True)
 
 
 def test_an_image_that_is_gone_keeps_its_thumbnail(opened: Open, tmp_path: Path) -> None:
