@@ -93,7 +93,7 @@ def tag_images(run: RunFile, layout: Layout, sidecar: Sidecar, least: float, *, 
     """Write each labelled image's sidecar, or take back what was added with ``undo``.
 
     Args:
-        least: images of less confidence get no label, and lose the one of an earlier run.
+        least: images of less confidence get no label, and lose the one of an earlier run; so do unknown images.
 
     Raises:
         UsageError: the images are behind a URL.
@@ -108,7 +108,8 @@ def tag_images(run: RunFile, layout: Layout, sidecar: Sidecar, least: float, *, 
             continue
         photo = Path(os.path.join(run.plan.base, text_to_path(row.path)))  # noqa: PTH118 - may be absolute
         index, confidence = row.top[0]
-        levels = [layout.names[index]] if undo or confidence >= least else []
+        is_tagged = undo or (confidence >= least and layout.decision(row) != "unknown")
+        levels = [layout.names[index]] if is_tagged else []
         if levels and layout.groups[index]:
             levels.insert(0, str(layout.groups[index]))
         try:

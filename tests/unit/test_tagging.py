@@ -163,6 +163,19 @@ def test_exiv2_reads_it(sidecar: Path) -> None:
     assert "Recycling/paper" in done.stdout
 
 
+def test_an_unknown_image_gets_no_tag(tmp_path: Path) -> None:
+    for name in ("known.jpg", "unknown.jpg"):
+        (tmp_path / name).write_bytes(b"picture")
+    rows = [ok(0).model_copy(update={"outlier": score}) for score in (0.9, 1.1)]
+    thresholds: dict[str, list[float | None]] = {"0.95": [None, None, None]}  # for review is sure enough for a tag
+    names = ["known.jpg", "unknown.jpg"]
+    with run_of(tmp_path, names, rows, base=str(tmp_path), thresholds=thresholds, outliers=True) as run:
+        assert tag_images(run, Layout.of(run.plan), "name", 0).written == 1
+
+    assert (tmp_path / "known.jpg.xmp").exists()
+    assert not (tmp_path / "unknown.jpg.xmp").exists()
+
+
 def test_the_images_of_a_run_are_tagged_and_what_can_t_be_is_named(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     (inbox / "sub").mkdir(parents=True)
