@@ -157,7 +157,7 @@ class ReportOptions(PageOptions):
             min=0,
             max=1,
             help="A column decision: accept from this confidence on, else review; in place of the thresholds that the "
-            "training has found. --sort-into puts those into review/.",
+            "training has found.",
         ),
     ] = None
     target_precision: Annotated[
@@ -174,7 +174,12 @@ class ReportOptions(PageOptions):
         _reports(help="CSV that Excel opens: with a byte order mark; semicolons where the comma is the decimal sign."),
     ] = None
     sort_into: Annotated[
-        Path | None, _reports("--sort-into", metavar="DIR", help="Put each labelled image into DIR/LABEL/ too.")
+        Path | None,
+        _reports(
+            "--sort-into",
+            metavar="DIR",
+            help="Put each labelled image into DIR/LABEL/, too; or into DIR/review/ or DIR/unknown/, by its decision.",
+        ),
     ] = None
     by: Annotated[By, _reports("--by", help="How: a link to the image, a copy, or the image itself.")] = "link"
 
