@@ -167,6 +167,7 @@ def hosts(folder: Path) -> Iterator[list[Host]]:
             if host.share is not None:
                 send(host.share, signal.SIGCONT)
                 unmount(host.root)
+                host.share.kill()
                 host.share.wait()
             ip("netns", "del", host.namespace, check=False)
         ip("link", "del", bridge, check=False)
