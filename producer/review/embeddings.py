@@ -26,6 +26,8 @@ def read_embeddings(path: Path, keys: Sequence[str]) -> NDArray[np.float32]:
         UsageError: the file can't be read, its vectors are not of one length, or it has none of the images.
     """
     check_pyarrow("--embeddings")
+    if not path.is_file():
+        raise UsageError(f"--embeddings {path}: there is no such file; `sortline audit --embeddings` writes one")
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq

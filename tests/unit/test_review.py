@@ -271,6 +271,8 @@ def test_embeddings_of_other_images_or_another_kind_of_file_are_refused(
         write_embeddings(path, rows)
     with pytest.raises(UsageError, match=message):
         open_collection(desk.settings, str(desk.run), embeddings=path)
+    with pytest.raises(UsageError, match="there is no such file"):
+        open_collection(desk.settings, str(desk.run), embeddings=tmp_path / "other.parquet")
 
 
 def write_embeddings(path: Path, rows: dict[str, list[float]]) -> Path:
