@@ -16,7 +16,7 @@ from base.names import Priority
 from jobs.broker import LEVELS, Keys
 from jobs.label import LabelChunk
 
-SMALL_RUN, MEDIUM_RUN = 128, 4096  # images, at most
+SMALL_RUN, MEDIUM_RUN = 256, 4096  # images, at most
 LOW = 3  # the last list
 PARKED = "parked"  # header of a message that goes onto the list of its run, not onto the queue; holds the run's name
 NEXT = "next"  # header of a message that goes before all others of its list

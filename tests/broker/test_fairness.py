@@ -47,8 +47,8 @@ def labelled(client: redis.Redis, run: str) -> int:
     ("priority", "images", "level"),
     [
         ("normal", 1, 0),
-        ("normal", 128, 0),
-        ("normal", 129, 1),
+        ("normal", 256, 0),
+        ("normal", 257, 1),
         ("normal", 4096, 1),
         ("normal", 4097, 2),
         ("high", 10**6, 0),
@@ -67,7 +67,7 @@ def test_a_small_run_goes_before_all_that_is_queued_of_larger_ones(
     session: Session,
 ) -> None:
     for number in range(3):
-        detached(new_producer(run=new_run(settings, 200, f"large-{number}")), session, window=5)
+        detached(new_producer(run=new_run(settings, 300, f"large-{number}")), session, window=5)
     detached(new_producer(run=new_run(settings, 4, "small")), session, window=5)
     assert lengths(client) == [1, 15, 0, 0]
     assert look_at_label_queue(client, KEYS).waiting == 16
@@ -108,22 +108,22 @@ def test_only_a_window_of_a_detached_run_is_queued_and_workers_queue_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Waiting, "release_if_idle", lambda _: None)  # what a worker does that finds nothing queued
-    producer = new_producer(run=new_run(settings, 200, "large"))
+    producer = new_producer(run=new_run(settings, 300, "large"))
     detached(producer, session, window=3)
-    assert (lengths(client), client.llen(KEYS.waiting("large"))) == ([0, 3, 0, 0], 47)
+    assert (lengths(client), client.llen(KEYS.waiting("large"))) == ([0, 3, 0, 0], 72)
     most = 0
 
     def is_labelled() -> bool:
         nonlocal most
         most = max(most, sum(lengths(client)))
-        return labelled(client, "large") == 50
+        return labelled(client, "large") == 75
 
     with working(desk):
         wait_until(is_labelled, 30, "all chunks")
     assert most <= 3
     assert not client.exists(KEYS.waiting("large"), KEYS.waiting_runs)
     producer.finish()
-    assert producer.run.done == 200
+    assert producer.run.done == 300
 
 
 def test_a_run_whose_queued_chunks_were_lost_goes_on_without_its_command(
@@ -133,11 +133,11 @@ def test_a_run_whose_queued_chunks_were_lost_goes_on_without_its_command(
     new_producer: NewProducer,
     session: Session,
 ) -> None:
-    detached(new_producer(run=new_run(settings, 200, "large")), session, window=3)
+    detached(new_producer(run=new_run(settings, 300, "large")), session, window=3)
     client.delete(*LISTS)
 
     with working(desk):
-        wait_until(lambda: labelled(client, "large") == 47, 30, "what waited")
+        wait_until(lambda: labelled(client, "large") == 72, 30, "what waited")
 
     assert look(session, "large").state == "running"
 
@@ -145,7 +145,7 @@ def test_a_run_whose_queued_chunks_were_lost_goes_on_without_its_command(
 def test_a_message_that_has_waited_is_one_like_all_others(
     client: redis.Redis, settings: Settings, new_producer: NewProducer
 ) -> None:
-    producer = new_producer(run=new_run(settings, 200, "large"))
+    producer = new_producer(run=new_run(settings, 300, "large"))
     producer.sender.send(0, ["00000.png"], waits=True)
     producer.sender.send(4, ["00001.png"])
 
@@ -185,7 +185,7 @@ def test_a_redis_that_lost_a_large_run_is_not_flooded_with_it(
 ) -> None:
     monkeypatch.setattr("producer.run.window.SURE_LOST_S", 0.3)
     monkeypatch.setattr("producer.run.gather.MOST_FIXED", 4)
-    producer = new_producer(run=new_run(settings, 200, "large"))
+    producer = new_producer(run=new_run(settings, 300, "large"))
     detached(producer, session, window=3)
     gathering = producer.gatherer.gather()
     next(gathering)
@@ -201,7 +201,7 @@ def test_a_redis_that_lost_a_large_run_is_not_flooded_with_it(
     with working(desk):
         for _ in gathering:
             pass
-    assert producer.run.done == 200
+    assert producer.run.done == 300
 
 
 def test_what_waits_of_a_cancelled_run_is_removed(
@@ -210,7 +210,7 @@ def test_what_waits_of_a_cancelled_run_is_removed(
     new_producer: NewProducer,
     session: Session,
 ) -> None:
-    detached(new_producer(run=new_run(settings, 200, "large")), session, window=3)
+    detached(new_producer(run=new_run(settings, 300, "large")), session, window=3)
 
     assert run_command(["jobs", "cancel", "large"]) == 0
 
