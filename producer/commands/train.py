@@ -63,13 +63,16 @@ class TrainCommand(TyperCommand):
         except Exception as error:
             option = str(getattr(error, "option_name", ""))  # of Typer's own error, whose class is private
             key = option.lstrip("-").replace("-", "_")
-            from configs import Recipe
+            from configs import Backbone, Recipe
 
-            if key.partition(".")[0] not in Recipe.model_fields:
-                raise
-            value = re.search(rf"{re.escape(option)}[ =]([^-\s]\S*)", given)
-            example = f"--set {key}={value[1] if value else '...'}"
-            raise UsageError(f"No such option: {option}. It is a key of the recipe: {example}") from error
+            found = re.search(rf"{re.escape(option)}[ =]([^-\s]\S*)", given)
+            value = found[1] if found else "..."
+            if key.partition(".")[0] in Recipe.model_fields:
+                raise UsageError(f"No such option: {option}. It is a key of the recipe: --set {key}={value}") from error
+            if key in Backbone.model_fields:
+                example = f"""--set 'backbone={{ name = "...", {key} = "{value}" }}'"""
+                raise UsageError(f"No such option: {option}. It is a key of a backbone: {example}") from error
+            raise
 
 
 @with_options

@@ -101,6 +101,10 @@ def test_help_of_a_group_lists_its_commands(group: list[str], capsys: pytest.Cap
             "a key of the recipe: --set flip_averaging=...",
         ),
         (["train", "photos", "--augmentation.repeat", "4"], "a key of the recipe: --set augmentation.repeat=4"),
+        (
+            ["train", "photos", "--features-at", "/Gemm"],
+            'of a backbone: --set \'backbone={ name = "...", features_at = "/Gemm" }\'',
+        ),
         (["models", "delete", "pets"], "say which version, as in pets:1"),
         (["worker"], "Missing option '--queues'"),
         (["label", "photos", "--top-k", "0"], "Invalid value for '--top-k'"),
