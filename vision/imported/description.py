@@ -36,9 +36,12 @@ class Fact:
 def _number(text: str) -> float:
     """Return "0.5" or "1/255" as a number."""
     above, _, below = text.partition("/")
-    number = float(above) / (float(below) if below else 1)
+    try:
+        number = float(above) / (float(below) if below else 1)
+    except (ValueError, ZeroDivisionError):
+        number = math.nan
     if not math.isfinite(number):
-        raise ValueError("not finite")
+        raise ValueError("it must be a number, such as 0.5 or 1/255")
     return number
 
 
@@ -75,9 +78,12 @@ def _sides(value: object) -> int | tuple[int, int]:
     parts = value.lower().split("x") if isinstance(value, str) else value
     if isinstance(parts, int):
         parts = [parts]
-    if not isinstance(parts, Sequence) or len(parts) not in (1, 2):
-        raise ValueError("it must be a side in pixels, such as 256, or HEIGHTxWIDTH")
-    sides = [int(part) for part in parts]
+    try:
+        sides = [int(part) for part in parts] if isinstance(parts, Sequence) else []
+    except (ValueError, TypeError):
+        sides = []
+    if len(sides) not in (1, 2):
+        raise ValueError("it must be a side in pixels, such as 256, or HEIGHTxWIDTH, such as 224x224")
     if not all(1 <= side <= MAX_SIDE_PX for side in sides):
         raise ValueError(f"sides are from 1 to {MAX_SIDE_PX} pixels")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
@@ -89,10 +95,13 @@ def _size(value: object) -> tuple[int, int]:
 
 
 def _grey(value: object) -> int:
-    number = int(value) if isinstance(value, str | float | int) else -1
-    if not 0 <= number <= 255 or number != float(value):  # type: ignore[arg-type]
+    try:
+        number = float(value) if isinstance(value, str | float | int) else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 255 or number != int(number):
         raise ValueError("it must be a whole number from 0 to 255")
-    return number
+    return int(number)
 
 
 def _one_of(*allowed: str) -> Callable[[object], str]:
