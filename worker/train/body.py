@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from configs import Backbone
 from jobs import ModelPin
 from model_store import ModelStore, ModelVersion
+from vision import VisionError
 from vision.imported import Joined, Part
 from vision.networks import (
     USUAL_FLOAT_ENDS,
@@ -112,9 +113,12 @@ def pretrained(training: Training, backbone: Backbone, pin: ModelPin, **shape: A
     if len(recipe.backbones) == 1 and spec.name != recipe.network:
         raise JobRefused(f"the backbone {pin} is a {spec.name}, the recipe wants {recipe.network}")
     arrays, _ = read_safetensors(store.open_file(pin.name, pin.version, WEIGHTS))
-    own = own_options(network_kind(spec.name), {**shape, **backbone.model_dump(include=OWN)})
-    network = build_network(replace(spec, temperature=1.0, outlier_distance=0.0, **own))
-    cut_of(network.spec, recipe.freeze)
+    try:
+        own = own_options(network_kind(spec.name), {**shape, **backbone.model_dump(include=OWN)})
+        network = build_network(replace(spec, temperature=1.0, outlier_distance=0.0, **own))
+        cut_of(network.spec, recipe.freeze)
+    except VisionError as error:
+        raise VisionError(f"backbone {pin}: {error}") from error
     set_weights(network, backbone_only(arrays, spec), allow_missing_head=True)
     return network
 
