@@ -10,12 +10,15 @@ from pathlib import Path
 from base.errors import ImageError, UnavailableError
 from base.files import naming_failures, read_regular
 
+# O_PATH opens a folder that may be passed through and not listed; where it is unknown, such a folder is unreadable.
+FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 MOST_FOLDERS = 64  # open at once: a chunk may hold a thousand images of as many folders
 
 
 class LocalFolder:
     """Reads files below ``root``, and keeps the folders open that it came through; a context manager closes them.
 
+    All that it reads is below the folder that it found at ``root``, whatever comes to lie there later.
     To resolve a path and to open each of its folders is 3 % of all work on a small photo, and its neighbours lie in the
     same folder. Threads may share one; whoever reads after it was closed gets errors.
 
@@ -27,6 +30,10 @@ class LocalFolder:
         check_there(root)
         self.root = root
         self._root = os.path.realpath(root)
+        try:
+            self._descriptor = os.open(self._root, FOLDER)
+        except OSError as error:
+            raise UnavailableError(f"the data root {root} can't be opened: {error.strerror}") from error
         self._folders: dict[str, int] = {}  # as in paths -> descriptor
 
     def __enter__(self) -> LocalFolder:
@@ -36,6 +43,8 @@ class LocalFolder:
         for descriptor in self._folders.values():
             os.close(descriptor)
         self._folders.clear()
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     def read(self, path: str, limit: int) -> bytes:
         """Return a file of 1 to ``limit`` bytes; ImageError says why it can't be had.
@@ -48,6 +57,15 @@ class LocalFolder:
         except (ImageError, OSError, ValueError):  # maybe a link; if not, this says what is wrong
             return self._read_resolved(path, limit)
 
+    def identity(self, path: str) -> tuple[int, int, int, int] | None:
+        """Return what tells the file that is read at ``path`` from any other; None where there is none."""
+        folder, _, last = path.rpartition("/")
+        try:
+            found = os.stat(last, dir_fd=self._opened(folder))
+        except (ImageError, OSError, ValueError):
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
     def check(self) -> None:
         """Raise UnavailableError when the folder is gone, or empty as an unmounted share leaves it."""
         check_there(self.root)
@@ -58,7 +76,7 @@ class LocalFolder:
     def _read_resolved(self, path: str, limit: int) -> bytes:
         *folders, last = self._parts(path) or (".",)
         whole = os.path.join(self._root, *folders, last)  # noqa: PTH118
-        with naming_failures(whole), _opened_folder(self._root, folders) as folder:
+        with naming_failures(whole), _opened_folder(self._descriptor, folders) as folder:
             return read_regular(last, limit, whole, folder=folder, flags=os.O_NOFOLLOW)
 
     def _parts(self, path: str) -> tuple[str, ...]:
@@ -76,7 +94,7 @@ class LocalFolder:
             return known
         if len(self._folders) >= MOST_FOLDERS:
             raise OSError("enough folders are open")
-        with _opened_folder(self._root, self._parts(folder)) as descriptor:
+        with _opened_folder(self._descriptor, self._parts(folder)) as descriptor:
             mine = os.dup(descriptor)
         kept = self._folders.setdefault(folder, mine)
         if kept != mine:  # another thread was faster
@@ -90,17 +108,15 @@ def check_there(root: Path) -> None:
 
 
 @contextmanager
-def _opened_folder(root: str, names: Sequence[str]) -> Iterator[int]:
-    """Yield a descriptor of the folder ``names`` lead to, no link among them.
+def _opened_folder(root: int, names: Sequence[str]) -> Iterator[int]:
+    """Yield a descriptor of the folder ``names`` lead to from ``root`` on, no link among them.
 
     The links are resolved already. Whoever puts one in since, to lead out of ``root``, makes this fail.
     """
-    # O_PATH opens a folder that may be passed through and not listed; where it is unknown, such a folder is unreadable.
-    flags = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-    folder = os.open(root, flags)
+    folder = os.dup(root)
     try:
         for name in names:
-            below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+            below = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = below
         yield folder

@@ -70,8 +70,9 @@ class Pictures:
 
     def __init__(self, collection: Collection, home: Path, max_pixels: int) -> None:
         self._seen, self._max_pixels = _Seen(collection), max_pixels
-        self._folder = LocalFolder(collection.root)
         self._root = os.path.realpath(collection.root)
+        with LocalFolder(Path(self._root)):  # it is there
+            pass
         self._lock = threading.Lock()
         self._is_closed = threading.Event()
         self._maker = threading.Thread(target=self._make_all, name="thumbnails", daemon=True)
@@ -89,7 +90,6 @@ class Pictures:
             self._maker.join(CLOSED_WITHIN_S)  # a share may stand still
         with self._lock:
             self._database.close()
-        self._folder.__exit__()
 
     def take(self, collection: Collection) -> None:
         """Go on with the images of another collection in the same folder: those of the run as it is now."""
@@ -192,7 +192,11 @@ class Pictures:
 
     def _read(self, real: str) -> bytes:
         # Once more below the root, without following a link that was put there meanwhile.
-        return self._folder.read(os.path.relpath(real, self._root), MOST_BYTES)
+        try:
+            with LocalFolder(Path(self._root)) as folder:  # each time: a share may go away and come back
+                return folder.read(os.path.relpath(real, self._root), MOST_BYTES)
+        except UnavailableError as error:
+            raise ImageError("not_found", str(error)) from error
 
     def _shrunk(self, data: bytes, longest_px: int) -> bytes:
         try:

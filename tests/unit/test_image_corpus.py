@@ -10,15 +10,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import base.files
-from base.errors import ImageError
+from base.errors import ImageError, UnavailableError
 from base.files import read_file
 from base.paths import path_to_text
+from jobs.label import SampledInput
 from producer.sources.argument import open_source
 from storage.local import MOST_FOLDERS, LocalFolder
 from tests.unit.awkward_images import Awkward, corpus, encoded, picture
@@ -27,6 +29,7 @@ from vision.images.decode import ImageLimits
 from vision.images.preprocess import Preprocessing
 from vision.serving.classifier import Classifier
 from worker.label.chunk import label_chunk
+from worker.label.data_root import check_sample, place_of
 
 # As in production, where vision.images.decode sets this filter; pytest resets it for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -241,6 +244,43 @@ def test_links_beside_a_file_are_followed_below_the_data_root_and_no_further(
                 root.read(path, LIMIT)
 
     assert near == b"data/album"
+
+
+def _other_link(root: Path, other: Path) -> None:
+    (root.parent / "new").symlink_to(other)
+    (root.parent / "new").replace(root)
+
+
+def _other_folder(root: Path, other: Path) -> None:  # as another disk is mounted
+    root.rename(root.parent / "before")
+    other.rename(root)
+
+
+@pytest.mark.parametrize("swap", [_other_link, _other_folder])
+def test_all_that_is_read_is_of_the_folder_that_was_there_at_first(
+    swap: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    for name in ("right", "other"):
+        for album in ("1", "2"):
+            (tmp_path / name / album).mkdir(parents=True)
+            (tmp_path / name / album / "a.png").write_bytes(name.encode())
+    root = tmp_path / "root"
+    if swap is _other_link:
+        root.symlink_to(tmp_path / "right")
+    else:
+        (tmp_path / "right").rename(root)
+    sample = (SampledInput(path="1/a.png", size=5, sha256=sha256(b"right").hexdigest()),)
+
+    with LocalFolder(root) as right:
+        place = place_of(right, sample)
+        swap(root, tmp_path / "other")
+        assert [right.read(f"{album}/a.png", LIMIT) for album in ("1", "2")] == [b"right", b"right"]
+        assert place_of(right, sample) == place
+        check_sample(right, sample)
+    with LocalFolder(root) as other:  # which may be back in a moment: it is told by what was read
+        assert place_of(other, sample) != place
+        with pytest.raises(UnavailableError, match="is it the same folder as the command's"):
+            check_sample(other, sample)
 
 
 def test_more_folders_than_may_be_open_are_read_all_the_same(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -376,7 +377,7 @@ def test_a_data_root_that_goes_away_during_a_chunk_is_no_fault_of_the_images(
     classifier = opened()
 
     def gone(sources: Sequence[Source], top_k: int) -> object:
-        root.rename(tmp_path / "away")
+        shutil.rmtree(root)  # renamed, it would still be read
         if mount_point:
             root.mkdir()
         return Classifier.classify(classifier, sources, top_k)

@@ -11,7 +11,7 @@ from typing import Any
 from base.fault import fault
 from base.paths import path_to_text
 from jobs import ChunkResult, LabelChunk, Photo, Row
-from storage import Folder
+from storage import Folder, LocalFolder
 from vision.images import DEFAULT_LIMITS, ImageLimits, Page, photo_facts
 from vision.serving import Classifier, Outcome, Source
 from worker.label.data_root import check_local, opened_images
@@ -23,7 +23,7 @@ Ask = Callable[[bytes], dict[str, Any]]  # bytes of a file -> more fields of its
 def label_chunk(
     chunk: LabelChunk,
     classifier: Classifier,
-    data_root: Path | Folder,
+    data_root: Path | LocalFolder | Folder,
     limits: ImageLimits = DEFAULT_LIMITS,
     worker: str = "",
     on_read: Callable[[], object] = lambda: None,
@@ -45,10 +45,11 @@ def label_chunk(
         outcomes, seconds = classifier.classify(watched, chunk.top_k)
     # strict: as many rows as paths, or no result at all
     rows = tuple(_row(outcome, of_file) for of_file, outcome in zip(facts, outcomes, strict=True))
-    if isinstance(data_root, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
+    local = data_root.root if isinstance(data_root, LocalFolder) else data_root
+    if isinstance(local, Path) and any(row.error in ("not_found", "unreadable") for row in rows):
         # It may have gone away meanwhile: these rows would be of images that are well.
         missing = [path for path, row in zip(chunk.paths, rows, strict=True) if row.error == "not_found"]
-        check_local(data_root, missing, limits.max_bytes)
+        check_local(local, missing, limits.max_bytes)
     engine = f"{classifier.engine.name}/{classifier.engine.device}/{classifier.engine.precision}"
     return ChunkResult(
         run=chunk.run,

@@ -19,17 +19,31 @@ Read = Callable[[], bytes]  # returns the bytes of a file, or raises ImageError
 
 
 @contextmanager
-def opened_images(data_root: Path | Folder, paths: Sequence[str], max_bytes: int) -> Iterator[Sequence[Read]]:
-    """Yield what reads the file at each of ``paths`` below ``data_root``; UnavailableError when that itself is away."""
+def opened_root(data_root: Path | Folder) -> Iterator[LocalFolder | Folder]:
+    """Yield the folder at ``data_root``, the same for all that is read inside; UnavailableError when it is away."""
     if not isinstance(data_root, Path):
-        with remote_images(data_root, paths, max_bytes) as sources:
-            yield sources
+        yield data_root
         return
     with LocalFolder(data_root) as folder:
-        yield [partial(_read, folder, path, max_bytes) for path in paths]
+        yield folder
 
 
-def check_sample(data_root: Path | Folder, sample: Sequence[SampledInput]) -> None:
+@contextmanager
+def opened_images(
+    data_root: Path | LocalFolder | Folder, paths: Sequence[str], max_bytes: int
+) -> Iterator[Sequence[Read]]:
+    """Yield what reads the file at each of ``paths`` below ``data_root``; UnavailableError when that itself is away."""
+    if isinstance(data_root, Path):
+        with LocalFolder(data_root) as folder, opened_images(folder, paths, max_bytes) as sources:
+            yield sources
+    elif isinstance(data_root, LocalFolder):
+        yield [partial(_read, data_root, path, max_bytes) for path in paths]
+    else:
+        with remote_images(data_root, paths, max_bytes) as sources:
+            yield sources
+
+
+def check_sample(data_root: LocalFolder | Folder, sample: Sequence[SampledInput]) -> None:
     """Raise UnavailableError unless at least half of ``sample`` is here as the command saw it: one may have changed."""
     if not sample:
         return
@@ -37,26 +51,18 @@ def check_sample(data_root: Path | Folder, sample: Sequence[SampledInput]) -> No
         same = [_has(source, found.sha256) for source, found in zip(sources, sample, strict=True)]
     if sum(same) * 2 < len(sample):
         other = sample[same.index(False)].path
-        root = data_root if isinstance(data_root, Path) else data_root.url
+        root = data_root.root if isinstance(data_root, LocalFolder) else data_root.url
         raise UnavailableError(
             f"{other} below {root} is not as the command sees it: is the share mounted, "
             "and is it the same folder as the command's?"
         )
 
 
-def place_of(data_root: Path | Folder, sample: Sequence[SampledInput]) -> tuple[object, ...]:
-    """Return what changes when another folder comes to lie at ``data_root``, without reading ``sample`` again."""
-    if not isinstance(data_root, Path):
+def place_of(data_root: LocalFolder | Folder, sample: Sequence[SampledInput]) -> tuple[object, ...]:
+    """Return what tells ``data_root`` from another folder of the same names, without reading ``sample`` again."""
+    if not isinstance(data_root, LocalFolder):
         return ("the same as its URL",)
-    return tuple(_identity(data_root / text_to_path(found.path)) for found in sample)
-
-
-def _identity(path: Path) -> tuple[int, int, int, int] | None:
-    try:
-        is_now = path.stat()
-    except (OSError, ValueError):
-        return None
-    return is_now.st_dev, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns
+    return tuple(data_root.identity(text_to_path(found.path)) for found in sample)
 
 
 def _has(source: Read, digest: str) -> bool:

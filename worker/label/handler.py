@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 
 from configs import Settings
 from jobs import AWAY, ChunkResult, LabelChunk, SchemaMismatch
-from storage import open_folder
+from storage import Folder, LocalFolder, open_folder
 from worker.errors import JobRefused, KeepsAway
 from worker.handler import Handler
 from worker.label.chunk import label_chunk
-from worker.label.data_root import check_sample, place_of
+from worker.label.data_root import check_sample, opened_root, place_of
 from worker.label.isolated import label_isolated
 from worker.label.watchdog import watchdog
 from worker.runtime import ATTEMPTS, Runtime
@@ -63,35 +63,37 @@ class LabelHandler(Handler[LabelChunk, ChunkResult]):
                 attempt - 1, job.run, job.first,
             )  # fmt: skip
             runtime.unload()  # the other process needs the device's memory
-            with self._watchdog():
-                place = self._proven_place()
+            with self._watchdog(), opened_root(runtime.data_root) as root:
+                place = self._proven_place(root)
             result = label_isolated(job, runtime.settings, worker)
-            with self._watchdog():
-                self._check_place(place, result)
+            with self._watchdog(), opened_root(runtime.data_root) as root:
+                self._check_place(root, place, result)
             return result
         with self._watchdog():
             classifier = runtime.classifier(job.model)
-            place = self._proven_place()
-            result = label_chunk(job, classifier, runtime.data_root, runtime.limits, worker)
-            self._check_place(place, result)
+            # One folder for the proof and the images: another one that lies there for a moment is never read.
+            with opened_root(runtime.data_root) as root:
+                place = self._proven_place(root)
+                result = label_chunk(job, classifier, root, runtime.limits, worker)
+                self._check_place(root, place, result)
         runtime.standing.succeed(job.run, place)
         return result
 
     def _watchdog(self) -> AbstractContextManager[None]:
         return watchdog(self.runtime.settings.stuck_s, f"chunk {self.job.first} of run {self.job.run}")
 
-    def _proven_place(self) -> object:
+    def _proven_place(self, root: LocalFolder | Folder) -> object:
         """Return what is to stay while images are read; UnavailableError when it is not the command's folder."""
-        place = place_of(self.runtime.data_root, self.job.sample)
+        place = place_of(root, self.job.sample)
         if not self.runtime.standing.is_proven(self.job.run, place):
-            check_sample(self.runtime.data_root, self.job.sample)
+            check_sample(root, self.job.sample)
         return place
 
-    def _check_place(self, place: object, result: ChunkResult) -> None:
+    def _check_place(self, root: LocalFolder | Folder, place: object, result: ChunkResult) -> None:
         """Raise UnavailableError when ``result`` may be of another folder: it came meanwhile, or the right one went."""
         is_missing = any(row.error in ("not_found", "unreadable") for row in result.rows)
-        if is_missing or place_of(self.runtime.data_root, self.job.sample) != place:
-            check_sample(self.runtime.data_root, self.job.sample)
+        if is_missing or place_of(root, self.job.sample) != place:
+            check_sample(root, self.job.sample)
 
     def put_back(self, error: Exception) -> float | None:
         if isinstance(error, AWAY):
