@@ -73,8 +73,9 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
     try:
         thread.start()
         yield
-        thread.join()
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a block that ended by itself must not be interrupted any more
+        thread.join()
         signal.signal(signal.SIGINT, before)
     if failed:
         raise failed[0]

@@ -241,7 +241,7 @@ def test_as_much_is_left_in_float_as_f32s_labels_take(
     def answering(model: ModelFiles, name: str) -> Any:
         same = 100 if model.int8 is None or name.endswith("f32") else round(100 * equal[len(model.int8[0])])
         labels = np.eye(2, dtype=np.float32)[[0] * same + [1] * (100 - same)]
-        return SimpleNamespace(predict=lambda _: labels, close=lambda: None)
+        return SimpleNamespace(predict=lambda _: labels, graph=model.graph, close=lambda: None)
 
     monkeypatch.setattr(publishing, "quantise", lambda model, _, first, last: (b"x" * last, b""))
     monkeypatch.setattr(publishing, "open_on_cpu", answering)
