@@ -44,6 +44,7 @@ class Hold:
 
         Raises:
             RunHeld: another producer is at this run, and lives.
+            redis.ConnectionError: Redis went away in the midst of it.
         """
         now = time.monotonic()
         if now - self._renewed < RENEW_S:
@@ -60,7 +61,9 @@ class Hold:
                 pipeline.multi()
                 pipeline.set(self._key, f"{self._owner} {self._beats} {self.name}", px=int(HOLD_S * 1000))
                 pipeline.execute()
-            except redis.WatchError:
+            except redis.WatchError as error:
+                if "occurred while watching" in str(error):  # redis-py's words for a connection that broke meanwhile
+                    raise redis.ConnectionError(str(error)) from error
                 return False
         self._renewed, self._seen = now, None
         return True

@@ -31,6 +31,7 @@ from tests.broker.conftest import (
     waiting,
     working,
 )
+from tests.conftest import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -204,3 +205,19 @@ def test_what_redis_forgot_is_sent_again_at_once_though_another_run_has_chunks_t
     next(gathering)
 
     assert waiting(client) == 6
+
+
+def test_a_redis_that_goes_away_while_the_hold_is_looked_at_is_no_other_producer(
+    client: redis.Redis, first: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = redis.client.Pipeline.get
+
+    def cut(pipeline: redis.client.Pipeline, name: str) -> object:
+        pipeline.connection.disconnect()  # and it can't be reached again
+        pipeline.connection.port = free_port()
+        return get(pipeline, name)
+
+    monkeypatch.setattr(redis.client.Pipeline, "get", cut)
+
+    with pytest.raises(redis.ConnectionError):
+        Hold(client, KEYS, first.run).take()

@@ -58,7 +58,7 @@ def test_a_failover_in_the_midst_of_a_run_costs_no_row(behind: Settings, watched
         producer = Producer(small, client, new_run(small, 24))
         with working(desk):
             killed = None
-            for progress in in_time(producer.gatherer.gather(), 90):
+            for progress in in_time(producer.gatherer.gather(), 200):
                 if progress.done >= 4 and killed is None:
                     killed = watched.fail_over()
                     killed.start()  # it takes itself for the primary until Sentinels make it a replica
