@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Annotated, Any
@@ -27,6 +29,7 @@ from producer.commands.train import TrainCommand, train
 from producer.commands.watch import watch
 from producer.errors import FAILURE, OK, UNREACHABLE, USAGE, ProducerError
 
+AGAIN_S = 0.02
 GARBAGE_EVERY = 200_000  # new objects; Python's 700 suit a small program
 
 app = typer.Typer(
@@ -108,6 +111,14 @@ def _traceback() -> type:
     return Traceback
 
 
+def interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Have a Ctrl-C come again that met a weak reference's callback, where Python would print it and forget it."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(AGAIN_S, _thread.interrupt_main).start()  # here it would meet the callback once more
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     put_off("rich.markdown", "Markdown", _markdown)
@@ -115,6 +126,7 @@ def main() -> None:
     # Imports make a hundred thousand objects that stay, and looking through them for rubbish again and again is a sixth
     # of a command's start. Nor is there any use in taking them apart at the end: that took longer than 0.05 s.
     gc.set_threshold(GARBAGE_EVERY)
+    sys.unraisablehook = interrupt_again
     code = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late: all is done, and an interpreter that ends would die of it
     gc.freeze()

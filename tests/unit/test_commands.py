@@ -505,3 +505,25 @@ def test_ctrl_c_after_a_command_is_done_changes_nothing() -> None:
 
     assert (done.returncode, done.stderr) == (OK, "")
     assert done.stdout.startswith("sortline ")
+
+
+@pytest.mark.slow
+def test_ctrl_c_that_meets_a_callback_of_python_is_not_lost() -> None:
+    code = (
+        "import os, signal, sys, time, weakref\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import producer.__main__, sortline\n"
+        "class Thing: pass\n"
+        "def work(_):\n"
+        "    thing = Thing()\n"
+        "    watched = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))\n"
+        "    del thing\n"
+        "    for _ in range(3000): time.sleep(0.01)\n"
+        "    return 0\n"
+        "producer.__main__.run = work\n"
+        "sortline.main()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "")
