@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(0)]  # its own limits name w
 
 
 def test_three_hosts_label_every_run_whatever_fails(model_store: Path) -> None:
-    if os.geteuid() or not all(map(shutil.which, ("ip", "bindfs"))) or not os.access("/dev/fuse", os.W_OK):
-        pytest.skip("takes root, iproute2, bindfs and /dev/fuse")
+    if os.geteuid() or shutil.which("ip") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("makes network namespaces: takes root and iproute2")
 
     found = hour.soak(model_store, minutes=0.5, runs=8, seed=5)
 

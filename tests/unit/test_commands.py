@@ -518,7 +518,7 @@ def test_ctrl_c_that_meets_a_callback_of_python_is_not_lost() -> None:
         "    thing = Thing()\n"
         "    watched = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))\n"
         "    del thing\n"
-        "    for _ in range(3000): time.sleep(0.01)\n"
+        "    for _ in range(3000): time.sleep(0.01)  # until it is interrupted\n"
         "    return 0\n"
         "producer.__main__.run = work\n"
         "sortline.main()\n"
