@@ -6,9 +6,11 @@ BIN := .venv/bin
 # The tests start Python hundreds of times. Where this is set, as in many containers, each start would compile all modules.
 unexport PYTHONDONTWRITEBYTECODE
 # Files of tests are spread over the cores; the tests of one file stay together, for what they share. In the order of
-# tests/conftest.py: files with slow tests first.
+# tests/conftest.py: files with slow tests first. A process of tests that dies ends the session: xdist would give its
+# tests to others, and wait for ever where those have ended.
 JOBS ?= auto
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder \
+	--max-worker-restart=0
 
 .PHONY: help setup demo quick unit test not-long test-long lint soak pictures clean lock wheel
 

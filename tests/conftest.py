@@ -10,6 +10,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,11 +29,22 @@ import redis
 
 from producer.local.stack import find_redis_server
 from tests import canaries
+from tests.standstill import Standstill, show_stacks_when_asked
 
 SORTLINE = str(Path(sys.executable).parent / "sortline")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NOTHING: Mapping[str, str] = {}
 LABELS = ("red", "green", "blue", "grey")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Ctrl-C reach the commands that tests start, and end a session that stands still."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background, whose children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        show_stacks_when_asked(config)
+    else:
+        config.pluginmanager.register(Standstill(), "standstill")
 
 
 @pytest.hookimpl(optionalhook=True)

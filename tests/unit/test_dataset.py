@@ -12,11 +12,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import openvino
 import pytest
 from numpy.typing import NDArray
 
 from vision.images.preprocess import Preprocessing, load_image
+from vision.serving.engines.openvino import import_openvino
 from vision.training.dataset import Dataset, DatasetError, LabelledImage, file_digests, fingerprint, read_dataset
 from vision.training.families import find_families, find_leaks, fold_by_family, split_by_family
 
@@ -580,6 +580,7 @@ def test_what_the_hash_joins_in_real_photos_belongs_together() -> None:
 def test_with_features_a_split_rarely_separates_a_family_of_real_photos() -> None:
     """Measured: 6 % of the validation photos have a relative in training; by hash alone 78 %, dealt by photo 81 %."""
     dataset, true_family = real_photos()
+    openvino = import_openvino()  # without telemetry
     core = openvino.Core()
     network = core.read_model(WASTE.parents[1] / "models" / "mobilenet_v2_1.0_224_quant.tflite")
     pooled = next(node for node in network.get_ordered_ops() if node.get_type_name() == "AvgPool")
