@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -60,8 +61,19 @@ class Standstill:
 
 
 def show_stacks_when_asked(config: pytest.Config) -> None:
-    """Have SIGUSR1 print the stacks of this process of tests where its user sees them."""
+    """Have SIGUSR1, and whatever ends this process of tests, print its stacks where its user sees them."""
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         seen = os.dup(2)
     faulthandler.register(signal.SIGUSR1, file=seen, all_threads=True)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        faulthandler.register(number, file=seen, all_threads=True, chain=True)
+    ending, own = os._exit, os.getpid()
+
+    def end(status: int) -> NoReturn:
+        if os.getpid() == own:  # not a fork
+            os.write(seen, f"\nos._exit({status}) is called:\n".encode())
+            faulthandler.dump_traceback(seen)
+        ending(status)
+
+    os._exit = end
