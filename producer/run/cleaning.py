@@ -22,6 +22,7 @@ from producer.local.leftovers import leftover_logs, leftover_stacks, remove_left
 from producer.runfile import RunFile, RunFileError
 
 SPACE = re.compile(r"[0-9a-f]{64}")  # a folder of the feature cache
+TRIAL = re.compile(r"(-t\d+)?(-[0-9a-f]{4})?$")  # behind the name of a search
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +131,17 @@ def _is_done(path: Path, board: JobBoard | None) -> bool:
 
 
 def _noted(home: Path) -> set[str]:
-    """Return the trainings that the same command goes on with."""
+    """Return the trainings and searches that the same command goes on with."""
     names = set()
     with suppress(OSError):
         for note in (home / "trainings").iterdir():
             if note.suffix != ".lock":
-                names.add(note.read_text(encoding="utf-8", errors="replace").strip())
+                names.add(note.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip())
     return names
 
 
 def _why_training_kept(name: str, noted: set[str], board: JobBoard | None) -> str:
-    if name in noted:
+    if name in noted or TRIAL.sub("", name) in noted:
         return "the same `sortline train` goes on with it"
     state = board.get(name) if board is not None else None
     return f"its job is {state.state}" if state is not None and not state.ended else ""

@@ -73,6 +73,7 @@ class Training:
             raise UsageError(f"--sweep-report {self.sweep_report}: the table is a CSV; give it a name with .csv")
 
 
+AGAIN = re.compile(r"-[0-9a-f]{4}$")  # ends the name of a job that was queued anew
 TABLES = (".csv", ".tsv")  # labelled images as a table, which workers read as such
 
 
@@ -147,6 +148,18 @@ def _pin(settings: Settings, reference: str) -> ModelPin:
             f"the recipe trains on the backbone {reference}: {error}. "
             f"Import it: sortline models import FILE --name {reference.split(':')[0].split('@')[0]}"
         ) from error
+
+
+def queue_once(session: Session, job: TrainModel, note: str = "") -> TrainModel:
+    """Queue a job unless it waits, is at work or has its answer; return it, renamed where it ended without one."""
+    if (known := session.board.get(job.job)) is not None:
+        is_answered = known.state == "done" and bool(session.client.exists(session.keys.results(job.job)))
+        if is_answered or not (known.ended or session.board.is_cancelled(job.job)):
+            return job
+        fresh = AGAIN.sub("", job.job) + f"-{secrets.token_hex(2)}"
+        job = job.model_copy(update={"job": fresh})
+    enqueue_training(session, job, note)
+    return job
 
 
 def enqueue_training(session: Session, job: TrainModel, note: str = "") -> None:

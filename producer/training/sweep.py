@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from jobs import JobEvent, JobState, TrainModel
 from producer.errors import UsageError
 from producer.local.session import Session
 from producer.training.events import follow
-from producer.training.jobs import enqueue_training
+from producer.training.jobs import queue_once
 
 MOST_TRIALS = 200
 MOST_DRAWS = 20_000  # until enough of them differ
@@ -157,31 +157,46 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
     )
 
 
-def run_trials(session: Session, trials: Sequence[Trial], jobs: Sequence[TrainModel]) -> Iterator[Trial | None]:
-    """Queue one job a trial and yield each trial whose job sends an event, until all have ended; None while none does.
+def run_trials(
+    session: Session, trials: Sequence[Trial], jobs: Sequence[TrainModel], keep: Callable[[Trial], None]
+) -> Iterator[Trial | None]:
+    """Queue a job for each trial that has not ended and yield each whose job sends an event; None while none does.
 
     With a backbone the first one runs alone: it leaves the features in the cache, which others would else compute too.
+
+    Args:
+        keep: is called with each trial that was queued or has ended.
     """
-    trial_of = {job.job: trial for trial, job in zip(trials, jobs, strict=True)}
-    alone = 1 if trials[0].recipe.backbones else 0
-    for part in (jobs[:alone], jobs[alone:]):
-        for job in part:
-            trial = trial_of[job.job]
-            enqueue_training(session, job, trial.name)
+    left = [(trial, job) for trial, job in zip(trials, jobs, strict=True) if not trial.ended]
+    alone = 1 if len(left) == len(trials) and trials[0].recipe.backbones else 0
+    for part in (left[:alone], left[alone:]):
+        trial_of: dict[str, Trial] = {}
+        queued: list[TrainModel] = []
+        for trial, planned in part:
+            job = queue_once(session, planned, trial.name)
             trial.job, trial.state = job.job, "queued"
-        for event in follow(session, [job.job for job in part], part):
+            trial_of[job.job] = trial
+            queued.append(job)
+            keep(trial)
+        for event in follow(session, [*trial_of], queued):
             if event is None:
                 yield None
                 continue
-            trial_of[event.job].update(event)
-            yield trial_of[event.job]
+            trial = trial_of[event.job]
+            trial.update(event)
+            if trial.ended:
+                keep(trial)
+            yield trial
 
 
 def cancel_trials(session: Session, trials: Iterable[Trial]) -> None:
-    """Stop what has not ended: its worker stops within seconds, and what no worker has yet is never begun."""
+    """Stop what has not ended: its worker stops within seconds, and what no worker has yet is never begun.
+
+    Workers of this command alone end with it, and leave the checkpoints that the same command goes on at.
+    """
     unfinished = [trial for trial in trials if not trial.ended]
     with suppress(redis.RedisError):  # an interrupt must end the command, also with Redis away
-        for trial in unfinished:
+        for trial in unfinished if session.stack is None else ():
             if trial.job:
                 session.board.ask_to_cancel(trial.job)
             if trial.state == "queued":

@@ -16,7 +16,7 @@ from model_store import ModelStore, StoreError
 from producer.local.session import Session, open_session
 from producer.terminal.model_page import report_page
 from producer.training.events import follow
-from producer.training.jobs import Training, TrainingFailed, enqueue_training, loose_images, new_job, plan_training
+from producer.training.jobs import Training, TrainingFailed, loose_images, new_job, plan_training, queue_once
 from producer.training.sweep import (
     Trial,
     cancel_trials,
@@ -27,8 +27,9 @@ from producer.training.sweep import (
     run_trials,
     shown,
 )
+from producer.training.sweep_page import write_sweep_page
 from producer.training.sweep_view import SweepView, table_of, write_sweep_csv
-from producer.training.unfinished import job_of
+from producer.training.unfinished import SearchLog, job_of, search_of
 
 NO_WORKER_AFTER_S = 10.0
 
@@ -49,7 +50,8 @@ def train(settings: Settings, training: Training) -> None:
     with ExitStack() as open_, open_session(settings, ["train"], start=not training.detach) as session:
         settings, name, is_begun = session.settings, new_job(training.name), False
         if trials:
-            best = _search(session, training, trials, name, console)
+            log = open_.enter_context(search_of(settings, training, trials))
+            best, name = _search(session, training, trials, log, console), log.name
             settings = settings.model_copy(update={"training": best.recipe})
             console.print(
                 f"The best of {len(trials)} trials on one validation split is an optimistic score: part of it is luck. "
@@ -59,7 +61,7 @@ def train(settings: Settings, training: Training) -> None:
         elif session.stack is not None:
             name, is_begun = open_.enter_context(job_of(settings, training))
         job = plan_training(settings, training, purpose="folds" if training.folds else "publish", job=name)
-        enqueue_training(session, job)
+        job = queue_once(session, job)
         if training.detach:
             print(job.job)
             console.print(f"queued; follow it with: sortline jobs watch {job.job}")
@@ -72,7 +74,7 @@ def train(settings: Settings, training: Training) -> None:
             if session.stack is None:
                 console.print(f"the job goes on; sortline jobs watch {job.job}, or: sortline jobs cancel {job.job}")
             elif trials:
-                console.print("stopping; the search is done, its best trial is not published")
+                console.print("stopping; the search is done, and the same command goes on to publish its best trial")
             else:
                 console.print("stopping; the same command goes on at the last checkpoint, --overwrite starts over")
             raise
@@ -111,37 +113,49 @@ def _trials(settings: Settings, training: Training) -> list[Trial]:
     return plan_trials(axes, settings.training, training.trials)
 
 
-def _search(session: Session, training: Training, trials: list[Trial], name: str, console: Console) -> Trial:
-    """Score the trials, show and write their table, however far they come; return the best.
+def _search(session: Session, training: Training, trials: list[Trial], log: SearchLog, console: Console) -> Trial:
+    """Score the trials that are left, show and write what came of all, however far they come; return the best.
 
     Raises:
         TrainingFailed: no trial came to its end.
     """
-    report = training.sweep_report or Path(f"{name}.csv")
+    report = training.sweep_report or Path(f"{log.name}.csv")
+    done = sum(trial.ended for trial in trials)
     jobs = []
     for trial in trials:
         settings = session.settings.model_copy(update={"training": trial.recipe})
-        jobs.append(plan_training(settings, training, purpose="score", job=f"{name}-t{trial.number:02}"))
-    write_sweep_csv(trials, report)  # a file that can't be written is no news for the end of a long search
-    console.print(f"search {name}: {len(trials)} trials; table: {report}", markup=False)
+        job = trial.job or f"{log.name}-t{trial.number:02}"
+        jobs.append(plan_training(settings, training, purpose="score", job=job))
+
+    def write() -> None:
+        write_sweep_csv(trials, report)
+        write_sweep_page(trials, f"Search {log.name}", report.with_suffix(".html"))
+
+    write()  # a file that can't be written is no news for the end of a long search
+    begun = f", {done} of them done before" if done else ""
+    console.print(f"search {log.name}: {len(trials)} trials{begun}; table: {report}", markup=False)
     waiting = _Waiting(session, console)
     try:
         with SweepView(console, trials) as view:
-            for changed in run_trials(session, trials, jobs):
+            for changed in run_trials(session, trials, jobs, log.add):
                 if changed is None:
                     waiting.go_on()
                     continue
                 waiting.end()
                 view.show(changed)
                 if changed.ended:
-                    write_sweep_csv(trials, report)  # kill -9 leaves the table so far
+                    write()  # kill -9 leaves what there is so far
+    except KeyboardInterrupt:
+        console.print("stopping; the same command goes on with the trials that are left, --overwrite starts over")
+        raise
     finally:
         cancel_trials(session, trials)
         console.print(table_of(ranked(trials), trials[0].values), soft_wrap=False)
-        write_sweep_csv(trials, report)
+        write()
     best = ranked(trials)[0]
     if not best.scores:
         raise TrainingFailed(f"none of the {len(trials)} trials came to its end; trial {best.number}: {best.text}")
+    console.print(f"plots: {report.with_suffix('.html')}", markup=False)
     return best
 
 

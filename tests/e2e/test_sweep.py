@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,9 @@ from jobs.messages import to_json
 from jobs.train import JobEvent, TrainModel
 from producer.local.session import Session, open_session
 from producer.training.events import follow
+from producer.training.jobs import Training
 from producer.training.sweep import Trial, run_trials
+from producer.training.unfinished import search_of
 from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
 from tests.e2e.test_label import processes_below
 from tests.e2e.test_train import QUICK, trainer, write_shades
@@ -101,6 +105,43 @@ def test_two_training_workers_share_a_search(home: Path, tmp_path: Path, redis_s
 
 
 @pytest.mark.long
+def test_a_killed_search_goes_on_where_it_was(home: Path, tmp_path: Path) -> None:
+    photos = write_shades(tmp_path / "photos")
+    # 5,000 epochs last until the kill; in them a trial writes a checkpoint again and again.
+    command = ("train", str(photos), *SMALL, "--sweep", "epochs=2,5000", "--sweep-report", "s.csv")
+    with (home / "err").open("w") as errors:
+        search = subprocess.Popen([SORTLINE, *command], env=environment(home), stdout=errors, stderr=errors, cwd=home)
+        try:
+            wait_until(lambda: "2, epochs=5000: epoch" in (home / "err").read_text(), 120, "the second trial")
+            children = psutil.Process(search.pid).children(recursive=True)
+        finally:
+            search.kill()
+            search.wait(10)
+    first, second = (row["job"] for row in sorted(rows_of(home / "s.csv"), key=lambda row: row["trial"]))
+    psutil.wait_procs(children, 30)
+    (checkpoint,) = (home / "checkpoints").iterdir()
+    assert checkpoint.name == second
+
+    with (home / "again").open("w") as errors:
+        again = subprocess.Popen([SORTLINE, *command], env=environment(home), stdout=errors, stderr=errors, cwd=home)
+        try:
+            wait_until(lambda: "2, epochs=5000: epoch" in (home / "again").read_text(), 120, "the second trial again")
+            again.send_signal(signal.SIGINT)
+            assert again.wait(60) == 130
+        finally:
+            again.kill()
+
+    said = (home / "again").read_text()
+    assert "2 trials, 1 of them done before" in said
+    assert "the same command goes on with the trials that are left" in said
+    assert "trial 1/2, epochs=2: " not in said  # no event of it: it was not scored again
+    rows = {row["trial"]: row for row in rows_of(home / "s.csv")}
+    assert (rows["1"]["state"], rows["1"]["job"], rows["2"]["job"]) == ("done", first, second)
+    assert re.search(r"2, epochs=5000: epoch (?!1/)\d", said)  # from its checkpoint
+    assert "Validation top-1 by epochs" in (home / "s.html").read_text()
+
+
+@pytest.mark.long
 def test_an_interrupted_search_shows_its_table_and_leaves_nothing_behind(home: Path, tmp_path: Path) -> None:
     photos = write_shades(tmp_path / "photos")
     with (home / "err").open("w") as errors, (home / "out").open("w") as output:
@@ -151,13 +192,53 @@ def test_the_first_trial_fills_the_feature_cache_alone(
         say(session, name, "progress")
         say(session, name, "done", val_top1=0.5, val_loss=1.0)
 
-    running = run_trials(session, trials, [job("a"), job("b")])
+    running = run_trials(session, trials, [job("a"), job("b")], lambda trial: None)
     next(running)
     assert session.client.llen(session.keys.queue("train")) == queued_at_first
     assert list(running)
 
     assert session.client.llen(session.keys.queue("train")) == 2
     assert [trial.state for trial in trials] == ["done", "done"]
+
+
+def test_a_search_goes_on_with_what_is_done_at_work_queued_and_cancelled(session: Session, tmp_path: Path) -> None:
+    def trials() -> list[Trial]:
+        return [Trial(number, {}, Recipe(epochs=number)) for number in (1, 2, 3, 4)]
+
+    training = Training(dataset=tmp_path, name="m")
+    jobs = [job(f"train-m-00{name}") for name in "abcd"]
+    with suppress(KeyboardInterrupt), search_of(session.settings, training, trials()) as log:
+        running = run_trials(session, earlier := trials(), jobs, log.add)
+        for number, state in ((0, "done"), (1, "progress"), (3, "failed")):
+            say(session, jobs[number].job, state, val_top1=0.5, val_loss=1.0)
+        for _ in range(3):
+            next(running)
+        session.board.update(jobs[1].job, state="running")
+        session.board.ask_to_cancel(jobs[2].job)
+        session.board.update(jobs[3].job, state="failed")
+        raise KeyboardInterrupt
+    assert [trial.state for trial in earlier] == ["done", "running", "queued", "failed"]
+    say(session, jobs[1].job, "done", val_top1=0.25, val_loss=1.0)  # while no command is there
+    session.board.update(jobs[1].job, state="done")
+
+    with suppress(KeyboardInterrupt), search_of(session.settings, training, left := trials()) as log:
+        planned = [job(trial.job) for trial in left]
+        running = run_trials(session, left, planned, log.add)
+        while not all(trial.ended for trial in left[:2]):
+            next(running)
+        again = [trial.job for trial in left]
+        raise KeyboardInterrupt
+
+    assert [trial.state for trial in left] == ["done", "done", "queued", "queued"]
+    assert again[:2] == [jobs[0].job, jobs[1].job]
+    assert re.fullmatch(r"train-m-00c-[0-9a-f]{4}", again[2])
+    assert re.fullmatch(r"train-m-00d-[0-9a-f]{4}", again[3])
+    assert session.client.llen(session.keys.queue("train")) == 4 + 2
+    with search_of(session.settings, training, last := trials()):
+        assert [trial.job for trial in last] == again
+        assert [trial.scores.get("val_top1") for trial in last] == [0.5, 0.25, None, None]
+    with search_of(session.settings, training, after := trials()):
+        assert [trial.job for trial in after] == [""] * 4
 
 
 def test_a_job_whose_stream_is_gone_ends_as_the_board_says(session: Session) -> None:

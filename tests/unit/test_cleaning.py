@@ -138,14 +138,19 @@ def test_a_run_that_another_host_has_gathered_goes(settings: Settings) -> None:
 
 
 def test_what_a_training_goes_on_with_stays(settings: Settings) -> None:
-    for job in ("train-noted", "train-ended"):
+    for job in ("train-noted", "train-ended", "train-search-t02", "train-search-t02-0a1b"):
         write(settings.home / "checkpoints" / job / "epoch-3.ckpt")
         aged(settings.home / "checkpoints" / job)
     write(settings.home / "trainings" / "0123456789abcdef").write_text("train-noted")
+    write(settings.home / "trainings" / "fedcba9876543210").write_text('train-search\n{"trial": 1}\n')
     write(settings.home / "checkpoints" / "train-at-work" / "epoch-1.ckpt")
     os.utime(settings.home / "checkpoints" / "train-at-work" / "epoch-1.ckpt")
 
-    assert found(settings) == {"train-noted": "the same `sortline train` goes on with it", "train-ended": ""}
+    goes_on = "the same `sortline train` goes on with it"
+    assert found(settings) == {
+        **dict.fromkeys(("train-noted", "train-search-t02", "train-search-t02-0a1b"), goes_on),
+        "train-ended": "",
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from jobs.train import JobEvent
 from producer.__main__ import run
 from producer.errors import USAGE, UsageError
 from producer.training.sweep import Axis, Range, Trial, parse_axes, plan_trials, ranked, refuse_other_splits
+from producer.training.sweep_page import write_sweep_page
 from producer.training.sweep_view import SweepView, table_of, write_sweep_csv
 
 RECIPE = Recipe()
@@ -211,6 +213,33 @@ def test_the_csv_file_has_a_row_a_trial_and_no_cell_that_a_spreadsheet_would_run
         ["1", "'=1+1", "[15]", "failed", "", "", "", "'@SUM(A1)", "job-1"],
     ]
     assert [file.name for file in path.parent.iterdir()] == ["sweep.csv"]
+
+
+def test_the_page_has_a_plot_of_the_search_and_one_of_each_key(tmp_path: Path) -> None:
+    tried = [
+        trial(number, top1, 0.1, lr_max=rate, epochs=number, backbone=name)
+        for number, (top1, rate, name) in enumerate([(0.8, 0.001, "a"), (0.9, 0.1, "<b>"), (0.85, 0.01, "a")], start=1)
+    ]
+    write_sweep_page([*tried, trial(4, lr_max=1, epochs=4, backbone="a")], "Search s", tmp_path / "new" / "s.html")
+
+    page = (tmp_path / "new" / "s.html").read_text()
+    assert "4 of 4 trials have ended, 3 with a score" in page
+    titles = ["trial", "lr_max, logarithmic", "epochs", "backbone"]
+    plots = page.split("<section>")
+    assert [plot[4:].partition("</h2>")[0] for plot in plots[1:-1]] == [
+        f"Validation top-1 by {name}" for name in titles
+    ]
+    assert all(plot.count("<circle") == 3 and plot.count('class="bar wrong"') == 1 for plot in plots[1:-1])
+    across = [re.findall(r'<circle[^>]*cx="([\d.]+)" cy="([\d.]+)"', plot) for plot in plots[1:-1]]
+    first, last, middle = (float(x) for x, _ in across[1])
+    assert middle == pytest.approx((first + last) / 2, abs=0.2)  # 0.001, 0.1 and 0.01
+    assert across[3][0][0] == across[3][2][0] != across[3][1][0]  # "a", "<b>", "a"
+    assert [y for _, y in across[0]] == ["190.0", "12.0", "101.0"]
+    (line,) = re.findall(r'<polyline class="far" points="([^"]*)"', page)
+    assert [step.partition(",")[2] for step in line.split()] == ["190.0", "190.0", "190.0", "12.0", "12.0", "12.0"]
+    assert "<b>" not in page
+    write_sweep_page([trial(1, epochs=1)], "Search s", tmp_path / "s.html")  # none has a score
+    write_sweep_page([trial(1, 0.5, epochs=1)], "Search s", tmp_path / "s.html")  # a single one
 
 
 def test_the_table_shows_lists_as_they_are_and_reasons_of_failures() -> None:
