@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from base.networks import NETWORKS
-from configs.errors import explained
+from configs.errors import SettingsError, explained
 
 MOST_BACKBONES = 8
 
@@ -199,12 +199,35 @@ class Recipe(_Table):
     @property
     def backbones(self) -> tuple[Backbone, ...]:
         """The backbones, none or one or several to be joined, each with all that it leaves to the recipe."""
-        given = self.backbone if isinstance(self.backbone, tuple) else (self.backbone,)
         usual = {key: getattr(self, key) for key in ("pooling", "intermediate_layers", "scales")}
-        own = [
-            one.model_dump(exclude_none=True) if isinstance(one, Backbone) else {"name": one} for one in given if one
-        ]
-        return tuple(Backbone(**{**usual, **values}) for values in own)
+        return tuple(Backbone(**{**usual, **one.model_dump(exclude_none=True)}) for one in self._tables)
+
+    @property
+    def _tables(self) -> tuple[Backbone, ...]:
+        """The backbones as they were written; a name is a table that says nothing more."""
+        given = self.backbone if isinstance(self.backbone, tuple) else (self.backbone,)
+        return tuple(one if isinstance(one, Backbone) else Backbone(name=one) for one in given if one)
+
+    def with_features_at(self, texts: Sequence[str]) -> Recipe:
+        """Return this recipe with ``features_at`` of its backbones from ``NODE``, for the only one, or ``NAME=NODE``.
+
+        Raises:
+            SettingsError: one does not say of which backbone, or the recipe has none.
+        """
+        tables = list(self._tables)
+        for text in texts:
+            name, equals, node = text.partition("=")
+            if len(tables) == 1 and not (equals and name == tables[0].name):
+                name, node = tables[0].name, text  # the name of a node may hold a "="
+            places = [place for place, one in enumerate(tables) if one.name == name]
+            if len(places) != 1 or not node:
+                known = ", ".join(one.name for one in tables) or "none; name one with --set backbone=NAME"
+                raise SettingsError(
+                    f"--features-at takes the NODE of the recipe's only backbone, or NAME=NODE, not {text!r}; "
+                    f"backbones of the recipe: {known}"
+                )
+            tables[places[0]] = tables[places[0]].model_copy(update={"features_at": node})
+        return self.model_copy(update={"backbone": tuple(tables) if isinstance(self.backbone, tuple) else tables[0]})
 
     @model_validator(mode="after")
     def _check_rates(self) -> Recipe:

@@ -63,15 +63,12 @@ class TrainCommand(TyperCommand):
         except Exception as error:
             option = str(getattr(error, "option_name", ""))  # of Typer's own error, whose class is private
             key = option.lstrip("-").replace("-", "_")
-            from configs import Backbone, Recipe
+            from configs import Recipe
 
             found = re.search(rf"{re.escape(option)}[ =]([^-\s]\S*)", given)
             value = found[1] if found else "..."
             if key.partition(".")[0] in Recipe.model_fields:
                 raise UsageError(f"No such option: {option}. It is a key of the recipe: --set {key}={value}") from error
-            if key in Backbone.model_fields:
-                example = f"""--set 'backbone={{ name = "...", {key} = "{value}" }}'"""
-                raise UsageError(f"No such option: {option}. It is a key of a backbone: {example}") from error
             raise
 
 
@@ -114,6 +111,15 @@ def train(
             "--set", metavar="KEY=VALUE", help="Change one value of the recipe, as in --set epochs=5. Repeatable."
         ),
     ] = None,
+    features_at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features-at",
+            metavar="[NAME=]NODE",
+            help="Of a backbone that was imported as a graph: the node whose output are the features, instead of what "
+            "goes into the last linear layer. With NAME= for one of several backbones. Repeatable.",
+        ),
+    ] = None,
     promote: Annotated[
         Promote, typer.Option(help="gate: into production if no worse than what is there; or always, or never.")
     ] = "gate",
@@ -150,6 +156,8 @@ def train(
 
       sortline train photos/ --config waste26 --name kitchen --set ridge=0.3
 
+      sortline train photos/ --set backbone=birds --features-at /pool/Flatten
+
       sortline train photos/ --config waste26 --detach    # prints the job's name
 
       sortline train photos/ --config waste26 --folds 5   # how good is it?
@@ -175,6 +183,13 @@ def train(
             merge(origin.recipe, changes)
             changes = origin.recipe
     settings = place.settings(None if from_ is not None and config is None else recipe, changes, priority=priority)
+    if features_at:
+        if any(text.partition("=")[0].strip() == "backbone" for text in search.sweep or ()):
+            raise UsageError(
+                "--features-at can't be had with --sweep backbone=...; write it into what is tried, as in "
+                """--sweep 'backbone={ name = "birds", features_at = "NODE" },efficientnet-lite1'"""
+            )
+        settings = settings.model_copy(update={"training": settings.training.with_features_at(features_at)})
     sources += corrections or []
     if not sources:
         raise UsageError("say what to train on: DATASET, or --from MODEL")
@@ -182,7 +197,7 @@ def train(
         dataset=sources[0],
         later_sources=sources[1:],
         name=name or recipe.stem,
-        typed=_typed(datasets, corrections, {"--from": begun, "--config": config}, assignments),
+        typed=_typed(datasets, corrections, {"--from": begun, "--config": config}, assignments, features_at),
         promote=promote,
         folds=search.folds or 0,
         fail_on_leak=fail_on_leak,
@@ -201,9 +216,11 @@ def _typed(
     corrections: Sequence[Path] | None,
     once: Mapping[str, object],
     assignments: Sequence[str] | None,
+    features_at: Sequence[str] | None,
 ) -> list[str]:
     """Return the words that name images and recipe: a command may repeat them."""
     words = list(map(str, datasets or ()))
     words += [word for option, value in once.items() if value is not None for word in (option, str(value))]
-    words += [word for path in corrections or () for word in ("--corrections", str(path))]
-    return [*words, *(word for assignment in assignments or () for word in ("--set", assignment))]
+    for option, values in (("--corrections", corrections), ("--set", assignments), ("--features-at", features_at)):
+        words += [word for value in values or () for word in (option, str(value))]
+    return words

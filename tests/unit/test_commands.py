@@ -15,10 +15,11 @@ import pytest
 import typer.main
 
 import sortline
+from configs import Settings, read_recipe
 from model_store import ManifestDraft, ModelStore, ModelVersion
 from producer.__main__ import app, run
 from producer.errors import FAILURE, INTERRUPTED, OK, UNREACHABLE, USAGE
-from producer.training.jobs import loose_images
+from producer.training.jobs import Training, loose_images
 from tests.canaries import as_id, secret
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,10 +102,7 @@ def test_help_of_a_group_lists_its_commands(group: list[str], capsys: pytest.Cap
             "a key of the recipe: --set flip_averaging=...",
         ),
         (["train", "photos", "--augmentation.repeat", "4"], "a key of the recipe: --set augmentation.repeat=4"),
-        (
-            ["train", "photos", "--features-at", "/Gemm"],
-            'of a backbone: --set \'backbone={ name = "...", features_at = "/Gemm" }\'',
-        ),
+        (["train", "photos", "--features-at"], "Option '--features-at' requires an argument"),
         (["models", "delete", "pets"], "say which version, as in pets:1"),
         (["worker"], "Missing option '--queues'"),
         (["label", "photos", "--top-k", "0"], "Invalid value for '--top-k'"),
@@ -181,6 +179,54 @@ def test_a_model_is_named_after_its_recipe_unless_somebody_names_it(monkeypatch:
         assert run(["train", "photos", *more]) == OK
 
     assert names == ["photos", "digits", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "nodes", "expected"),
+    [
+        ("birds", ["/Gemm"], [("birds", "/Gemm")]),
+        ("birds", ["birds=/Gemm"], [("birds", "/Gemm")]),
+        ("birds", ["a=b"], [("birds", "a=b")]),
+        ('{ name = "birds:3", features_at = "x", pooling = "max" }', ["/Gemm"], [("birds:3", "/Gemm")]),
+        ('["a", "b:2", "c"]', ["c=/Gemm", "b:2=add=1"], [("a", ""), ("b:2", "add=1"), ("c", "/Gemm")]),
+    ],
+    ids=as_id,
+)
+def test_features_at_fills_the_key_of_the_backbone(
+    backbone: str, nodes: list[str], expected: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Settings, Training]] = []
+    monkeypatch.setattr("producer.training.training.train", lambda *given: seen.append(given))
+    options = [word for node in nodes for word in ("--features-at", node)]
+
+    assert run(["train", "photos", "--set", f"backbone={backbone}", *options]) == OK
+
+    recipe, typed = seen[0][0].training, seen[0][1].typed
+    assert [(one.name, one.features_at) for one in recipe.backbones] == expected
+    assert isinstance(recipe.backbone, tuple) == (len(expected) > 1)
+    assert recipe.backbones[0].pooling == ("max" if "max" in backbone else "mean")
+    assert read_recipe(recipe.model_dump(mode="json")) == recipe  # as it travels
+    assert typed[-len(options) :] == options  # a search repeats them
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (['backbone=["a", "b"]', "--features-at", "/Gemm"], "not '/Gemm'; backbones of the recipe: a, b"),
+        (['backbone=["a", "b"]', "--features-at", "c=/Gemm"], "or NAME=NODE, not 'c=/Gemm'"),
+        (['backbone=["a", "a"]', "--features-at", "a=/Gemm"], "backbones of the recipe: a, a"),
+        (["backbone=a", "--features-at", ""], "takes the NODE of the recipe's only backbone"),
+        (["backbone=a", "--features-at", "a="], "takes the NODE of the recipe's only backbone"),
+        (["seed=1", "--config", "digits", "--features-at", "x"], "none; name one with --set backbone=NAME"),
+        (["seed=1", "--features-at", "x", "--sweep", "backbone=a,b"], "can't be had with --sweep backbone=..."),
+    ],
+    ids=as_id,
+)
+def test_features_at_of_no_backbone_is_refused(
+    more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "photos", "--set", *more]) == USAGE
+    assert message in capsys.readouterr().err
 
 
 def test_an_unknown_variable_of_ours_stops_every_command(

@@ -162,8 +162,8 @@ class _Body:
         if len(shape) not in (2, 4) or shape[0] != body.pictures:
             listed = " x ".join(map(str, shape))
             raise JoinRefused(
-                f"{part.name}: what goes into its last linear layer is {listed} for {body.pictures} images, not a row "
-                "or maps an image; name a node that gives such, with the key features_at of the backbone"
+                f"{part.name}: {part.features_at or 'what goes into its last linear layer'} is {listed} for "
+                f"{body.pictures} images, not a row or maps an image; name a node that gives such: --features-at NODE"
             )
         body.is_map, body.width = len(shape) == 4, shape[1]
         return body
@@ -392,7 +392,7 @@ def _find_features(model: onnx.ModelProto, part: Part) -> str:
     if not linear:
         raise JoinRefused(
             f"{part.name} has no linear layer before which features could be taken; name the node that gives them with "
-            f"the key features_at of the backbone; its last ones are {_listed(nodes)}"
+            f"--features-at NODE; its last ones are {_listed(nodes)}"
         )
     return str(linear[-1].input[0])
 
