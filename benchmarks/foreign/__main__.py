@@ -65,7 +65,9 @@ def compare(name: str, cache: Path, home: Path) -> str:
     offline.pop("PYTHONPATH", None)
     environment, script = ("keras", "export_keras.py") if name == "keras" else ("environment", "export.py")
     export = [str(python_of(cache, environment)), str(HERE / script), name, str(photos), str(folder)]
-    subprocess.run(export, check=True, env=offline, capture_output=True, cwd=home)
+    exported = subprocess.run(export, env=offline, capture_output=True, text=True, check=False, cwd=home)
+    if exported.returncode:
+        return f"not exported: {exported.stderr.strip().splitlines()[-1]}"
     part, said = FRAMEWORKS[name]
     own = {**os.environ, "SORTLINE_HOME": str(home)}
     command = [SORTLINE, "models", "import", str(folder / part), "--name", name, "--check", "samples.csv", *said]
