@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -15,11 +17,13 @@ import redis
 
 from base.errors import UnavailableError
 from configs.settings import Settings
-from jobs.label import ChunkResult, LabelChunk, Row
+from jobs.label import ChunkResult, LabelChunk, Row, SampledInput
 from tests.broker.conftest import KEYS, Desk, NewProducer, chunk_of, really_working, stored_pin, waiting, working
 from tests.conftest import wait_until
 from worker.errors import WorkerError
+from worker.handler import Delivery
 from worker.label.chunk import label_chunk
+from worker.label.handler import LabelHandler
 from worker.label.isolated import ProcessLost, _Process, _row, label_isolated
 from worker.runtime import ATTEMPTS, Runtime
 
@@ -100,6 +104,30 @@ def test_no_number_of_kills_from_outside_costs_a_row(real_settings: Settings) ->
         killer.join()
 
     assert labelled == [calm] * len(labelled)
+
+
+def test_rows_of_a_process_are_not_taken_when_another_folder_lies_there_in_the_end(
+    real_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(str(real_settings.data_root))
+    seen = (root / "00000.png").read_bytes()
+    sample = (SampledInput(path="00000.png", size=len(seen), sha256=hashlib.sha256(seen).hexdigest()),)
+    chunk = chunk_of(real_settings, 0, IMAGES, pin=stored_pin(real_settings)).model_copy(update={"sample": sample})
+    handler = LabelHandler(
+        Runtime(real_settings), chunk, Delivery(retries=0, worker="", tag=None, queued_at=None, show=print)
+    )
+    assert len(handler.work(ATTEMPTS + 1).rows) == IMAGES
+
+    def swapped(*arguments: Any) -> ChunkResult:
+        result = label_isolated(*arguments)
+        root.rename(root.with_name("before"))
+        shutil.copytree(root.with_name("before"), root)
+        (root / "00000.png").write_bytes(seen[::-1])
+        return result
+
+    monkeypatch.setattr("worker.label.handler.label_isolated", swapped)
+    with pytest.raises(UnavailableError, match="is it the same folder as the command's"):
+        handler.work(ATTEMPTS + 1)
 
 
 def test_a_file_system_that_stands_still_is_not_blamed_on_an_image(
