@@ -97,7 +97,7 @@ def network(
 
 
 def convolving(path: Path, **options: Any) -> Path:
-    """Write a classifier that pools the map of a convolution, so that it takes images of any size."""
+    """Write a classifier that pools the map of a convolution, or of ``depth`` ones, and so takes images of any size."""
     random = np.random.default_rng(8)
     constants = [
         numpy_helper.from_array(random.normal(0, 0.3, (6, 3, 3, 3)).astype(np.float32), "kernels"),
@@ -109,6 +109,14 @@ def convolving(path: Path, **options: Any) -> Path:
         helper.make_node("Flatten", ["pooled"], ["row"]),
         helper.make_node("MatMul", ["row", "weights"], ["logits"], name="head"),
     ]
+    for number in range(1, options.get("depth", 1)):
+        kernels = random.normal(0, 0.2, (6, 6, 3, 3)).astype(np.float32)
+        constants.append(numpy_helper.from_array(kernels, f"kernels {number}"))
+        nodes[-3:-3] = [
+            helper.make_node("Relu", [nodes[-4].output[0]], [f"bent {number}"]),
+            helper.make_node("Conv", [f"bent {number}", f"kernels {number}"], [f"map {number}"], pads=[1, 1, 1, 1]),
+        ]
+        nodes[-3].input[0] = f"map {number}"
     if options.get("positions"):  # a number for each place of the map, as transformers have them
         constants.append(numpy_helper.from_array(np.zeros((1, 6, SIDE, SIDE), np.float32), "positions"))
         nodes[1:2] = [

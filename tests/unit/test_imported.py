@@ -32,6 +32,7 @@ from tests.foreign_graphs import (
     onnx,
     photos,
 )
+from tests.unit.test_quantise import bits_of
 from vision.errors import VisionError
 from vision.images import Preprocessing, load_image
 from vision.images.resize import Resize, resized_as
@@ -46,7 +47,7 @@ from vision.imported.sources import (
     timm,
     ultralytics,
 )
-from vision.serving import open_engine, precisions
+from vision.serving import import_openvino, open_engine, precisions
 from worker.models.__main__ import main
 from worker.models.files import read_files
 
@@ -814,6 +815,40 @@ def test_faster_precisions_are_judged_on_photos(tmp_path: Path, labels: Path, st
     (tmp_path / "none").mkdir()
     assert import_(path, *said, tmp_path / "none") == 1
     assert "there are no images" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_calibrate_makes_a_graph_of_8_bits_and_serves_it_if_it_labels_as_f32(
+    suffix: str, tmp_path: Path, labels: Path, store: ModelStore, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without VNNI it only answers a little less like f32.
+    for module in ("quantisation", "engines.openvino"):
+        monkeypatch.setattr(f"vision.serving.{module}.has_vnni", lambda: True)
+    path, paths = convolving(tmp_path / "model.onnx", depth=8), photos(tmp_path / "photos")
+    openvino = import_openvino()
+    if suffix == ".xml":
+        openvino.save_model(openvino.convert_model(path), path.with_suffix(suffix), compress_to_fp16=False)
+
+    assert import_(path.with_suffix(suffix), *SAID, "--labels", labels, "--calibrate", tmp_path / "photos") == 0
+
+    version = store.resolve("foreign")
+    proof = version.manifest.precisions["openvino/int8"]
+    assert (proof.images, proof.equal, proof.passed) == (len(paths), 1.0, True)
+    assert "openvino/int8: 100.0% of 12 photos labelled as in f32; passed, may serve" in capsys.readouterr().out
+    files = read_files(store, version)
+    assert files.int8 is not None
+    nodes = openvino.Core().read_model(*files.int8).get_ordered_ops()
+    bits = [bits_of(node) for node in nodes if node.get_type_name() in ("Convolution", "MatMul")]
+    assert bits == [32] + [8] * 3 + [32] * 5  # the first convolution, the last four and the head stay in float
+    preprocessing = Preprocessing.from_json(version.manifest.preprocessing)
+    pixels = np.stack([load_image(photo, preprocessing).pixels for photo in paths])
+    found = []
+    for precision in ("f32", "int8"):
+        engine = open_engine(files, engine="openvino", device="cpu", precision=precision)
+        found.append(engine.predict(pixels))
+        engine.close()
+    assert 0 < np.abs(found[1] - found[0]).max() < 0.1
 
 
 @pytest.mark.slow
