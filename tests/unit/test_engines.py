@@ -28,7 +28,15 @@ from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.network import build_network, build_served
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, read_foreign, set_weights, to_safetensors
-from vision.serving.engines import ENGINES, Engine, MindSporeNetwork, ModelFiles, open_engine, precisions
+from vision.serving.engines import (
+    ENGINES,
+    Engine,
+    MindSporeNetwork,
+    ModelFiles,
+    open_engine,
+    precision_here,
+    precisions,
+)
 from vision.serving.engines.onnx_file import check_onnx
 from vision.serving.engines.openvino import import_openvino, pooled_parts
 from vision.serving.export import export_onnx, graph_spec_of
@@ -177,6 +185,8 @@ def test_the_choice_and_its_reason_are_one_log_line(lenet: ModelFiles, caplog: p
         opened = open_engine(lenet)
         opened.close()
 
+    assert precision_here() in (opened.precision, None)
+    assert precision_here("f32") == "f32"
     (line,) = caplog.messages
     assert line.startswith(f"engine={opened.name} device={opened.device} precision={opened.precision} micro_batch=")
     assert "cuda" in line
@@ -239,6 +249,7 @@ def test_cuda_without_its_provider_names_the_package(lenet: ModelFiles) -> None:
 def test_bf16_is_refused_where_the_cpu_lacks_it(lenet: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_openvino().Core, "get_property", lambda *_: ["FP32", "INT8"])
     assert precisions("openvino") == ("f32",)
+    assert precision_here() in ("f32", None)
     with pytest.raises(EngineError, match=r"does not compute in bf16 .*: use precision f32"):
         open_engine(lenet, engine="openvino", precision="bf16")
 

@@ -96,7 +96,7 @@ def extractor(
     root: Path, engine: PixelEngine, augmentation: Augmentation = TURNED, seed: int = 3
 ) -> Iterator[Extractor]:
     with FeatureCache(root / "cache", 10_000_000).open("f" * 64, (FEATURES,), "float16", 100) as space:
-        yield Extractor(engine, space, PREPROCESSING, DEFAULT_LIMITS, augmentation, seed)
+        yield Extractor(lambda: engine, space, PREPROCESSING, DEFAULT_LIMITS, augmentation, seed)
 
 
 def extract(
@@ -118,6 +118,21 @@ def views(extracted: Extracted, repeats: int) -> NDArray[np.uint8]:
 
 def shown(path: Path) -> NDArray[np.uint8]:
     return load_image(path, PREPROCESSING).pixels
+
+
+def test_features_that_are_all_known_open_no_engine(tmp_path: Path) -> None:
+    images = pictures(tmp_path, 3)
+    first = extract(tmp_path, images, 1)
+
+    def refuse() -> PixelEngine:
+        raise AssertionError("an engine was opened")
+
+    with extractor(tmp_path, PixelEngine()) as again:
+        again.engine = refuse
+        found = again.extract(images, digests_of(images), 1, silent)
+        with pytest.raises(AssertionError, match="an engine was opened"):
+            again.extract(images, digests_of(images), 2, silent)
+    np.testing.assert_array_equal(found.rows[:], first.rows[:])
 
 
 def test_plain_views_are_exactly_what_labelling_would_see(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.mobilenet_v2 import MobileNetV2Spec
 from vision.networks.spec import NetworkSpec
 from vision.networks.weights import backbone_only, get_weights, set_weights
-from vision.serving.engines import ModelFiles, open_engine
+from vision.serving.engines import ModelFiles, open_engine, precision_here
 from vision.serving.export import graph_spec_of
 from vision.training.dataset import file_digests, read_dataset
 from vision.training.parts import frozen_spec
@@ -164,6 +164,10 @@ def test_features_join_near_duplicates_only_of_networks_whose_features_tell_them
         else:
             split = split_images(training_of(tmp_path, recipe, pin), reader, dataset)
             assert split.note == "16 families, none on both sides"
+            if precision_here() is not None:  # no GPU is here
+                monkeypatch.setattr("worker.train.images.open_engine", None)
+                again = InputReader(training_of(tmp_path, recipe, pin), network, reader.digests)
+                assert_array_equal(again.read(split.whole.images, "backbone").rows[:], split.whole.rows[:])
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ModelFiles,
         Outputs,
         open_engine,
+        precision_here,
         precisions,
     )
     from vision.serving.engines.half import can_halve

@@ -61,13 +61,13 @@ class Extractor:
     """The frozen part of a network on an engine, with the space of the cache that holds its features.
 
     Attributes:
-        engine: uint8 (N, H, W, 3) -> flat features (N, F).
+        engine: gives uint8 (N, H, W, 3) -> flat features (N, F); is not called where all features are known.
         augmentation: of the repeats.
         seed: of the repeats; each image and repeat draws from a generator of its own, so neither order nor company
             changes a view.
     """
 
-    engine: Engine
+    engine: Callable[[], Engine]
     space: FeatureSpace
     preprocessing: Preprocessing
     limits: ImageLimits
@@ -91,7 +91,7 @@ class Extractor:
         for position, (digest, view) in enumerate(keys):
             if position in missing:
                 wanted.setdefault(digest, []).append(view)
-        errors = self._compute(wanted, paths, keys, report)
+        errors = self._compute(self.engine(), wanted, paths, keys, report) if wanted else {}
         good: list[LabelledImage] = []
         bad: list[str] = []
         for image in images:
@@ -105,6 +105,7 @@ class Extractor:
 
     def _compute(
         self,
+        engine: Engine,
         wanted: Mapping[str, list[int]],
         paths: Mapping[str, list[Path]],
         keys: Mapping[tuple[str, int], bytes],
@@ -129,9 +130,9 @@ class Extractor:
         loads = (partial(self._load, digest, paths[digest], views) for digest, views in wanted.items())
         ahead = max(2, VIEWS_AHEAD // max(map(len, wanted.values()), default=1))
         with ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode") as pool:
-            for outputs in forward(self.engine, pool, loads, partial(_take, keys, made, errors), ahead=ahead):
+            for outputs in forward(engine, pool, loads, partial(_take, keys, made, errors), ahead=ahead):
                 rows.append(outputs)
-                if len(rows) * self.engine.micro_batch >= VIEWS_AT_ONCE:
+                if len(rows) * engine.micro_batch >= VIEWS_AT_ONCE:
                     keep()
             if rows:
                 keep()

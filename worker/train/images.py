@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from base.paths import text_to_path
 from model_store import StoreError
 from vision.images import Preprocessing
 from vision.networks import NetworkSpec
-from vision.serving import Engine, ModelFiles, graph_spec_of, open_engine
+from vision.serving import Engine, ModelFiles, graph_spec_of, open_engine, precision_here
 from vision.training import (
     Dataset,
     Digests,
@@ -127,20 +128,25 @@ class InputReader:
             found = load_pixels(images, self.preprocessing, limits, path, self._report)
         else:
             spec = frozen_spec(self.network.spec, freeze)
-            if freeze not in self._engines:
-                files = self.body.files if self.body is not None else None
-                model = files or ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
-                # The precision that will serve: a head should meet the features that it will be given.
-                self._engines[freeze] = open_engine(model, precision=settings.precision)
-            engine = self._engines[freeze]
+            open_here = partial(self._engine, freeze, spec)
             cache = FeatureCache(settings.feature_cache_root, settings.feature_cache_bytes)
-            space_name, dtype = self._space(spec, engine.precision), training.recipe.feature_dtype
+            precision = precision_here(settings.precision) or open_here().precision
+            space_name, dtype = self._space(spec, precision), training.recipe.feature_dtype
             with cache.open(space_name, spec.feature_shape, dtype, len(self.digests) * (self.repeats + 1)) as space:
                 seed = training.recipe.seed
-                extractor = Extractor(engine, space, self.preprocessing, limits, training.augmentation, seed)
+                extractor = Extractor(open_here, space, self.preprocessing, limits, training.augmentation, seed)
                 found = extractor.extract(images, self.digests, repeats, self._report)
         self.skip(found.errors)
         return Inputs(found.images, found.rows, 1 if freeze == "none" else repeats + 1)
+
+    def _engine(self, freeze: str, spec: NetworkSpec) -> Engine:
+        """Return the frozen part on an engine: exported, compiled and kept when it is wanted for the first time."""
+        if freeze not in self._engines:
+            files = self.body.files if self.body is not None else None
+            model = files or ModelFiles(onnx=self._graph(spec, freeze), graph=graph_spec_of(spec))
+            # The precision that will serve: a head should meet the features that it will be given.
+            self._engines[freeze] = open_engine(model, precision=self._training.runtime.settings.precision)
+        return self._engines[freeze]
 
     def skip(self, errors: Iterable[str]) -> None:
         """Note images that can't be read."""

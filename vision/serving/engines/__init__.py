@@ -72,6 +72,17 @@ def open_engine(
     return _logged(_open(files, engine, device, chosen, threads), reason + left_out)
 
 
+def precision_here(precision: str = "auto") -> str | None:
+    """Return what ``open_engine`` makes of ``precision`` without an 8-bit graph; None where only opening it tells."""
+    if precision != "auto":
+        return precision
+    try:
+        _kind("onnxruntime", "cuda").found_here()
+    except EngineError:
+        return precisions(FASTEST["cpu"])[0]
+    return None  # a GPU may be there, and too small
+
+
 def precisions(engine: str, files: ModelFiles | None = None, device: str = "cpu") -> tuple[str, ...]:
     """Return what ``engine`` computes in on this host, the fastest first; the last is f32.
 
