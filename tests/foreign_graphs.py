@@ -50,7 +50,7 @@ def network(
     outputs: list[Any] | None = None,
     opset: int = 17,
     properties: dict[str, str] | None = None,
-    channels: int = 3,
+    channels: Any = 3,
 ) -> Path:
     """Write a classifier of mean colours by place; ``ending`` is an operator behind its logits."""
     matrix = numpy_helper.to_array(numpy_helper.from_array(weights(), "w"))
@@ -123,7 +123,16 @@ def convolving(path: Path, **options: Any) -> Path:
             helper.make_node("Add", ["map", "positions"], ["placed"]),
             helper.make_node("GlobalAveragePool", ["placed"], ["pooled"]),
         ]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])
+    sides: list[Any] = [3, SIDE, SIDE]
+    if options.get("open"):  # as optimum exports
+        sides = ["C", "H", "W"]
+        nodes[0].input[:] = ["halved", "turned"]
+        nodes[:0] = [
+            helper.make_node("Transpose", ["kernels"], ["turned"], perm=[0, 3, 1, 2]),
+            helper.make_node("Mul", ["images", "half"], ["halved"]),
+        ]
+        constants.append(numpy_helper.from_array(np.array(0.5, np.float32), "half"))
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", *sides])
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(LABELS)])]
     graph = helper.make_graph(nodes, "convolving", [images], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", options.get("opset", 17))], ir_version=9)

@@ -38,6 +38,7 @@ from vision.images import Preprocessing, load_image
 from vision.images.resize import Resize, resized_as
 from vision.imported import Description, ImportRefused, gather, read_graph, read_labels, read_samples, serve
 from vision.imported import graph as graphs
+from vision.imported.graph import layout_of
 from vision.imported.sources import (
     folder,
     hugging_face_labels,
@@ -217,6 +218,8 @@ def test_preprocessing_with_a_resize_survives_json_and_decodes_jpegs_whole(tmp_p
         ({"batch": 1}, {}),
         ({"ending": "Softmax"}, {}),
         ({"side": "S"}, {"size": SIDE}),
+        ({"side": "S", "channels": "C"}, {"size": SIDE, "layout": "NCHW"}),
+        ({"side": "S", "channels": "C", "layout": "NHWC"}, {"size": SIDE}),  # the graph turns them
         ({"opset": 9, "ending": "Softmax"}, {}),
     ],
     ids=str,
@@ -378,6 +381,36 @@ def test_what_no_file_says_is_asked_for_by_name(tmp_path: Path, labels: Path, st
     assert "resize: short side 36 (facts.toml)" in lines
     assert "std: 0.5, 0.5, 0.5 (--preprocess)" in lines
     assert "outputs: logits (the graph ends in Gemm and was run)" in lines
+
+
+def test_a_graph_that_leaves_all_sides_open_shows_its_layout_or_is_asked_for_it(
+    tmp_path: Path, labels: Path, store: ModelStore, capsys: Any
+) -> None:
+    path = convolving(tmp_path / "model.onnx", open=True)
+    assert read_graph(path).layout == "NCHW"
+    assert import_(path, *SAID, "--preprocess", f"size={SIDE}", "--labels", labels) == 0
+    assert "layout: NCHW (the graph)" in capsys.readouterr().out
+
+    path = network(tmp_path / "other.onnx", side="S", channels="C")
+    assert import_(path, *SAID, "--preprocess", f"size={SIDE}", "--labels", labels) == 1
+    assert "layout: order of the sides of what the graph takes: NCHW" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sides", "seen", "expected"),
+    [
+        ([0, 3, 0, 0], None, ("NCHW", None)),
+        ([1, 30, 40, 3], "NCHW", ("NHWC", (30, 40))),
+        ([0, 0, 30, 40], None, ("NCHW", (30, 40))),
+        ([0, 30, 40, -1], None, ("NHWC", (30, 40))),
+        ([0, 0, 30, 0], "NCHW", ("NCHW", None)),
+        ([0, 0, 30, 0], None, (None, None)),
+        ([1, 3, 3, 3], "NHWC", ("NHWC", (3, 3))),
+        ([1, 3, 3, 3], None, (None, None)),
+    ],
+)
+def test_sides_show_the_layout(sides: list[int], seen: str | None, expected: Any) -> None:
+    assert layout_of(sides, "m.onnx", seen) == expected
 
 
 @pytest.mark.parametrize(

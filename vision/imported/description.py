@@ -147,7 +147,7 @@ FACTS: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     "mean": ("what is then subtracted: one number, or three for red, green and blue", _three),
     "std": ("what is then divided by: one number, or three for red, green and blue", _divisors),
     "colours": ("order of the colour channels: RGB or BGR", _one_of("RGB", "BGR")),
-    "layout": ("NCHW or NHWC", _one_of("NCHW", "NHWC")),
+    "layout": ("order of the sides of what the graph takes: NCHW (colours first) or NHWC", _one_of("NCHW", "NHWC")),
     "outputs": ("logits or probabilities", _one_of(LOGITS, PROBABILITIES)),
     "output": ("the output that holds them, where there are several", _name),
 }

@@ -41,8 +41,10 @@ def gather(
     if labels is not None:
         facts.state(labels, labels=read_labels(labels))
     _hold_to_graph(graph, facts)
+    more = ["layout"] if graph.layout is None else []
     # Model API turns a program's BGR pictures round, or leaves them; then only the program knows their order.
-    facts.check_complete(("colours",) if any(name.startswith(MODEL_INFO) for name in graph.properties) else ())
+    more += ["colours"] if any(name.startswith(MODEL_INFO) for name in graph.properties) else []
+    facts.check_complete(more)
     return facts
 
 

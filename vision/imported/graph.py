@@ -29,6 +29,7 @@ MAX_NODES: Final = 100_000
 OLDEST_OPSET: Final = 7  # from here on numbers are broadcast as we write them
 CONTROL_FLOW: Final = ("If", "Loop", "Scan", "SequenceMap")
 PASSING: Final = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
+SCALING: Final = ("Identity", "Cast", "Mul", "Div", "Sub", "Add")
 INPUT, OUTPUT = "sortline_images", "sortline_probabilities"
 
 
@@ -39,7 +40,7 @@ class ForeignGraph:
     Attributes:
         input, outputs: their names in the graph.
         dtype: of the input: "float32", "float16" or "uint8".
-        layout: "NCHW" or "NHWC".
+        layout: "NCHW" or "NHWC"; None where the graph does not show it.
         size: (height, width) in pixels; None for a side that may be any.
         properties: the metadata in the file.
         last: the operators that the outputs come from, by output.
@@ -49,7 +50,7 @@ class ForeignGraph:
     input: str
     outputs: tuple[str, ...]
     dtype: str
-    layout: str
+    layout: str | None
     size: tuple[int, int] | None
     properties: dict[str, str]
     last: dict[str, str]
@@ -115,7 +116,8 @@ def _described(model: onnx.ModelProto, name: str) -> ForeignGraph:
         raise ImportRefused(f"{name} has {len(inputs)} inputs ({listed}); a classifier of images takes one")
     dtype = _dtype(inputs[0], name)
     dims = inputs[0].type.tensor_type.shape.dim
-    layout, size = layout_of([side.dim_value if side.HasField("dim_value") else 0 for side in dims], name)
+    sides = [side.dim_value if side.HasField("dim_value") else 0 for side in dims]
+    layout, size = layout_of(sides, name, _layout_of_convolution(model, inputs[0].name))
     makers = {output: node for node in model.graph.node for output in node.output}
     outputs = tuple(value.name for value in model.graph.output)
     if not outputs:
@@ -157,22 +159,43 @@ def _dtype(value: onnx.ValueInfoProto, name: str) -> str:
     return kinds[kind]
 
 
-def layout_of(sides: list[int], name: str) -> tuple[str, tuple[int, int] | None]:
+def layout_of(sides: list[int], name: str, seen: str | None = None) -> tuple[str | None, tuple[int, int] | None]:
     """Return layout and (height, width) of an input with these sides, where 0 and less stand for any.
+
+    Args:
+        seen: the layout that is taken where the sides allow both.
 
     Raises:
         ImportRefused: they are not those of images of three colours.
     """
-    shown = " x ".join(str(side) if side > 0 else "any" for side in sides)
-    if len(sides) != 4 or 3 not in (sides[1], sides[3]):
+    places = {"NCHW": 1, "NHWC": 3} if len(sides) == 4 else {}
+    found = [layout for layout, place in places.items() if sides[place] == 3]
+    found = found or [layout for layout, place in places.items() if sides[place] <= 0]  # exporters may leave all open
+    if not found:
+        shown = " x ".join(str(side) if side > 0 else "any" for side in sides)
         raise ImportRefused(
             f"{name} takes {shown or 'a shape that it does not state'}; images are N x 3 x H x W or N x H x W x 3"
         )
-    if sides[1] == 3 == sides[3]:
-        raise ImportRefused(f"{name} takes {shown}: which side holds the colours can't be told")
-    layout = "NCHW" if sides[1] == 3 else "NHWC"
+    layout = found[0] if len(found) == 1 else seen
+    if layout is None:
+        return None, None
     height, width = (sides[2], sides[3]) if layout == "NCHW" else (sides[1], sides[2])
     return layout, (height, width) if height > 0 and width > 0 else None
+
+
+def _layout_of_convolution(model: onnx.ModelProto, images: str) -> str | None:
+    """Return the layout that shows where the images first come to a convolution, which takes NCHW, or are turned."""
+    scaled = {images}
+    for node in model.graph.node:
+        if not scaled.intersection(node.input):
+            continue
+        if node.op_type == "Conv":
+            return "NCHW"
+        if node.op_type == "Transpose" and [0, 3, 1, 2] in (list(attribute.ints) for attribute in node.attribute):
+            return "NHWC"
+        if node.op_type in SCALING:
+            scaled.update(node.output)
+    return None
 
 
 def _check_operators(model: onnx.ModelProto, name: str) -> None:

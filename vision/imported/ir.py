@@ -51,7 +51,7 @@ class IrGraph:
     input: str
     outputs: tuple[str, ...]
     dtype: str
-    layout: str
+    layout: str | None
     size: tuple[int, int] | None
     properties: dict[str, str]
     last: dict[str, str]

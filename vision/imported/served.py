@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vision.images import Preprocessing
 from vision.imported.description import Description, ImportRefused
@@ -28,6 +28,7 @@ def serve(graph: ForeignGraph | IrGraph, facts: Description) -> Served:
     Raises:
         ImportRefused: its answers are not those of a classifier, or not what the facts say.
     """
+    graph = replace(graph, layout=graph.layout or facts.get("layout"))
     reference = Reference(graph, facts)
     wrapped = _of_any_batch(graph, reference)
     several = wrapped is not None
