@@ -13,12 +13,11 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.connection import DefaultParser
 from redis.retry import Retry
-from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from base.broker_url import BrokerUrl, masked_url, parse_broker_url, written_passwords
 from configs import Settings
 from jobs.errors import BrokerAway, BrokerError, BrokerFull
-from jobs.sentinel import NoPrimary, Primary
+from jobs.sentinel import NoPrimary, Primary, ToPrimary, ToPrimaryByTLS
 
 MINIMUM_REDIS = (6, 2)  # kombu 5.7 sends ZRANGE ... BYSCORE and ZADD GT
 LEVELS = (0, 1, 2, 3)  # of a queue's lists: `jobs.fairness` says what is on which
@@ -215,8 +214,8 @@ def connect(settings: Settings) -> redis.Redis:
     if (primary := primary_of(settings)) is None:
         where = {"host": url.host, "port": url.port, "unix_socket_path": url.path or None, "ssl": url.is_tls}
         return redis.Redis(**where, **common)
-    kind = SentinelManagedSSLConnection if url.is_tls else SentinelManagedConnection
-    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, connection_pool=primary, **common))
+    kind = ToPrimaryByTLS if url.is_tls else ToPrimary
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, primary=primary, **common))
 
 
 def check_broker(client: redis.Redis, settings: Settings) -> str:

@@ -18,13 +18,11 @@ class NoPrimary(redis.ConnectionError):
 
 
 class Primary:
-    """What redis-py's ``SentinelManagedConnection`` asks for an address, each time it connects.
+    """What a connection asks for an address, each time it connects.
 
     redis-py's own class asks the first Sentinel that answers, always, even one that was cut off from the others and
     still names the old primary.
     """
-
-    is_master, check_connection = True, False  # redis-py reads them
 
     def __init__(self, sentinels: Sequence[tuple[str, int]], name: str, options: dict[str, Any]) -> None:
         times = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
@@ -39,7 +37,7 @@ class Primary:
             for host, port in sentinels
         )
 
-    def get_master_address(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         """Return host and port of the primary; NoPrimary when no Sentinel knows it."""
         faults = []
         for place, address, fault in self.answers():
@@ -67,3 +65,23 @@ class Primary:
     def close(self) -> None:
         for _, client in self._sentinels:
             client.close()
+
+
+class ToPrimary(redis.Connection):
+    """A connection to the primary of the moment.
+
+    redis-py's ``SentinelManagedConnection`` asks Sentinels when it is taken from its pool, not when it connects again
+    in the midst of a command. So it went on to ask the old primary, which was a replica by then, for ever.
+    """
+
+    def __init__(self, *, primary: Primary, **options: Any) -> None:
+        self._primary = primary
+        super().__init__(**options)
+
+    def _connect(self) -> Any:
+        self.host, self.port = self._primary.address()
+        return super()._connect()
+
+
+class ToPrimaryByTLS(ToPrimary, redis.SSLConnection):
+    """The same, encrypted."""

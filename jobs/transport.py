@@ -27,13 +27,12 @@ from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from base.broker_url import socket_path
 from jobs.broker import LEVELS, RefusesWrites, redis_now
 from jobs.fairness import NEXT, PARKED
 from jobs.messages import MAX_MESSAGE_BYTES
-from jobs.sentinel import Primary
+from jobs.sentinel import Primary, ToPrimary, ToPrimaryByTLS
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -239,13 +238,13 @@ class SentinelChannel(Channel):
     master_name: str
     sentinel_kwargs: dict[str, Any]
     from_transport_options = (*Channel.from_transport_options, "sentinels", "master_name", "sentinel_kwargs")
-    connection_class = SentinelManagedConnection
-    connection_class_ssl = SentinelManagedSSLConnection
+    connection_class = ToPrimary
+    connection_class_ssl = ToPrimaryByTLS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         parameters = super()._connparams(asynchronous)
         del parameters["host"], parameters["port"]
-        return {**parameters, "connection_pool": Primary(self.sentinels, self.master_name, self.sentinel_kwargs)}
+        return {**parameters, "primary": Primary(self.sentinels, self.master_name, self.sentinel_kwargs)}
 
 
 class Transport(kombu_redis.Transport):

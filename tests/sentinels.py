@@ -92,6 +92,8 @@ def watched_redis(places: Sequence[Place] | None = None, *arguments: str) -> Ite
             for sentinel in sentinels:
                 sentinel.kill()
                 sentinel.wait()
+            for log in sorted(folder.glob("sentinel-*.log")):  # shown when the test fails
+                print(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
             for server in servers:
                 if server.process is not None:
                     server.kill()

@@ -62,8 +62,8 @@ class Hold:
                 pipeline.set(self._key, f"{self._owner} {self._beats} {self.name}", px=int(HOLD_S * 1000))
                 pipeline.execute()
             except redis.WatchError as error:
-                if "occurred while watching" in str(error):  # redis-py's words for a connection that broke meanwhile
-                    raise redis.ConnectionError(str(error)) from error
+                if isinstance(broke := error.__context__, redis.RedisError):  # redis-py hides it behind its own
+                    raise broke from None
                 return False
         self._renewed, self._seen = now, None
         return True

@@ -219,5 +219,5 @@ def test_a_redis_that_goes_away_while_the_hold_is_looked_at_is_no_other_producer
 
     monkeypatch.setattr(redis.client.Pipeline, "get", cut)
 
-    with pytest.raises(redis.ConnectionError):
+    with pytest.raises(redis.ConnectionError, match="Connection refused"):
         Hold(client, KEYS, first.run).take()

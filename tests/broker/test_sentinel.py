@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.settings import Settings
 from jobs.app import make_app
-from jobs.broker import check_broker, connect, primary_of
+from jobs.broker import RefusesWrites, check_broker, connect, primary_of
 from jobs.errors import BrokerAway, BrokerError
 from jobs.label import LabelChunk
+from jobs.sentinel import Primary
 from producer.local.doctor import check_all
 from producer.run.enqueue import ChunkSender
+from producer.run.hold import Hold
 from tests.broker.conftest import KEYS, Desk, Producer, in_time, labelled, new_run, plan_of, working
 from tests.broker.test_broker_forms import flowers_length
-from tests.conftest import free_port
+from tests.conftest import RedisServer, free_port
 from tests.sentinels import NAME, PASSWORD, SENTINELS_PASSWORD, Watched, watched_redis
 
 
@@ -72,6 +76,32 @@ def test_a_failover_in_the_midst_of_a_run_costs_no_row(behind: Settings, watched
         producer.close()
     desk.mean.close()
     desk.client.close()
+
+
+def test_a_primary_that_has_become_a_replica_is_left_though_it_answers(
+    behind: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = []
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        servers.append(RedisServer(tmp_path / name, free_port(), password=PASSWORD))
+        servers[-1].start()
+    old, new = servers
+    primary = [old]
+    monkeypatch.setattr(Primary, "address", lambda _: (primary[0].address, primary[0].port))
+    monkeypatch.setattr("producer.run.hold.RENEW_S", 0)
+    with connect(behind) as client, closing(new_run(behind, 2)) as run:
+        hold = Hold(client, KEYS, run)
+        assert hold.take()
+        with old.client() as direct:
+            direct.replicaof(new.address, new.port)
+        primary[0] = new
+        with pytest.raises(RefusesWrites):
+            hold.take()
+
+        assert hold.take()
+    for server in servers:
+        server.kill()
 
 
 def test_the_doctor_names_the_primary_and_sentinels_that_do_not_answer(behind: Settings, watched: Watched) -> None:

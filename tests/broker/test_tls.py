@@ -126,8 +126,8 @@ def test_sentinels_and_the_primary_that_they_name_prove_their_names(
             stack.enter_context(contextlib.closing(TlsProxy(certificate, port))).port
             for port in (*(place.port for place in watched.places), watched.primary.port)
         ]
-        address = Primary.get_master_address
-        monkeypatch.setattr(Primary, "get_master_address", lambda self: address(self) and ("localhost", ports[-1]))
+        address = Primary.address
+        monkeypatch.setattr(Primary, "address", lambda self: address(self) and ("localhost", ports[-1]))
         hosts = ",".join(f"localhost:{port}" for port in ports[:-1])
         url = f"rediss+sentinel://{watched.url.removeprefix('sentinel://').split('@')[0]}@{hosts}"
         url += f"?{watched.url.split('?')[1]}"
