@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 DRAINED = 3  # a worker was asked to end, and should not be started again
@@ -76,6 +77,12 @@ def available_memory_bytes() -> int:
     except (OSError, ValueError):
         return available
     return available if limit == "max" else max(0, min(available, int(limit) - used))
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system, which glibc keeps for later; elsewhere nothing happens."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_bytes() -> int:

@@ -30,7 +30,7 @@ from vision.serving.engines.protocol import PROBABILITIES, GraphSpec
 from vision.serving.export import export_onnx, graph_spec_of
 from vision.training.dataset import LabelledImage
 from worker.models.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
-from worker.models.publish import Details, Publication, compared_engines, graph_of, publish
+from worker.models.publish import Details, Publication, compared_engines, engine_names, graph_of, publish
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -163,7 +163,7 @@ def test_validation_images_are_labelled_in_every_precision_of_this_host(tmp_path
     images[3].path.write_bytes(b"\x89PNG broken")
     files = vision.serving.engines.ModelFiles(onnx=exported(SPEC, tmp_path), graph=graph_spec_of(SPEC))
 
-    with compared_engines(files, f16=False) as engines:
+    with compared_engines(files, engine_names(files, f16=False)) as engines:
         proofs = judge_precisions(engines, images, PREPROCESSING, ImageLimits())
         none = [judge_precisions(engines, few, PREPROCESSING, ImageLimits()) for few in ([], images[3:4])]
 

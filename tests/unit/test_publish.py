@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,12 @@ from tests.unit.seeded import seeded_network
 from vision.errors import EngineError, VisionError
 from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
-from vision.serving.engines import Images, ModelFiles, Outputs, open_engine
+from vision.serving.engines import Engine, Images, ModelFiles, Outputs, open_engine, precisions
 from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
 from worker.errors import JobRefused
 from worker.label.chunk import label_chunk
 from worker.models.exporting import ExportRefused, export_version
-from worker.models.publish import Graph, Publication, graph_of, publish
+from worker.models.publish import Graph, Publication, compared_engines, graph_of, publish
 from worker.runtime import Runtime
 
 mindspore.set_context(mode=mindspore.GRAPH_MODE)
@@ -108,6 +109,25 @@ def test_an_engine_that_answers_otherwise_than_the_reference_publishes_nothing(g
         publish(store, "foreign", publication(other))
 
     assert store.names() == []
+
+
+def test_every_engine_is_compared_and_not_all_lie_in_memory_at_once(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[list[str]] = []
+
+    def noted(model: ModelFiles, names: list[str]) -> AbstractContextManager[dict[str, Engine]]:
+        opened.append(names)
+        return compared_engines(model, names)
+
+    monkeypatch.setattr("worker.models.publish.compared_engines", noted)
+
+    version = publish(ModelStore(tmp_path / "store"), "foreign", publication(graph))
+
+    names = [f"openvino/{precision}" for precision in precisions("openvino")]
+    assert opened == [names, ["onnxruntime/f32"]]
+    assert version.manifest.golden is not None
+    assert version.manifest.golden.agreement.keys() == {*names, "onnxruntime/f32"}
 
 
 def test_publishing_clears_away_what_killed_publishers_left_and_nothing_of_those_at_work(

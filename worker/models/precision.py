@@ -66,6 +66,11 @@ def judge_precisions(
     return proofs
 
 
+def is_judged(name: str) -> bool:
+    """Return whether `judge_precisions` needs this "engine/precision": one below f32, or that it is held to."""
+    return name == f"{ENGINE}/f32" or not name.endswith("/f32")
+
+
 def open_on_cpu(model: ModelFiles, name: str) -> Engine:
     """Return the engine of an "engine/precision" on this host's CPU.
 

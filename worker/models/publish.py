@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from base.process import trim_memory
 from jobs import ModelPin
 from model_store import (
     Cascade,
@@ -45,7 +46,7 @@ from vision.serving import (
 )
 from vision.training import LabelledImage
 from worker.models.files import FIRST, GOLDEN, INT8, OUTPUTS, SERVING, SERVING_IR, WEIGHTS
-from worker.models.precision import ENGINE, GPU_F16, judge_precisions, open_on_cpu
+from worker.models.precision import ENGINE, GPU_F16, is_judged, judge_precisions, open_on_cpu
 
 log = logging.getLogger("sortline.publishing")
 
@@ -172,11 +173,13 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
     tolerance = what.graph.tolerance or (GOLDEN_TOLERANCE if what.is_classifier else FEATURE_TOLERANCE)
     if what.calibration is not None and what.is_classifier and what.graph.float_ends:
         model = with_int8(model, what.calibration, what.graph.float_ends)
-    proofs: dict[str, PrecisionProof] = {}
-    with compared_engines(model, f16=what.f16) as engines:
-        agreement = _agreement(engines, images, expected, tolerance, what.graph.reference_name)
-        if what.is_classifier:
-            proofs = judge_precisions(engines, what.validation, what.preprocessing, what.limits)
+    trim_memory()
+    names = engine_names(model, f16=what.f16)
+    # Not all at once, which would take more memory than all that went before.
+    judged = [name for name in names if what.is_classifier and is_judged(name)]
+    agreement, proofs = _compare(what, model, judged, expected, tolerance)
+    agreement |= _compare(what, model, [name for name in names if name not in judged], expected, tolerance)[0]
+    agreement = {name: agreement[name] for name in names if name in agreement}
     cascade, first_files, first_golden = _first_stage(what, tolerance)
     details = what.details(proofs)
     trained = model.mindspore() if model.mindspore is not None else None
@@ -207,12 +210,23 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
     )
 
 
+def _compare(
+    what: Publication, model: ModelFiles, names: Sequence[str], expected: Outputs, tolerance: float
+) -> tuple[dict[str, float], dict[str, PrecisionProof]]:
+    """Return how far each engine is from the ``expected`` outputs, and the proofs of those that are judged."""
+    with compared_engines(model, names) as engines:
+        agreement = _agreement(engines, what.golden_images, expected, tolerance, what.graph.reference_name)
+        is_wanted = what.is_classifier and all(map(is_judged, engines))
+        judge = partial(judge_precisions, engines, what.validation, what.preprocessing, what.limits)
+        return agreement, judge() if is_wanted else {}
+
+
 def _first_stage(what: Publication, tolerance: float) -> tuple[Cascade | None, dict[str, bytes], dict[str, Outputs]]:
     """Return what the manifest says of the first stage, its file, and its outputs for the golden images, by name."""
     if (first := what.first) is None:
         return None, {}, {}
     expected = first.graph.reference(what.golden_images)
-    with compared_engines(first.graph.files, f16=False) as engines:
+    with compared_engines(first.graph.files, engine_names(first.graph.files, f16=False)) as engines:
         agreement = _agreement(engines, what.golden_images, expected, tolerance, first.graph.reference_name)
     record = first.record.model_copy(update={"agreement": agreement})
     return record, {FIRST: first.graph.files.onnx}, {OUTPUTS[FIRST]: expected}
@@ -246,20 +260,26 @@ def _labels(model: ModelFiles, images: Images, precision: str) -> Any:
         return engine.graph.parted(engine.predict(images))[0].argmax(axis=1)
 
 
+def engine_names(model: ModelFiles, *, f16: bool) -> list[str]:
+    """Return every "engine/precision" that may be had here, with ``f16`` also what GPUs serve."""
+    names = [f"{engine}/{precision}" for engine in COMPARED_ENGINES for precision in precisions(engine, model)]
+    return [*names, GPU_F16] if f16 else names
+
+
 @contextmanager
-def compared_engines(model: ModelFiles, *, f16: bool) -> Iterator[dict[str, Engine]]:
-    """Give every engine and precision that is to be had here, by "engine/precision", with ``f16`` also what GPUs serve.
+def compared_engines(model: ModelFiles, names: Sequence[str]) -> Iterator[dict[str, Engine]]:
+    """Give these engines, by "engine/precision", without those that are not to be had.
 
     All at once, since each takes its time to compile the graph.
     """
-    names = [f"{engine}/{precision}" for engine in COMPARED_ENGINES for precision in precisions(engine, model)]
     opened: dict[str, Engine] = {}
     with ExitStack() as stack:
-        for name in [*names, GPU_F16] if f16 else names:
+        for name in names:
             try:
                 opened[name] = stack.enter_context(closing(open_on_cpu(model, name)))
             except EngineError as error:
                 log.info("not compared engine=%s: %s", name, error)
+            trim_memory()  # of what compiling took
         yield opened
 
 
