@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -144,22 +145,43 @@ def test_an_image_smaller_than_the_network_lies_on_black() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fit", "size", "inner", "corner"),
+    ("fit", "size", "side", "inner", "corner"),
     [
-        ("pad", (60, 30), (32, 16), (0, 8)),
-        ("pad", (30, 61), (16, 32), (8, 0)),
-        ("pad", (900, 1), (32, 1), (0, 15)),
-        ("pad-corner", (60, 30), (32, 16), (0, 0)),
+        ("pad", (60, 30), 32, (32, 16), (0, 8)),
+        ("pad", (30, 61), 32, (16, 32), (8, 0)),
+        ("pad", (30, 64), 32, (15, 32), (8, 0)),
+        # As Model API 0.4.7 rounds: 16.5 to the even 16, and in float32 7.5000005 to 8.
+        ("pad", (64, 33), 32, (32, 16), (0, 8)),
+        ("pad", (22, 88), 30, (8, 30), (11, 0)),
+        ("pad", (900, 1), 32, (32, 1), (0, 15)),
+        ("pad-corner", (60, 30), 32, (32, 16), (0, 0)),
     ],
 )
 def test_a_whole_image_lies_in_its_letterbox(
-    fit: Any, size: tuple[int, int], inner: tuple[int, int], corner: tuple[int, int]
+    fit: Any, size: tuple[int, int], side: int, inner: tuple[int, int], corner: tuple[int, int]
 ) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    expected = Image.new("RGB", (SIDE, SIDE), (114, 114, 114))
+    expected = Image.new("RGB", (side, side), (114, 114, 114))
     expected.paste(Image.fromarray(pixels).resize(inner, Image.Resampling.BILINEAR), corner)
-    how = Resize(filter="bilinear", height_px=SIDE, width_px=SIDE, fit=fit, padding=114)
-    assert np.array_equal(resized_as(pixels, how, SIDE, SIDE), np.asarray(expected))
+    how = Resize(filter="bilinear", height_px=side, width_px=side, fit=fit, padding=114)
+    assert np.array_equal(resized_as(pixels, how, side, side), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fit": "fill"}, "fit"),
+        ({"filter": "smooth"}, "filter"),
+        ({"cut_at": "ceil"}, "cut_at"),
+        ({"padding": 256}, "padding"),
+        ({"height_px": 0}, "height_px"),
+        ({"width_px": None}, "it must name short_px, or height_px and width_px"),
+    ],
+)
+def test_a_record_of_a_resize_that_can_not_be_is_refused(change: dict[str, Any], message: str) -> None:
+    record = asdict(Resize(filter="bilinear", height_px=SIDE, width_px=SIDE))
+    with pytest.raises(VisionError, match=message):
+        Resize.from_json(record | change)
 
 
 def test_the_largest_centred_part_is_cut_before_it_is_resized() -> None:
@@ -167,6 +189,9 @@ def test_the_largest_centred_part_is_cut_before_it_is_resized() -> None:
     expected = Image.fromarray(pixels[:, 25:65]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     how = Resize(filter="bicubic", height_px=SIDE, width_px=SIDE, fit="crop")
     assert np.array_equal(resized_as(pixels, how, SIDE, SIDE), np.asarray(expected))
+    narrow = Resize(filter="bicubic", height_px=SIDE, width_px=SIDE // 4, fit="crop")
+    line = np.full((2, 40, 3), 9, np.uint8)  # of which a quarter of two pixels is still a pixel
+    assert np.array_equal(resized_as(line, narrow, SIDE, SIDE // 4), np.full((SIDE, SIDE // 4, 3), 9))
 
 
 def test_a_letterbox_needs_both_sides() -> None:

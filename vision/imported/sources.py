@@ -265,29 +265,35 @@ def openvino(properties: Mapping[str, str], size: tuple[int, int] | None, dtype:
     source = "model_info in the graph"
     if (kind := said.get("model_type", "Classification")).lower() != "classification":
         raise ImportRefused(f"{source}: its model_type is {kind!r}; only Classification labels whole images")
-    if odd := [name for name in ("multilabel", "hierarchical") if said.get(name, "False").lower() == "true"]:
+    if odd := [name for name in ("multilabel", "hierarchical") if _is_on(said, name)]:
         raise ImportRefused(f"{source}: several labels an image ({odd[0]}) are not supported")
     if said.get("input_dtype", "u8") not in ("u8", "f32"):
         raise ImportRefused(f"{source}: input_dtype is {said['input_dtype']!r}; images have 8 bits a colour")
     found = Description().state(source, labels=said["labels"].split() if said.get("labels") else None)
-    inside = said.get("embedded_processing", "").lower() == "true"
+    inside = _is_on(said, "embedded_processing")
+    mode = said.get("intensity_mode", "none").lower()
+    if mode != "none" and (mode == "percentile" or not inside):
+        raise ImportRefused(f"{source}: its intensity_mode is {mode!r}, which scales values in a way of its own")
     if inside and size is None and {"orig_height", "orig_width"} <= said.keys():
         size = _whole(said["orig_height"], source), _whole(said["orig_width"], source)
         found.state(source, size=size)
     how = FITS.get(said.get("resize_type", ""))
     if size is not None and how is not None and (how != "crop" or size[0] == size[1]):  # other crops are skewed there
-        found.state(source, resize=size, filter="openvino-linear", fit=how)
+        linear = said.get("interpolation_mode", "LINEAR").upper() == "LINEAR"
+        found.state(source, resize=size, filter="openvino-linear" if linear else None, fit=how)
         found.state(source, padding=said.get("pad_value") if how.startswith("pad") else None)
-    if not (inside and dtype == "uint8"):
-        found.state(
-            source,
-            scale=1.0,
-            mean=_spaced(said.get("mean_values")) or 0.0,
-            std=_spaced(said.get("scale_values")) or 1.0,
-        )
-    # Turns OpenCV's BGR round. False leaves open in which order a program's pictures come.
-    turned = said.get("reverse_input_channels", "").lower()
-    return found.state(source, colours="RGB" if turned in ("true", "yes", "1") else None)
+    if not inside:
+        mean, std = (_spaced(said.get(name)) for name in ("mean_values", "scale_values"))
+        found.state(source, scale=1.0, mean=mean or 0.0, std=std or 1.0)
+    elif dtype != "uint8":
+        found.state(source, scale=1.0, mean=0.0, std=1.0)
+    # Turns OpenCV's BGR round, within the graph or before it. If off, a program's pictures come in any order.
+    order = "BGR" if inside else "RGB"
+    return found.state(source, colours=order if _is_on(said, "reverse_input_channels") else None)
+
+
+def _is_on(said: Mapping[str, str], name: str) -> bool:
+    return said.get(name, "").lower() in ("true", "yes", "1")  # Model API writes YES, and others True
 
 
 def _spaced(text: str | None) -> str | None:
