@@ -282,6 +282,10 @@ def test_near_duplicates_are_found_by_the_backbone_that_they_were_measured_with(
             "backbone lenet:1: .*lenet5 has no scales; leave it out",
         ),
         ({"backbone": {"name": "cells", "scales": [1.0, 1.5]}}, "scales need a graph that takes images of any size"),
+        (  # what the recipe says for all is left out for a graph
+            {"backbone": "cells", "scales": [1.0, 1.5], "pooling": "max", "intermediate_layers": [2]},
+            "scales need a graph that takes images of any size",
+        ),
         ({"backbone": {"name": "cells", "features_at": "gone"}}, "cells:1 has no node 'gone'"),
         ({"backbone": "ir"}, "ir:1 came in OpenVINO's format.*; import the ONNX file that it was made of"),
         ({"backbone": ["cells", {"name": "ir", "features_at": "x"}]}, "ir:1 came in OpenVINO's format"),

@@ -178,8 +178,10 @@ def join_backbones(training: Training) -> Body:
 
 def _imported(training: Training, backbone: Backbone, pin: ModelPin) -> Part:
     odd = [key for key in ("pooling", "intermediate_layers") if getattr(backbone, key) != getattr(PLAIN, key)]
-    if odd:
-        raise JobRefused(f"{pin} came as a graph, which has no {' and no '.join(odd)}; leave that out")
+    if own := [key for key in odd if getattr(backbone, key) != getattr(training.recipe, key)]:
+        raise JobRefused(f"{pin} came as a graph, which has no {' and no '.join(own)}; leave that out")
+    if odd:  # as in the recipe that everybody starts from
+        training.progress.report(f"{pin} came as a graph: the recipe's {' and '.join(odd)} left out")
     if SERVING not in version_of(training.runtime.store, pin).manifest.files:
         raise JobRefused(
             f"{pin} came in OpenVINO's format. A head is joined to an ONNX graph, and nothing makes ONNX of that "
