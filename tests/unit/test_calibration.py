@@ -1,12 +1,19 @@
-"""Temperature scaling on logits whose true temperature is known."""
+"""Temperature scaling on logits whose true temperature is known, and which images it is fitted on."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from configs.recipe import Recipe
+from vision.training.dataset import Dataset, LabelledImage
 from vision.training.metrics import fit_temperature, reliability, softmax
+from worker.train.calibration import ENOUGH, OutOfFold
 
 
 def calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64], temperature: float) -> float:
@@ -50,3 +57,27 @@ def test_few_images_that_are_all_right_do_not_make_sure(count: int) -> None:
     confidence = softmax(logits, fit_temperature(logits, targets)).max(axis=1).mean()
 
     assert confidence == pytest.approx((count + 1) / (count + 2), abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "freeze", "given", "validating", "are_wanted"),
+    [
+        ({}, "backbone", False, ENOUGH - 1, True),
+        ({}, "backbone", False, ENOUGH, False),
+        ({}, "backbone", True, 10, False),
+        ({}, "features.2", False, 10, False),
+        ({}, "none", False, 10, False),
+        ({"backbone": "cells", "rbf_centers": 8}, "backbone", True, ENOUGH, True),
+    ],
+)
+def test_answers_out_of_fold_are_wanted_where_they_cost_little_and_gain_something(
+    recipe: dict[str, Any], freeze: str, given: bool, validating: int, are_wanted: bool
+) -> None:
+    image = LabelledImage(Path("a.png"), 0)
+    dataset = Dataset(root=Path(), classes=(), train=(image,), validation=(image,) if given else None, families={})
+    training = SimpleNamespace(recipe=Recipe(**recipe), freeze=freeze)
+    split = SimpleNamespace(named={}, validation=SimpleNamespace(images=[image] * validating))
+
+    answers = OutOfFold(cast("Any", training), cast("Any", None), dataset, cast("Any", split), cast("Any", None))
+
+    assert answers.are_wanted is are_wanted

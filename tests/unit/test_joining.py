@@ -206,12 +206,23 @@ def pin(store: ModelStore, name: str) -> ModelPin:
     return ModelPin(name=name, version=1, digest=store.resolve(f"{name}:1").manifest.digest)
 
 
-def trained(home: Path, store: ModelStore, recipe: Recipe, name: str = "colours", *backbones: str) -> str:
-    """Train on the photos; return the last message."""
+def trained(
+    home: Path,
+    store: ModelStore,
+    recipe: Recipe,
+    name: str = "colours",
+    *backbones: str,
+    dataset: str = "photos",
+    said: list[str] | None = None,
+) -> str:
+    """Train on the photos; return the last message. What is said before goes to ``said``."""
     pins = tuple(pin(store, backbone) for backbone in backbones or [one.name for one in recipe.backbones])
-    job = TrainModel(job=f"train-{name}", dataset="photos", name=name, recipe={}, backbones=pins)
+    job = TrainModel(job=f"train-{name}", dataset=dataset, name=name, recipe={}, backbones=pins)
     runtime = Runtime(Settings(home=home, store=store.root, data_root=store.root.parent))
-    return train_model(job, recipe, runtime, report=lambda event: None, cancelled=lambda: False).text
+    texts: list[str] = [] if said is None else said
+    return train_model(
+        job, recipe, runtime, report=lambda event: texts.append(event.text), cancelled=lambda: False
+    ).text
 
 
 @pytest.mark.slow
@@ -246,6 +257,30 @@ def test_a_head_on_joined_backbones_is_one_graph_that_labels_and_can_be_a_backbo
 
     own = Part(name="colours", onnx=store.open_file("colours", 1, SERVING))
     assert join([own], SIDE, SIDE).widths == (8,)  # its RBF units
+
+
+@pytest.mark.slow
+def test_a_head_trained_in_epochs_without_a_validation_folder_is_calibrated_out_of_fold(
+    tmp_path: Path, store: ModelStore
+) -> None:
+    said: list[str] = []
+    recipe = Recipe(backbone="cells", epochs=2, batch_size=8, height_px=SIDE, width_px=SIDE)
+
+    trained(tmp_path, store, recipe, "epochs", dataset="photos/train", said=said)
+
+    manifest = store.resolve("epochs:1").manifest
+    images: Any = manifest.training["images"]
+    calibration: Any = manifest.training["calibration"]
+    assert calibration["out_of_fold"] is True
+    assert calibration["images"] == images["training"] + images["validation"] == 16
+    temperature, error = manifest.scores["temperature"], calibration["ece"]
+    assert 0.05 <= temperature <= 20
+    line = f"temperature {temperature:.3g} by 16 images, answered out of fold: expected calibration error {error:.1%}"
+    assert line in said
+    assert any("they may be some ten points off" in text for text in said)
+    assert manifest.held_out is not None
+    assert sum(manifest.held_out.labels) == 16
+    assert manifest.decisions is None
 
 
 def test_near_duplicates_are_found_by_the_backbone_that_they_were_measured_with() -> None:

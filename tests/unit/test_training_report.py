@@ -62,6 +62,7 @@ def small_report(
         images.append(LabelledImage(path, target))
     history = [epoch(1), epoch(2, val_top1=0.75)]
     return TrainingReport(
+        calibrated="by hand",
         title="waste - job 7",
         classes=infos,
         images=images,
@@ -221,7 +222,8 @@ def test_headline_figures_are_those_counted_by_hand(waste: TrainingReport, read:
 
     assert "Top-1 accuracy 60.0 % 3 of 5; 95 % interval 23.1 to 88.2 %" in read.text
     assert "Right group 80.0 % 4 of 5" in read.text
-    assert f"Calibration error {before:.3f} → {after:.3f} ECE before and after the temperature of 2" in read.text
+    note = "ECE before and after the temperature of 2, of the validation images; by hand"
+    assert f"Calibration error {before:.3f} → {after:.3f} {note}" in read.text
     loss = -np.log([0.9, 0.8, 0.7, 0.4 / 2, 0.05 / 2]).mean()  # of the other classes, each has half of the rest
     assert f"→ {loss:.3f} cross-entropy in nats" in read.text
     assert "standard error of 21.9 points" in read.text

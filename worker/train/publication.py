@@ -106,6 +106,7 @@ def _report(
         root=dataset.root,
         logits=fitted.logits,
         temperature=calibration.temperature,
+        calibrated=str(calibration),
         history=fitted.history,
         kept=fitted.kept,
         recipe=training.recipe.model_dump(mode="json"),

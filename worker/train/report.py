@@ -75,6 +75,7 @@ class TrainingReport:
     skipped: Sequence[str]  # a line for each unreadable image
     fingerprint: str  # of the dataset
     seconds: Mapping[str, float]  # by phase
+    calibrated: str  # how the temperature came about, a sentence
     precisions: Mapping[str, PrecisionProof] = field(default_factory=dict)  # by "engine/precision"
 
     def __post_init__(self) -> None:
@@ -253,7 +254,8 @@ def _cards(report: TrainingReport) -> list[dict[str, str]]:
         card(
             "Calibration error",
             f"{before:.3f} → {after:.3f}",
-            f"ECE before and after the temperature of {report.temperature:.3g}",
+            f"ECE before and after the temperature of {report.temperature:.3g}, of the validation images; "
+            + report.calibrated,
         ),
     ]
 
