@@ -138,6 +138,16 @@ def test_limit_prints_what_the_cores_can_do_and_what_the_command_did(home: Path,
     assert 0 < found["limit"] < min(found["decode"], found["infer"])
 
 
+def test_precisions_prints_what_an_image_costs_in_each(home: Path, model_store: Path) -> None:
+    (home / "store").symlink_to(model_store)
+
+    found = figures(home, "precisions", "colours", "--turns", "1")
+
+    assert list(found)[-1] == "f32"
+    assert found["f32"]["times as fast as f32"] == 1
+    assert all(figure["CPU ms an image"] > 0 for figure in found.values())
+
+
 def test_decoders_prints_what_each_takes_for_a_photo(home: Path) -> None:
     path = home / "photo.jpg"
     Image.effect_noise((640, 480), 50).save(path)
