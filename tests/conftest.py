@@ -240,6 +240,16 @@ def wait_until(condition: Callable[[], object], limit_s: float, what: str = "") 
         time.sleep(0.02)  # between two looks
 
 
+def end(process: subprocess.Popen[bytes], limit_s: float = 20) -> None:
+    """Ask a process to end; TimeoutExpired when it has not within ``limit_s``: then it is killed."""
+    process.terminate()
+    try:
+        process.wait(limit_s)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def environment(home: Path, more: Mapping[str, str] = NOTHING) -> dict[str, str]:
     """The environment of a Sortline process of this test: nothing of the caller's SORTLINE_* settings."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SORTLINE_")}

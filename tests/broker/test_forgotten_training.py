@@ -96,14 +96,14 @@ def test_a_job_is_not_queued_again_while_its_worker_gives_signs_of_life(session:
         while not ended.wait(0.3):
             session.board.keep(JOB.job, kind="train", title="train m")
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
         wait_until(lambda: session.board.get(JOB.job) is not None, 10, "the worker's sign")
         silences(follow(session, [JOB.job], [JOB]), 4)
     finally:
         ended.set()
-        worker.join()
+        worker.join(20)
 
     assert session.client.llen(session.keys.queue("train")) == 0
 

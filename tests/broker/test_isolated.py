@@ -92,7 +92,7 @@ def test_no_number_of_kills_from_outside_costs_a_row(real_settings: Settings) ->
                         child.kill()
                         kills[0] += 1
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     try:
         labelled: list[tuple[Row, ...]] = []
@@ -101,7 +101,7 @@ def test_no_number_of_kills_from_outside_costs_a_row(real_settings: Settings) ->
                 labelled.append(isolated(real_settings))
     finally:
         ended.set()
-        killer.join()
+        killer.join(30)
 
     assert labelled == [calm] * len(labelled)
 
@@ -203,11 +203,11 @@ def test_an_idle_process_lives_or_is_named(real_settings: Settings) -> None:
 
     with _Process(real_settings, stored_pin(real_settings)) as process:
         process.idle(0.2)
-        killer = threading.Thread(target=kill)
+        killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         with pytest.raises(WorkerError, match="a process that had nothing to do ended with SIGKILL"):
             process.idle(20)
-        killer.join()
+        killer.join(30)
 
 
 def test_a_model_that_can_not_be_loaded_is_not_blamed_on_an_image(real_settings: Settings) -> None:

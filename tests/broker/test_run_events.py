@@ -43,7 +43,8 @@ def watching(settings: Settings) -> Iterator[tuple[State, list[dict[str, Any]]]]
 
     with app.connection() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": note})
-        thread = threading.Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None, "wakeup": False})
+        unlimited = {"limit": None, "timeout": None, "wakeup": False}
+        thread = threading.Thread(target=receiver.capture, kwargs=unlimited, daemon=True)
         thread.start()
         try:
             with redis.Redis.from_url(str(settings.broker)) as client:

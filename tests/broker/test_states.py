@@ -153,7 +153,7 @@ def test_a_run_that_goes_on_elsewhere_is_running_and_is_followed(
     producer = new_producer(24)
     announce(session, producer.run)
     codes: list[int] = []
-    watching = threading.Thread(target=lambda: codes.append(run_command(["jobs", "watch", RUN])))
+    watching = threading.Thread(target=lambda: codes.append(run_command(["jobs", "watch", RUN])), daemon=True)
     with working(desk):
         for number, _ in enumerate(in_time(reported(session, producer.run, producer.gatherer.gather()))):
             if number == 1:

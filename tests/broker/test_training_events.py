@@ -56,7 +56,7 @@ def training(runtime: Runtime, epochs: Callable[[int], object], delivery: Delive
                 self._report(self._event("progress", f"epoch {number}"))
             return self._event("done", f"attempt {attempt}")
 
-    thread = threading.Thread(target=run_job, args=(Handler, runtime, delivery, to_json(JOB)))
+    thread = threading.Thread(target=run_job, args=(Handler, runtime, delivery, to_json(JOB)), daemon=True)
     thread.start()
     return thread
 

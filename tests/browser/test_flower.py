@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from tests.canaries import secret
-from tests.conftest import SORTLINE, RedisServer, environment, free_port, sortline, wait_until, write_images
+from tests.conftest import SORTLINE, RedisServer, end, environment, free_port, sortline, wait_until, write_images
 from tests.e2e.test_train import write_shades
 
 pytestmark = pytest.mark.slow
@@ -35,12 +34,8 @@ def process(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
     try:
         yield started
     finally:
-        started.send_signal(signal.SIGTERM)
-        try:
-            started.wait(30)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
+        with suppress(subprocess.TimeoutExpired):
+            end(started, 30)
         print(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.cluster.test_alerts import METRIC, PROMETHEUS, QUERIES, RULES, program
-from tests.conftest import SORTLINE, RedisServer, environment, free_port, sortline, wait_until, write_images
+from tests.conftest import SORTLINE, RedisServer, end, environment, free_port, sortline, wait_until, write_images
 
 
 class Prometheus:
@@ -46,8 +46,7 @@ class Prometheus:
         try:
             yield
         finally:
-            process.terminate()
-            process.wait(30)
+            end(process, 30)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the samples of an expression now; an expression that Prometheus refuses is an error."""
@@ -136,9 +135,7 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[None
     try:
         yield
     finally:
-        process.terminate()
         try:
-            process.wait(60)
+            end(process, 60)
         finally:
-            process.kill()
             print(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")

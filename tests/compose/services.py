@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from producer.local.stack import find_redis_server
-from tests.conftest import free_port
+from tests.conftest import end, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 REDIS_PORT, FLOWER_PORT, METRICS_PORT = "6379", "5555", "9808"
@@ -117,11 +117,9 @@ class Services:
         try:
             yield process
         finally:
-            process.terminate()
             try:
-                process.wait(60)
+                end(process, 60)
             finally:
-                process.kill()
                 print(f"--- {name}\n{self.log(name).read_text(encoding='utf-8', errors='replace')[-3000:]}")
 
     def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ import redis
 
 from producer.local.stack import find_redis_server
 from tests.canaries import MARK, secret
-from tests.conftest import SORTLINE, environment, free_port, sortline, wait_until, write_images
+from tests.conftest import SORTLINE, end, environment, free_port, sortline, wait_until, write_images
 from tests.e2e.test_train import LEARNS, QUICK, write_shades
 
 pytestmark = pytest.mark.slow
@@ -31,8 +31,7 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[subp
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait(60)
+        end(process, 60)
         print(f"--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import SORTLINE, RedisServer, environment, free_port, sortline, wait_until, write_images
+from tests.conftest import SORTLINE, RedisServer, end, environment, free_port, sortline, wait_until, write_images
 
 pytestmark = pytest.mark.slow
 
@@ -138,8 +138,7 @@ def test_metrics_are_off_unless_a_port_is_given(
         sockets = Path(f"/proc/{worker.pid}/net/tcp").read_text()
         inodes = {link.readlink().name for link in Path(f"/proc/{worker.pid}/fd").iterdir() if link.is_symlink()}
     finally:
-        worker.terminate()
-        worker.wait(60)
+        end(worker, 60)
 
     listening = [line.split() for line in sockets.splitlines()[1:] if line.split()[3] == "0A"]
     assert not [line for line in listening if f"socket:[{line[9]}]" in inodes]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from model_store.store import ModelStore
-from tests.conftest import LABELS, RedisServer, environment, made_once, seeded_models, sortline
+from tests.conftest import LABELS, RedisServer, end, environment, made_once, seeded_models, sortline
 from tests.e2e.test_label import rows_of
 from tests.e2e.test_readme import run_block
 
@@ -131,5 +131,4 @@ def worker(home: Path, settings: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        process.terminate()
-        process.wait()
+        end(process)

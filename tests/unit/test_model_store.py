@@ -356,7 +356,7 @@ def publish_five(root: Path) -> None:
 
 @pytest.mark.timeout(120)
 def test_four_processes_publish_at_once_and_no_number_is_lost_or_taken_twice(store: ModelStore) -> None:
-    publishers = [SPAWN.Process(target=publish_five, args=(store.root,)) for _ in range(4)]
+    publishers = [SPAWN.Process(target=publish_five, args=(store.root,), daemon=True) for _ in range(4)]
     for publisher in publishers:
         publisher.start()
     for publisher in publishers:
@@ -377,7 +377,7 @@ def stage_and_hang(root: Path) -> None:
 
 
 def test_a_publisher_killed_while_staging_leaves_nothing_to_be_seen(three: ModelStore) -> None:
-    publisher = SPAWN.Process(target=stage_and_hang, args=(three.root,))
+    publisher = SPAWN.Process(target=stage_and_hang, args=(three.root,), daemon=True)
     publisher.start()
     deadline = time.monotonic() + 30
     while not list(three.root.glob("waste/staging/*/weights.safetensors")) and time.monotonic() < deadline:

@@ -627,12 +627,14 @@ def client(session: Session) -> Iterator[Client]:
     with listen() as listening:
         guard = Guard(listening.getsockname()[1])
         server = make_server(session, guard)
-        thread = threading.Thread(target=partial(server.run, sockets=[listening]))
+        thread = threading.Thread(target=partial(server.run, sockets=[listening]), daemon=True)
         thread.start()
-        wait_until(lambda: server.started, 30)
-        yield Client(guard)
-        server.should_exit = True
-        thread.join()
+        try:
+            wait_until(lambda: server.started, 30)
+            yield Client(guard)
+        finally:
+            server.should_exit = True
+            thread.join(20)
 
 
 def test_the_server_answers_its_page_alone(client: Client) -> None:
