@@ -85,8 +85,10 @@ async function load() {
   $("about").title = state.file;
   $("command").textContent = state.command;
   $("learn").hidden = !state.command;
-  const two = $("order").querySelector("[value=disagreement]");
-  two.hidden = two.disabled = !state.other;
+  for (const [value, there] of [["disagreement", state.other], ["outlier", state.outliers]]) {
+    const option = $("order").querySelector("[value=" + value + "]");
+    option.hidden = option.disabled = !there;
+  }
   for (const row of document.querySelectorAll(".of-two")) row.hidden = !state.other;
   drawLabels();
   draw(state);

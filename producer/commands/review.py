@@ -37,8 +37,8 @@ def review(
         Order,
         typer.Option(
             "--order",
-            help="What comes first: the least sure; those far from each other among them; or of a comparison those "
-            "about which both versions are surest and disagree.",
+            help="What comes first: the least sure; those far from each other among them; those least like the "
+            "training (outlier); or of a comparison those about which both versions are surest and disagree.",
         ),
     ] = "uncertain",
     embeddings: Annotated[

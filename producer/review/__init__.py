@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Order = Literal["uncertain", "entropy", "diverse", "disagreement", "random", "listed"]
+Order = Literal["uncertain", "entropy", "diverse", "outlier", "disagreement", "random", "listed"]

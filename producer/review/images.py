@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,8 @@ _AUDITED = (("label", "label_probability"), ("suggested", "suggested_probability
 class ReviewImage(NamedTuple):
     """One image: its path as reports show it, absolute as text, its labels with the most probable first, its error.
 
-    ``other`` is what another version says, where one has labelled it too.
+    ``other`` is what another version says, where one has labelled it too; ``outlier`` is larger where it is less like
+    the images of the training, None where that isn't known.
     """
 
     path: str
@@ -44,6 +46,7 @@ class ReviewImage(NamedTuple):
     detail: str
     sha256: str = ""
     other: tuple[str, float] | None = None
+    outlier: float | None = None
 
     @property
     def margin(self) -> float:
@@ -81,6 +84,11 @@ class Collection:
     def label(self, image: ReviewImage) -> str:
         """Return what was predicted, "" where nothing was."""
         return self.labels[image.ranked[0][0]] if image.ranked else ""
+
+    @property
+    def has_outliers(self) -> bool:
+        """Whether the version, or an audit, has said how unlike the others an image is."""
+        return any(image.outlier is not None for image in self.images)
 
     def disagreement(self, image: ReviewImage) -> tuple[int, float]:
         """Return how much two versions disagree: more where they are surer of two labels, less where it is one label.
@@ -141,6 +149,7 @@ def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
             row.detail,
             row.sha256,
             others.get(row.input_index),
+            row.outlier,
         )
         for row in rows
         if row.page <= 1
@@ -181,6 +190,7 @@ def _of_table(table: Path, data_root: Path | None) -> Collection:
             ReviewImage(
                 path, key, ranked, reason, detail, digest,
                 (text_of(cells, "other_label"), other) if other is not None else None,
+                _number(cells, "outlier", f"{table}, line {number}", most=math.inf) if cells.get("outlier") else None,
             )
         )  # fmt: skip
     if not images:
@@ -223,14 +233,14 @@ def _labelled() -> Iterator[tuple[str, str]]:
         yield f"label_{rank}", f"confidence_{rank}"
 
 
-def _number(cells: dict[str, str], column: str, where: str, default: str = "") -> float:
-    """Return a cell that holds a confidence."""
+def _number(cells: dict[str, str], column: str, where: str, default: str = "", most: float = 1) -> float:
+    """Return a cell that holds a confidence, or another number from 0 to ``most``."""
     try:
         value = float(cells.get(column, default).replace(",", "."))
     except ValueError as error:
         raise UsageError(f"{where}: {column} is {cells.get(column, default)!r}, not a number") from error
-    if not 0 <= value <= 1:
-        raise UsageError(f"{where}: {column} is {cells[column]}, and not from 0 to 1")
+    if not 0 <= value <= most:
+        raise UsageError(f"{where}: {column} is {cells[column]}, and not from 0 to {most:g}")
     return value
 
 

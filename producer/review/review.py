@@ -53,6 +53,10 @@ def review(
         raise UsageError(
             f"--order disagreement: {run} has the answers of one version; `sortline compare` makes a table of two"
         )
+    if order == "outlier" and not collection.has_outliers:
+        raise UsageError(
+            f"--order outlier: {run} has no outlier scores; versions with RBF centers give them, and `sortline audit`"
+        )
     path = Path(os.path.abspath(output or collection.corrections))  # noqa: PTH100 - links stay links
     try:
         pictures = Pictures(collection, settings.home, settings.max_image_pixels)

@@ -60,6 +60,7 @@ class Session:
                 "title": printable(self._collection.title),
                 "model": self._collection.version,
                 "other": self._collection.other,
+                "outliers": self._collection.has_outliers,
                 "images": len(self._collection.images),
                 "groups": list(self._groups.values()),
                 "order": self._order,

@@ -91,6 +91,9 @@ class Views:
         failed = [index for index in chosen if not images[index].ranked]
         if order == "disagreement":
             return sorted(chosen, key=lambda index: [-part for part in self._collection.disagreement(images[index])])
+        if order == "outlier":
+            scores = {index: -1.0 if (score := images[index].outlier) is None else score for index in chosen}
+            return sorted(chosen, key=lambda index: -scores[index])
         if order == "entropy":
             return [*sorted(answered, key=lambda index: -entropy(images[index])), *failed]
         by_margin = sorted(answered, key=lambda index: images[index].margin)

@@ -202,6 +202,23 @@ def test_the_least_sure_come_first_and_failed_ones_last(session: Session) -> Non
         session.open_view(Query(order="best"))
 
 
+def test_what_is_least_like_the_training_comes_first_where_that_is_known(desk: Desk, tmp_path: Path) -> None:
+    rows = [
+        ["path", "label", "confidence", "outlier"],
+        *(["a", "x", "0.9", "0.5"], ["b", "y", "0.1", ""], ["c", "x", "0.8", "1.7"], ["d", "x", "0.7", "0"]),
+    ]
+    settings = Settings(home=tmp_path / "home")
+    collection = open_collection(settings, str(write_table(tmp_path / "x.csv", rows)))
+
+    view = Views(collection, dict).open(Query(order="outlier"))
+
+    assert [collection.images[index].path for index in view.indexes] == ["c", "a", "d", "b"]
+    assert (collection.has_outliers, desk.collection().has_outliers) == (True, False)
+    rows[1][3] = "-1"
+    with pytest.raises(UsageError, match="line 2: outlier is -1, and not from 0 to inf"):
+        open_collection(settings, str(write_table(tmp_path / "y.csv", rows)))
+
+
 def test_entropy_counts_what_the_known_labels_leave(desk: Desk) -> None:
     images = desk.collection().images
     assert entropy(images[1]) > entropy(images[2]) > entropy(images[3])
