@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let Ctrl-C reach the commands that tests start, and end a session that stands still."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background, whose children inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if hasattr(config, "workerinput"):  # the variables of xdist are inherited by a pytest that a test starts
         show_stacks_when_asked(config)
     else:
         config.pluginmanager.register(Standstill(), "standstill")

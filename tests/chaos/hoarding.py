@@ -76,6 +76,8 @@ def run(home: Path, *, chunks: int, workers: int, chunk_s: float, every_s: float
                 disturbed = time.monotonic()
                 while labelling.poll() is None:
                     outcome.beside.update(_beside(app))
+                    if not outcome.beside:  # a command that is still starting ends with code 69, as it should
+                        disturbed = time.monotonic()
                     if time.monotonic() - disturbed > every_s:
                         disturbed = time.monotonic()
                         if chance.random() < 0.5:
@@ -92,8 +94,9 @@ def run(home: Path, *, chunks: int, workers: int, chunk_s: float, every_s: float
                 with suppress(psutil.Error, ProcessLookupError):
                     process.kill()
                 process.wait()
-    with (home / "report.csv").open("rb") as report:
-        outcome.rows = sum(1 for _ in report) - 1
+    if (home / "report.csv").exists():
+        with (home / "report.csv").open("rb") as report:
+            outcome.rows = sum(1 for _ in report) - 1
     return outcome
 
 

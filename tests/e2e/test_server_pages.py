@@ -49,7 +49,8 @@ SMALL = {
     "SORTLINE_TRAINING__WARMUP_STEPS": "0",
 }
 READY = (
-    r"\1 > staying.log 2>&1 & for try in $(seq 600); do grep -q 'Visit me at\|ready\.' staying.log && break; sleep 0.1;"
+    r"rm -f staying.log; \1 > staying.log 2>&1 & for try in $(seq 600); do grep -qs 'Visit me at\|ready\.' staying.log"
+    " && break; sleep 0.1;"
     " done; cat staying.log; grep -q 'Visit me at\\|ready\\.' staying.log"
 )
 

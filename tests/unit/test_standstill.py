@@ -11,11 +11,10 @@ import pytest
 from tests.standstill import CODE
 
 CONFTEST = """
-import os
 from tests.standstill import Standstill, show_stacks_when_asked
 
 def pytest_configure(config):
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if hasattr(config, "workerinput"):
         show_stacks_when_asked(config)
     else:
         config.pluginmanager.register(Standstill(15), "standstill")
