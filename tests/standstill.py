@@ -43,7 +43,7 @@ class Standstill:
 
     def _watch(self) -> None:
         while (rest_s := self._last_s + self._limit_s - time.monotonic()) > 0:
-            time.sleep(rest_s)
+            time.sleep(rest_s)  # no report can be too late before then
         print("\n".join(["", "Failures so far:", *self._failures]), file=sys.__stderr__)
         print(f"Nothing was reported for {self._limit_s:g} s. The last reports:", file=sys.__stderr__)
         for name, end in sorted(self._ends.items()):
@@ -52,7 +52,7 @@ class Standstill:
         for child in psutil.Process().children():
             with suppress(psutil.Error):
                 child.send_signal(signal.SIGUSR1)
-                time.sleep(1)  # one stack after another
+                time.sleep(1)  # the process writes its stacks meanwhile: two at once would mix
         faulthandler.dump_traceback(2)
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):

@@ -29,7 +29,7 @@ def test_never_ends():
     never_comes_back()
 
 def never_comes_back():
-    time.sleep(1000)
+    time.sleep(1000)  # stands for whatever does not end; the session that it is in is ended after 15 s
 """
 
 
