@@ -29,7 +29,7 @@ from kombu.utils.json import dumps
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from base.broker_url import socket_path
-from jobs.broker import LEVELS, RefusesWrites, redis_now
+from jobs.broker import AWAY, LEVELS, redis_now
 from jobs.fairness import NEXT, PARKED
 from jobs.messages import MAX_MESSAGE_BYTES
 from jobs.sentinel import Primary, ToPrimary, ToPrimaryByTLS
@@ -106,9 +106,9 @@ class QoS(kombu_redis.QoS):
     def ack(self, delivery_tag: str) -> None:
         try:
             super().ack(delivery_tag)
-        except RefusesWrites as error:
-            # A broken connection is noticed by all; this one lives on. The message comes again, to one that finds it
-            # done, but until its place is free this worker would fetch nothing, and so never notice.
+        except AWAY as error:
+            # The message comes again, to one that finds it done. But Celery says this and goes on, and until its place
+            # is free a worker fetches nothing, and so notices nothing of its connections either.
             virtual.QoS.ack(self, delivery_tag)
             log.warning("not acknowledged, comes again: %s", error)
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 import pytest
 import redis
+from kombu.transport.redis import QoS
 
 from configs.settings import Settings
 from jobs.board import JobBoard
@@ -48,6 +49,30 @@ def step(producer: Producer, count: int = 3) -> None:
     for _ in range(count):
         next(gathering)
     gathering.close()
+
+
+@pytest.mark.parametrize("error", [redis.TimeoutError, redis.ConnectionError])
+def test_a_worker_whose_acknowledgement_does_not_get_through_goes_on(
+    desk: Desk, new_producer: NewProducer, monkeypatch: pytest.MonkeyPatch, error: type[redis.RedisError]
+) -> None:
+    acknowledge = QoS.ack
+    lost: list[str] = []
+
+    def ack(held: QoS, tag: str) -> None:
+        if not lost:
+            lost.append(tag)
+            raise error("as of a half-open connection")
+        acknowledge(held, tag)
+
+    monkeypatch.setattr(QoS, "ack", ack)
+    producer = new_producer(12)
+
+    with working(desk):
+        for _ in in_time(producer.gatherer.gather()):
+            pass
+
+    assert len(lost) == 1
+    assert len(labelled(producer.run)) == 12
 
 
 def test_a_chunk_popped_and_never_noted_is_sent_again(

@@ -80,7 +80,8 @@ def run(home: Path, *, chunks: int, workers: int, chunk_s: float, every_s: float
                         disturbed = time.monotonic()
                     if time.monotonic() - disturbed > every_s:
                         disturbed = time.monotonic()
-                        if chance.random() < 0.5:
+                        seen_both = outcome.kills and outcome.breaks
+                        if chance.random() < 0.5 if seen_both else not outcome.kills:
                             number = chance.randrange(workers)
                             fleet[number].send_signal(signal.SIGKILL)
                             fleet[number].wait()
