@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.conftest import SORTLINE, environment, sortline, wait_until, write_images
-from tests.e2e.test_label import processes_below, producer, rows_done, rows_of
+from tests.e2e.test_label import expect_none_running, producer, rows_done, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def test_a_stack_that_is_up_starts_its_workers_and_its_redis_again(
     assert "the label worker ended with SIGKILL; it starts again in 1 s (log: " in said
     assert "the redis ended with SIGKILL; it starts again in 1 s (log: " in said
     assert len(rows_of(home / "report.csv")) == 20
-    assert processes_below(home) == []
+    expect_none_running(home)
 
 
 @pytest.mark.long
@@ -86,4 +86,4 @@ def test_one_command_starts_its_private_worker_and_redis_again(home: Path, tmp_p
     assert "the redis ended with SIGKILL; it starts again in 1 s" in said
     assert len(rows_of(home / "report.csv")) == 320
     assert {row["status"] for row in rows_of(home / "report.csv")} == {"ok"}
-    assert processes_below(home) == []
+    expect_none_running(home)

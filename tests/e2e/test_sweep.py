@@ -24,7 +24,7 @@ from producer.training.jobs import Training
 from producer.training.sweep import Trial, run_trials
 from producer.training.unfinished import search_of
 from tests.conftest import SORTLINE, RedisServer, environment, sortline, wait_until
-from tests.e2e.test_label import processes_below
+from tests.e2e.test_label import expect_none_running
 from tests.e2e.test_train import QUICK, trainer, write_shades
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_search_survives_a_trial_that_diverges_and_publishes_the_best_recipe_o
     assert versions(home) == ["0001"]
     assert shown["training"]["recipe"]["lr_max"] == 0.02
     assert best["job"] == f"{shown['training']['job']}-t03"
-    assert processes_below(home) == []
+    expect_none_running(home)
 
 
 @pytest.mark.long
@@ -164,7 +164,7 @@ def test_an_interrupted_search_shows_its_table_and_leaves_nothing_behind(home: P
     assert "Traceback" not in (home / "err").read_text()
     assert (home / "out").read_text() == ""
     assert versions(home) == []
-    assert processes_below(home) == []
+    expect_none_running(home)
 
 
 @pytest.fixture

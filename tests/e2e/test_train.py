@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.conftest import SORTLINE, RedisServer, environment, free_port, sortline, wait_until
-from tests.e2e.test_label import processes_below, rows_of
+from tests.e2e.test_label import expect_none_running, rows_of
 from vision.serving.engines import precisions
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_trained_version_labels_what_it_has_not_seen(home: Path, tmp_path: Pat
         assert proof["images"] == shown["training"]["images"]["validation"]
         assert proof["f32_accuracy"] == pytest.approx(shown["scores"]["val_top1"])
         assert proof["passed"]  # bright and dark noise are far apart
-    assert processes_below(home) == []
+    expect_none_running(home)
 
 
 def test_a_version_trained_again_with_corrections_stays_out_if_it_is_worse_and_the_images_are_named(
@@ -334,7 +334,7 @@ def test_a_stack_that_is_up_serves_commands_shows_flower_behind_a_password_and_g
     assert "label workers: label-" in doctor
     assert "train workers: train-" in doctor
     assert (home / "flower-password").stat().st_mode & 0o077 == 0
-    assert processes_below(home) == []
+    expect_none_running(home)
 
 
 def status(url: str) -> int:

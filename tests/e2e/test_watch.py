@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import sortline, wait_until, write_images
-from tests.e2e.test_label import SLOWED, processes_below, producer, rows_of
+from tests.e2e.test_label import SLOWED, expect_none_running, producer, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def test_kills_at_any_line_lose_no_row_and_double_none(home: Path, tmp_path: Pat
     assert [(batch["images"], batch["total_images"]) for batch in told] == [(24, 24), (1, 24)]
     assert json.loads((home / "report.summary.json").read_text())["workers"].values()
     assert "24 images of inbox have their row" in done.stderr
-    assert processes_below(home) == []
+    expect_none_running(home)
 
 
 def test_a_service_labels_what_arrives_and_ends_when_it_is_told_to(
@@ -53,4 +53,4 @@ def test_a_service_labels_what_arrives_and_ends_when_it_is_told_to(
     assert process.returncode == 0
     assert said[1].rstrip().splitlines()[-1].startswith("2 images of inbox have their row; to go on: the same command")
     assert "Traceback" not in said[1]
-    assert processes_below(home) == []
+    expect_none_running(home)
