@@ -4,6 +4,9 @@ Of PHOTOS, a folder a class, the families of each of ``--folds`` folds are left 
 rest, `sortline label` on the fold and on FOREIGN, photos of other things in a folder a kind. Printed is what the
 reports say: for each target which part is accepted and how much of that is right, and which part is unknown.
 
+Backbones that no package brings are imported first: ``--weights NAME=FILE``. With ``--home`` models, features and
+reports stay in a folder, and another call goes on where this one ended: ``--only 1``, then ``--only 2``.
+
 ``--samples SITE_PACKAGES`` fills FOREIGN first, with what packages ship: scikit-learn's digits (200) and two photos,
 100 faces of LFW and the sample images of scikit-image, portraits and street scenes of matplotlib, insightface and
 ultralytics.
@@ -18,6 +21,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -41,20 +45,27 @@ def main() -> None:
     parser.add_argument("--config", default="photos")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--only", type=int, help="this many of the folds")
+    parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE")
+    parser.add_argument("--home", type=Path, help="a folder to work in, which stays; its path is short (sockets)")
     options = parser.parse_args()
     if options.samples is not None:
         write_samples(options.samples, options.foreign)
-    with temporary_home() as home:
+    with nullcontext(options.home.absolute()) if options.home is not None else temporary_home() as home:
+        for name, _, file in (given.partition("=") for given in options.weights):
+            if not (home / "store" / name).exists():
+                run(home, "models", "import", file, "--name", name)
         folds = list(write_folds(options.photos, options.folds, home / "folds"))[: options.only]
         held: dict[float, list[dict[str, str]]] = {target: [] for target in TARGETS}
         foreign: list[dict[str, str]] = []
         for number, fold in enumerate(folds):
-            run(home, "train", fold / "train", "--config", options.config, "--name", f"fold{number}")
-            model = f"fold{number}:1"
+            name = f"{Path(options.config).stem}-{number}"
+            of_foreign = home / f"{name}-foreign.csv"
+            if not of_foreign.exists():  # the last that is written of a fold
+                run(home, "train", fold / "train", "--config", options.config, "--name", name)
             for target in TARGETS:
-                rows = labelled(home, fold / "held", home / f"held-{number}.csv", model, target)
+                rows = labelled(home, fold / "held", home / f"{name}-held.csv", f"{name}:1", target)
                 held[target] += rows
-            foreign += labelled(home, options.foreign.absolute(), home / f"foreign-{number}.csv", model, TARGETS[0])
+            foreign += labelled(home, options.foreign.absolute(), of_foreign, f"{name}:1", TARGETS[0])
             print(f"fold {number + 1} of {options.folds}: {len(rows)} photos held out", flush=True)
     for target, rows in held.items():
         print(f"target {target:.0%}: {described(rows)}")
@@ -75,19 +86,22 @@ def write_folds(photos: Path, count: int, folder: Path) -> Iterator[Path]:
     for number in range(count):
         for image, fold in zip(images, of_image, strict=True):
             side = folder / str(number) / ("held" if fold == number else "train")
-            _link(dataset, image, side)
+            link(dataset, image, side)
         yield folder / str(number)
 
 
-def _link(dataset: Dataset, image: LabelledImage, side: Path) -> None:
+def link(dataset: Dataset, image: LabelledImage, side: Path) -> None:
+    """Put a photo into the folder of its class in ``side``."""
     inside = side / dataset.classes[image.class_index].folder
     inside.mkdir(parents=True, exist_ok=True)
     # A copy: workers follow no link out of their data root. The name says which side it was on, so that none is taken.
-    name = f"{image.path.parent.parent.name}-{image.path.name}"
+    place = inside / f"{image.path.parent.parent.name}-{image.path.name}"
+    if place.exists():
+        return
     try:
-        os.link(image.path, inside / name)
+        os.link(image.path, place)
     except OSError:  # another disk
-        shutil.copyfile(image.path, inside / name)
+        shutil.copyfile(image.path, place)
 
 
 def labelled(home: Path, source: Path, report: Path, model: str, target: float) -> list[dict[str, str]]:
