@@ -55,7 +55,8 @@ export function tile(image) {
     made.append(line);
   }
   const other = image.other && image.other[0] !== first?.[0] ? "other: " + image.other[0] + ", " + percent(image.other[1]) : "";
-  const note = element("span", "note", other || (second ? "or " + second[0] : "\u00a0"));
+  const unknown = image.decision === "unknown" ? "unknown" : "";
+  const note = element("span", "note", [unknown, other || (second ? "or " + second[0] : "")].filter(Boolean).join(" · ") || "\u00a0");
   note.title = other;
   made.append(note);
   made.append(element("span", "verdict", "\u00a0"));

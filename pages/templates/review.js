@@ -47,15 +47,32 @@ function draw(found) {
   $("redo").disabled = found.redo === 0;
   $("undo").textContent = "Undo (" + found.undo + ")";
   $("redo").textContent = "Redo (" + found.redo + ")";
-  if (!found.groups) return;
-  state.groups = found.groups;
+  if (found.groups) state.groups = found.groups;
+  drawGroups();
+}
+
+// The labels, and how many of their images have the decision that is looked at.
+function groups() {
+  const byName = new Map();
+  for (const { name, decision, images, todo } of state.groups) {
+    const sum = byName.get(name) || { name, images: 0, todo: 0 };
+    byName.set(name, sum);
+    if ($("decision").value && $("decision").value !== decision) continue;
+    sum.images += images;
+    sum.todo += todo;
+  }
+  return [...byName.values()];
+}
+
+function drawGroups() {
+  const found = groups();
   const all = { name: "", images: 0, todo: 0 };
-  for (const group of found.groups) {
+  for (const group of found) {
     all.images += group.images;
     all.todo += group.todo;
   }
   const chosen = $("group").value;
-  $("group").replaceChildren(...[all, ...found.groups].map((group) => {
+  $("group").replaceChildren(...[all, ...found].map((group) => {
     const name = group.name === "" ? "all labels" : group.name === "\0failed" ? "no label" : group.name;
     const option = element("option", "", name + ": " + group.todo.toLocaleString("en") + " of " + group.images.toLocaleString("en") + " to do");
     option.value = group.name;
@@ -89,6 +106,7 @@ async function load() {
     const option = $("order").querySelector("[value=" + value + "]");
     option.hidden = option.disabled = !there;
   }
+  $("decisions").hidden = !state.decisions;
   for (const row of document.querySelectorAll(".of-two")) row.hidden = !state.other;
   drawLabels();
   draw(state);
@@ -107,7 +125,7 @@ async function follow() {
 }
 
 async function open(place = 0) {
-  view = await get("view", { group: $("group").value, order: $("order").value, show: $("show").value, text: $("text").value });
+  view = await get("view", { group: $("group").value, order: $("order").value, show: $("show").value, text: $("text").value, decision: $("decision").value });
   page = Math.floor(place / count());
   await turn(0);
 }
@@ -127,7 +145,7 @@ async function turn(step) {
 // After the last page comes the label with the most to look at.
 async function next() {
   const here = $("group").value;
-  const left = state.groups.filter((group) => group.todo > 0 && group.name !== here);
+  const left = groups().filter((group) => group.todo > 0 && group.name !== here);
   if (here === "" || !left.length) return say(left.length || view.total ? "This is the last page." : "All images are decided.");
   $("group").value = left.reduce((most, group) => (group.todo > most.todo ? group : most)).name;
   await open();
@@ -258,6 +276,7 @@ function look(isOn) {
     list.append(item);
   }
   facts.push(list);
+  if (image.decision) facts.push(element("p", "note", "decision: " + image.decision));
   if (image.other) facts.push(element("p", "note", state.other + ": " + image.other[0] + ", " + percent(image.other[1])));
   if (image.detail) facts.push(element("p", "", image.detail));
   facts.push(element("p", "path", image.path));
@@ -340,7 +359,10 @@ $("large-close").addEventListener("click", () => look(false));
 $("zoom-in").addEventListener("click", () => scale(zoom + 1));
 $("zoom-out").addEventListener("click", () => scale(zoom - 1));
 $("filters").addEventListener("submit", (event) => event.preventDefault());
-$("filters").addEventListener("change", () => inTurn(() => open()));
+$("filters").addEventListener("change", () => inTurn(() => {
+  drawGroups();
+  return open();
+}));
 $("reload").addEventListener("click", () => inTurn(async () => {
   state = await post("reload", {});
   drawLabels();
@@ -360,6 +382,8 @@ document.addEventListener("visibilitychange", () => {
 inTurn(async () => {
   await load();
   $("order").value = state.order;
+  $("decision").value = state.only;
+  drawGroups();
   await open();
   $("grid").focus({ preventScroll: true });
   if (state.command) await follow();

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from base.decisions import Decision
 from producer.commands.options import Home, settings_of
 from producer.review import Order
 
@@ -41,6 +42,12 @@ def review(
             "training (outlier); or of a comparison those about which both versions are surest and disagree.",
         ),
     ] = "uncertain",
+    decision: Annotated[
+        Decision | None,
+        typer.Option(
+            "--decision", help="Begin with the images that have this decision; the page shows the others, too."
+        ),
+    ] = None,
     embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +68,8 @@ def review(
 
       sortline review report.csv
 
+      sortline review report.csv --decision unknown --order outlier
+
       sortline review audit.csv -o fixes.csv
 
       sortline review audit.csv --embeddings photos.parquet --order diverse
@@ -69,4 +78,6 @@ def review(
     """
     from producer.review.review import review as review_run
 
-    review_run(settings_of(home=home), run, output, data_root, who, order, embeddings=embeddings, browse=browse)
+    review_run(
+        settings_of(home=home), run, output, data_root, who, order, decision, embeddings=embeddings, browse=browse
+    )

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from base.decisions import DECISIONS, Decision
 from base.paths import path_to_text, text_to_path
 from base.text import plain_cell
 from base.text_files import TextError, read_table
@@ -17,6 +18,7 @@ from base.urls import is_url
 from configs import Settings
 from producer.errors import UsageError
 from producer.reports.comparison_page import version_in
+from producer.reports.layout import Layout
 from producer.reports.request import Request, requests_of_text
 from producer.review.embeddings import read_embeddings
 from producer.run.opening import find_run_file
@@ -36,7 +38,8 @@ class ReviewImage(NamedTuple):
     """One image: its path as reports show it, absolute as text, its labels with the most probable first, its error.
 
     ``other`` is what another version says, where one has labelled it too; ``outlier`` is larger where it is less like
-    the images of the training, None where that isn't known.
+    the images of the training, None where that isn't known. ``decision`` is what became of the answer, if that was
+    decided.
     """
 
     path: str
@@ -47,6 +50,7 @@ class ReviewImage(NamedTuple):
     sha256: str = ""
     other: tuple[str, float] | None = None
     outlier: float | None = None
+    decision: Decision | None = None
 
     @property
     def margin(self) -> float:
@@ -89,6 +93,11 @@ class Collection:
     def has_outliers(self) -> bool:
         """Whether the version, or an audit, has said how unlike the others an image is."""
         return any(image.outlier is not None for image in self.images)
+
+    @property
+    def has_decisions(self) -> bool:
+        """Whether it is decided which answers are accepted."""
+        return any(image.decision is not None for image in self.images)
 
     def disagreement(self, image: ReviewImage) -> tuple[int, float]:
         """Return how much two versions disagree: more where they are surer of two labels, less where it is one label.
@@ -138,7 +147,12 @@ def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
         raise UsageError(
             f"the images of run {plan.run} lie behind {plan.data_root}: copy them, then say where with --data-root"
         )
-    requests = requests_of_text((RunFile.peek(path) or (plan, []))[1])
+    asked = _asked(requests_of_text((RunFile.peek(path) or (plan, []))[1]), given)
+    layout = Layout.of(
+        plan,
+        min_confidence=asked.min_confidence if asked is not None else None,
+        target_precision=asked.target_precision if asked is not None else None,
+    )
     place = _place(plan.base, [row.path for row in rows[:PROBED]], data_root)
     images = [
         ReviewImage(
@@ -150,6 +164,7 @@ def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
             row.sha256,
             others.get(row.input_index),
             row.outlier,
+            layout.decision(row),
         )
         for row in rows
         if row.page <= 1
@@ -160,7 +175,7 @@ def _of_run(path: Path, given: Path, data_root: Path | None) -> Collection:
         labels=plan.labels,
         images=images,
         root=data_root or Path(plan.base if plan.walked else plan.data_root),
-        corrections=_beside(path, requests, given),
+        corrections=_beside(path, asked),
         source=plan.source if plan.walked else "",
         pages=len(rows) - len(images),
         other=version_in(reading.shadow, "second") if reading.shadow is not None else "",
@@ -191,6 +206,7 @@ def _of_table(table: Path, data_root: Path | None) -> Collection:
                 path, key, ranked, reason, detail, digest,
                 (text_of(cells, "other_label"), other) if other is not None else None,
                 _number(cells, "outlier", f"{table}, line {number}", most=math.inf) if cells.get("outlier") else None,
+                said if (said := cells.get("decision")) in DECISIONS else None,
             )
         )  # fmt: skip
     if not images:
@@ -278,10 +294,15 @@ def _is_absolute(path: str) -> bool:
     return path.startswith("/")
 
 
-def _beside(run: Path, requests: Sequence[Request], given: Path) -> Path:
-    """Return where the corrections of a run belong: beside the report that was named, or made last; else the run."""
+def _asked(requests: Sequence[Request], given: Path) -> Request | None:
+    """Return what was asked for of the report that was named, or of the one made last."""
     named = [request for request in requests if str(given) in request.outputs.values()] or requests
-    if not named:
+    return named[-1] if named else None
+
+
+def _beside(run: Path, asked: Request | None) -> Path:
+    """Return where the corrections of a run belong: beside the report; else beside the run."""
+    if asked is None:
         return run.with_suffix(".corrections.csv")
-    errors = named[-1].path("errors")
+    errors = asked.path("errors")
     return errors.with_name(errors.name.removesuffix("errors.csv") + "corrections.csv")

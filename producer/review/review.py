@@ -10,6 +10,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from base.decisions import Decision
 from base.errors import UnavailableError
 from base.install import pip_install
 from base.text import printable
@@ -33,6 +34,7 @@ def review(
     data_root: Path | None,
     who: str | None,
     order: Order,
+    only: Decision | None = None,
     *,
     embeddings: Path | None = None,
     browse: bool,
@@ -57,6 +59,11 @@ def review(
         raise UsageError(
             f"--order outlier: {run} has no outlier scores; versions with RBF centers give them, and `sortline audit`"
         )
+    if only is not None and not collection.has_decisions:
+        raise UsageError(
+            f"--decision {only}: {run} does not say which answers are accepted; a version with thresholds does, or "
+            "`sortline report --min-confidence`"
+        )
     path = Path(os.path.abspath(output or collection.corrections))  # noqa: PTH100 - links stay links
     try:
         pictures = Pictures(collection, settings.home, settings.max_image_pixels)
@@ -70,9 +77,8 @@ def review(
         if collection.pages:
             print(f"{collection.pages:,} further pages are left out: a correction is of a file, by its first page")
         guard = Guard(listening.getsockname()[1])
-        session = Session(
-            collection, corrections, pictures, load, order, Retraining(settings, collection.version, path)
-        )
+        retraining = Retraining(settings, collection.version, path)
+        session = Session(collection, corrections, pictures, load, order, retraining, only)
         print(f"open this link; it works once: {guard.address}\nCtrl-C ends; nothing gets lost", flush=True)
         pictures.make_all()
         if browse:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from base.decisions import Decision as AnswerDecision
 from base.text import printable
 from producer.errors import UsageError
 from producer.review import Order
@@ -14,7 +15,7 @@ from producer.review.corrections import OPEN, Action, Corrections, Decision, Sub
 from producer.review.images import Collection, ReviewImage
 from producer.review.pictures import Pictures
 from producer.review.retraining import Retraining
-from producer.review.views import FAILED, Query, Views, groups
+from producer.review.views import Query, Views, group_of, groups
 
 MOST_AT_ONCE: Final = 5000  # images of one action
 SHOWN_LABELS: Final = 5  # of one image
@@ -38,10 +39,11 @@ class Session:
         load: Callable[[], Collection],
         order: Order = "uncertain",
         retraining: Retraining | None = None,
+        only: AnswerDecision | None = None,
     ) -> None:
         self.retraining = retraining
         self.pictures = pictures
-        self._corrections, self._load, self._order = corrections, load, order
+        self._corrections, self._load, self._order, self._only = corrections, load, order, only
         self._lock = threading.RLock()
         self._predicted: dict[str, str] = {}
         self._first = 0  # number of the first image, by which the page knows it
@@ -51,7 +53,7 @@ class Session:
         self._collection = collection
         self._places = {image.key: index for index, image in enumerate(collection.images)}
         self._views = Views(collection, self._corrections.decisions)
-        self._groups = {str(group["name"]): group for group in groups(collection, self._corrections.decisions())}
+        self._groups = groups(collection, self._corrections.decisions())
 
     def state(self) -> Answer:
         """Return what the page shows around the images."""
@@ -61,9 +63,11 @@ class Session:
                 "model": self._collection.version,
                 "other": self._collection.other,
                 "outliers": self._collection.has_outliers,
+                "decisions": self._collection.has_decisions,
                 "images": len(self._collection.images),
                 "groups": list(self._groups.values()),
                 "order": self._order,
+                "only": self._only or "",
                 "command": self.retraining.command if self.retraining is not None else "",
                 "labels": self._labels(),
                 "file": printable(str(self._corrections.path)),
@@ -184,8 +188,7 @@ class Session:
         for key, (before, after) in changes:
             if (index := self._places.get(key)) is None:
                 continue
-            image = self._collection.images[index]
-            group = self._groups[self._collection.label(image) if image.ranked else FAILED]
+            group = self._groups[group_of(self._collection, self._collection.images[index])]
             group["todo"] = int(str(group["todo"])) + (after.verdict == "open") - (before.verdict == "open")
 
     def _news(self, known: int) -> Answer:
@@ -199,7 +202,9 @@ class Session:
 
     def _labels(self) -> list[str]:
         """Return all labels: those of the model that are predicted most first, then new ones."""
-        predicted: Counter[str] = Counter({name: int(str(group["images"])) for name, group in self._groups.items()})
+        predicted: Counter[str] = Counter()
+        for (name, _), group in self._groups.items():
+            predicted[name] += int(str(group["images"]))
         known = sorted(self._collection.labels, key=lambda label: -predicted[label])
         new = sorted({decision.label for decision in self._corrections.decisions().values() if decision.label})
         return list(dict.fromkeys([*known, *new]))
@@ -242,6 +247,7 @@ class Session:
             "path": image.path,
             "ranked": [[labels[place], round(share, DIGITS)] for place, share in image.ranked[:SHOWN_LABELS]],
             "other": [image.other[0], round(image.other[1], DIGITS)] if image.other is not None else None,
+            "decision": image.decision or "",
             "error": image.error,
             "detail": printable(image.detail),
             "verdict": decision.verdict,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
 
+from base.decisions import DECISIONS
 from producer.errors import UsageError
 from producer.review import Order
 from producer.review.corrections import OPEN, Decision
@@ -34,11 +35,14 @@ class Query(NamedTuple):
     order: str = "uncertain"
     show: str = "todo"
     text: str = ""  # words that the path has
+    decision: str = ""  # what became of the answers, or "" for all
 
     def check(self) -> Query:
-        """Return this; UsageError for an order or a state that doesn't exist."""
+        """Return this; UsageError for an order, a state or a decision that doesn't exist."""
         if self.order not in get_args(Order) or self.show not in get_args(Show):
             raise UsageError(f"no order {self.order!r} or no state {self.show!r}")
+        if self.decision not in ("", *DECISIONS):
+            raise UsageError(f"no decision {self.decision!r}")
         return self
 
 
@@ -66,6 +70,7 @@ class Views:
             index
             for index, image in enumerate(images)
             if _is_of(self._collection, image, query.group)
+            and query.decision in ("", image.decision)
             and wanted(decisions.get(image.key, OPEN).verdict)
             and all(word in image.path.lower() for word in words)
         ]
@@ -113,16 +118,29 @@ class Views:
         return [*spread, *(index for index in by_margin if index not in taken)]
 
 
-def groups(collection: Collection, decisions: Mapping[str, Decision]) -> list[dict[str, object]]:
-    """Return each predicted label with the number of its images and of those still to look at, the largest first."""
-    images: Counter[str] = Counter()
-    to_do: Counter[str] = Counter()
+def groups(collection: Collection, decisions: Mapping[str, Decision]) -> dict[tuple[str, str], dict[str, object]]:
+    """Return how many images each predicted label has, and how many of them are to look at, the largest label first.
+
+    By label and by what became of the answers, "" where nothing was decided.
+    """
+    images: Counter[tuple[str, str]] = Counter()
+    to_do: Counter[tuple[str, str]] = Counter()
+    of_label: Counter[str] = Counter()
     for image in collection.images:
-        name = collection.label(image) if image.ranked else FAILED
-        images[name] += 1
-        to_do[name] += decisions.get(image.key, OPEN).verdict == "open"
-    names = sorted(images, key=lambda name: (name == FAILED, -images[name], name))
-    return [{"name": name, "images": images[name], "todo": to_do[name]} for name in names]
+        group = group_of(collection, image)
+        images[group] += 1
+        of_label[group[0]] += 1
+        to_do[group] += decisions.get(image.key, OPEN).verdict == "open"
+    found = sorted(images, key=lambda group: (group[0] == FAILED, -of_label[group[0]], group))
+    return {
+        group: {"name": group[0], "decision": group[1], "images": images[group], "todo": to_do[group]}
+        for group in found
+    }
+
+
+def group_of(collection: Collection, image: ReviewImage) -> tuple[str, str]:
+    """Return the predicted label of an image and what became of the answer, by which `groups` counts."""
+    return collection.label(image) if image.ranked else FAILED, image.decision or ""
 
 
 def entropy(image: ReviewImage) -> float:

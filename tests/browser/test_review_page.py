@@ -197,6 +197,34 @@ def test_images_are_corrected_by_keys_undone_and_there_again_after_kills(tmp_pat
 
 
 @pytest.mark.long
+def test_the_page_shows_what_became_unknown_and_counts_it_by_label(tmp_path: Path, browser: Browser) -> None:
+    paths = [f"{LABELS[number % 3]}-{number}.png" for number in range(12)]
+    rows = [
+        ok(number % 3, 0.9).model_copy(update={"outlier": 1.5 if number in (0, 1, 3) else 0.5}) for number in range(12)
+    ]
+    for path in paths:
+        draw(tmp_path / "inbox" / path, path)
+    thresholds = {"0.95": [0.95, 0.5, 0.5]}
+    with run_of(tmp_path, paths, rows, base=str(tmp_path / "inbox"), thresholds=thresholds, outliers=True):
+        desk = Desk(tmp_path, paths, tmp_path / "home")
+    with opened(browser) as context, desk.served("inbox.run", "--decision", "unknown", "--order", "outlier") as link:
+        page = desk.watch(context.new_page())
+        page.goto(link)
+        page.locator("#grid .tile .note", has_text="unknown").nth(2).wait_for()
+        settle(page)
+        assert (page.locator("#decision").input_value(), page.locator("#grid .tile").count()) == ("unknown", 3)
+        options = page.locator("#group option").all_inner_texts()
+        assert options[:2] == ["all labels: 3 of 3 to do", "glass: 2 of 2 to do"]
+        page.locator("#grid").focus()
+        press(page, "Delete")
+        page.locator("#group option", has_text="all labels: 2 of 3 to do").wait_for(state="attached")
+        page.select_option("#decision", "review")
+        page.locator("#found", has_text="2 images").wait_for()  # of glass, less sure than 0.95
+        page.locator("#done-text", has_text="0 of 2 images decided").wait_for()
+        assert desk.complaints() == []
+
+
+@pytest.mark.long
 def test_500_images_are_corrected_in_minutes(tmp_path: Path, browser: Browser) -> None:
     """A person who knows the answers: label by label, chooses the wrong ones, says what they are, takes the rest."""
     desk = desk_of(tmp_path, 1500)  # and one of a hostile name without a label, in a group of its own

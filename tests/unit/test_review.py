@@ -25,14 +25,16 @@ from base.errors import ImageError, UnavailableError
 from configs import Settings
 from jobs.label import Row
 from producer.errors import UsageError
+from producer.reports.request import request_of
 from producer.review.corrections import Conflict, Corrections
 from producer.review.guard import COOKIE, Guard, user_in
 from producer.review.images import Collection, open_collection
 from producer.review.pictures import Pictures
 from producer.review.retraining import Retraining
+from producer.review.review import review
 from producer.review.server import listen, make_server
 from producer.review.session import Session, ViewGone
-from producer.review.views import FAILED, Query, Views, dense, entropy, k_center
+from producer.review.views import FAILED, Query, Views, dense, entropy, groups, k_center
 from storage import LocalFolder
 from tests.conftest import wait_until
 from tests.unit.reported import LABELS, ok, run_of
@@ -217,6 +219,53 @@ def test_what_is_least_like_the_training_comes_first_where_that_is_known(desk: D
     rows[1][3] = "-1"
     with pytest.raises(UsageError, match="line 2: outlier is -1, and not from 0 to inf"):
         open_collection(settings, str(write_table(tmp_path / "y.csv", rows)))
+
+
+def test_a_table_is_filtered_by_what_became_of_its_answers(tmp_path: Path) -> None:
+    rows = [
+        ["path", "label", "confidence", "decision"],
+        *(["a", "x", "0.9", "accept"], ["b", "y", "0.1", "review"], ["c", "x", "0.8", "unknown"], ["d", "", "", ""]),
+    ]
+    collection = open_collection(Settings(home=tmp_path / "home"), str(write_table(tmp_path / "x.csv", rows)))
+    views = Views(collection, dict)
+
+    found = {
+        decision: [collection.images[index].path for index in views.open(Query(decision=decision)).indexes]
+        for decision in ("", "accept", "review", "unknown")
+    }
+
+    assert found == {"": ["b", "c", "a", "d"], "accept": ["a"], "review": ["b"], "unknown": ["c"]}
+    assert list(groups(collection, {})) == [("x", "accept"), ("x", "unknown"), ("y", "review"), (FAILED, "")]
+    with pytest.raises(UsageError, match="no decision 'maybe'"):
+        Query(decision="maybe").check()
+
+
+def test_a_run_is_filtered_as_its_report_decides(tmp_path: Path) -> None:
+    settings, paths = Settings(home=tmp_path / "home"), [f"{number}.png" for number in range(4)]
+    for path in paths:
+        draw(tmp_path / path, path)
+    rows = [ok(0, 0.95), ok(1, 0.5), ok(2, 0.9), ok(0, 0.95).model_copy(update={"outlier": 1.2})]
+    thresholds = {"0.8": [0.4, 0.4, None], "0.95": [0.9, 0.9, None]}
+    (settings.home / "runs").mkdir(parents=True)
+    with run_of(settings.home / "runs", paths, rows, base=str(tmp_path), thresholds=thresholds, outliers=True) as run:
+        for target in (0.95, 0.8):
+            request_of(tmp_path / f"{target}.csv", None, target_precision=target).keep(run)
+    desk = Desk(settings, tmp_path, run.path)
+
+    for name, expected in (("0.95.csv", "accept review review unknown"), ("0.8.csv", "accept accept review unknown")):
+        collection = open_collection(settings, str(tmp_path / name))
+        assert [image.decision for image in collection.images] == expected.split()
+    with opened(desk) as session:
+        session.decide([3], "reject", "", 0)
+        left = {(group["name"], group["decision"]): group["todo"] for group in session.state()["groups"]}
+        assert left[("glass", "unknown")] == 0
+        assert left[("glass", "accept")] == 1
+        assert order_of(session, decision="unknown", show="done") == [3]
+
+
+def test_a_decision_is_not_asked_of_a_run_that_has_none(desk: Desk) -> None:
+    with pytest.raises(UsageError, match="does not say which answers are accepted"):
+        review(desk.settings, str(desk.run), None, None, None, "uncertain", "unknown", browse=False)
 
 
 def test_entropy_counts_what_the_known_labels_leave(desk: Desk) -> None:
