@@ -34,6 +34,16 @@ from tests.standstill import Standstill, show_stacks_when_asked
 SORTLINE = str(Path(sys.executable).parent / "sortline")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NOTHING: Mapping[str, str] = {}
+MINUTES = (  # files that take minutes, the longest first
+    "chaos/test_world.py",
+    "chaos/test_chaos.py",
+    "browser/test_flower.py",
+    "e2e/test_train.py",
+    "browser/test_review_page.py",
+    "e2e/test_benchmarks.py",
+    "e2e/test_server_pages.py",
+    "e2e/test_waste.py",
+)
 LABELS = ("red", "green", "blue", "grey")
 
 
@@ -48,13 +58,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One test process more than cores, at most eight: these tests wait for processes as often as they compute.
-
-    Storms and repeats wait most of their time: for them two a core.
-    """
-    cores = len(os.sched_getaffinity(0))
-    return min(2 * cores if config.option.markexpr == "long" else cores + 1, 8)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two test processes a core, at most eight: these tests wait for processes as often as they compute."""
+    return min(2 * len(os.sched_getaffinity(0)), 8)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -71,9 +77,10 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with slow tests first: those without fill the cores at the end."""
+    """Put files that take minutes first, then those with slow tests: the others fill the cores at the end."""
     slow = {item.path for item in items for mark in ("slow", "long") if item.get_closest_marker(mark)}
-    items.sort(key=lambda item: item.path not in slow)
+    minutes = {Path(__file__).parent / name: place for place, name in enumerate(MINUTES)}
+    items.sort(key=lambda item: (minutes.get(item.path, len(MINUTES)), item.path not in slow))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from tests.chaos.world import NAMES, explore
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(0)]  # its own limits name what stands
 
-MINUTES = float(os.environ.get("TEST_WORLD_MINUTES", "10"))
+MINUTES = float(os.environ.get("TEST_WORLD_MINUTES", "5"))
 SEED = int(os.environ.get("TEST_WORLD_SEED", "20"))
 
 
