@@ -61,6 +61,7 @@ def admin(port: int) -> redis.Redis:
     return redis.Redis(port=port, username="admin", password=ADMIN, decode_responses=True)
 
 
+@pytest.mark.long
 def test_a_run_a_training_flower_and_the_doctor_are_never_denied_and_no_log_shows_a_password(
     port: int, home: Path, tmp_path: Path, model_store: Path
 ) -> None:

@@ -42,6 +42,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_a_search_survives_a_trial_that_diverges_and_publishes_the_best_recipe_once(home: Path, tmp_path: Path) -> None:
     photos = write_shades(tmp_path / "photos")
 

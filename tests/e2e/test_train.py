@@ -213,6 +213,7 @@ def test_a_killed_training_process_starts_again_and_one_version_is_published(
     assert "state   done" in again
 
 
+@pytest.mark.long
 def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(home: Path, tmp_path: Path) -> None:
     arguments = ["train", str(write_shades(tmp_path / "photos")), *QUICK, "--set", "epochs=800", "--name", "shades"]
     command = subprocess.Popen(

@@ -55,6 +55,7 @@ def test_its_maps_have_the_sizes_of_table_1() -> None:
     assert maps.shape == (1, SPEC.features, 2, 2)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_it_is_trained_published_labelled_with_exported_and_imported_again(tmp_path: Path) -> None:
