@@ -101,7 +101,7 @@ class LocalStack:
         Logs stay where they may say what went wrong.
         """
         if not self._persistent and self._becomes_idle():
-            self._processes.kill()
+            self.kill()
         self._processes.stop(lambda name: name != REDIS, STOP_LIMIT_S)
         self._processes.stop(lambda name: name == REDIS, STOP_LIMIT_S)
         if self._short_folder is not None:
@@ -113,6 +113,10 @@ class LocalStack:
                     log.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
+
+    def kill(self) -> None:
+        """End all processes at once, whatever they are at."""
+        self._processes.kill()
 
     def start_worker(self, kind: str) -> None:
         """Start a ``label`` or ``train`` worker. It may still be loading when this returns."""

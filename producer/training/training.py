@@ -77,6 +77,7 @@ def train(settings: Settings, training: Training) -> None:
                 console.print("stopping; the search is done, and the same command goes on to publish its best trial")
             else:
                 console.print("stopping; the same command goes on at the last checkpoint, --overwrite starts over")
+                session.stack.kill()  # whoever stops a training wants no version of it
             raise
 
 

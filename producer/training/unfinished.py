@@ -31,8 +31,9 @@ def job_of(settings: Settings, training: Training) -> Iterator[tuple[str, bool]]
         checkpoints = settings.home / "checkpoints" / name
         if training.overwrite and name:
             shutil.rmtree(checkpoints, ignore_errors=True)
+            name = ""
         is_begun = bool(name) and checkpoints.is_dir()
-        if not is_begun:
+        if not name:
             name = new_job(training.name)
             _write(note, name, "w")
         try:

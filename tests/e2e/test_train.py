@@ -214,15 +214,19 @@ def test_a_killed_training_process_starts_again_and_one_version_is_published(
 
 
 @pytest.mark.long
-def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(home: Path, tmp_path: Path) -> None:
-    arguments = ["train", str(write_shades(tmp_path / "photos")), *QUICK, "--set", "epochs=800", "--name", "shades"]
+@pytest.mark.parametrize(("at", "epochs"), [("epoch 3/", 300), ("publishing: ", 20)])
+def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(
+    home: Path, tmp_path: Path, at: str, epochs: int
+) -> None:
+    photos = write_shades(tmp_path / "photos")
+    arguments = ["train", str(photos), *QUICK, "--set", f"epochs={epochs}", "--name", "shades"]
     command = subprocess.Popen(
         [SORTLINE, *arguments],
         env=environment(home, {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home,
     )  # fmt: skip
     assert command.stderr is not None
     said = ""
-    while "epoch 3/" not in said and (line := command.stderr.readline()):
+    while at not in said and (line := command.stderr.readline()):
         said += line
     command.send_signal(signal.SIGINT)
     published, rest = command.communicate(timeout=60)
@@ -233,8 +237,8 @@ def test_an_interrupted_command_says_what_remains_and_the_same_one_goes_on(home:
 
     assert done.stdout == "shades:1\n"
     assert "goes on at its last checkpoint" in done.stderr
-    assert "\nepoch 1/800," not in done.stderr
-    assert "epoch 800/800" in done.stderr
+    assert f"\nepoch 1/{epochs}," not in done.stderr
+    assert at != "epoch 3/" or f"epoch {epochs}/{epochs}" in done.stderr
     assert not any((home / "checkpoints").iterdir())
 
 

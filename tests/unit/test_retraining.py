@@ -199,6 +199,24 @@ def test_a_last_training_that_was_cut_off_goes_on_where_it_was(usual: Earlier, t
     assert first == second
 
 
+def test_a_job_that_is_cancelled_while_it_publishes_leaves_no_version_and_goes_on(
+    usual: Earlier, tmp_path: Path
+) -> None:
+    usual.copied_to(tmp_path)
+    said: list[str] = []
+    with pytest.raises(JobCancelled):
+        train(tmp_path, said, cancelled=lambda: any(text.startswith("publishing") for text in said))
+    versions = tmp_path / "home" / "store" / "shades" / "versions"
+    left = [path.name for path in versions.iterdir()]
+    again: list[str] = []
+    train(tmp_path, again)
+
+    assert left == ["0001"]
+    assert not any("epoch 11/12" in text for text in again)  # it had its last checkpoint
+    first, second = (manifest_of(tmp_path, number)["files"]["weights.safetensors"] for number in (1, 2))
+    assert first == second
+
+
 @pytest.mark.parametrize("how", ["stops", "is worse"])
 def test_a_last_training_that_fails_is_not_published(
     without_refit: Earlier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

@@ -46,7 +46,7 @@ def test_the_same_command_goes_on_with_the_job_and_a_later_one_begins_anew(
         assert (job == begun, is_begun) == (False, False)
 
 
-def test_another_training_or_one_without_a_checkpoint_begins_anew(settings: Settings, training: Training) -> None:
+def test_another_training_begins_anew(settings: Settings, training: Training) -> None:
     begun = interrupted(settings, training)
     others = [replace(training, promote="never"), replace(training, name="other")]
     recipe = settings.model_copy(update={"training": Recipe(epochs=7)})
@@ -54,9 +54,15 @@ def test_another_training_or_one_without_a_checkpoint_begins_anew(settings: Sett
     for at, other in [*((settings, other) for other in others), (recipe, training)]:
         with job_of(at, other) as (job, is_begun):
             assert (job == begun, is_begun) == (False, False)
-    early = interrupted(recipe, training, epochs=0)
-    with job_of(recipe, training) as (job, is_begun):
-        assert (job == early, is_begun) == (False, False)
+
+
+def test_one_without_a_checkpoint_stays_the_same_job_which_may_have_published_its_version(
+    settings: Settings, training: Training
+) -> None:
+    begun = interrupted(settings, training, epochs=0)
+
+    with job_of(settings, training) as found:
+        assert found == (begun, False)
 
 
 def test_overwrite_removes_the_checkpoints_and_begins_anew(settings: Settings, training: Training) -> None:

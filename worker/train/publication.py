@@ -68,6 +68,7 @@ def publish_trained(
 
         def details(proofs: Mapping[str, PrecisionProof]) -> Details:
             """Return the report with all that is known at the end, and what the manifest says."""
+            training.progress.check("publishing")  # took seconds: who stops a job in them wants no version
             publish_s = round(time.perf_counter() - started, 3)
             seconds = {**training.progress.seconds, "publish": publish_s}
             whole = replace(report, precisions=proofs, seconds=seconds)

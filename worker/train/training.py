@@ -45,9 +45,13 @@ class Progress:
         found, made = tuple(findings), tuple(embeddings)
         self._report(JobEvent(job=self._job, state="progress", text=text, findings=found, embeddings=made))
 
-    def _report(self, event: JobEvent) -> None:
+    def check(self, text: str) -> None:
+        """Raise JobCancelled, with ``text``, when the job was cancelled."""
         if self.cancelled():
-            raise JobCancelled(event.text)
+            raise JobCancelled(text)
+
+    def _report(self, event: JobEvent) -> None:
+        self.check(event.text)
         self._send(event)
 
     @contextmanager
