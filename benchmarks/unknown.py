@@ -7,6 +7,9 @@ reports say: for each target which part is accepted and how much of that is righ
 Backbones that no package brings are imported first: ``--weights NAME=FILE``. With ``--home`` models, features and
 reports stay in a folder, and another call goes on where this one ended: ``--only 1``, then ``--only 2``.
 
+With ``--imported`` each network is one that was imported: the ONNX file of a linear head, trained without a second fold
+as well, by whose photos it is calibrated (`sortline models import --calibrate`).
+
 ``--samples SITE_PACKAGES`` fills FOREIGN first, with what packages ship: scikit-learn's digits (200) and two photos,
 100 faces of LFW and the sample images of scikit-image, portraits and street scenes of matplotlib, insightface and
 ultralytics.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -45,6 +49,7 @@ def main() -> None:
     parser.add_argument("--config", default="photos")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--only", type=int, help="this many of the folds")
+    parser.add_argument("--imported", action="store_true")
     parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--home", type=Path, help="a folder to work in, which stays; its path is short (sockets)")
     options = parser.parse_args()
@@ -54,14 +59,17 @@ def main() -> None:
         for name, _, file in (given.partition("=") for given in options.weights):
             if not (home / "store" / name).exists():
                 run(home, "models", "import", file, "--name", name)
-        folds = list(write_folds(options.photos, options.folds, home / "folds"))[: options.only]
+        folds = list(write_folds(options.photos, options.folds, home / "folds"))
         held: dict[float, list[dict[str, str]]] = {target: [] for target in TARGETS}
         foreign: list[dict[str, str]] = []
-        for number, fold in enumerate(folds):
-            name = f"{Path(options.config).stem}-{number}"
+        for number, fold in enumerate(folds[: options.only]):
+            name = f"{Path(options.config).stem}{'-imported' if options.imported else ''}-{number}"
             of_foreign = home / f"{name}-foreign.csv"
             if not of_foreign.exists():  # the last that is written of a fold
-                run(home, "train", fold / "train", "--config", options.config, "--name", name)
+                if options.imported:
+                    import_calibrated(home, folds, number, options.config, name)
+                else:
+                    run(home, "train", fold / "train", "--config", options.config, "--name", name)
             for target in TARGETS:
                 rows = labelled(home, fold / "held", home / f"{name}-held.csv", f"{name}:1", target)
                 held[target] += rows
@@ -73,8 +81,8 @@ def main() -> None:
     print(f"unknown of the photos held out: {unknown(rows):.1%} of {len(rows)}")
     for kind in sorted({row["path"].split("/")[0] for row in foreign}):
         of_kind = [row for row in foreign if row["path"].startswith(f"{kind}/")]
-        print(f"unknown of {kind}: {unknown(of_kind):.1%} of {len(of_kind) // len(folds)}")
-    print(f"unknown of all that is foreign: {unknown(foreign):.1%} of {len(foreign) // len(folds)}")
+        print(f"unknown of {kind}: {unknown(of_kind):.1%} of {len(of_kind)} answers")
+    print(f"unknown of all that is foreign: {unknown(foreign):.1%} of {len(foreign)} answers")
 
 
 def write_folds(photos: Path, count: int, folder: Path) -> Iterator[Path]:
@@ -102,6 +110,21 @@ def link(dataset: Dataset, image: LabelledImage, side: Path) -> None:
         os.link(image.path, place)
     except OSError:  # another disk
         shutil.copyfile(image.path, place)
+
+
+def import_calibrated(home: Path, folds: list[Path], number: int, config: str, name: str) -> None:
+    """Import the graph of a network that has seen neither this fold nor the next, calibrated by the next."""
+    following, graph = folds[(number + 1) % len(folds)], home / f"{name}.onnx"
+    others = [fold / "held" for fold in folds if fold not in (folds[number], following)]
+    run(home, "train", *others, "--config", config, "--set", "rbf_centers=0", "--name", f"{name}-own")
+    run(home, "models", "export", f"{name}-own:1", "--format", "onnx", "-o", graph)
+    described = json.loads(graph.with_suffix(".json").read_text(encoding="utf-8"))
+    labels, how = home / f"{name}.txt", described["preprocessing"]
+    labels.write_text("\n".join(described["labels"]), encoding="utf-8")
+    said = (f"resize={how['height_px']}x{how['width_px']}", "filter=bilinear", f"fit={how['fit']}")
+    options = [word for fact in said for word in ("--preprocess", fact)]
+    calibration = ("--labels", labels, "--calibrate", following / "held")
+    run(home, "models", "import", graph, "--name", name, *options, *calibration)
 
 
 def labelled(home: Path, source: Path, report: Path, model: str, target: float) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from base.drift import Expected
 from base.names import MODEL_NAME
 from model_store.errors import ManifestError
 
@@ -125,10 +126,12 @@ class HeldOut(_Record):
 class Decisions(_Record):
     """Which answers are accepted, found by answers about images of training, each by networks without its family.
 
+    Of an imported graph: by answers about the photos that it was calibrated with.
+
     Attributes:
         images: that were answered so.
         thresholds: by target precision, such as "0.95": the lowest confidence of each class that is accepted, or None
-            where none is.
+            where none is. None at all where the classes of the photos are not known.
         accepted: by target precision, the part of the images that are accepted.
         outliers: 101 quantiles of their outlier scores, from the lowest to the highest; above 1 an image is unknown.
             All 0 where the graph gives none.
@@ -146,9 +149,9 @@ class ManifestDraft(_Record):
     ``graph``, ``network`` and ``preprocessing`` are opaque here: what serving, training and reading images must know. A
     version that came as a graph has no network. ``training`` holds configuration, data fingerprint, counts and
     seconds a phase. ``precisions`` has a proof for each "engine/precision" below f32 that could be tried. ``cascade``
-    is there where a first stage passed its gate, ``held_out`` where a training was calibrated, ``decisions`` where all
-    images could be answered by networks without their families. ``parents`` are the "name:version" of the backbones
-    that the model grew on.
+    is there where a first stage passed its gate, ``held_out`` where a training or an import was calibrated,
+    ``decisions`` where that was by networks without the images' families, or by photos of an import. ``parents`` are
+    the "name:version" of the backbones that the model grew on.
     """
 
     kind: Literal["classifier", "backbone"]
@@ -206,6 +209,14 @@ class Manifest(ManifestDraft):
     def reference(self) -> str:
         """ "name:version", which means this content for good."""
         return f"{self.name}:{self.version}"
+
+    @property
+    def expected(self) -> Expected | None:
+        """How it answered images that it was not trained on; None where that is not known."""
+        if self.held_out is None:
+            return None
+        outliers = self.decisions.outliers if self.decisions is not None else []
+        return Expected(self.held_out.confidences, self.held_out.labels, outliers if any(outliers) else [])
 
     @property
     def digest(self) -> str:

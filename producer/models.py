@@ -7,7 +7,6 @@ import subprocess
 import sys
 from typing import IO
 
-from base.drift import Expected
 from base.networks import PRETRAINED
 from base.process import how_it_ended
 from configs import Settings, environment_of
@@ -38,15 +37,6 @@ def pin_of(version: ModelVersion) -> ModelPin:
     """Return what messages carry of a model version."""
     manifest = version.manifest
     return ModelPin(name=manifest.name, version=manifest.version, digest=manifest.digest)
-
-
-def expected_of(version: ModelVersion) -> Expected | None:
-    """Return how a version answered images that it was not trained on; None where its manifest does not say."""
-    held_out, decisions = version.manifest.held_out, version.manifest.decisions
-    if held_out is None:
-        return None
-    outliers = decisions.outliers if decisions is not None and any(decisions.outliers) else []
-    return Expected(held_out.confidences, held_out.labels, outliers)
 
 
 def run_models(arguments: list[str], settings: Settings, output: IO[str] | None = None) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 import redis
 
 from base.decisions import DEFAULT_TARGET, target_name
-from base.drift import Expected
 from base.process import resident_bytes
 from configs import Settings
 from jobs import (
@@ -152,7 +151,7 @@ class Runtime:
             judged={name: proof.passed for name, proof in manifest.precisions.items()},
             threads=self.settings.cores,
         )
-        if manifest.decisions is not None:
+        if manifest.decisions is not None and manifest.decisions.thresholds:
             self.metrics.note_thresholds(pin, manifest.decisions.thresholds[target_name(DEFAULT_TARGET)])
         first = self._first_stage(version, engine)
         threads = self.settings.decode_threads or self.settings.cores
@@ -164,8 +163,8 @@ class Runtime:
             if first is not None and manifest.cascade is not None:
                 tolerance = golden_tolerance(golden.tolerance, manifest.cascade.agreement, first.engine)
                 replay(first.engine, *read_golden(self.store, version, FIRST), tolerance)
-        if (held_out := manifest.held_out) is not None:
-            self.metrics.expect(pin, Expected(held_out.confidences, held_out.labels))
+        if (expected := manifest.expected) is not None:
+            self.metrics.expect(pin, expected)
         log_event(
             log, "model loaded", model=pin, engine=engine.describe(), cascade="off" if first is None else "on",
             golden_difference=f"{difference:.1e}", seconds=round(time.perf_counter() - started, 2),

@@ -224,7 +224,8 @@ def import_model(
         Path | None,
         typer.Option(
             metavar="PHOTOS",
-            help="Judge bf16, f16 and 8 bits by these photos beside f32, so that workers may use what passes.",
+            help="Judge bf16, f16 and 8 bits by these photos beside f32, so that workers may use what passes; find an "
+            "outlier score with them, and, where they lie in folders called as the labels, thresholds.",
         ),
     ] = None,
     convention: Annotated[

@@ -260,8 +260,8 @@ def _target(plan: Plan, asked: float | None) -> float | None:
     target = DEFAULT_TARGET if asked is None else asked
     if not plan.thresholds:
         raise UsageError(
-            f"--target-precision: {plan.model} has no thresholds, which only trainings on RBF centers find; use "
-            "--min-confidence"
+            f"--target-precision: {plan.model} has no thresholds, which trainings on RBF centers find, and imports "
+            "with labelled photos (--calibrate); use --min-confidence"
         )
     if target_name(target) not in plan.thresholds:
         raise UsageError(

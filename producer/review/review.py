@@ -57,7 +57,8 @@ def review(
         )
     if order == "outlier" and not collection.has_outliers:
         raise UsageError(
-            f"--order outlier: {run} has no outlier scores; versions with RBF centers give them, and `sortline audit`"
+            f"--order outlier: {run} has no outlier scores; versions with RBF centers give them, those imported with "
+            "--calibrate, and `sortline audit`"
         )
     if only is not None and not collection.has_decisions:
         raise UsageError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from configs import Settings
 from model_store import ModelVersion
 from producer.errors import UsageError
-from producer.models import expected_of, pin_of
+from producer.models import pin_of
 from producer.reports.request import Request, requests_of
 from producer.reports.tally import ranked
 from producer.run import OnExisting
@@ -270,7 +270,7 @@ def plan_of(stem: str, settings: Settings, request: RunRequest) -> Plan:
         labels=[entry.label for entry in manifest.classes],
         groups=[entry.group for entry in manifest.classes],
         folders=[entry.folder for entry in manifest.classes],
-        expected=expected_of(request.version),
+        expected=manifest.expected,
         thresholds=dict(manifest.decisions.thresholds) if manifest.decisions is not None else {},
         outliers=bool(manifest.graph.get("outlier_name")),
         top_k=min(request.top_k, len(manifest.classes)),

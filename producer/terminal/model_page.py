@@ -58,10 +58,11 @@ def _cascade(manifest: Manifest) -> str | None:
 
 
 def _accepted(manifest: Manifest) -> str | None:
-    if (decisions := manifest.decisions) is None:
+    if (decisions := manifest.decisions) is None or not decisions.accepted:
         return None
     parts = ", ".join(f"{part:.0%} for {float(target):.0%} right" for target, part in decisions.accepted.items())
-    return f"{parts}, of {decisions.images:,} images answered out of fold"
+    which = "photos of --calibrate" if "imported_from" in manifest.training else "images answered out of fold"
+    return f"{parts}, of {decisions.images:,} {which}"
 
 
 def _accuracy(scores: dict[str, float], images: int) -> str | None:

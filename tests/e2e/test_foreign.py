@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import sortline
 from tests.e2e.test_label import rows_of
 from tests.foreign_graphs import LABELS, answers, network, photos
+from tests.unit.test_imported_outliers import foreign, labelled
 
 pytestmark = pytest.mark.long
 
@@ -45,3 +46,24 @@ def test_an_imported_version_does_what_one_that_was_trained_here_does(home: Path
     sortline("models", "export", "foreign", "--format", "onnx", "-o", str(tmp_path / "out"), home=home)
     assert (tmp_path / "out" / "foreign-1.onnx").is_file()
     assert json.loads((tmp_path / "out" / "foreign-1.json").read_text())["labels"] == LABELS
+
+
+def test_a_calibrated_import_says_what_is_unknown_and_whether_images_have_drifted(home: Path, tmp_path: Path) -> None:
+    paths = labelled(tmp_path / "photos")
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS), encoding="utf-8")
+    said = ["--name", "foreign", "--preset", "imagenet-torch", "--labels", str(tmp_path / "labels.txt")]
+    graph = str(network(tmp_path / "model.onnx"))
+    sortline("models", "import", graph, *said, "--calibrate", str(tmp_path / "photos"), home=home)
+    foreign(tmp_path / "photos")
+
+    label = ["label", str(tmp_path / "photos"), "-o", str(tmp_path / "report.csv"), "--sort-into", str(tmp_path / "in")]
+    sortline(*label, "--max-review", "5", home=home, code=5)
+
+    rows = {Path(row["path"]).name: row for row in rows_of(tmp_path / "report.csv")}
+    assert len(rows) == len(paths) + 1
+    assert (rows["grey.png"]["decision"], float(rows["grey.png"]["outlier"]) > 1) == ("unknown", True)
+    assert (tmp_path / "in" / "unknown" / "grey.png").is_file()
+    summary = json.loads((tmp_path / "report.summary.json").read_text(encoding="utf-8"))
+    assert summary["decisions"]["unknown"] == sum(row["decision"] == "unknown" for row in rows.values()) <= 7
+    assert summary["drift"]["looks_alike"] is True
+    assert summary["drift"]["distance"]["two_sample"] < 0.1

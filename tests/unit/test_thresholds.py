@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from base.decisions import TARGETS, decide
 from vision.training.thresholds import are_accepted, find_thresholds
-from worker.train.calibration import KNOWN, Judged, find_decisions, outlier_distance, outlier_scores
+from worker.models.decisions import Judged, find_decisions
+from worker.train.calibration import KNOWN, outlier_distance, outlier_scores
 
 Answers = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]
 OPTIMISM = np.array([0.0, 0.0, 0.2])  # how much surer than right the answers of a class are

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from vision.imported.ir import read_ir
     from vision.imported.joining import Joined, Part, join, with_head
     from vision.imported.labels import read_labels
+    from vision.imported.outliers import fit_outlier_score
     from vision.imported.samples import check_samples, read_samples
-    from vision.imported.served import serve
+    from vision.imported.served import Served, serve
     from vision.imported.sources import PRESETS, read_json
 else:
     __getattr__ = lazy(__name__)

@@ -19,6 +19,7 @@ import numpy as np
 
 from base.install import pip_install
 from vision.imported.description import LOGITS, Description, ImportRefused
+from vision.imported.outliers import FLOOR, OUTLIER, POWER, OutlierScore
 from vision.imported.running import RE_EXPORT, open_reference
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 2_000_000_000  # of a graph with its tensors; a protocol buffer can't hold more
 MAX_NODES: Final = 100_000
 OLDEST_OPSET: Final = 7  # from here on numbers are broadcast as we write them
+CLIP_BY_INPUTS: Final = 11  # from here on bounds are inputs
+SUM_BY_INPUTS: Final = 13  # from here on axes are an input
 CONTROL_FLOW: Final = ("If", "Loop", "Scan", "SequenceMap")
 PASSING: Final = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
 SCALING: Final = ("Identity", "Cast", "Mul", "Div", "Sub", "Add")
@@ -67,15 +70,18 @@ class ForeignGraph:
         """Return a served form, ready to run."""
         return open_reference(served)
 
-    def wrap(self, facts: Description, output: str, dimensions: int, batch: int = 0) -> bytes:
+    def wrap(
+        self, facts: Description, output: str, dimensions: int, batch: int = 0, score: OutlierScore | None = None
+    ) -> bytes:
         """Return the served form, as the bytes of an ONNX file.
 
         Args:
             output: the foreign output that holds a number a class.
             dimensions: of that output; behind the first two all are 1.
             batch: images at a time; 0 is any number.
+            score: becomes a second output.
         """
-        return _wrapped(self, facts, output, dimensions, batch or "N")
+        return _wrapped(self, facts, output, dimensions, batch or "N", score)
 
 
 def read_graph(path: Path) -> ForeignGraph:
@@ -282,7 +288,9 @@ def _read_external_data(model: onnx.ModelProto, path: Path) -> None:
         tensor.ClearField("external_data")
 
 
-def _wrapped(graph: ForeignGraph, facts: Description, output: str, dimensions: int, batch: int | str) -> bytes:
+def _wrapped(
+    graph: ForeignGraph, facts: Description, output: str, dimensions: int, batch: int | str, score: OutlierScore | None
+) -> bytes:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -326,6 +334,8 @@ def _wrapped(graph: ForeignGraph, facts: Description, output: str, dimensions: i
             after.append(helper.make_node(operator, [last], [f"sortline_out_{operator.lower()}"], **attributes))
             last = f"sortline_out_{operator.lower()}"
     after.append(helper.make_node("Identity", [last], [OUTPUT], name="sortline_output"))
+    if score is not None:
+        after += _scoring(model, score)
 
     nodes = [*before, *body.node, *after]
     del body.node[:], body.value_info[:], body.output[:]
@@ -337,4 +347,37 @@ def _wrapped(graph: ForeignGraph, facts: Description, output: str, dimensions: i
     body.input.extend([images, *kept])
     classes = len(facts.get("labels"))
     body.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, classes]))
+    if score is not None:
+        body.output.append(helper.make_tensor_value_info(OUTLIER, TensorProto.FLOAT, [batch, 1]))
     return bytes(model.SerializeToString())
+
+
+def _scoring(model: onnx.ModelProto, score: OutlierScore) -> list[onnx.NodeProto]:
+    """Return the nodes that make the outlier score of the probabilities; the model gets their constants."""
+    from onnx import helper, numpy_helper
+
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    values = {
+        "floor": FLOOR, "ceiling": 1 - FLOOR, "one": 1, "power": POWER, "lowest": score.lowest, "part": 1 / score.width
+    }  # fmt: skip
+    constants = {name: np.array(value, np.float32) for name, value in values.items()} | {"axes": np.array([1])}
+    names = {name: f"sortline_score_{name}" for name in constants}
+    model.graph.initializer.extend(numpy_helper.from_array(value, names[name]) for name, value in constants.items())
+    nodes: list[onnx.NodeProto] = []
+
+    def then(operator: str, *inputs: str, made: str = "", **attributes: Any) -> str:
+        made = made or f"sortline_score_{len(nodes)}"
+        nodes.append(helper.make_node(operator, [names.get(name, name) for name in inputs], [made], **attributes))
+        return made
+
+    if opset >= CLIP_BY_INPUTS:
+        bounded = then("Clip", OUTPUT, "floor", "ceiling")
+    else:
+        bounded = then("Clip", OUTPUT, min=FLOOR, max=1 - FLOOR)
+    powers = then("Pow", then("Mul", bounded, then("Sub", "one", bounded)), "power")
+    if opset >= SUM_BY_INPUTS:
+        entropy = then("ReduceSum", powers, "axes", keepdims=1)
+    else:
+        entropy = then("ReduceSum", powers, axes=[1], keepdims=1)
+    then("Relu", then("Mul", then("Sub", entropy, "lowest"), "part"), made=OUTLIER)
+    return nodes

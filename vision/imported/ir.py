@@ -16,6 +16,7 @@ import numpy as np
 from vision.errors import EngineError
 from vision.imported.description import LOGITS, Description, ImportRefused
 from vision.imported.graph import INPUT, MAX_BYTES, MAX_NODES, OUTPUT, layout_of
+from vision.imported.outliers import FLOOR, OUTLIER, POWER, OutlierScore
 from vision.imported.sources import MODEL_INFO
 from vision.serving import import_openvino
 
@@ -64,13 +65,15 @@ class IrGraph:
         """Return a served form, ready to run."""
         return IrSession(import_openvino().Core().read_model(*served), (OUTPUT,))
 
-    def wrap(self, facts: Description, output: str, dimensions: int, batch: int = 0) -> tuple[bytes, bytes]:
+    def wrap(
+        self, facts: Description, output: str, dimensions: int, batch: int = 0, score: OutlierScore | None = None
+    ) -> tuple[bytes, bytes]:
         """Return the served form as .xml and .bin; see `ForeignGraph.wrap`.
 
         Raises:
             RuntimeError: the graph has another batch built in.
         """
-        return _wrapped(self, facts, self.outputs.index(output), dimensions, batch or -1)
+        return _wrapped(self, facts, self.outputs.index(output), dimensions, batch or -1, score)
 
 
 def read_ir(path: Path) -> IrGraph:
@@ -143,7 +146,9 @@ def _last_operator(node: Any) -> str:
     return "Softmax" if kind in ("SoftMax", "Softmax") else kind
 
 
-def _wrapped(graph: IrGraph, facts: Description, place: int, dimensions: int, batch: int) -> tuple[bytes, bytes]:
+def _wrapped(
+    graph: IrGraph, facts: Description, place: int, dimensions: int, batch: int, score: OutlierScore | None
+) -> tuple[bytes, bytes]:
     openvino = import_openvino()
     from openvino import opset13 as ops
 
@@ -173,11 +178,30 @@ def _wrapped(graph: IrGraph, facts: Description, place: int, dimensions: int, ba
     if facts.get("outputs") == LOGITS:
         result = ops.softmax(result, 1).output(0)
     result.set_names({OUTPUT})
-    made = openvino.Model([ops.result(result, name=OUTPUT)], [images], "sortline")
+    results = [ops.result(result, name=OUTPUT)]
+    if score is not None:
+        outlier = _scored(result, score)
+        outlier.set_names({OUTLIER})
+        results.append(ops.result(outlier, name=OUTLIER))
+    made = openvino.Model(results, [images], "sortline")
     with tempfile.TemporaryDirectory(prefix="openvino-") as folder:
         path = Path(folder) / "served.xml"
         openvino.save_model(made, path, compress_to_fp16=False)
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _scored(probabilities: Any, score: OutlierScore) -> Any:
+    """Return the outlier scores (N, 1) of probabilities."""
+    from openvino import opset13 as ops
+
+    def constant(value: float) -> Any:
+        return ops.constant(np.float32(value))
+
+    bounded = ops.clamp(probabilities, FLOOR, 1 - FLOOR)
+    powers = ops.power(ops.multiply(bounded, ops.subtract(constant(1), bounded)), constant(POWER))
+    entropy = ops.reduce_sum(powers, ops.constant(np.array([1], np.int64)), keep_dims=True)
+    scaled = ops.multiply(ops.subtract(entropy, constant(score.lowest)), constant(1 / score.width))
+    return ops.relu(scaled).output(0)
 
 
 def sentence(error: Exception) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vision.images import Preprocessing
+import numpy as np
+
+from vision.images import Pixels, Preprocessing
 from vision.imported.description import Description, ImportRefused
 from vision.imported.graph import INPUT, OUTPUT, ForeignGraph
 from vision.imported.ir import IrGraph
-from vision.imported.reference import Reference
+from vision.imported.outliers import OUTLIER, OutlierScore
+from vision.imported.reference import Outputs, Reference
 from vision.imported.samples import preprocessing_of
 from vision.serving import PROBABILITIES, GraphSpec, ModelFiles
 
@@ -20,6 +23,20 @@ class Served:
     files: ModelFiles
     preprocessing: Preprocessing
     reference: Reference
+    score: OutlierScore | None = None
+
+    def expected(self, images: Pixels) -> Outputs:
+        """Return what an engine should answer, by the graph as it came."""
+        probabilities = self.reference(images)
+        if self.score is None:
+            return probabilities
+        return np.column_stack([probabilities, self.score.of(probabilities)]).astype(np.float32)
+
+    def scored(self, score: OutlierScore) -> Served:
+        """Return the same with an outlier score."""
+        spec, it = self.files.graph, self.reference
+        wrapped = it.graph.wrap(it.facts, it.output, it.dimensions, spec.max_batch, score)
+        return replace(self, files=_files(wrapped, replace(spec, outlier_name=OUTLIER)), score=score)
 
 
 def serve(graph: ForeignGraph | IrGraph, facts: Description) -> Served:
@@ -48,11 +65,13 @@ def serve(graph: ForeignGraph | IrGraph, facts: Description) -> Served:
         output_name=OUTPUT,
         max_batch=0 if several else 1,
     )
+    return Served(files=_files(wrapped, spec), preprocessing=preprocessing_of(facts), reference=reference)
+
+
+def _files(wrapped: bytes | tuple[bytes, bytes], spec: GraphSpec) -> ModelFiles:
     if isinstance(wrapped, bytes):
-        files = ModelFiles(onnx=wrapped, graph=spec)
-    else:
-        files = ModelFiles(onnx=b"", ir=wrapped, graph=spec)
-    return Served(files=files, preprocessing=preprocessing_of(facts), reference=reference)
+        return ModelFiles(onnx=wrapped, graph=spec)
+    return ModelFiles(onnx=b"", ir=wrapped, graph=spec)
 
 
 def _of_any_batch(graph: ForeignGraph | IrGraph, reference: Reference) -> bytes | tuple[bytes, bytes] | None:

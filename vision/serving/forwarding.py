@@ -76,7 +76,7 @@ def replay(engine: Engine, images: NDArray[np.uint8], expected: NDArray[np.float
     Raises:
         EngineError: a probability is further than ``tolerance`` from the published one.
     """
-    difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
+    difference = engine.graph.difference(engine.predict(images), expected)
     if not difference <= tolerance:  # also catches NaN
         raise EngineError(
             f"{engine.describe()} answers the golden images with a difference of {difference:.2g} (allowed: "

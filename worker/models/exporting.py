@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from base.files import write_file
 from model_store import Manifest, ModelStore
 from vision import EngineError
@@ -175,7 +173,7 @@ def _prove(files: VersionFiles, made: Format, draft: Path, images: Images, expec
     whose = f"{manifest.reference} as {draft.suffix}: {runner} answers the golden images with"
     if outputs.shape != expected.shape:
         raise EngineError(f"{whose} {outputs.shape}, published is {expected.shape}; nothing was written")
-    difference = float(np.abs(outputs - expected).max(initial=0.0))
+    difference = files.graph.difference(outputs, expected)
     if not difference <= tolerance:  # also catches NaN
         raise EngineError(f"{whose} a difference of {difference:.2g} (allowed: {tolerance:g}); nothing was written")
     return (
@@ -213,7 +211,7 @@ def _graph(graph: GraphSpec, network: Mapping[str, Any]) -> dict[str, Any]:
             "name": graph.outlier_name,
             "shape": [None, 1],
             "dtype": "float32",
-            "meaning": "how far the image is from those of training; above 1: probably none of the labels",
+            "meaning": "how unlike the images of training the image is; above 1: probably none of the labels",
         }
     }
     return {

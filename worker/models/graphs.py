@@ -35,11 +35,13 @@ from vision.imported import (
 from vision.networks import USUAL_FLOAT_ENDS
 from vision.serving import CALIBRATION_IMAGES, Images, can_quantise
 from vision.training import LabelledImage
+from worker.models.calibration import calibrate
 from worker.models.importing import structured_images
 from worker.models.publish import Details, Graph, Publication, publish
 
 MEMORY_BYTES: Final = 12 << 30  # of address space; a graph of 2 GB is held about four times
 CPU_S: Final = 1800
+CALIBRATION_CPU_S: Final = 1800  # more: 1,000 photos one by one
 MOST_PHOTOS: Final = 1000  # of --calibrate
 TOLERANCE: Final = 1e-4  # of a probability, between the original file and the served form on any engine
 HALF_TOLERANCE: Final = 5e-3  # where the graph takes 16-bit floats, which engines round elsewhere
@@ -90,7 +92,8 @@ def import_bounded(store: ModelStore, options: argparse.Namespace) -> str:
     Raises:
         ImportRefused: also for more memory.
     """
-    for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, CPU_S)):
+    cpu_s = CPU_S if options.calibrate is None else CPU_S + CALIBRATION_CPU_S
+    for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, cpu_s)):
         resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
     try:
         return "\n".join(import_graph(store, options))
@@ -115,16 +118,20 @@ def import_graph(store: ModelStore, options: argparse.Namespace) -> list[str]:
         facts.remarks.append(check_samples(samples, served.reference, options.tolerance))
     else:
         facts.remarks.append("check: none; --check SAMPLES.csv would hold it to the answers of your own framework")
-    preprocessing, photos = served.preprocessing, []
+    preprocessing, photos, calibration = served.preprocessing, [], None
     if options.calibrate is not None:
         photos = _photos(options.calibrate, facts.get("labels"))
+        calibration = calibrate(served, photos)
+        served = calibration.served
+        facts.remarks += calibration.lines
     else:
         facts.remarks.append("precision: f32; --calibrate PHOTOS judges faster ones on your photos")
+        facts.remarks.append("outlier score: none; --calibrate PHOTOS finds one, and thresholds if they are labelled")
     lines, why = facts.lines(), f"imported from {path.name}"
     publication = Publication(
         graph=Graph(
             files=served.files,
-            reference=served.reference,
+            reference=served.expected,
             reference_name="the file as it came",
             tolerance=TOLERANCE if graph.dtype == "float32" else HALF_TOLERANCE,
             float_ends=USUAL_FLOAT_ENDS,
@@ -135,6 +142,8 @@ def import_graph(store: ModelStore, options: argparse.Namespace) -> list[str]:
         f16=bool(photos),
         calibration=_pixels(photos[:CALIBRATION_IMAGES], preprocessing) if photos and can_quantise() else None,
         classes=[ClassEntry(label=label, folder=label) for label in facts.get("labels")],
+        held_out=calibration.held_out if calibration is not None else None,
+        decisions=calibration.decisions if calibration is not None else None,
         details=lambda proofs: Details(training={"imported_from": path.name, "notes": lines}),
     )
     version = publish(store, options.name, publication)

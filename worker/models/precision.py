@@ -46,7 +46,7 @@ def judge_precisions(
     targets: list[int] = []
     if reduced:
         left = {name: engines[name] for name in answers}
-        for pixels, indices in _read(images, preprocessing, limits):
+        for pixels, indices in read_images(images, preprocessing, limits):
             targets += indices
             for name, engine in left.items():
                 answers[name].append(engine.graph.parted(engine.predict(pixels))[0].argmax(axis=1))
@@ -134,10 +134,10 @@ def golden_tolerance(tolerance: float, agreement: Mapping[str, float], engine: E
     return max(tolerance, UNRECORDED_TOLERANCE if recorded is None else GOLDEN_MARGIN * recorded)
 
 
-def _read(
+def read_images(
     images: Sequence[LabelledImage], preprocessing: Preprocessing, limits: ImageLimits
 ) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
-    """Yield the pixels of some images and their class indices, until all were read."""
+    """Yield the pixels of some images and their class indices, until all were read that can be."""
     load = partial(_load, preprocessing=preprocessing, limits=limits)
     with ThreadPoolExecutor(available_cpus()) as pool:
         for start in range(0, len(images), READ_AT_ONCE):
@@ -154,5 +154,5 @@ def _load(image: LabelledImage, preprocessing: Preprocessing, limits: ImageLimit
     try:
         return load_image(image.path, preprocessing, limits).pixels
     except ImageError as error:
-        log.warning("left out of the comparison of precisions: %s: %s", image.path, error)
+        log.warning("left out: %s: %s", image.path, error)
         return None

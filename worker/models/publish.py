@@ -292,7 +292,7 @@ def _agreement(
     """
     differences: dict[str, float] = {}
     for name, engine in engines.items():
-        difference = float(np.abs(engine.predict(images) - expected).max(initial=0.0))
+        difference = engine.graph.difference(engine.predict(images), expected)
         if engine.precision == "f32" and not difference <= tolerance:
             raise EngineError(
                 f"{name} differs from {reference} by {difference:.2g} on the golden images (allowed {tolerance:g})"

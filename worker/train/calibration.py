@@ -9,45 +9,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from base.decisions import DEFAULT_TARGET, FARTHEST, TARGETS, target_name
-from base.drift import CONFIDENCE_BINS, confidence_bin
 from model_store import Decisions, HeldOut
 from vision import VisionError
 from vision.training import (
     Dataset,
-    are_accepted,
     draw_rbf_centers,
-    find_thresholds,
     fit_temperature,
     nearest_of_other_families,
     reliability,
     softmax,
 )
+from worker.models.decisions import FEW, Judged, described, find_decisions, held_out
 from worker.train.images import InputReader, Inputs, Split, family_numbers, fold_numbers
 from worker.train.network import Fitted, out_of_fold
 from worker.train.training import Training
 
 FOLDS: Final = 3
 ENOUGH: Final = 1000  # validation images, which calibrate as well as all: three more trainings would gain nothing
-FEW: Final = 100  # images, of which the accuracy alone has a standard error of 4 points at 80 %
 # Part of the images of training that are not unknown. By five folds of 2,067 photos, 3.2 % of those held out were, and
 # 95 % of photos of other things; with 0.98 2.2 % and 92 %. 3 to 10 nearest centers told no better than the nearest.
 KNOWN: Final = 0.97
 # Part of the features' mean squared length. Where images are no further apart, the rounding of float32 shows in scores.
 APART: Final = 1e-3
-QUANTILES: Final = np.linspace(0, 1, 101)
-
-
-class Judged(NamedTuple):
-    """Probabilities (N, classes) of all images, and their outlier scores (N,), by a network without their families."""
-
-    probabilities: NDArray[np.float64]
-    outliers: NDArray[np.float64]
 
 
 class OutOfFold:
@@ -132,15 +120,6 @@ class Calibration:
         return f"temperature {self.temperature:.3g} by {self.images} images, {how}: {error}"
 
 
-def held_out(probabilities: NDArray[np.float64]) -> HeldOut:
-    """Return how images were answered, (N, classes), as the manifest keeps it."""
-    confidences = [confidence_bin(confidence) for confidence in probabilities.max(axis=1).tolist()]
-    return HeldOut(
-        confidences=np.bincount(confidences, minlength=CONFIDENCE_BINS).tolist(),
-        labels=np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).tolist(),
-    )
-
-
 def calibrate(
     training: Training, answers: OutOfFold, split: Split, fitted: Fitted, first: tuple[float, Judged] | None = None
 ) -> Calibration:
@@ -165,7 +144,7 @@ def calibrate(
             "(validation_fraction), or add images"
         )
     if found.decisions is not None:
-        training.progress.report(_described(found.decisions))
+        training.progress.report(described(found.decisions, "answered out of fold"))
     return found
 
 
@@ -197,26 +176,3 @@ def _decided(found: Calibration, answers: OutOfFold, first: tuple[float, Judged]
         outlier_distance=outlier_distance(distances),
         decisions=find_decisions(judged, answers.targets),
     )
-
-
-def find_decisions(judged: Judged, targets: NDArray[np.int64]) -> Decisions:
-    """Return the thresholds with which the target parts of the accepted answers are right; unknown images have none."""
-    probabilities, outliers = judged
-    known = outliers <= FARTHEST
-    best, confidences = probabilities.argmax(axis=1)[known], probabilities.max(axis=1)[known]
-    right, classes = best == targets[known], probabilities.shape[1]
-    thresholds = {target_name(target): find_thresholds(best, confidences, right, classes, target) for target in TARGETS}
-    return Decisions(
-        images=len(targets),
-        thresholds=thresholds,
-        accepted={
-            name: float(are_accepted(best, confidences, of_target).sum()) / len(targets)
-            for name, of_target in thresholds.items()
-        },
-        outliers=[round(float(score), 6) for score in np.quantile(outliers, QUANTILES)],
-    )
-
-
-def _described(decisions: Decisions) -> str:
-    part = decisions.accepted[target_name(DEFAULT_TARGET)]
-    return f"{part:.0%} of {decisions.images} images, answered out of fold, are accepted for {DEFAULT_TARGET:.0%} right"

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from model_store import Cascade
 from vision import VisionError
 from vision.training import fit_temperature, softmax
+from worker.models.decisions import FEW, Judged
 from worker.models.precision import judge
 from worker.models.publish import FirstGraph, graph_of
 from worker.train.body import graph_on, version_of
-from worker.train.calibration import FEW, Judged, OutOfFold, outlier_distance, outlier_scores
+from worker.train.calibration import OutOfFold, outlier_distance, outlier_scores
 from worker.train.images import InputReader, Split
 from worker.train.network import Fitted, build, fit_network, out_of_fold, with_new_head
 from worker.train.training import Training

@@ -15,6 +15,7 @@ from vision.errors import VisionError
 
 PROBABILITIES: Final = "probabilities"
 FEATURES: Final = "features"
+OUTLIER_WEIGHT: Final = 0.1
 MAX_SIZE_PX: Final = 4096
 MAX_OUTPUTS: Final = 10_000_000  # columns; a frozen part gives whole feature maps
 
@@ -86,6 +87,16 @@ class GraphSpec:
     def parted(self, outputs: Outputs) -> tuple[Outputs, NDArray[np.float32] | None]:
         """Return what an engine returned without the outlier scores, and those (N,), where there are some."""
         return outputs[:, : self.outputs], outputs[:, self.outputs] if self.outlier_name else None
+
+    def difference(self, outputs: Outputs, expected: Outputs) -> float:
+        """Return the largest difference between outputs; a tenth of that of outlier scores, in parts of those above 1.
+
+        A score of 1 is some logits away from 0, so rounding shows in it as in logits, more than in probabilities.
+        """
+        differences = np.abs(outputs - expected)
+        if self.outlier_name:
+            differences[:, self.outputs] *= OUTLIER_WEIGHT / np.maximum(1, expected[:, self.outputs])
+        return float(differences.max(initial=0.0))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
