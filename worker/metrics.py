@@ -12,6 +12,7 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import start_http_server
@@ -24,7 +25,10 @@ from base.drift import (
     Shift,
     confidence_bin,
     confidence_shift,
+    label_shift,
     mean_of,
+    outlier_place,
+    outlier_shift,
 )
 from jobs import ChunkResult, LabelChunk, ModelPin
 from vision.serving import Engine
@@ -35,31 +39,49 @@ log = logging.getLogger("sortline.worker")
 
 CHUNK_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 RATE_WINDOW_S = 60.0
-DRIFT_IMAGES = 1000  # the newest of a version, whose confidences are compared
+DRIFTING = ("confidences", "labels", "distances")  # what is compared of the answers
+DRIFT_IMAGES = 1000  # the newest of a version, whose answers are compared
 WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class NewestAnswers:
-    """The confidences of the newest images of one version, beside those that were expected."""
+    """The answers about the newest images of one version, beside those that were expected."""
 
     def __init__(self, expected: Expected) -> None:
         self._expected = expected
-        self._newest: deque[int] = deque()
-        self._counts = [0] * CONFIDENCE_BINS
+        self._newest: deque[tuple[int, int, int | None]] = deque()
+        self._confidences = [0] * CONFIDENCE_BINS
+        self._labels = [0] * len(expected.labels)
+        self._outliers: Tally[int] = Tally()
 
-    def add(self, confidence: float) -> None:
-        place = confidence_bin(confidence)
-        self._newest.append(place)
-        self._counts[place] += 1
+    def add(self, best: int, confidence: float, outlier: float | None) -> None:
+        """Count an answer, and no longer the oldest one."""
+        quantiles = self._expected.outliers
+        place = outlier_place(quantiles, outlier) if quantiles and outlier is not None else None
+        self._newest.append((confidence_bin(confidence), best, place))
+        self._count(*self._newest[-1], by=1)
         if len(self._newest) > DRIFT_IMAGES:
-            self._counts[self._newest.popleft()] -= 1
+            self._count(*self._newest.popleft(), by=-1)
 
-    def shift(self) -> tuple[Shift, float] | None:
-        """Return how far they have moved, and how much higher their mean is; None while they are few."""
-        if len(self._newest) < LEAST_IMAGES:
-            return None
-        before = self._expected.confidences
-        return confidence_shift(before, self._counts), mean_of(self._counts) - mean_of(before)
+    def _count(self, confidence: int, best: int, outlier: int | None, *, by: int) -> None:
+        self._confidences[confidence] += by
+        self._labels[best] += by
+        if outlier is not None:
+            self._outliers[outlier] += by
+
+    def shifts(self) -> dict[str, Shift]:
+        """Return how far each figure has moved, by its name; none while the images are few."""
+        expected, found = self._expected, {}
+        if len(self._newest) >= LEAST_IMAGES:
+            found["confidences"] = confidence_shift(expected.confidences, self._confidences)
+            found["labels"] = label_shift(expected.labels, self._labels)
+        if self._outliers.total() >= LEAST_IMAGES:
+            found["distances"] = outlier_shift(expected.outliers, expected.images, self._outliers)
+        return found
+
+    def change(self) -> float:
+        """Return how much higher the mean of the confidences is."""
+        return mean_of(self._confidences) - mean_of(self._expected.confidences)
 
 
 class Metrics:
@@ -108,13 +130,20 @@ class Metrics:
             ["model", "engine", "device", "precision"],
             registry=registry,
         )
-        self._drift, self._drift_limit, self._confidence_change = (
-            Gauge(name, words, ["model"], registry=registry)
-            for name, words in (
-                ("sortline_drift_psi", "Population stability index of the newest confidences, against images held out"),
-                ("sortline_drift_limit", "Above it the index is more than chance makes"),
-                ("sortline_confidence_change", "Mean of the newest confidences less that on images held out"),
-            )
+        self._drift = Gauge(
+            "sortline_drift_index",
+            "How far the newest images are from images held out: in confidences, labels or distances",
+            ["model", "of"],
+            registry=registry,
+        )
+        self._drift_limit = Gauge(
+            "sortline_drift_limit", "Above it the index is more than chance makes", ["model", "of"], registry=registry
+        )
+        self._confidence_change = Gauge(
+            "sortline_confidence_change",
+            "Mean of the newest confidences less that on images held out",
+            ["model"],
+            registry=registry,
         )
         self._answers: dict[str, NewestAnswers] = {}
         self._worker = Gauge(
@@ -175,12 +204,12 @@ class Metrics:
             return
         for row in result.rows:
             if row.top:
-                answers.add(row.top[0][1])
-        if (found := answers.shift()) is not None:
-            shift, change = found
-            self._drift.labels(str(pin)).set(shift.index)
-            self._drift_limit.labels(str(pin)).set(shift.limit)
-            self._confidence_change.labels(str(pin)).set(change)
+                answers.add(*row.top[0], row.outlier)
+        for name, shift in (shifts := answers.shifts()).items():
+            self._drift.labels(str(pin), name).set(shift.index)
+            self._drift_limit.labels(str(pin), name).set(shift.limit)
+        if shifts:
+            self._confidence_change.labels(str(pin)).set(answers.change())
 
     def note_hit(self, pin: ModelPin) -> None:
         self._hits.labels(str(pin)).inc()
@@ -199,9 +228,11 @@ class Metrics:
             self._loaded.remove(*_labels(old, was))
             self._batch.remove(str(old))
             if self._answers.pop(digest, None) is not None:
-                for gauge in (self._drift, self._drift_limit, self._confidence_change):
-                    with suppress(KeyError):  # of too few images
-                        gauge.remove(str(old))
+                for gauge, figure in product((self._drift, self._drift_limit), DRIFTING):
+                    with suppress(KeyError):  # of too few images, or a version without scores
+                        gauge.remove(str(old), figure)
+                with suppress(KeyError):
+                    self._confidence_change.remove(str(old))
             self._thresholds.pop(digest, None)
         self._loaded.labels(*_labels(pin, engine)).set(1)
 

@@ -125,7 +125,9 @@ def test_every_panel_shows_something_and_every_metric_of_the_rules_is_there(
     used = {name for text in (*QUERIES.values(), *(rule["expr"] for rule in RULES)) for name in METRIC.findall(text)}
     assert used <= names
     assert unseen == []  # Flower's events have the names of our tasks
-    assert {alert["metric"]["alertname"] for alert in alerts} <= {"SortlineImagesFail", "SortlineModelsTakeTurns"}
+    # The seeded model, which was never trained, gives most images the same label.
+    expected = {"SortlineImagesFail", "SortlineLabelMix", "SortlineModelsTakeTurns"}
+    assert {alert["metric"]["alertname"] for alert in alerts} <= expected
 
 
 @contextmanager

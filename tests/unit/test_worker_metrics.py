@@ -78,16 +78,20 @@ def test_the_wait_in_the_queue_is_counted_where_the_message_tells_it() -> None:
     assert value(metrics, "sortline_queue_wait_seconds_sum") == pytest.approx(3, abs=0.5)
 
 
-def test_the_newest_confidences_are_compared_with_those_of_images_held_out() -> None:
+def test_the_newest_answers_are_compared_with_those_about_images_held_out() -> None:
     metrics, model = Metrics(), str(PINS[0])
-    names = ("sortline_drift_psi", "sortline_drift_limit", "sortline_confidence_change")
 
-    def label(confidence: float, images: int) -> list[float | None]:
-        metrics.note_chunk(CHUNK, RESULT.model_copy(update={"rows": (Row(top=((0, confidence),)),) * images}))
-        return [value(metrics, name, model=model) for name in names]
+    def shown(of: str) -> list[float | None]:
+        return [value(metrics, f"sortline_drift_{name}", model=model, of=of) for name in ("index", "limit")]
+
+    def label(confidence: float, images: int, best: int = 0, outlier: float | None = None) -> list[float | None]:
+        rows = tuple(Row(top=((best, confidence),), outlier=outlier) for _ in range(images))
+        metrics.note_chunk(CHUNK, RESULT.model_copy(update={"rows": rows}))
+        return [*shown("confidences"), value(metrics, "sortline_confidence_change", model=model)]
 
     assert label(0.5, 100) == [None] * 3  # of a version that keeps no such answers
-    metrics.expect(PINS[0], Expected([0] * 85 + [200] + [0] * 14, [100, 100]))
+    quantiles = [part / 100 for part in range(101)]
+    metrics.expect(PINS[0], Expected([0] * 85 + [200] + [0] * 14, [100, 100], quantiles))
     assert label(0.855, 29) == [None] * 3
     index, limit, change = label(0.855, 1)
     assert index is not None
@@ -95,14 +99,23 @@ def test_the_newest_confidences_are_compared_with_those_of_images_held_out() -> 
     assert change == pytest.approx(0)
     assert limit is not None
     assert limit > 0.25  # of 30 images
-    index, limit, change = label(0.405, 1000)  # of which the window is full
+    assert shown("labels")[0] is not None
+    assert shown("distances") == [None, None]  # no image had one
+    index, limit, change = label(0.405, 1000, outlier=0.95)  # of which the window is full
     assert index is not None
     assert limit == 0.25
     assert index > 5
     assert change == pytest.approx(-0.45)
+    assert shown("distances") == [pytest.approx(0.94, abs=0.02), 0.2]
+    mixed, _ = shown("labels")
+    label(0.405, 500, best=1)
+    assert shown("labels") == [pytest.approx(0, abs=0.01), 0.25]
+    assert mixed is not None
+    assert mixed > 1  # all were of one class of two
     for pin in PINS:
         metrics.note_loaded(pin, MeanEngine(), [pin.digest])
-    assert [value(metrics, name, model=model) for name in names] == [None] * 3
+    assert "sortline_drift" not in str([family.samples for family in metrics.registry.collect()])
+    assert value(metrics, "sortline_confidence_change", model=model) is None
 
 
 def test_only_versions_that_are_held_show_as_loaded() -> None:
