@@ -2,24 +2,26 @@
 
 `sortline eval` labels the demo's held-out digits, and Debian's Chromium takes pictures of the page that it writes, of
 the page of the training, and of that of `sortline review`. Then `sortline up` labels and trains at the same time, and
-Chromium looks at its Flower.
-Nothing in them is drawn by hand.
+Chromium looks at its Flower, and at the pages of a search, a comparison, an audit and drift. For these some digits lie
+in a wrong folder, are blurred, or have drawings beside them; the pages are as the commands write them.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import random
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from examples.digits_demo import stack_up
@@ -31,6 +33,8 @@ COLOURS = 256  # of a palette: half the bytes, and no eye sees it
 TIMES = 100  # the digits are labelled: else the run is over before anybody has looked
 CHUNK_IMAGES = "900"
 LIMIT_MS = 120_000
+SCANS = "scans"  # a version of the recipe photos: it gives outlier scores
+WEEKS = 8  # runs of which the last ones are blurred
 
 
 def main() -> int:
@@ -48,6 +52,11 @@ def main() -> int:
         take_training(browser, demo)
         with stack_up(demo):
             take_flower(browser, demo)
+            take_sweep(browser, demo)
+            take_comparison(browser, demo)
+            take_audit(browser, demo)
+            take_drift(browser, demo)
+            take_unknown(browser, demo)
         browser.close()
     return 0
 
@@ -68,31 +77,36 @@ def take_report(browser: Browser, demo: Path) -> None:
 
 def take_review(browser: Browser, demo: Path) -> None:
     """Take the picture of the page of `sortline review` while somebody corrects doubtful digits."""
-    corrections = demo / "review.csv"
+    with reviewed(browser, demo / "report.csv") as page:
+        for key in ("Enter", "Space", "Shift+ArrowRight", "1"):
+            page.keyboard.press(key)
+        page.locator("#status", has_text="2 images: ").wait_for()
+        for key in ("Delete", "ArrowRight", "Space", "Shift+ArrowRight"):
+            page.keyboard.press(key)
+        page.locator("#grid[aria-busy=false] .tile.chosen").nth(1).wait_for()
+        take(page, "review.png")
+
+
+@contextmanager
+def reviewed(browser: Browser, report: Path, *options: str) -> Iterator[Page]:
+    """Serve the page of `sortline review` of a report without corrections, and open it."""
+    corrections = report.with_suffix(".corrections.csv")
     corrections.unlink(missing_ok=True)
-    command = [SORTLINE, "review", str(demo / "report.csv"), "-o", str(corrections)]
+    command = [SORTLINE, "review", str(report), "-o", str(corrections), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             said = (link for line in server.stdout or () if (link := re.search(r"http://\S+", line)))
             page = browser.new_page(viewport={"width": 1180, "height": 820}, color_scheme="light")
             page.goto(next(said)[0])
             page.locator("#grid[aria-busy=false] .tile").first.wait_for()
-            for key in ("Enter", "Space", "Shift+ArrowRight", "1"):
-                page.keyboard.press(key)
-            page.locator("#status", has_text="2 images: ").wait_for()
-            for key in ("Delete", "ArrowRight", "Space", "Shift+ArrowRight"):
-                page.keyboard.press(key)
-            page.locator("#grid[aria-busy=false] .tile.chosen").nth(1).wait_for()
-            take(page, "review.png")
+            yield page
         finally:
             server.terminate()
 
 
 def take_training(browser: Browser, demo: Path) -> None:
     """Take the picture of the page of the demo's training."""
-    page = browser.new_page(viewport={"width": 1180, "height": 730}, color_scheme="light")
-    page.goto((demo / "home" / "store" / "digits" / "versions" / "0001" / "report.html").as_uri())
-    take(page, "training.png")
+    take_page(browser, demo / "home" / "store" / "digits" / "versions" / "0001" / "report.html", "training.png", 730)
 
 
 def take_flower(browser: Browser, demo: Path) -> None:
@@ -132,6 +146,88 @@ def take_flower(browser: Browser, demo: Path) -> None:
         take(page, "flower-workers.png")
     context.close()
     sortline("jobs", "cancel", training)
+
+
+def take_sweep(browser: Browser, demo: Path) -> None:
+    """Take the picture of the page of a search."""
+    table = demo / "sweep.csv"
+    values = ("--sweep", "ridge=0.001..3", "--sweep", "rbf_centers=100..1400", "--trials", "12")
+    more = ("--config", "photos", "--name", SCANS, "--sweep-report", str(table), "--overwrite")
+    sortline("train", str(demo / "digits" / "train"), *more, *values)
+    take_page(browser, table.with_suffix(".html"), "sweep.png", 900)
+
+
+def take_comparison(browser: Browser, demo: Path) -> None:
+    """Take the picture of the page that compares a version of two epochs with that of the demo."""
+    page = demo / "comparison.html"
+    hasty = ("--config", "digits", "--name", "hasty", "--set", "epochs=2", "--set", "refit=false")
+    sortline("train", str(demo / "digits" / "train"), *hasty)
+    sortline("compare", "hasty", "digits", str(demo / "digits" / "held-out"), "-o", str(page))
+    take_page(browser, page, "comparison.png", 900)
+
+
+def take_audit(browser: Browser, demo: Path) -> None:
+    """Take the picture of the page of an audit of digits, some of them in the folder of another."""
+    folder, page = demo / "audited", demo / "audit.html"
+    shutil.rmtree(folder, ignore_errors=True)
+    for label in range(10):
+        for number, path in enumerate(sorted((demo / "digits" / "train" / str(label)).iterdir())[:60]):
+            inside = folder / str((label + 3) % 10 if number == 7 else label)
+            inside.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, inside)
+            if number == label == 1:
+                shutil.copy(path, inside / f"copy-{path.name}")
+        draw_shapes(folder / str(label) / f"drawing-{label}.png", label)
+    sortline("audit", str(folder), "-o", str(page))
+    take_page(browser, page, "audit.png", 900)
+
+
+def take_drift(browser: Browser, demo: Path) -> None:
+    """Take the picture of the page of drift: runs of digits, the last of them more and more blurred."""
+    digits, reports = sorted((demo / "digits" / "held-out").glob("*/*.png")), []
+    for week in range(WEEKS):
+        folder, report = demo / "weeks" / str(week), demo / f"week-{week + 1}.csv"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in digits[week::3]:
+            blurred = ImageFilter.GaussianBlur(0.5 * max(0, week - WEEKS // 2))
+            Image.open(path).filter(blurred).save(folder / f"{path.parent.name}-{path.name}")
+        sortline("label", str(folder), "-o", str(report), "--model", SCANS, "--on-existing", "overwrite")
+        reports.append(str(report))
+    sortline("drift", *reports, "-o", str(demo / "drift.html"))
+    take_page(browser, demo / "drift.html", "drift.png", 760)
+
+
+def take_unknown(browser: Browser, demo: Path) -> None:
+    """Take the picture of `sortline review` of what is none of the classes: drawings among digits."""
+    folder, report = demo / "mixed", demo / "mixed.csv"
+    folder.mkdir(exist_ok=True)
+    for path in sorted((demo / "digits" / "held-out").glob("*/*.png"))[::6]:
+        shutil.copy(path, folder)
+    for number in range(12):
+        draw_shapes(folder / f"drawing-{number}.png", number)
+    sortline("label", str(folder), "-o", str(report), "--model", SCANS, "--on-existing", "overwrite")
+    with reviewed(browser, report, "--decision", "unknown", "--order", "outlier") as page:
+        take(page, "review-unknown.png")
+
+
+def draw_shapes(path: Path, seed: int) -> None:
+    """Write a picture of no digit: a few coloured shapes."""
+    drawn = random.Random(seed)  # noqa: S311 - the same at each call
+    colours = ["#d9772b", "#2a6fbb", "#3a8f4d", "#8e5bb5", "#e0b93c", "#5a5a5a"]
+    picture = Image.new("RGB", (96, 96), drawn.choice(["#f4efe6", "#dde8ee", "#e9e4f0"]))
+    canvas = ImageDraw.Draw(picture)
+    for shape in drawn.sample((canvas.ellipse, canvas.rectangle, canvas.rectangle, canvas.ellipse), 3):
+        x, y, side = drawn.randrange(60), drawn.randrange(60), drawn.randrange(20, 44)
+        shape((x, y, x + side, y + side), fill=drawn.choice(colours))
+    canvas.polygon([(drawn.randrange(96), drawn.randrange(96)) for _ in range(3)], fill=drawn.choice(colours))
+    picture.save(path)
+
+
+def take_page(browser: Browser, page: Path, name: str, height_px: int) -> None:
+    """Take the picture of the top of a page in the light."""
+    shown = browser.new_page(viewport={"width": 1180, "height": height_px}, color_scheme="light")
+    shown.goto(page.as_uri())
+    take(shown, name)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

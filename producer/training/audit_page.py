@@ -18,7 +18,7 @@ PAIRS_SHOWN: Final = 12
 SCORED_SHOWN: Final = 12
 # Scores by their column: what they are called, and what they say.
 SCORES: Final = {
-    "outlier": ("Outliers", "How far an image is from the ten that are most like it, near-duplicates aside."),
+    "outlier": ("Outliers", "How far an image is from the ten most like it of its label, near-duplicates aside."),
     "blur": ("Blur", "Few fine edges, at about the size that a network sees."),
     "dark": ("Dark", "How far the brightest part is from white."),
     "overexposed": ("Overexposed", "How bright the darkest part is."),

@@ -136,12 +136,31 @@ def test_an_image_like_no_other_is_the_farthest_and_near_duplicates_do_not_speak
     vectors = embed(features)
     families = np.arange(60)
     families[8] = 7
+    labels = np.zeros(60, np.int64)
 
-    scores = outlier_scores(vectors, families)
+    scores = outlier_scores(vectors, families, labels)
     assert set(np.argsort(-scores)[:2].tolist()) == {7, 8}
     assert scores[7] > 0.5 > 0.2 > np.median(scores)
-    assert outlier_scores(vectors, np.arange(60))[7] < scores[7] - 0.05  # as if the other spoke for it
-    assert outlier_scores(vectors[:1], families[:1]).tolist() == [1.0]
+    assert outlier_scores(vectors, np.arange(60), labels)[7] < scores[7] - 0.05  # as if the other spoke for it
+    assert outlier_scores(vectors[:1], families[:1], labels[:1]).tolist() == [1.0]
+
+
+def test_pictures_of_something_else_do_not_speak_for_each_other_across_classes() -> None:
+    random = np.random.default_rng(0)
+    centers = random.normal(0, 1, (5, 64))  # of four classes, and of something else
+    shown, labels = np.repeat(np.arange(5), 40), np.repeat(np.arange(5), 40)
+    labels[160:] = np.arange(40) % 4  # ten in each class
+    vectors = (centers[shown] + random.normal(0, 0.5, (200, 64))).astype(np.float32)
+    chosen = np.r_[:176]  # four of them in each
+    families = np.arange(200)
+
+    scores = outlier_scores(vectors[chosen], families[chosen], labels[chosen])
+    assert set(np.argsort(-scores)[:16].tolist()) == set(range(160, 176))
+    of_one_family = families.copy()
+    of_one_family[:40] = 0
+    alone = outlier_scores(vectors[:160], of_one_family[:160], labels[:160])
+    assert 0.5 < alone[:40].mean() < 1  # by the other classes, since their own has no other family
+    assert np.array_equal(alone[40:], outlier_scores(vectors[:160], families[:160], labels[:160])[40:])
 
 
 def test_vectors_keep_the_distances_of_features_and_are_the_same_at_any_time() -> None:

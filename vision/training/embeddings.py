@@ -24,20 +24,29 @@ def embed(features: Rows) -> NDArray[np.float32]:
     return found
 
 
-def outlier_scores(embeddings: NDArray[np.float32], families: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return for each image 1 less its mean cosine to the ten nearest of other families, cut at 0 and 1.
+def outlier_scores(
+    embeddings: NDArray[np.float32], families: NDArray[np.int64], labels: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return for each image 1 less its mean cosine to the ten nearest of its class, cut at 0 and 1.
+
+    Those of other classes don't count: a dozen pictures of something else that lie in several classes would be the
+    nearest of each other. Where a class is a single family, all other classes stand for it.
 
     Args:
         embeddings: (N, D).
         families: (N,), a number a family: near-duplicates don't speak for each other.
+        labels: (N,), class indices.
     """
     unit, count = _unit(embeddings), min(NEIGHBOURS, len(embeddings) - 1)
     found = np.ones(len(unit), np.float32)
     for start in range(0, len(unit) if count else 0, _ROWS):
-        likeness = unit[start : start + _ROWS] @ unit.T
-        likeness[families[start : start + _ROWS, None] == families[None]] = -1.0
-        nearest = -np.partition(-likeness, count - 1, axis=1)[:, :count]
-        found[start : start + _ROWS] = 1 - np.clip(nearest, 0, 1).mean(axis=1)
+        rows = slice(start, start + _ROWS)
+        likeness = np.where(families[rows, None] == families[None], -np.inf, unit[rows] @ unit.T)
+        of_class = np.where(labels[rows, None] == labels[None], likeness, -np.inf)
+        of_class = np.where(np.isneginf(of_class.max(axis=1))[:, None], likeness, of_class)
+        nearest = -np.partition(-of_class, count - 1, axis=1)[:, :count]
+        others = np.isfinite(nearest).sum(axis=1)
+        found[rows] = 1 - np.clip(nearest, 0, 1).sum(axis=1) / np.maximum(others, 1)
     return found
 
 

@@ -113,7 +113,7 @@ def _audited(training: Training, reader: InputReader, dataset: Dataset) -> Audit
         families=of_family,
         qualities=qualities,
         embeddings=embeddings,
-        outliers=None if embeddings is None else outlier_scores(embeddings, of_family),
+        outliers=None if embeddings is None else outlier_scores(embeddings, of_family, labels),
     )
 
 
