@@ -253,6 +253,11 @@ def import_model(
     """
     shipped = str(path) in PRETRAINED
     weights = shipped or path.suffix.lower() in (".safetensors", ".ckpt")
+    of_graphs = {"--preset": preset, "--preprocess": preprocess, "--check": check, "--calibrate": calibrate}
+    if weights and (given := [option for option, value in of_graphs.items() if value]):
+        from producer.errors import UsageError
+
+        raise UsageError(f"{path} holds weights; {', '.join(given)} is for classifiers that come as graphs")
     arguments = [
         "import" if weights else "graph",
         str(path if shipped else path.absolute()),

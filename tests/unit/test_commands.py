@@ -522,6 +522,13 @@ def test_an_import_whose_process_is_ended_by_a_signal_is_a_sentence(
     assert "ended with SIGSEGV; nothing was published or written" in capsys.readouterr().err
 
 
+def test_options_of_graphs_are_refused_where_weights_are_imported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "import", "a.ckpt", "--calibrate", "photos", "--check", "a.csv"]) == 2
+    assert (
+        "a.ckpt holds weights; --check, --calibrate is for classifiers that come as graphs" in capsys.readouterr().err
+    )
+
+
 def test_ctrl_c_before_a_command_has_begun_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
