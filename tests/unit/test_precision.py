@@ -184,6 +184,23 @@ def test_what_gpu_workers_serve_is_judged_where_it_is_asked_for(tmp_path: Path) 
     assert 0 < version.manifest.golden.agreement["onnxruntime/f16"] < 0.01  # it rounds, and not much
 
 
+def test_a_version_that_knows_the_validation_images_is_judged_as_it_was_before(tmp_path: Path) -> None:
+    images = write_images(tmp_path, 32)
+    before, after = (graph_of(seeded_network(SPEC, seed)) for seed in (1, 0))
+
+    known, own, judged = (
+        published(ModelStore(tmp_path / name), images, f16=True, **given).manifest
+        for name, given in (
+            ("known", {"graph": before}),
+            ("own", {"graph": after}),
+            ("judged", {"graph": after, "measured": lambda: before}),
+        )
+    )
+
+    assert judged.precisions == known.precisions != own.precisions
+    assert judged.files["serving.onnx"] == own.files["serving.onnx"]
+
+
 def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(tmp_path: Path) -> None:
     class Answering:
         graph = GraphSpec(height_px=8, width_px=8, outputs=4, kind=PROBABILITIES)
@@ -230,12 +247,11 @@ def test_a_worker_serves_what_the_manifest_proves(tmp_path: Path) -> None:
 
 def published(store: ModelStore, validation: list[LabelledImage], **options: Any) -> ModelVersion:
     publication = Publication(
-        graph=graph_of(seeded_network(SPEC)),
+        **{"graph": graph_of(seeded_network(SPEC)), **options},
         preprocessing=PREPROCESSING,
         golden_images=pictures(SPEC, 4),
         classes=[ClassEntry(label=label, folder=label) for label in "abcd"],
         validation=validation,
-        **options,
     )
     return publish(store, "noise", publication)
 

@@ -247,7 +247,7 @@ def test_as_much_is_left_in_float_as_f32s_labels_take(
     monkeypatch.setattr(publishing, "open_on_cpu", answering)
     plain = ModelFiles(onnx=b"", graph=graph_spec_of(SPEC))
 
-    found = publishing.with_int8(plain, images, [FloatEnds(1, 2), FloatEnds(1, 4), FloatEnds(3, 9)])
+    found, _ = publishing.with_int8(plain, images, [FloatEnds(1, 2), FloatEnds(1, 4), FloatEnds(3, 9)])
 
     assert found.int8 is not None
     assert len(found.int8[0]) == kept
@@ -257,4 +257,4 @@ def test_a_graph_that_can_not_be_quantised_stays_as_it_is(tmp_path: Path) -> Non
     spec = LeNet5Spec(classes=4, height_px=48, width_px=64)
     plain = ModelFiles(onnx=exported(seeded_network(spec), tmp_path), graph=graph_spec_of(spec))
 
-    assert publishing.with_int8(plain, pictures(2), USUAL_FLOAT_ENDS) is plain
+    assert publishing.with_int8(plain, pictures(2), USUAL_FLOAT_ENDS) == (plain, None)

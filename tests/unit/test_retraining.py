@@ -18,11 +18,14 @@ import pytest
 from configs.recipe import Recipe
 from configs.settings import Settings
 from jobs.train import TrainModel
+from model_store import ModelStore, ModelVersion
 from vision.training.dataset import file_digests
 from vision.training.fitting import TrainingStopped
 from vision.training.fitting import fit as fit_samples
 from worker.errors import JobCancelled
+from worker.models.publish import Publication, publish
 from worker.runtime import Runtime
+from worker.train import publication
 from worker.train.job import Trained, train_model
 from worker.train.seen import SPLIT, read_seen, short
 
@@ -177,13 +180,26 @@ def test_a_last_training_on_all_photos_is_published_and_the_figures_are_of_the_o
     assert "its weights are kept" not in page
 
 
-def test_a_constant_learning_rate_is_followed_to_the_best_epoch(tmp_path: Path) -> None:
+def test_a_constant_learning_rate_is_followed_to_the_best_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_photos(tmp_path, range(16))
     said: list[str] = []
+    given: list[Publication] = []
+
+    def publish_given(store: ModelStore, name: str, what: Publication) -> ModelVersion:
+        given.append(what)
+        return publish(store, name, what)
+
+    monkeypatch.setattr(publication, "publish", publish_given)
     train(tmp_path, said, lr_schedule="constant", epochs=5)
 
     best = manifest_of(tmp_path, 1)["training"]["kept_epoch"]
     assert sum(text.startswith("all images, epoch ") for text in said) == best
+    # Its precisions are judged by a network that never saw the images for it: the one before the last training.
+    [what] = given
+    assert what.measured is not None
+    assert what.measured().files.onnx != what.graph.files.onnx
 
 
 def test_a_last_training_that_was_cut_off_goes_on_where_it_was(usual: Earlier, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class EfficientNetLiteSpec(InvertedResidualSpec):
     head_name: ClassVar[str] = "classifier"
     checkpoint_naming: ClassVar[str] = "Sortline"
     conventions: ClassVar[tuple[str, ...]] = ("tf",)
-    float_ends: ClassVar[tuple[FloatEnds, ...]] = USUAL_FLOAT_ENDS
+    float_ends: ClassVar[tuple[FloatEnds, ...]] = (FloatEnds(0, 0), *USUAL_FLOAT_ENDS)
 
     convention: str = "tf"
 

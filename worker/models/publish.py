@@ -101,6 +101,8 @@ class Publication:
         golden_images: uint8 (K, H, W, 3) RGB, real inputs of the network; a worker replays them before it serves.
         validation: images that a classifier was not trained on. Every precision of this host labels them beside f32;
             without them none is judged, and only f32 serves unless a worker's settings say otherwise.
+        measured: gives the graph of a classifier as it was before a last training, on these images too: it is judged in
+            the place of the published one, which knows them and labels them right in any precision.
         calibration: uint8 (N, H, W, 3) RGB, images that it was trained on: an 8-bit graph is made with them, which is
             kept if it passes.
         first: of a cascade; it has passed its gate.
@@ -117,6 +119,7 @@ class Publication:
     scores: Mapping[str, float] = field(default_factory=dict)
     parents: Sequence[ModelPin] = ()
     validation: Sequence[LabelledImage] = ()
+    measured: Callable[[], Graph] | None = None
     calibration: Images | None = None
     first: FirstGraph | None = None
     held_out: HeldOut | None = None
@@ -171,14 +174,27 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
     model, images = what.graph.files, what.golden_images
     expected = what.graph.reference(images)
     tolerance = what.graph.tolerance or (GOLDEN_TOLERANCE if what.is_classifier else FEATURE_TOLERANCE)
+    ends = None
     if what.calibration is not None and what.is_classifier and what.graph.float_ends:
-        model = with_int8(model, what.calibration, what.graph.float_ends)
+        model, ends = with_int8(model, what.calibration, what.graph.float_ends)
     trim_memory()
     names = engine_names(model, f16=what.f16)
-    # Not all at once, which would take more memory than all that went before.
     judged = [name for name in names if what.is_classifier and is_judged(name)]
-    agreement, proofs = _compare(what, model, judged, expected, tolerance)
-    agreement |= _compare(what, model, [name for name in names if name not in judged], expected, tolerance)[0]
+    judge = partial(judge_precisions, images=what.validation, preprocessing=what.preprocessing, limits=what.limits)
+    agreement: dict[str, float] = {}
+    proofs: dict[str, PrecisionProof] = {}
+    # Not all at once, which would take more memory than all that went before.
+    for some in (judged, [name for name in names if name not in judged]):
+        with compared_engines(model, some) as engines:
+            agreement |= _agreement(engines, images, expected, tolerance, what.graph.reference_name)
+            if some is judged and what.is_classifier and what.measured is None:
+                proofs = judge(engines)
+    if what.measured is not None and len(judged) > 1:
+        measured = what.measured().files
+        if what.calibration is not None and ends is not None:
+            measured, _ = with_int8(measured, what.calibration, [ends])
+        with compared_engines(measured, judged) as engines:
+            proofs = judge(engines)
     agreement = {name: agreement[name] for name in names if name in agreement}
     cascade, first_files, first_golden = _first_stage(what, tolerance)
     details = what.details(proofs)
@@ -210,17 +226,6 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
     )
 
 
-def _compare(
-    what: Publication, model: ModelFiles, names: Sequence[str], expected: Outputs, tolerance: float
-) -> tuple[dict[str, float], dict[str, PrecisionProof]]:
-    """Return how far each engine is from the ``expected`` outputs, and the proofs of those that are judged."""
-    with compared_engines(model, names) as engines:
-        agreement = _agreement(engines, what.golden_images, expected, tolerance, what.graph.reference_name)
-        is_wanted = what.is_classifier and all(map(is_judged, engines))
-        judge = partial(judge_precisions, engines, what.validation, what.preprocessing, what.limits)
-        return agreement, judge() if is_wanted else {}
-
-
 def _first_stage(what: Publication, tolerance: float) -> tuple[Cascade | None, dict[str, bytes], dict[str, Outputs]]:
     """Return what the manifest says of the first stage, its file, and its outputs for the golden images, by name."""
     if (first := what.first) is None:
@@ -232,16 +237,16 @@ def _first_stage(what: Publication, tolerance: float) -> tuple[Cascade | None, d
     return record, {FIRST: first.graph.files.onnx}, {OUTPUTS[FIRST]: expected}
 
 
-def with_int8(model: ModelFiles, images: Images, tries: Sequence[FloatEnds]) -> ModelFiles:
-    """Return the model with an 8-bit graph, or as it is where none can be made.
+def with_int8(model: ModelFiles, images: Images, tries: Sequence[FloatEnds]) -> tuple[ModelFiles, FloatEnds | None]:
+    """Return the model with an 8-bit graph and what that keeps in float, or as it is where none can be made.
 
     Of several ``tries`` the first counts that labels enough of the ``images``, those of calibration, as f32 does; the
     last one counts in any case, since the gate of precisions judges it.
     """
-    made, wanted = model, None
+    made, kept, wanted = model, None, None
     for ends in tries:
         try:
-            made = replace(model, int8=quantise(model, images, *ends))
+            made, kept = replace(model, int8=quantise(model, images, *ends)), ends
             if len(tries) == 1:
                 break
             wanted = _labels(model, images, "f32") if wanted is None else wanted
@@ -252,7 +257,7 @@ def with_int8(model: ModelFiles, images: Images, tries: Sequence[FloatEnds]) -> 
         log.info("8-bit graph with %d and %d convolutions in float: %.1f %% of f32's labels", *ends, 100 * equal)
         if equal >= ENOUGH_EQUAL:
             break
-    return made
+    return made, kept
 
 
 def _labels(model: ModelFiles, images: Images, precision: str) -> Any:

@@ -102,9 +102,12 @@ def _train(training: Training) -> Trained:
         kept = fitted.kept
         scores = {"val_top1": kept.val_top1, "val_top5": kept.val_top5, "val_loss": kept.val_loss}
         return Trained(f"val {kept.val_top1:.1%} in epoch {kept.epoch}", scores=scores)
+    measured = None
     if recipe.refit:
         with progress.phase("refit"):
-            network, fitted = refit(training, built, network, split, fitted)
+            last, fitted = refit(training, built, network, split, fitted)
+        if fitted.is_refit:
+            network, measured = last, network
     first, judged = None, None
     answers = OutOfFold(training, reader, dataset, split, fitted)
     if recipe.cascade:
@@ -114,7 +117,7 @@ def _train(training: Training) -> Trained:
             first, judged = trained.graph, (trained.graph.record.threshold, trained.judged)
     with progress.phase("calibrate"):
         calibration = calibrate(training, answers, split, fitted, judged)
-    version = publish_trained(training, reader, dataset, split, network, fitted, calibration, first)
+    version = publish_trained(training, reader, dataset, split, network, fitted, calibration, first, measured)
     training.remove_checkpoints()
     promoted = promote(training, version, split, fitted)
     return Trained(f"published {version.manifest.reference}; {promoted}", pin_of(version))

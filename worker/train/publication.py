@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,19 @@ def publish_trained(
     fitted: Fitted,
     calibration: Calibration,
     first: FirstGraph | None = None,
+    measured: Any = None,
 ) -> ModelVersion:
-    """Publish ``network``, calibrated, with a report; its plots are drawn while it is exported and compared."""
+    """Publish ``network``, calibrated, with a report; its plots are drawn while it is exported and compared.
+
+    ``measured`` is the network as it was before the last training, on all images, if there was one.
+    """
     recipe, limits = training.recipe, training.runtime.limits
-    made = " and an 8-bit graph, which takes half a minute," if recipe.int8 else ""
+    made = " and an 8-bit graph, which takes half a minute or a whole one," if recipe.int8 else ""
     training.progress.report(f"publishing: export{made} and comparison of engines and precisions")
     started = time.perf_counter()
     report = _report(training, reader, dataset, split, fitted, calibration)
     network.spec = replace(network.spec, temperature=report.temperature, outlier_distance=calibration.outlier_distance)
+    graph = graph_of if reader.body is None else partial(graph_on, reader.body)
     with Drawing(report.plotted(), training.scratch) as drawing:
 
         def details(proofs: Mapping[str, PrecisionProof]) -> Details:
@@ -76,7 +82,8 @@ def publish_trained(
             return Details(training={**_described(training, whole), "calibration": calibration.to_json()}, files=files)
 
         publication = Publication(
-            graph=graph_of(network) if reader.body is None else graph_on(reader.body, network),
+            graph=graph(network),
+            measured=partial(graph, measured) if measured is not None else None,
             preprocessing=reader.preprocessing,
             golden_images=_pictures(reader, limits, split.validation.images, GOLDEN_IMAGES),
             classes=[
