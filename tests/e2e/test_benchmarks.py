@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import environment, write_images
+from tests.conftest import SHARED, environment, sortline, write_images
 
 pytestmark = pytest.mark.long
 
@@ -212,6 +212,20 @@ def test_fairness_prints_waits_and_rates(home: Path) -> None:
     assert len(found) == 13
     assert all(value > 0 for value in found.values())
     assert found["ten photos, longest, s"] < 5
+
+
+def test_eight_bits_prints_what_an_image_costs_and_the_accuracy_by_features(home: Path) -> None:
+    for number in range(20):
+        blocks = np.random.default_rng(number).integers(0, 256, (5, 5, 3), np.uint8)
+        path = home / "photos" / ("odd" if number % 2 else "even") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(blocks).resize((64, 64), Image.Resampling.NEAREST).save(path)
+    weights = SHARED / "models" / "mobilenetv2_100_imagenet.safetensors"
+    sortline("models", "import", str(weights), "--name", "mobilenetv2-imagenet", home=home)
+
+    printed = run(home, "eight_bits", str(home), str(home / "photos"), "--ends")
+
+    assert re.match(r"f32 +\d+\.\d\d CPU ms, trained on f32 +\d+\.\d\d%\n", printed)
 
 
 def test_active_prints_the_accuracy_of_each_order_after_each_round(home: Path) -> None:
