@@ -221,6 +221,13 @@ def test_the_page_shows_what_became_unknown_and_counts_it_by_label(tmp_path: Pat
         page.select_option("#decision", "review")
         page.locator("#found", has_text="2 images").wait_for()  # of glass, less sure than 0.95
         page.locator("#done-text", has_text="0 of 2 images decided").wait_for()
+        page.locator("#grid").focus()
+        press(page, "0")  # the whole picture is in its frame, though it is not as wide
+        page.locator("#large-picture img").wait_for()
+        frame, shown = (page.locator(found).bounding_box() for found in ("#large-picture", "#large-picture img"))
+        assert frame is not None
+        assert shown is not None
+        assert shown["height"] <= frame["height"]
         assert desk.complaints() == []
 
 
