@@ -2,15 +2,14 @@
 
 `sortline eval` labels the demo's held-out digits, and Debian's Chromium takes pictures of the page that it writes, of
 the page of the training, and of that of `sortline review`. Then `sortline up` labels and trains at the same time, and
-Chromium looks at its Flower, and at the pages of a search, a comparison, an audit and drift. For these some digits lie
-in a wrong folder, are blurred, or have drawings beside them; the pages are as the commands write them.
+Chromium looks at its Flower, and at the pages of a search, a comparison, an audit and drift. For these some digits are
+put into a wrong folder, or blurred; the pages are as the commands write them.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import random
 import re
 import shutil
 import socket
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from examples.digits_demo import stack_up
@@ -33,7 +32,6 @@ COLOURS = 256  # of a palette: half the bytes, and no eye sees it
 TIMES = 100  # the digits are labelled: else the run is over before anybody has looked
 CHUNK_IMAGES = "900"
 LIMIT_MS = 120_000
-SCANS = "scans"  # a version of the recipe photos: it gives outlier scores
 WEEKS = 8  # runs of which the last ones are blurred
 
 
@@ -56,7 +54,7 @@ def main() -> int:
             take_comparison(browser, demo)
             take_audit(browser, demo)
             take_drift(browser, demo)
-            take_unknown(browser, demo)
+            take_decisions(browser, demo)
         browser.close()
     return 0
 
@@ -149,84 +147,71 @@ def take_flower(browser: Browser, demo: Path) -> None:
 
 
 def take_sweep(browser: Browser, demo: Path) -> None:
-    """Take the picture of the page of a search."""
+    """Take the picture of the page of a search among short trainings."""
     table = demo / "sweep.csv"
-    values = ("--sweep", "ridge=0.001..3", "--sweep", "rbf_centers=100..1400", "--trials", "12")
-    more = ("--config", "photos", "--name", SCANS, "--sweep-report", str(table), "--overwrite")
-    sortline("train", str(demo / "digits" / "train"), *more, *values)
-    take_page(browser, table.with_suffix(".html"), "sweep.png", 900)
+    values = ("--sweep", "lr_max=0.0003..0.02", "--sweep", "augmentation.rotate_degrees=0..30", "--trials", "10")
+    more = ("--config", "digits", "--name", "searched", "--sweep-report", str(table), "--overwrite")
+    sortline("train", str(demo / "digits" / "train"), *more, *values, "--set", "epochs=4", "--set", "refit=false")
+    take_page(browser, table.with_suffix(".html"), "sweep.png", 950)
 
 
 def take_comparison(browser: Browser, demo: Path) -> None:
-    """Take the picture of the page that compares a version of two epochs with that of the demo."""
+    """Take the pictures of the page that compares a version of three epochs with that of the demo."""
     page = demo / "comparison.html"
-    hasty = ("--config", "digits", "--name", "hasty", "--set", "epochs=2", "--set", "refit=false")
+    hasty = ("--config", "digits", "--name", "hasty", "--set", "epochs=3", "--set", "refit=false")
     sortline("train", str(demo / "digits" / "train"), *hasty)
     sortline("compare", "hasty", "digits", str(demo / "digits" / "held-out"), "-o", str(page))
-    take_page(browser, page, "comparison.png", 900)
+    take_page(browser, page, "comparison.png", 560)
+    take_page(browser, page, "comparison-images.png", 625, "disagreements")
 
 
 def take_audit(browser: Browser, demo: Path) -> None:
-    """Take the picture of the page of an audit of digits, some of them in the folder of another."""
-    folder, page = demo / "audited", demo / "audit.html"
+    """Take the picture of the page of an audit of digits, ten of them in the folder of another."""
+    folder = demo / "audited"
     shutil.rmtree(folder, ignore_errors=True)
     for label in range(10):
-        for number, path in enumerate(sorted((demo / "digits" / "train" / str(label)).iterdir())[:60]):
+        for number, path in enumerate(sorted((demo / "digits" / "train" / str(label)).iterdir())):
             inside = folder / str((label + 3) % 10 if number == 7 else label)
             inside.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, inside)
-            if number == label == 1:
-                shutil.copy(path, inside / f"copy-{path.name}")
-        draw_shapes(folder / str(label) / f"drawing-{label}.png", label)
-    sortline("audit", str(folder), "-o", str(page))
-    take_page(browser, page, "audit.png", 900)
+    sortline("audit", "audited", "-o", "audit.html", "--config", "digits", "--set", "epochs=8", folder=demo)
+    take_page(browser, demo / "audit.html", "audit.png", 820)
 
 
 def take_drift(browser: Browser, demo: Path) -> None:
     """Take the picture of the page of drift: runs of digits, the last of them more and more blurred."""
     digits, reports = sorted((demo / "digits" / "held-out").glob("*/*.png")), []
-    for week in range(WEEKS):
-        folder, report = demo / "weeks" / str(week), demo / f"week-{week + 1}.csv"
+    for week in range(1, WEEKS + 1):
+        folder, report = demo / "weeks" / f"week-{week}", demo / f"week-{week}.csv"
         folder.mkdir(parents=True, exist_ok=True)
-        for path in digits[week::3]:
-            blurred = ImageFilter.GaussianBlur(0.5 * max(0, week - WEEKS // 2))
-            Image.open(path).filter(blurred).save(folder / f"{path.parent.name}-{path.name}")
-        sortline("label", str(folder), "-o", str(report), "--model", SCANS, "--on-existing", "overwrite")
+        blur = ImageFilter.GaussianBlur(0.3 * max(0, week - WEEKS // 2))
+        for path in digits[week % 2 :: 2]:
+            Image.open(path).filter(blur).save(folder / f"{path.parent.name}-{path.name}")
+        time.sleep(2 - time.time() % 2)  # the page's axis is time, in whole seconds
+        sortline("label", str(folder), "-o", str(report), "--model", "digits", "--on-existing", "overwrite")
         reports.append(str(report))
     sortline("drift", *reports, "-o", str(demo / "drift.html"))
-    take_page(browser, demo / "drift.html", "drift.png", 760)
+    take_page(browser, demo / "drift.html", "drift.png", 820)
 
 
-def take_unknown(browser: Browser, demo: Path) -> None:
-    """Take the picture of `sortline review` of what is none of the classes: drawings among digits."""
-    folder, report = demo / "mixed", demo / "mixed.csv"
-    folder.mkdir(exist_ok=True)
-    for path in sorted((demo / "digits" / "held-out").glob("*/*.png"))[::6]:
-        shutil.copy(path, folder)
-    for number in range(12):
-        draw_shapes(folder / f"drawing-{number}.png", number)
-    sortline("label", str(folder), "-o", str(report), "--model", SCANS, "--on-existing", "overwrite")
-    with reviewed(browser, report, "--decision", "unknown", "--order", "outlier") as page:
-        take(page, "review-unknown.png")
+def take_decisions(browser: Browser, demo: Path) -> None:
+    """Take the picture of `sortline review` of the digits that a run is not sure enough of."""
+    report = demo / "decided.csv"
+    label = ("label", str(demo / "digits" / "held-out"), "-o", str(report), "--model", "digits")
+    sortline(*label, "--min-confidence", "0.98", "--top-k", "3", "--on-existing", "overwrite")
+    with reviewed(browser, report, "--decision", "review") as page:
+        take(page, "review-decision.png")
+        page.keyboard.press("0")
+        page.locator("#large-picture img").wait_for()
+        take(page, "review-large.png")
 
 
-def draw_shapes(path: Path, seed: int) -> None:
-    """Write a picture of no digit: a few coloured shapes."""
-    drawn = random.Random(seed)  # noqa: S311 - the same at each call
-    colours = ["#d9772b", "#2a6fbb", "#3a8f4d", "#8e5bb5", "#e0b93c", "#5a5a5a"]
-    picture = Image.new("RGB", (96, 96), drawn.choice(["#f4efe6", "#dde8ee", "#e9e4f0"]))
-    canvas = ImageDraw.Draw(picture)
-    for shape in drawn.sample((canvas.ellipse, canvas.rectangle, canvas.rectangle, canvas.ellipse), 3):
-        x, y, side = drawn.randrange(60), drawn.randrange(60), drawn.randrange(20, 44)
-        shape((x, y, x + side, y + side), fill=drawn.choice(colours))
-    canvas.polygon([(drawn.randrange(96), drawn.randrange(96)) for _ in range(3)], fill=drawn.choice(colours))
-    picture.save(path)
-
-
-def take_page(browser: Browser, page: Path, name: str, height_px: int) -> None:
-    """Take the picture of the top of a page in the light."""
+def take_page(browser: Browser, page: Path, name: str, height_px: int, begin: str = "") -> None:
+    """Take the picture of a page in the light, from its top or from the element of this id on."""
     shown = browser.new_page(viewport={"width": 1180, "height": height_px}, color_scheme="light")
     shown.goto(page.as_uri())
+    if begin:
+        shown.evaluate("id => document.getElementById(id).scrollIntoView()", begin)
     take(shown, name)
 
 
@@ -245,9 +230,9 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def sortline(*arguments: str) -> str:
-    """Run one command and return what it printed; raise when it fails."""
-    return subprocess.run([SORTLINE, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+def sortline(*arguments: str, folder: Path | None = None) -> str:
+    """Run one command, in this folder, and return what it printed; raise when it fails."""
+    return subprocess.run([SORTLINE, *arguments], stdout=subprocess.PIPE, text=True, check=True, cwd=folder).stdout
 
 
 def take(page: Page, name: str) -> None:
