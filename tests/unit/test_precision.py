@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,11 +27,19 @@ from vision.images.preprocess import Preprocessing
 from vision.networks.lenet5 import LeNet5Spec
 from vision.networks.network import build_served
 from vision.networks.spec import NetworkSpec
+from vision.networks.weights import get_weights
 from vision.serving.engines import Engine, open_engine, precisions
 from vision.serving.engines.protocol import PROBABILITIES, GraphSpec
-from vision.serving.export import export_onnx, graph_spec_of
+from vision.serving.export import exchange_weights, export_onnx, graph_spec_of
 from vision.training.dataset import LabelledImage
-from worker.models.precision import READ_AT_ONCE, chance_of_loss, golden_tolerance, judge, judge_precisions
+from worker.models.precision import (
+    READ_AT_ONCE,
+    chance_of_loss,
+    golden_tolerance,
+    judge,
+    judge_precisions,
+    open_on_cpu,
+)
 from worker.models.publish import Details, Publication, compared_engines, engine_names, graph_of, publish
 from worker.runtime import Runtime
 
@@ -193,12 +203,38 @@ def test_a_version_that_knows_the_validation_images_is_judged_as_it_was_before(t
         for name, given in (
             ("known", {"graph": before}),
             ("own", {"graph": after}),
-            ("judged", {"graph": after, "measured": lambda: before}),
+            ("judged", {"graph": after, "measured": lambda: before.files}),
         )
     )
 
     assert judged.precisions == known.precisions != own.precisions
     assert judged.files["serving.onnx"] == own.files["serving.onnx"]
+
+
+@pytest.mark.parametrize("centers", [(0, 0), (12, 12), (12, 9)])
+def test_a_graph_answers_with_exchanged_weights_as_one_that_was_exported_with_them(
+    tmp_path: Path, centers: tuple[int, int]
+) -> None:
+    own, others = (seeded_network(replace(SPEC, rbf_centers=count), seed) for seed, count in enumerate(centers))
+    files = graph_of(own).files
+
+    onnx = exchange_weights(files.onnx, get_weights(own), get_weights(others))
+
+    assert onnx is not None
+    answers = []
+    for model in (replace(files, onnx=onnx), graph_of(others).files):
+        with closing(open_on_cpu(model, "onnxruntime/f32")) as engine:
+            answers.append(engine.predict(pictures(SPEC, 4)))
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
+
+
+def test_weights_that_do_not_lie_in_the_graph_once_are_not_exchanged() -> None:
+    own = {"a": np.arange(4, dtype=np.float32)}
+    once = own["a"].tobytes()
+
+    found = [exchange_weights(data, own, {"a": np.ones(4, np.float32)}) for data in (b"", once, once + b"." + once)]
+
+    assert found == [None, np.ones(4, np.float32).tobytes(), None]
 
 
 def test_a_precision_that_can_not_pass_any_more_labels_no_more_images(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_constant_learning_rate_is_followed_to_the_best_epoch(
     # Its precisions are judged by a network that never saw the images for it: the one before the last training.
     [what] = given
     assert what.measured is not None
-    assert what.measured().files.onnx != what.graph.files.onnx
+    assert what.measured().onnx != what.graph.files.onnx
 
 
 def test_a_last_training_that_was_cut_off_goes_on_where_it_was(usual: Earlier, tmp_path: Path) -> None:

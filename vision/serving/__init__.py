@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vision.serving.engines.protocol import FEATURES, PROBABILITIES, GraphSpec
     from vision.serving.export import (
         OUTLIER,
+        exchange_weights,
         export_checkpoint,
         export_head,
         export_mindir,

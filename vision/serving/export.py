@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from base.files import write_file
 from vision.errors import EngineError, VisionError, WeightsError
 from vision.networks import SPEC_KEY, Arrays, NetworkSpec, get_weights, read_safetensors, set_weights, spec_from_json
@@ -67,6 +69,23 @@ def export_head(head: nn.Cell) -> bytes:
             names = ["probabilities", OUTLIER][: 1 + head.spec.gives_outlier]
             mindspore.onnx.export(head, features, file_name=draft, input_names=["features"], output_names=names)
         return path.read_bytes()
+
+
+def exchange_weights(onnx: bytes, own: Arrays, others: Arrays) -> bytes | None:
+    """Return the exported graph of a network with the weights of another one of the same layers, without an export.
+
+    ``own`` are the weights that were exported, ``others`` those of the other network: no larger, since what is missing,
+    as RBF centers may be, becomes zeros. Weights lie in the file as they lie in memory; None where one does not.
+    """
+    for name, mine in own.items():
+        missing = [(0, more - fewer) for more, fewer in zip(mine.shape, others[name].shape, strict=True)]
+        theirs = np.pad(others[name], missing)
+        if not np.array_equal(mine, theirs):
+            data = mine.tobytes()
+            if onnx.count(data) != 1:
+                return None
+            onnx = onnx.replace(data, theirs.tobytes())
+    return onnx
 
 
 def export_mindir(cell: nn.Cell, path: Path) -> None:

@@ -119,7 +119,7 @@ class Publication:
     scores: Mapping[str, float] = field(default_factory=dict)
     parents: Sequence[ModelPin] = ()
     validation: Sequence[LabelledImage] = ()
-    measured: Callable[[], Graph] | None = None
+    measured: Callable[[], ModelFiles] | None = None
     calibration: Images | None = None
     first: FirstGraph | None = None
     held_out: HeldOut | None = None
@@ -180,21 +180,11 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
     trim_memory()
     names = engine_names(model, f16=what.f16)
     judged = [name for name in names if what.is_classifier and is_judged(name)]
-    judge = partial(judge_precisions, images=what.validation, preprocessing=what.preprocessing, limits=what.limits)
-    agreement: dict[str, float] = {}
-    proofs: dict[str, PrecisionProof] = {}
     # Not all at once, which would take more memory than all that went before.
-    for some in (judged, [name for name in names if name not in judged]):
-        with compared_engines(model, some) as engines:
-            agreement |= _agreement(engines, images, expected, tolerance, what.graph.reference_name)
-            if some is judged and what.is_classifier and what.measured is None:
-                proofs = judge(engines)
+    agreement, proofs = _compare(what, model, judged, expected, tolerance)
+    agreement |= _compare(what, model, [name for name in names if name not in judged], expected, tolerance)[0]
     if what.measured is not None and len(judged) > 1:
-        measured = what.measured().files
-        if what.calibration is not None and ends is not None:
-            measured, _ = with_int8(measured, what.calibration, [ends])
-        with compared_engines(measured, judged) as engines:
-            proofs = judge(engines)
+        proofs = _judge_measured(what, what.measured(), judged, ends)
     agreement = {name: agreement[name] for name in names if name in agreement}
     cascade, first_files, first_golden = _first_stage(what, tolerance)
     details = what.details(proofs)
@@ -224,6 +214,30 @@ def _write(what: Publication, folder: Path) -> ManifestDraft:
         decisions=what.decisions,
         parents=[str(pin) for pin in what.parents],
     )
+
+
+def _compare(
+    what: Publication, model: ModelFiles, names: Sequence[str], expected: Outputs, tolerance: float
+) -> tuple[dict[str, float], dict[str, PrecisionProof]]:
+    """Return how far each engine is from the ``expected`` outputs, and the proofs of those that are judged here."""
+    with compared_engines(model, names) as engines:
+        agreement = _agreement(engines, what.golden_images, expected, tolerance, what.graph.reference_name)
+        is_wanted = what.is_classifier and what.measured is None and all(map(is_judged, engines))
+        return agreement, _judge(what, engines) if is_wanted else {}
+
+
+def _judge_measured(
+    what: Publication, measured: ModelFiles, names: Sequence[str], ends: FloatEnds | None
+) -> dict[str, PrecisionProof]:
+    if what.calibration is not None and ends is not None:
+        measured, _ = with_int8(measured, what.calibration, [ends])
+    trim_memory()  # of the engines before, and of what making the graph took
+    with compared_engines(measured, names) as engines:
+        return _judge(what, engines)
+
+
+def _judge(what: Publication, engines: Mapping[str, Engine]) -> dict[str, PrecisionProof]:
+    return judge_precisions(engines, what.validation, what.preprocessing, what.limits)
 
 
 def _first_stage(what: Publication, tolerance: float) -> tuple[Cascade | None, dict[str, bytes], dict[str, Outputs]]:

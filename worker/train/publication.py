@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from jobs import ModelPin, TrainModel
 from model_store import ClassEntry, ModelStore, ModelVersion, PrecisionProof, StoreError
 from vision.images import ImageLimits, load_image
-from vision.serving import CALIBRATION_IMAGES
+from vision.networks import get_weights
+from vision.serving import CALIBRATION_IMAGES, ModelFiles, exchange_weights
 from vision.training import Dataset, LabelledImage, fingerprint
-from worker.models.publish import Details, FirstGraph, Publication, graph_of, publish
+from worker.models.publish import Details, FirstGraph, Graph, Publication, graph_of, publish
 from worker.train.body import graph_on
 from worker.train.calibration import Calibration
 from worker.train.drawing import Drawing
@@ -69,8 +70,9 @@ def publish_trained(
     started = time.perf_counter()
     report = _report(training, reader, dataset, split, fitted, calibration)
     network.spec = replace(network.spec, temperature=report.temperature, outlier_distance=calibration.outlier_distance)
-    graph = graph_of if reader.body is None else partial(graph_on, reader.body)
+    export = graph_of if reader.body is None else partial(graph_on, reader.body)
     with Drawing(report.plotted(), training.scratch) as drawing:
+        graph = export(network)
 
         def details(proofs: Mapping[str, PrecisionProof]) -> Details:
             """Return the report with all that is known at the end, and what the manifest says."""
@@ -82,8 +84,8 @@ def publish_trained(
             return Details(training={**_described(training, whole), "calibration": calibration.to_json()}, files=files)
 
         publication = Publication(
-            graph=graph(network),
-            measured=partial(graph, measured) if measured is not None else None,
+            graph=graph,
+            measured=partial(_measured, graph.files, network, measured, export) if measured is not None else None,
             preprocessing=reader.preprocessing,
             golden_images=_pictures(reader, limits, split.validation.images, GOLDEN_IMAGES),
             classes=[
@@ -102,6 +104,12 @@ def publish_trained(
             details=details,
         )
         return publish(training.runtime.store, training.job.name, publication)
+
+
+def _measured(files: ModelFiles, network: Any, measured: Any, export: Callable[[Any], Graph]) -> ModelFiles:
+    """Return the graph of ``measured``; ``files`` are those of ``network``, which has the same layers."""
+    onnx = exchange_weights(files.onnx, get_weights(network), get_weights(measured))
+    return export(measured).files if onnx is None else replace(files, onnx=onnx, mindspore=None)
 
 
 def _report(
