@@ -65,7 +65,7 @@ def main() -> None:
         for number, fold in enumerate(folds[: options.only]):
             name = f"{Path(options.config).stem}{'-imported' if options.imported else ''}-{number}"
             of_foreign = home / f"{name}-foreign.csv"
-            if not of_foreign.exists():  # the last that is written of a fold
+            if not (home / "store" / name).exists():
                 if options.imported:
                     import_calibrated(home, folds, number, options.config, name)
                 else:

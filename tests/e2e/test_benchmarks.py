@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import SHARED, environment, sortline, write_images
+from benchmarks.outliers import listed, plant
+from tests.conftest import SHARED, environment, seeded_models, sortline, write_images
 
 pytestmark = pytest.mark.long
 
@@ -242,3 +245,39 @@ def test_active_prints_the_accuracy_of_each_order_after_each_round(home: Path) -
     assert all(len(rates) == 3 and all(0 <= rate <= 1 for rate in rates) for rates in found.values())
     with Image.open(home / "plot.png") as plot:
         assert plot.width > 500
+
+
+def test_unknown_prints_what_is_accepted_and_what_is_unknown_of_a_version_that_is_there(home: Path) -> None:
+    seeded_models(home / "store", "kitchen-0")  # as the training of the first fold would leave it
+    for label in ("dark", "light"):
+        write_images(home / "photos" / label, 6)
+    write_images(home / "foreign" / "noise", 4)
+
+    said = run(
+        home, "unknown", str(home / "photos"), str(home / "foreign"), "--samples", sysconfig.get_path("purelib"),
+        "--home", str(home), "--config", "kitchen", "--folds", "2", "--only", "1",
+    )  # fmt: skip
+
+    assert re.search(r"target 95%: 100.0% of \d+ accepted, 0.0% of them right \(0.0% to [\d.]+%\)", said)
+    assert re.search(r"unknown of the photos held out: 0.0% of \d+", said)
+    assert "unknown of digits: 0.0% of 200 answers" in said
+    assert "unknown of noise: 0.0% of 4 answers" in said
+
+
+def test_outliers_finds_what_it_has_planted_in_the_order_of_the_table(tmp_path: Path) -> None:
+    for folder, count in (("photos/a", 4), ("photos/b", 4), ("foreign/digits", 2), ("foreign/faces", 9)):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(count):
+            Image.effect_noise((8, 8), 50).save(tmp_path / folder / f"{number}.png")
+    planted = tmp_path / "planted"
+
+    plant(tmp_path / "photos", tmp_path / "foreign", 6, 0, planted)
+
+    names = sorted(path.relative_to(planted) for path in planted.rglob("*.png"))
+    assert len(names) == 14
+    assert Counter(name.name.split("-")[1] for name in names if "planted" in name.name) == {"digits": 2, "faces": 4}
+    table = tmp_path / "audit.csv"
+    table.write_text(
+        "path,outlier\n/x/a/train-1.png,0.2\n/x/b/planted-faces-7.png,0.9\n/x/a/planted-digits-1.png,0.5\n"
+    )
+    assert listed(table) == ["faces", "digits", ""]
