@@ -76,7 +76,8 @@ def audit(settings: Settings, training: Training, output: Path, embeddings: Path
     write_file(page, audit_page(findings, sentence, output, root, settings.max_image_pixels).encode())
     if embeddings is not None:
         write_embeddings(findings, vectors, root, embeddings)
-    console.print(_shown(findings), soft_wrap=False)
+    if any(finding.suspicious for finding in findings):
+        console.print(_shown(findings), soft_wrap=False)
     duplicates, lookalikes, leaks = (
         sum(bool(getattr(finding, name)) for finding in findings) for name in ("same_as", "similar_to", "leak")
     )

@@ -215,6 +215,7 @@ def test_findings_name_duplicates_near_duplicates_and_what_leaks_between_the_sid
         labels=tin,
         probabilities=np.stack([np.where(tin, 1 - own, own), np.where(tin, own, 1 - own)], axis=1),
         families=np.array([0, 1, 2, 0, 1, 3, 3]),
+        judged=np.ones(7, np.bool_),
         qualities=[Quality(0.25, 0.0, 0.0, 0.0, 0.0)] * 7,
         embeddings=None,
         outliers=np.full(7, 0.125, np.float32),
@@ -235,3 +236,30 @@ def test_findings_name_duplicates_near_duplicates_and_what_leaks_between_the_sid
         "train/tin/b": "val/tin/b2", "val/tin/b2": "train/tin/b",
     }  # fmt: skip
     assert {(row.outlier, row.blur) for row in rows.values()} == {(0.125, 0.25)}
+
+
+def test_images_of_a_class_that_no_network_has_seen_are_not_called_wrong(tmp_path: Path) -> None:
+    images = [LabelledImage(tmp_path / name, index) for index, name in ((0, "a"), (0, "b"), (1, "c"))]
+    classes = tuple(ClassInfo(folder=name, label=name, names={}) for name in ("glass", "tin"))
+    audited = Audited(
+        images=images,
+        labels=np.array([0, 0, 1]),
+        probabilities=np.array([[0.9, 0.1], [0.4, 0.6], [1.0, 0.0]]),
+        families=np.arange(3),
+        judged=np.array([True, True, False]),
+        qualities=[Quality(0.0, 0.0, 0.0, 0.0, 0.0)] * 3,
+        embeddings=None,
+        outliers=None,
+    )
+    order = most_suspicious_first(audited)
+    found = list(
+        findings_of(
+            Dataset(root=tmp_path, classes=classes, train=tuple(images)),
+            audited, order, {image.path: image.path.name for image in images}, str(tmp_path),
+        )
+    )  # fmt: skip
+
+    assert order == [1, 0, 2]
+    assert [(row.path, row.suggested, row.suspicious) for row in found] == [
+        ("b", "tin", True), ("a", "glass", False), ("c", "tin", False),
+    ]  # fmt: skip

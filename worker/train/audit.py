@@ -33,6 +33,7 @@ from worker.train.training import Training
 SENT_AT_ONCE = 1000
 MOST_SENT = 20_000  # of the findings, the most suspicious first: 8 MB, and 14 MB of embeddings
 DIGITS = 4  # of probabilities
+NAMED = 5  # classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Audited:
         labels: (N,) class indices as given.
         probabilities: (N, classes), by networks that have not seen the image or its family.
         families: (N,), a number a family.
+        judged: bool (N,), whether those networks have seen other images of the class at all.
         embeddings: (N, D); None without a backbone.
         outliers: (N,); None likewise.
     """
@@ -51,6 +53,7 @@ class Audited:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     families: NDArray[np.int64]
+    judged: NDArray[np.bool_]
     qualities: list[Quality]
     embeddings: NDArray[np.float32] | None
     outliers: NDArray[np.float32] | None
@@ -76,9 +79,20 @@ def audit(training: Training, reader: InputReader, dataset: Dataset) -> str:
         text = f"findings {start + 1} to {start + len(some)} of {len(findings)}"
         training.progress.report_findings(text, some, vectors)
     suspicious = sum(finding.suspicious for finding in findings)
-    right = sum(finding.label == finding.suggested for finding in findings)
-    total = len(findings)
-    return f"{suspicious:,} of {total:,} labels look wrong; out of fold, {right / total:.1%} are as given"
+    judged = int(found.judged.sum())
+    left = len(findings) - judged
+    right = sum(finding.label == finding.suggested for finding in findings) - left
+    said = []
+    if judged:
+        said.append(f"{suspicious:,} of {judged:,} labels look wrong; out of fold, {right / judged:.1%} are as given")
+    if left:
+        alone = sorted({dataset.classes[index].label for index in found.labels[~found.judged].tolist()})
+        more = f" and {len(alone) - NAMED} more" if len(alone) > NAMED else ""
+        said.append(
+            f"{left:,} labels can't be judged, since all images of their class are near-duplicates of each other: "
+            f"{', '.join(alone[:NAMED])}{more}"
+        )
+    return "; ".join(said)
 
 
 def _audited(training: Training, reader: InputReader, dataset: Dataset) -> Audited:
@@ -106,11 +120,14 @@ def _audited(training: Training, reader: InputReader, dataset: Dataset) -> Audit
         qualities = list(pool.map(lambda image: _quality(image.path, limits), images))
     labels, logits = np.array([image.class_index for image in images], np.int64), np.concatenate(parts)
     of_family = np.array([number_of[image] for image in images], np.int64)
+    fold = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    alone = [index for index in range(len(dataset.classes)) if len(np.unique(fold[labels == index])) < 2]
     return Audited(
         images=images,
         labels=labels,
         probabilities=softmax(logits / fit_temperature(logits, labels)),
         families=of_family,
+        judged=~np.isin(labels, alone),
         qualities=qualities,
         embeddings=embeddings,
         outliers=None if embeddings is None else outlier_scores(embeddings, of_family, labels),
@@ -139,11 +156,12 @@ def confident_errors(probabilities: NDArray[np.float64], labels: NDArray[np.int6
 
 
 def most_suspicious_first(found: Audited) -> list[int]:
-    """Return the places of the images, the least likely label first."""
+    """Return the places of the images, the least likely label first; those that can't be judged last."""
     rows = np.arange(len(found.images))
     others = found.probabilities.copy()
     others[rows, found.labels] = -1.0
-    order: list[int] = np.lexsort((rows, found.probabilities[rows, found.labels] - others.max(axis=1))).tolist()
+    margins = found.probabilities[rows, found.labels] - others.max(axis=1)
+    order: list[int] = np.lexsort((rows, margins, ~found.judged)).tolist()
     return order
 
 
@@ -152,8 +170,8 @@ def findings_of(
 ) -> Iterator[Finding]:
     """Yield what was found of each image."""
     labels, probabilities = found.labels, found.probabilities
-    wrong = confident_errors(probabilities, labels)
-    suggested = np.where(wrong >= 0, wrong, probabilities.argmax(axis=1))
+    wrong = np.where(found.judged, confident_errors(probabilities, labels), -1)
+    suggested = np.where(wrong >= 0, wrong, np.where(found.judged, probabilities.argmax(axis=1), labels))
     held_out = {image.path for image in dataset.validation or ()}
     same: dict[str, list[Path]] = defaultdict(list)
     like: dict[int, list[Path]] = defaultdict(list)
