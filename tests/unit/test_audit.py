@@ -37,7 +37,7 @@ def test_a_label_is_wrong_where_another_class_is_as_sure_as_on_its_own_images() 
     labels = np.array([0, 0, 1, 1, 0, 0])
     averages = [probabilities[labels == index, index].mean() for index in (0, 1)]
     assert np.allclose(averages, [0.525, 0.7])
-    assert confident_errors(probabilities, labels).tolist() == [-1, -1, -1, -1, 1, -1]
+    assert confident_errors(probabilities, labels, labels >= 0).tolist() == [-1, -1, -1, -1, 1, -1]
 
 
 def test_planted_errors_are_found_and_right_labels_of_unsure_networks_are_not() -> None:
@@ -49,7 +49,7 @@ def test_planted_errors_are_found_and_right_labels_of_unsure_networks_are_not() 
     labels = truth.copy()
     planted = random.choice(2000, 100, replace=False)
     labels[planted] = (labels[planted] + 1) % 4
-    wrong = confident_errors(probabilities, labels)
+    wrong = confident_errors(probabilities, labels, labels >= 0)
     assert (wrong[planted] == truth[planted]).mean() > 0.6
     others = np.setdiff1d(np.arange(2000), planted)
     assert (wrong[others] >= 0).mean() < 0.05
@@ -239,15 +239,15 @@ def test_findings_name_duplicates_near_duplicates_and_what_leaks_between_the_sid
 
 
 def test_images_of_a_class_that_no_network_has_seen_are_not_called_wrong(tmp_path: Path) -> None:
-    images = [LabelledImage(tmp_path / name, index) for index, name in ((0, "a"), (0, "b"), (1, "c"))]
+    images = [LabelledImage(tmp_path / name, index) for index, name in ((0, "a"), (0, "b"), (1, "c"), (0, "d"))]
     classes = tuple(ClassInfo(folder=name, label=name, names={}) for name in ("glass", "tin"))
     audited = Audited(
         images=images,
-        labels=np.array([0, 0, 1]),
-        probabilities=np.array([[0.9, 0.1], [0.4, 0.6], [1.0, 0.0]]),
-        families=np.arange(3),
-        judged=np.array([True, True, False]),
-        qualities=[Quality(0.0, 0.0, 0.0, 0.0, 0.0)] * 3,
+        labels=np.array([0, 0, 1, 0]),
+        probabilities=np.array([[0.9, 0.1], [0.3, 0.7], [1.0, 0.0], [0.55, 0.45]]),
+        families=np.arange(4),
+        judged=np.array([True, True, False, True]),
+        qualities=[Quality(0.0, 0.0, 0.0, 0.0, 0.0)] * 4,
         embeddings=None,
         outliers=None,
     )
@@ -259,7 +259,7 @@ def test_images_of_a_class_that_no_network_has_seen_are_not_called_wrong(tmp_pat
         )
     )  # fmt: skip
 
-    assert order == [1, 0, 2]
+    assert order == [1, 3, 0, 2]
     assert [(row.path, row.suggested, row.suspicious) for row in found] == [
-        ("b", "tin", True), ("a", "glass", False), ("c", "tin", False),
+        ("b", "tin", True), ("d", "glass", False), ("a", "glass", False), ("c", "tin", False),
     ]  # fmt: skip

@@ -141,15 +141,20 @@ def _quality(path: Path, limits: ImageLimits) -> Quality:
         return Quality(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def confident_errors(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def confident_errors(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], judged: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """Return for each row the class that is confidently another than its label, or -1.
 
     Args:
         probabilities: (N, C), out of fold.
         labels: (N,) class indices; each class has images.
+        judged: (N,), as of `Audited`. A class without such images has no average of its own, and gets the mean of all.
     """
     classes = probabilities.shape[1]
     average = np.array([probabilities[labels == index, index].mean() for index in range(classes)])
+    known = np.isin(np.arange(classes), labels[judged])
+    average[~known] = average[known].mean() if known.any() else 1.0
     confident = np.where(probabilities >= average, probabilities, -1.0)
     best = confident.argmax(axis=1)
     return np.where((confident.max(axis=1) >= 0) & (best != labels), best, -1)
@@ -170,7 +175,7 @@ def findings_of(
 ) -> Iterator[Finding]:
     """Yield what was found of each image."""
     labels, probabilities = found.labels, found.probabilities
-    wrong = np.where(found.judged, confident_errors(probabilities, labels), -1)
+    wrong = np.where(found.judged, confident_errors(probabilities, labels, found.judged), -1)
     suggested = np.where(wrong >= 0, wrong, np.where(found.judged, probabilities.argmax(axis=1), labels))
     held_out = {image.path for image in dataset.validation or ()}
     same: dict[str, list[Path]] = defaultdict(list)
