@@ -17,19 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.accuracy import hellinger
+from benchmarks.fine_tuning import folds_on
 from benchmarks.precisions import cpu_ms
-from configs import Settings, read_recipe
-from jobs import ModelPin, TrainModel
-from model_store import ModelStore
 from vision.images import load_image
 from vision.serving import CALIBRATION_IMAGES, Engine, ModelFiles, graph_spec_of, quantise
 from vision.training import frozen_spec
 from worker.models.precision import open_on_cpu
-from worker.runtime import Runtime
 from worker.train.body import frozen_onnx
 from worker.train.images import InputReader, find_images, fold_images
 from worker.train.network import build
-from worker.train.training import Progress, Training
 
 TURNS, TIMED = 5, 128
 GAMMA, PENALTY = 2.0, 0.05
@@ -44,7 +41,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--ends", nargs="*", default=["3,9", "1,4", "0,0"], help="convolutions in float: first,last")
     options = parser.parse_args()
-    training = training_on(options)
+    table = {"network": options.network, "backbone": options.backbone, "freeze": "backbone"}
+    size = {"height_px": options.size, "width_px": options.size, "fit": "crop"}
+    training = folds_on(options, table | size)
     dataset, digests = find_images(training)
     network, _ = build(training, len(dataset.classes))
     reader = InputReader(training, network, digests)
@@ -75,38 +74,11 @@ def main() -> None:
             print(f"{name:16} {cost:5.2f} CPU ms, trained on {source:16} {accuracy:.2%}", flush=True)
 
 
-def training_on(options: argparse.Namespace) -> Training:
-    """Return a job that asks for five folds of the dataset, on the frozen backbone of the options."""
-    table = {
-        "network": options.network,
-        "backbone": options.backbone,
-        "height_px": options.size,
-        "width_px": options.size,
-        "fit": "crop",
-        "freeze": "backbone",
-    }
-    runtime = Runtime(Settings(home=options.home, data_root=Path("/"), device="cpu"))
-    version = ModelStore(runtime.settings.store_root).resolve(options.backbone)
-    pin = ModelPin(name=version.name, version=version.version, digest=version.manifest.digest)
-    dataset = str(options.dataset.resolve().relative_to("/"))
-    job = TrainModel(
-        job="eight-bits", dataset=dataset, name="eight-bits", recipe={}, backbones=(pin,), purpose="folds", folds=5
-    )
-    progress = Progress(job.job, lambda event: None, lambda: False)
-    return Training(job=job, recipe=read_recipe(table), runtime=runtime, progress=progress)
-
-
 def ridge_accuracy(
     rows: NDArray[np.float32], targets: NDArray[np.int64], held: NDArray[np.float32], truth: NDArray[np.int64]
 ) -> float:
     """Return the accuracy of kernel ridge regression on Hellinger-normalised features."""
-
-    def normalised(features: NDArray[np.float32]) -> NDArray[np.float64]:
-        roots = np.sqrt(np.maximum(features, 0).astype(np.float64))
-        scaled: NDArray[np.float64] = roots / np.linalg.norm(roots, axis=1, keepdims=True)
-        return scaled
-
-    known, new = normalised(rows), normalised(held)
+    known, new = (hellinger(np.maximum(features, 0).astype(np.float64)) for features in (rows, held))
     kernel, across = (np.exp(-GAMMA * (2 - 2 * one @ known.T)) for one in (known, new))
     solved = np.linalg.solve(kernel + PENALTY * np.eye(len(known)), np.eye(int(targets.max()) + 1)[targets])
     return float(((across @ solved).argmax(axis=1) == truth).mean())

@@ -86,16 +86,16 @@ def _fold(options: argparse.Namespace, number: int) -> None:
     network_of = {"network": options.network, "backbone": options.backbone}
     small = {**network_of, "height_px": options.size, "width_px": options.size, "fit": "crop"}
     views = {"augmentation": {**VIEW, "repeat": options.views}}
-    head = _training(options, small | HEAD)
+    head = folds_on(options, small | HEAD)
     dataset, digests = find_images(head)
     network, _ = build(head, len(dataset.classes))
     inputs, held_out = fold_images(head, InputReader(head, network, digests), dataset)[number - 1]
     cut = {"freeze": f"features.{options.layer}", "epochs": options.epochs, "batch_norm": "frozen"}
-    upper = [_training(options, small | cut | views | {"lr_max": rate}) for rate in options.rates]
+    upper = [folds_on(options, small | cut | views | {"lr_max": rate}) for rate in options.rates]
     lower = InputReader(upper[0], network, digests)
     maps = lower.read(inputs.images, upper[0].freeze, options.views)
     held_maps = lower.read(held_out.images, upper[0].freeze)
-    wide = _training(options, small | {"intermediate_layers": [options.intermediate], "hellinger": True})
+    wide = folds_on(options, small | {"intermediate_layers": [options.intermediate], "hellinger": True})
     wider = InputReader(wide, build(wide, len(dataset.classes))[0], digests)
     sides = _plain(maps), held_maps
     middle = [wider.read(side.images, "backbone").rows[:][:, : -inputs.rows.shape[1]] for side in sides]
@@ -112,7 +112,7 @@ def _fold(options: argparse.Namespace, number: int) -> None:
     if "teacher" in options.goals:
         table = read_toml(options.teacher)["training"]
         # Half of the views are flipped anyway.
-        teacher = _training(options, table | views | {"flip_averaging": False})
+        teacher = folds_on(options, table | views | {"flip_averaging": False})
         goals["teacher"] = _answers(teacher, digests, maps, held_maps, options.temperature, compare)
     for goal in options.goals:
         mindspore.set_seed(0)
@@ -206,7 +206,8 @@ def _train(options: FitOptions, model: nn.Cell, inputs: Rows, goals: NDArray[np.
             steps.run(1, inputs[batch], goals[batch], weights, mask)
 
 
-def _training(options: argparse.Namespace, table: dict[str, Any]) -> Training:
+def folds_on(options: argparse.Namespace, table: dict[str, Any]) -> Training:
+    """Return a job that asks for five folds of the dataset, with the recipe of the table; HOME holds its backbones."""
     recipe = read_recipe(table)
     runtime = Runtime(Settings(home=options.home, data_root=Path("/"), device="cpu"))
     store = ModelStore(runtime.settings.store_root)

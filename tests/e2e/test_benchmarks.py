@@ -226,7 +226,7 @@ def test_eight_bits_prints_what_an_image_costs_and_the_accuracy_by_features(home
 
     printed = run(home, "eight_bits", str(home), str(home / "photos"), "--ends")
 
-    assert re.match(r"f32 +\d+\.\d\d CPU ms, trained on f32 +\d+\.\d\d%\n", printed)
+    assert re.search(r"^f32 +\d+\.\d\d CPU ms, trained on f32 +\d+\.\d\d%$", printed, re.MULTILINE)
 
 
 def test_active_prints_the_accuracy_of_each_order_after_each_round(home: Path) -> None:
